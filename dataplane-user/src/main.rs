@@ -1,0 +1,2 @@
+//! tunless.
+fn main() {}
