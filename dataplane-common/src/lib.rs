@@ -1,2 +1,28 @@
-//! Shared types.
+//! What the eBPF programs and user space share.
+//!
+//! Two kinds of things live here: the layouts of map keys and values, which
+//! both sides must read alike, and header logic (checksum, ECN, TTL, the outer
+//! header, the source check), which is pure so that host tests can run it.
+//! Nothing here touches a packet's memory, a map or the kernel.
+//!
+//! Directions are **encap** (pod → wire) and **decap** (wire → pod).
 #![no_std]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod abi;
+pub mod address;
+pub mod checksum;
+pub mod ecn;
+pub mod fit;
+pub mod ipv4;
+pub mod layout;
+pub mod reason;
+pub mod settings;
+pub mod source;
+
+pub use address::{Ipv4Be, Mac};
+pub use layout::{Counter, Endpoint, Handover, Node, NodeCounter, Route, State};
+pub use reason::{Direction, Reason, Verdict};
+pub use settings::Settings;

@@ -1,0 +1,193 @@
+//! Keys and values of the maps: fixed layout, no padding, same on both sides.
+//!
+//! | map | type | key → value |
+//! |---|---|---|
+//! | `ROUTES` | LPM trie | prefix → [`Route`] |
+//! | `NODES` | hash | node IP → [`Node`] |
+//! | `ENDPOINTS` | hash | pod IP → [`Endpoint`] |
+//! | `COUNTERS` | per-CPU array | [`crate::Reason`] → [`Counter`] |
+//! | `NODE_COUNTERS` | per-CPU hash | node IP → [`NodeCounter`] |
+//! | `STATE` | array of one | 0 → [`State`] |
+
+use crate::{Ipv4Be, Mac};
+
+/// Capacity of `ROUTES`: blocks and borrowed addresses of 5,000 nodes, eightfold.
+pub const MAX_ROUTES: usize = 65_536;
+/// Capacity of `NODES` and `NODE_COUNTERS`.
+pub const MAX_NODES: usize = 16_384;
+/// Capacity of `ENDPOINTS`: pods of one host, at most.
+pub const MAX_ENDPOINTS: usize = 4_096;
+
+/// Defines a `repr(C)` struct that has no padding (checked at compile time),
+/// may be copied to and from a map byte by byte, and knows its own layout.
+macro_rules! plain {
+    ($(#[$meta:meta])* pub struct $name:ident { $($(#[$field_meta:meta])* pub $field:ident: $type:ty,)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+        #[repr(C)]
+        pub struct $name { $($(#[$field_meta])* pub $field: $type,)* }
+
+        const _: () = assert!(
+            size_of::<$name>() == 0 $(+ size_of::<$type>())*,
+            concat!(stringify!($name), " has padding, which would carry stack memory into a map"),
+        );
+
+        impl $name {
+            /// Size, then offset and size of each field: what [`crate::abi`] hashes.
+            pub(crate) const LAYOUT: &'static [usize] = &[
+                size_of::<Self>(),
+                $(core::mem::offset_of!(Self, $field), size_of::<$type>(),)*
+            ];
+        }
+
+        // SAFETY: `repr(C)`, `Copy`, no padding (asserted above), and every
+        // field is a number for which any bits are a value.
+        #[cfg(feature = "user")]
+        unsafe impl aya::Pod for $name {}
+    };
+}
+pub(crate) use plain;
+
+// SAFETY: `repr(transparent)` over a `u32`.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Ipv4Be {}
+
+plain! {
+    /// Who may be behind a prefix.
+    pub struct Route {
+        /// The node that carries it.
+        pub node: Ipv4Be,
+        /// [`Route::LOCAL`], [`Route::SOURCE_ONLY`].
+        pub flags: u16,
+        /// Where it was learnt: [`Route::SOURCE_FILE`] …; for the CLI alone.
+        pub source: u16,
+    }
+}
+
+impl Route {
+    /// One of our own addresses: never encapsulated to, never an inner source
+    /// from the wire. It hides a wider route of another node (a borrowed address).
+    pub const LOCAL: u16 = 1;
+    /// Accepted as an inner source, never a destination (`extra_sources`).
+    pub const SOURCE_ONLY: u16 = 2;
+
+    /// Learnt from the configuration file.
+    pub const SOURCE_FILE: u16 = 0;
+    /// Learnt from this host's own kernel: local pods and node addresses.
+    pub const SOURCE_LOCAL: u16 = 1;
+
+    /// Whether it is one of our own addresses.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_local(&self) -> bool {
+        self.flags & Self::LOCAL != 0
+    }
+
+    /// Whether packets are encapsulated to it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_destination(&self) -> bool {
+        self.flags & (Self::LOCAL | Self::SOURCE_ONLY) == 0
+    }
+}
+
+plain! {
+    /// How to reach a node.
+    pub struct Node {
+        /// The underlay interface towards it; 0 while there is none.
+        pub ifindex: u32,
+        /// Largest outer packet the path takes, bytes.
+        pub mtu: u32,
+        /// The next hop's MAC while its neighbour entry is valid, else zero:
+        /// then the kernel resolves it.
+        pub next_hop: Mac,
+        /// Our MAC on that interface.
+        pub source: Mac,
+    }
+}
+
+plain! {
+    /// A local pod.
+    pub struct Endpoint {
+        /// Its interface on the host (`cali…`).
+        pub ifindex: u32,
+        /// Raised each time the address is given to another interface.
+        pub generation: u32,
+        /// The pod's MAC; zero until the kernel has resolved it.
+        pub pod: Mac,
+        /// The host interface's MAC.
+        pub host: Mac,
+    }
+}
+
+plain! {
+    /// What was counted under a reason, on one CPU.
+    pub struct Counter {
+        /// Packets; a GSO packet is one.
+        pub packets: u64,
+        /// Bytes of IP packet as the program got it.
+        pub bytes: u64,
+    }
+}
+
+plain! {
+    /// What went to and came from a node, on one CPU. Bytes are those of the
+    /// inner packets, so two nodes' figures can be compared.
+    pub struct NodeCounter {
+        /// Pod → wire.
+        pub encap: Counter,
+        /// Wire → pod.
+        pub decap: Counter,
+        /// When a packet last came from it: `CLOCK_MONOTONIC`, ns; 0 never.
+        pub last_seen: u64,
+    }
+}
+
+plain! {
+    /// XDP metadata in front of a packet `decap_xdp` has checked and unwrapped.
+    pub struct Handover {
+        /// [`Handover::MAGIC`]; anything else is not ours.
+        pub magic: u32,
+        /// The outer source.
+        pub node: Ipv4Be,
+    }
+}
+
+impl Handover {
+    /// "tnls"
+    pub const MAGIC: u32 = u32::from_be_bytes(*b"tnls");
+}
+
+plain! {
+    /// What the daemon says of itself: written by it, read by the CLI, unknown
+    /// to the programs.
+    pub struct State {
+        /// When the daemon last went round: `CLOCK_MONOTONIC`, ns.
+        pub heartbeat: u64,
+        /// Its process id.
+        pub pid: u32,
+        /// 1 once everything asked for was in place after a round, else 0.
+        pub synced: u32,
+        /// Our underlay address.
+        pub node: Ipv4Be,
+        /// The tunnel device's address; 0.0.0.0 if it has none.
+        pub tunnel: Ipv4Be,
+        /// The tunnel device's interface index.
+        pub tunnel_ifindex: u32,
+        /// The tunnel device's MTU, bytes.
+        pub tunnel_mtu: u32,
+        /// How many programs should be attached.
+        pub attachments: u32,
+        /// As in [`crate::Settings::fastpath`].
+        pub fastpath: u8,
+        /// As in [`crate::Settings::spoof`].
+        pub spoof: u8,
+        /// 1 where the fast path was turned off because policy rules appeared.
+        pub fastpath_withheld: u8,
+        /// Keeps the size a multiple of eight.
+        pub reserved: u8,
+    }
+}
+
+// The header view has to be exactly what lies on the wire.
+const _: () = assert!(crate::ipv4::OUTER_LENGTH == 20);

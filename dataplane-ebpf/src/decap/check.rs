@@ -1,0 +1,89 @@
+//! Everything a packet has to be before its outer header comes off, in order.
+
+use aya_ebpf::EbpfContext;
+use aya_log_ebpf::warn;
+use dataplane_common::{
+    Ipv4Be, Reason, ecn,
+    ipv4::{self, Ipv4Header, OUTER_LENGTH, PROTOCOL_IPIP},
+    source::{self, Source},
+};
+
+use crate::{
+    maps,
+    packet::{ETHERNET, Ethernet, Frame},
+    settings,
+};
+
+/// A packet that may be unwrapped.
+pub struct Checked {
+    pub inner: Ipv4Header,
+    /// The inner TOS byte with the congestion marks of both headers.
+    pub tos: u8,
+    /// A proven lie that `spoof: stack` lets the kernel judge: why.
+    pub suspicion: Option<Reason>,
+}
+
+/// Whether it is IPIP at all; the outer header if so.
+#[inline(always)]
+pub fn ipip(frame: Frame, has_vlan_tag: bool) -> Result<Ipv4Header, Reason> {
+    let ethernet: Ethernet = frame.read(0).ok_or(Reason::OuterTruncated)?;
+    if !ethernet.is_ipv4() || has_vlan_tag {
+        return Err(Reason::NotIpv4);
+    }
+    let outer: Ipv4Header = frame.read(ETHERNET).ok_or(Reason::OuterTruncated)?;
+    if outer.protocol != PROTOCOL_IPIP {
+        return Err(Reason::NotIpip);
+    }
+    Ok(outer)
+}
+
+/// `available`: bytes from the outer header to the end of the frame, `None` for GSO.
+#[inline(always)]
+pub fn all(
+    ctx: &impl EbpfContext,
+    frame: Frame,
+    outer: &Ipv4Header,
+    available: Option<u32>,
+) -> Result<Checked, Reason> {
+    ipv4::check_outer(outer, available)?;
+    if { outer.destination } != settings::node() {
+        return Err(Reason::OtherDestination);
+    }
+    if maps::node(outer.source).is_none() {
+        return Err(Reason::UnknownNode);
+    }
+
+    // The outer length, not the frame's: padding is not ours to deliver.
+    let carried = available.map(|_| outer.total_length() - OUTER_LENGTH as u32);
+    if carried.is_some_and(|carried| carried < OUTER_LENGTH as u32) {
+        return Err(Reason::InnerTruncated);
+    }
+    let inner: Ipv4Header =
+        frame.read(ETHERNET + OUTER_LENGTH).ok_or(Reason::InnerTruncated)?;
+    ipv4::check_inner(&inner, carried)?;
+    let suspicion = source(ctx, outer.source, inner.source)?;
+    let tos = ecn::decap(outer.tos, inner.tos).ok_or(Reason::EcnViolation)?;
+    if inner.ttl == 0 {
+        return Err(Reason::InnerTtlZero);
+    }
+    Ok(Checked { inner, tos, suspicion })
+}
+
+/// The source check. A lie is an error, or a suspicion where the stack shall judge.
+#[inline(always)]
+fn source(
+    ctx: &impl EbpfContext,
+    outer: Ipv4Be,
+    inner: Ipv4Be,
+) -> Result<Option<Reason>, Reason> {
+    let (drop, stack) = match source::judge(outer, inner, maps::route(inner)) {
+        Source::Belongs => return Ok(None),
+        Source::Unknown => return Err(Reason::SourceUnknown),
+        Source::Martian => (Reason::MartianSource, Reason::MartianToStack),
+        Source::Ours => (Reason::OwnSource, Reason::OwnToStack),
+        Source::OtherNode => (Reason::ForgedSource, Reason::ForgedToStack),
+    };
+    // Off unless the loader set AYA_LOG_LEVEL: an attacker must not buy CPU with it.
+    warn!(ctx, "node {:i} sent a packet from {:i}", u32::from_be(outer.0), u32::from_be(inner.0));
+    if settings::spoofs_go_to_stack() { Ok(Some(stack)) } else { Err(drop) }
+}

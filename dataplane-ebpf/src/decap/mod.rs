@@ -1,0 +1,81 @@
+//! Wire → pod: check the outer header, the inner one, the sender's right to
+//! that source; take the outer header off; deliver.
+//!
+//! What we do not know for ours goes up untouched: the kernel's rules judge it,
+//! so a node is never weaker with us than without. Only a proven lie is dropped.
+
+mod check;
+mod deliver;
+mod handover;
+mod unwrap;
+
+use aya_ebpf::programs::{TcContext, XdpContext};
+use dataplane_common::{Ipv4Be, Reason, Verdict, ipv4::OUTER_LENGTH};
+
+use crate::{
+    TcExit, kernel,
+    packet::{ETHERNET, Ethernet, Frame},
+};
+
+/// From the NIC (TC ingress): wrapped, or unwrapped and vouched for by [`xdp`].
+#[inline(always)]
+pub fn tc(ctx: &TcContext) -> TcExit {
+    if let Some(node) = handover::read(ctx) {
+        return verified(ctx, node);
+    }
+    let frame = linear(ctx);
+    let outer = check::ipip(frame, kernel::has_vlan_tag(ctx))?;
+    if !kernel::is_for_host(ctx) {
+        return Err(Reason::NotForHost);
+    }
+    let length = kernel::length(ctx) - ETHERNET as u32;
+    let available = (kernel::gso_size(ctx) == 0).then_some(length);
+    let checked = check::all(ctx, frame, &outer, available)?;
+    unwrap::tc(ctx, &checked)?;
+    deliver::deliver(ctx, &checked.inner, outer.source, checked.suspicion)
+}
+
+/// What XDP has checked and unwrapped lacks only its delivery.
+#[inline(always)]
+fn verified(ctx: &TcContext, node: Ipv4Be) -> TcExit {
+    if !kernel::is_for_host(ctx) {
+        return Err(Reason::NotForHost);
+    }
+    let inner = linear(ctx).read(ETHERNET).ok_or(Reason::InnerTruncated)?;
+    deliver::deliver(ctx, &inner, node, None)
+}
+
+/// From the NIC before an skb exists. `None` leaves the packet to [`tc`].
+///
+/// Metadata is the proof for [`tc`]; where the driver has none, or the packet
+/// is suspect, or merely not ours, it stays as it is.
+#[inline(always)]
+pub fn xdp(ctx: &XdpContext) -> Option<Reason> {
+    let frame = Frame::of_xdp(ctx);
+    let outer = check::ipip(frame, false).ok()?;
+    let ethernet: Ethernet = frame.read(0)?;
+    let length = frame.length() - ETHERNET as u32;
+    let checked = match check::all(ctx, frame, &outer, Some(length)) {
+        Ok(checked) if checked.suspicion.is_none() => checked,
+        Err(reason) if reason.verdict() == Verdict::Dropped => return Some(reason),
+        _ => return None,
+    };
+    if handover::reserve(ctx).is_err() || unwrap::xdp(ctx, ethernet, &checked).is_err() {
+        return Some(Reason::XdpUnable);
+    }
+    handover::sign(ctx, outer.source);
+    Some(Reason::XdpUnwrapped)
+}
+
+/// The frame with both IP headers readable. They all but always are; a driver
+/// may leave them in a page.
+#[inline(always)]
+fn linear(ctx: &TcContext) -> Frame {
+    const WANTED: u32 = (ETHERNET + 2 * OUTER_LENGTH) as u32;
+    let frame = Frame::of_tc(ctx);
+    if frame.length() >= WANTED || frame.length() == kernel::length(ctx) {
+        return frame;
+    }
+    kernel::pull(ctx, WANTED.min(kernel::length(ctx)));
+    Frame::of_tc(ctx)
+}

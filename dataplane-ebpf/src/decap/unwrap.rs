@@ -1,0 +1,38 @@
+//! The outer header comes off; the inner one learns of congestion outside.
+
+use aya_ebpf::programs::{TcContext, XdpContext};
+use dataplane_common::{
+    Reason,
+    ipv4::{Ipv4Header, OUTER_LENGTH},
+};
+
+use super::check::Checked;
+use crate::{
+    kernel,
+    packet::{ETHERNET, Ethernet, Frame},
+};
+
+/// From an skb. On an error the packet is as it was.
+#[inline(always)]
+pub fn tc(ctx: &TcContext, checked: &Checked) -> Result<(), Reason> {
+    kernel::close_room(ctx).map_err(|_| Reason::CannotUnwrap)?;
+    mark_congestion(Frame::of_tc(ctx), checked);
+    Ok(())
+}
+
+/// From an XDP frame, whose Ethernet header has to move along by hand.
+#[inline(always)]
+pub fn xdp(ctx: &XdpContext, ethernet: Ethernet, checked: &Checked) -> Result<(), i64> {
+    kernel::xdp_adjust_head(ctx, OUTER_LENGTH as i32)?;
+    let frame = Frame::of_xdp(ctx);
+    let _ = frame.edit(0, |header: &mut Ethernet| *header = ethernet);
+    mark_congestion(frame, checked);
+    Ok(())
+}
+
+#[inline(always)]
+fn mark_congestion(frame: Frame, checked: &Checked) {
+    if checked.tos != checked.inner.tos {
+        let _ = frame.edit(ETHERNET, |inner: &mut Ipv4Header| inner.set_tos(checked.tos));
+    }
+}

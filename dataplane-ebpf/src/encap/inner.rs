@@ -1,0 +1,83 @@
+//! The packet as the pod or the stack made it.
+
+use aya_ebpf::programs::TcContext;
+use dataplane_common::{
+    Reason,
+    fit::Size,
+    ipv4::{Ipv4Header, OUTER_LENGTH, PROTOCOL_TCP, PROTOCOL_UDP},
+};
+
+use super::Reasons;
+use crate::{
+    kernel,
+    packet::{ETHERNET, Ethernet, Frame},
+};
+
+const UDP_HEADER: u32 = 8;
+/// Where TCP keeps data offset and flags, bytes into its header (RFC 9293 §3.1).
+const TCP_OFFSET_AND_FLAGS: usize = 12;
+
+/// What the following steps need to know of the packet.
+pub struct Inner {
+    pub header: Ipv4Header,
+    /// What it will occupy on the wire.
+    pub size: Size,
+    /// Bytes from the IP header to the end, padding excluded.
+    pub length: u32,
+    /// TCP's data offset and flags; 0 for anything else and for fragments.
+    pub tcp: u16,
+}
+
+/// Reads and judges the headers. An IPv4 packet shorter than it says, or one
+/// whose header cannot be, goes no further.
+#[inline(always)]
+pub fn parse(ctx: &TcContext, reasons: &Reasons) -> Result<Inner, Reason> {
+    let frame = linear(ctx);
+    let ethernet: Ethernet = frame.read(0).ok_or(reasons.truncated)?;
+    if !ethernet.is_ipv4() || kernel::has_vlan_tag(ctx) {
+        return Err(reasons.not_ipv4);
+    }
+    let header: Ipv4Header = frame.read(ETHERNET).ok_or(reasons.truncated)?;
+    if !header.is_ipv4() {
+        return Err(reasons.bad_header);
+    }
+
+    let available = kernel::length(ctx) - ETHERNET as u32;
+    let gso_size = kernel::gso_size(ctx);
+    // Of a GSO packet the length field says nothing: more than 64 KiB wrap.
+    let length = if gso_size == 0 { header.total_length() } else { available };
+    if length < header.header_length() || length > available {
+        return Err(reasons.bad_header);
+    }
+
+    let transport = ETHERNET + header.header_length() as usize;
+    let tcp = if header.protocol == PROTOCOL_TCP && !header.is_fragment() {
+        u16::from_be(frame.read(transport + TCP_OFFSET_AND_FLAGS).ok_or(reasons.truncated)?)
+    } else {
+        0
+    };
+    let size = if gso_size == 0 {
+        Size::Single(length)
+    } else {
+        let transport_header = match header.protocol {
+            PROTOCOL_TCP => u32::from(tcp >> 12) * 4,
+            PROTOCOL_UDP => UDP_HEADER,
+            _ => 0,
+        };
+        Size::Segmented { headers: header.header_length() + transport_header, payload: gso_size }
+    };
+    Ok(Inner { header, size, length, tcp })
+}
+
+/// The frame with IP and TCP headers readable. They all but always are; a
+/// driver may leave them in a page.
+#[inline(always)]
+fn linear(ctx: &TcContext) -> Frame {
+    const WANTED: u32 = (ETHERNET + OUTER_LENGTH + 20) as u32;
+    let frame = Frame::of_tc(ctx);
+    if frame.length() >= WANTED || frame.length() == kernel::length(ctx) {
+        return frame;
+    }
+    kernel::pull(ctx, WANTED.min(kernel::length(ctx)));
+    Frame::of_tc(ctx)
+}

@@ -1,0 +1,19 @@
+//! Destination → node → the way there.
+
+use dataplane_common::{Ipv4Be, Node, Reason};
+
+use super::{Reasons, inner::Inner};
+use crate::maps;
+
+/// The node that carries the destination, and how to reach it.
+#[inline(always)]
+pub fn find(inner: &Inner, reasons: &Reasons) -> Result<(Ipv4Be, Node), Reason> {
+    let address = match maps::route(inner.header.destination) {
+        Some(route) if route.is_destination() => route.node,
+        _ => return Err(reasons.no_route),
+    };
+    match maps::node(address) {
+        Some(node) if node.ifindex != 0 => Ok((address, node)),
+        _ => Err(reasons.node_unreachable),
+    }
+}

@@ -1,0 +1,48 @@
+//! The outer header goes on.
+
+use aya_ebpf::programs::TcContext;
+use dataplane_common::{
+    Ipv4Be, Reason,
+    ipv4::{Ipv4Header, OUTER_LENGTH},
+};
+
+use super::{Reasons, inner::Inner};
+use crate::{
+    kernel::{self, NoRoom},
+    packet::{ETHERNET, Frame},
+    settings,
+};
+
+/// Opens room and writes the outer header. On an error the packet is as it was,
+/// but for padding behind its end.
+#[inline(always)]
+pub fn push(
+    ctx: &TcContext,
+    inner: &Inner,
+    node: Ipv4Be,
+    ttl: u8,
+    reasons: &Reasons,
+) -> Result<(), Reason> {
+    // Ethernet padding must not travel as if it were payload.
+    let frame_length = ETHERNET as u32 + inner.length;
+    if kernel::length(ctx) > frame_length {
+        kernel::trim(ctx, frame_length).map_err(|_| reasons.cannot_encapsulate)?;
+    }
+    kernel::open_room(ctx).map_err(|no_room| match no_room {
+        NoRoom::AlreadyEncapsulated => reasons.already_encapsulated,
+        NoRoom::Other => reasons.cannot_encapsulate,
+    })?;
+    let outer =
+        Ipv4Header::outer(inner.header.tos, ttl, inner.length, settings::node(), node);
+    // There is room: the Ethernet and the inner header were readable before.
+    Frame::of_tc(ctx)
+        .edit(ETHERNET, |header: &mut Ipv4Header| *header = outer)
+        .ok_or(reasons.cannot_encapsulate)
+}
+
+/// The hop we are. Only after the push: had that failed, the stack would take
+/// the packet and count the hop itself.
+#[inline(always)]
+pub fn decrement_inner_ttl(ctx: &TcContext) {
+    let _ = Frame::of_tc(ctx).edit(ETHERNET + OUTER_LENGTH, Ipv4Header::decrement_ttl);
+}

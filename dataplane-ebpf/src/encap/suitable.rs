@@ -1,0 +1,43 @@
+//! May this packet take this way? A "no" on the pod's side is the stack's
+//! business: it fragments, sends ICMP and keeps track of connections.
+
+use dataplane_common::{Node, Reason};
+
+use super::{Reasons, inner::Inner};
+
+const FIN: u16 = 0x01;
+const SYN: u16 = 0x02;
+const RST: u16 = 0x04;
+
+/// The TTL after the hop we are, or why there is none.
+#[inline(always)]
+pub fn hop(inner: &Inner) -> Result<u8, Reason> {
+    match inner.header.ttl {
+        0 | 1 => Err(Reason::PodTtlExpired),
+        ttl => Ok(ttl - 1),
+    }
+}
+
+/// Options are for a router to obey, fragments for netfilter to reassemble.
+#[inline(always)]
+pub fn for_fast_path(inner: &Inner) -> Result<(), Reason> {
+    if inner.header.has_options() {
+        return Err(Reason::PodOptions);
+    }
+    if inner.header.is_fragment() {
+        return Err(Reason::PodFragment);
+    }
+    Ok(())
+}
+
+/// Whether it fits the path to the node with the outer header on.
+#[inline(always)]
+pub fn fits(inner: &Inner, node: &Node, reasons: &Reasons) -> Result<(), Reason> {
+    if inner.size.fits(node.mtu) { Ok(()) } else { Err(reasons.too_big) }
+}
+
+/// Connections begin and end in the stack's sight.
+#[inline(always)]
+pub fn leaves_connections_alone(inner: &Inner) -> Result<(), Reason> {
+    if inner.tcp & (SYN | FIN | RST) == 0 { Ok(()) } else { Err(Reason::PodConnectionControl) }
+}

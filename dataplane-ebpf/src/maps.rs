@@ -1,0 +1,80 @@
+//! Every map: who writes it, who reads it. Layouts and sizes: `dataplane_common::layout`.
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap, lpm_trie::Key},
+    macros::btf_map,
+};
+use dataplane_common::{
+    Counter, Endpoint, Ipv4Be, Node, NodeCounter, Reason, Route, State,
+    layout::{MAX_ENDPOINTS, MAX_NODES, MAX_ROUTES},
+};
+
+/// Prefix → node. Written by the daemon.
+#[btf_map]
+static ROUTES: LpmTrie<Ipv4Be, Route, MAX_ROUTES> = LpmTrie::new();
+
+/// Node IP → the way there. Written by the daemon.
+#[btf_map]
+static NODES: HashMap<Ipv4Be, Node, MAX_NODES> = HashMap::new();
+
+/// Pod IP → its interface. Written by the daemon.
+#[btf_map]
+static ENDPOINTS: HashMap<Ipv4Be, Endpoint, MAX_ENDPOINTS> = HashMap::new();
+
+/// Reason → packets, bytes. Written by the programs.
+#[btf_map]
+static COUNTERS: PerCpuArray<Counter, { Reason::COUNT }> = PerCpuArray::new();
+
+/// Node IP → packets, bytes. Entries are made by the daemon (memory times CPUs,
+/// so only for nodes that exist), figures written by the programs.
+#[btf_map]
+static NODE_COUNTERS: PerCpuHashMap<
+    Ipv4Be,
+    NodeCounter,
+    MAX_NODES,
+    { BPF_F_NO_PREALLOC as usize },
+> = PerCpuHashMap::new();
+
+/// The daemon's word to the CLI; no program looks at it.
+#[btf_map]
+static STATE: Array<State, 1> = Array::new();
+
+/// The longest route that covers `address`.
+#[inline(always)]
+pub fn route(address: Ipv4Be) -> Option<Route> {
+    ROUTES.get(&Key::new(32, address)).copied()
+}
+
+/// The way to a node.
+#[inline(always)]
+pub fn node(address: Ipv4Be) -> Option<Node> {
+    // SAFETY: copied at once. A value replaced in between is replaced as a
+    // whole: the hash map links a new element in.
+    unsafe { NODES.get(&address) }.copied()
+}
+
+/// The local pod that has `address`.
+#[inline(always)]
+pub fn endpoint(address: Ipv4Be) -> Option<Endpoint> {
+    // SAFETY: as in `node`.
+    unsafe { ENDPOINTS.get(&address) }.copied()
+}
+
+/// This CPU's counter of a reason.
+#[inline(always)]
+pub fn counter(reason: Reason) -> Option<&'static mut Counter> {
+    let counter = COUNTERS.get_ptr_mut(reason as u32)?;
+    // SAFETY: a slot of this CPU alone, and no program of ours runs inside
+    // another on the same hook.
+    Some(unsafe { &mut *counter })
+}
+
+/// This CPU's counters of a node.
+#[inline(always)]
+pub fn node_counter(node: Ipv4Be) -> Option<&'static mut NodeCounter> {
+    let counter = NODE_COUNTERS.get_ptr_mut(&node)?;
+    // SAFETY: as in `counter`; entries are deleted only by the daemon, and the
+    // kernel frees them after the programs that see them have ended (RCU).
+    Some(unsafe { &mut *counter })
+}

@@ -1,0 +1,153 @@
+//! The only code that touches a packet's bytes.
+//!
+//! A [`Frame`] is good until the packet is grown, shrunk or pulled; after that
+//! it has to be taken anew (the verifier refuses the old one).
+
+use aya_ebpf::programs::{TcContext, XdpContext};
+use dataplane_common::{Handover, Mac, ipv4::Ipv4Header};
+use network_types::eth::{EthHdr, EtherType};
+
+/// Length of an Ethernet header, bytes.
+pub const ETHERNET: usize = EthHdr::LEN;
+
+/// Types that may be laid over packet bytes.
+///
+/// # Safety
+/// Any bits are a value, there is no padding, and the alignment is at most 2:
+/// all that an IP header in a frame is sure of.
+pub unsafe trait Header: Copy {}
+
+// SAFETY: numbers of one or two bytes.
+unsafe impl Header for u8 {}
+// SAFETY: as above.
+unsafe impl Header for u16 {}
+// SAFETY: `repr(C, packed(2))` of numbers.
+unsafe impl Header for Ipv4Header {}
+// SAFETY: seven numbers of two bytes.
+unsafe impl Header for Ethernet {}
+// SAFETY: `repr(C, packed(2))` of two numbers of four bytes.
+unsafe impl Header for PackedHandover {}
+
+/// An Ethernet header. network-types' has octets for addresses, which would be
+/// copied by a call of `memmove`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Ethernet {
+    /// Destination MAC.
+    pub destination: Mac,
+    /// Source MAC.
+    pub source: Mac,
+    ether_type: u16,
+}
+
+impl Ethernet {
+    /// Whether IPv4 follows.
+    #[inline(always)]
+    pub fn is_ipv4(&self) -> bool {
+        self.ether_type == EtherType::Ipv4 as u16
+    }
+
+    /// Writes both addresses, half by half.
+    #[inline(always)]
+    pub fn address(&mut self, destination: Mac, source: Mac) {
+        self.deliver_to(destination);
+        self.source.0[0] = source.0[0];
+        self.source.0[1] = source.0[1];
+        self.source.0[2] = source.0[2];
+    }
+
+    /// Writes the destination, half by half.
+    #[inline(always)]
+    pub fn deliver_to(&mut self, destination: Mac) {
+        self.destination.0[0] = destination.0[0];
+        self.destination.0[1] = destination.0[1];
+        self.destination.0[2] = destination.0[2];
+    }
+}
+
+/// [`Handover`] with the alignment metadata has.
+#[derive(Clone, Copy)]
+#[repr(C, packed(2))]
+pub struct PackedHandover {
+    magic: u32,
+    node: u32,
+}
+
+impl From<Handover> for PackedHandover {
+    #[inline(always)]
+    fn from(handover: Handover) -> Self {
+        Self { magic: handover.magic, node: handover.node.0 }
+    }
+}
+
+impl From<PackedHandover> for Handover {
+    #[inline(always)]
+    fn from(packed: PackedHandover) -> Self {
+        Self { magic: packed.magic, node: dataplane_common::Ipv4Be(packed.node) }
+    }
+}
+
+/// A stretch of packet memory the verifier lets us look at.
+#[derive(Clone, Copy)]
+pub struct Frame {
+    start: usize,
+    end: usize,
+}
+
+impl Frame {
+    /// The linear part of an skb, from its Ethernet header on.
+    #[inline(always)]
+    pub fn of_tc(ctx: &TcContext) -> Self {
+        Self { start: ctx.data(), end: ctx.data_end() }
+    }
+
+    /// The metadata in front of an skb's Ethernet header.
+    #[inline(always)]
+    pub fn metadata_of_tc(ctx: &TcContext) -> Self {
+        // SAFETY: the context is valid while the program runs.
+        let start = unsafe { (*ctx.skb.skb).data_meta } as usize;
+        Self { start, end: ctx.data() }
+    }
+
+    /// An XDP frame.
+    #[inline(always)]
+    pub fn of_xdp(ctx: &XdpContext) -> Self {
+        Self { start: ctx.data(), end: ctx.data_end() }
+    }
+
+    /// The metadata in front of an XDP frame.
+    #[inline(always)]
+    pub fn metadata_of_xdp(ctx: &XdpContext) -> Self {
+        Self { start: ctx.metadata(), end: ctx.data() }
+    }
+
+    /// How many bytes there are.
+    #[inline(always)]
+    pub fn length(self) -> u32 {
+        (self.end - self.start) as u32
+    }
+
+    /// A copy of what lies `offset` bytes in, or `None` past the end.
+    #[inline(always)]
+    pub fn read<T: Header>(self, offset: usize) -> Option<T> {
+        let at = self.at::<T>(offset)?;
+        // SAFETY: within the packet (checked by `at`); `Header` says the rest.
+        Some(unsafe { *at })
+    }
+
+    /// Lets `change` edit what lies `offset` bytes in; `None` past the end.
+    #[inline(always)]
+    pub fn edit<T: Header>(self, offset: usize, change: impl FnOnce(&mut T)) -> Option<()> {
+        let at = self.at::<T>(offset)?;
+        // SAFETY: within the packet (checked by `at`), ours alone while the
+        // program runs, and the reference ends with the closure.
+        change(unsafe { &mut *at });
+        Some(())
+    }
+
+    #[inline(always)]
+    fn at<T: Header>(self, offset: usize) -> Option<*mut T> {
+        let at = self.start + offset;
+        (at + size_of::<T>() <= self.end).then_some(at as *mut T)
+    }
+}

@@ -1,0 +1,55 @@
+//! The load-time settings as the programs see them.
+//!
+//! Each field is read on its own and volatile: the compiler must not fold the
+//! zeros in the object, while the verifier, which knows the loader's values,
+//! removes the branches they rule out.
+
+use core::ptr::read_volatile;
+
+use dataplane_common::{Ipv4Be, Mac, Settings};
+
+/// Filled in by the loader; read-only from then on.
+#[unsafe(no_mangle)]
+static SETTINGS: Settings = Settings {
+    node: Ipv4Be::UNSPECIFIED,
+    tunnel_ifindex: 0,
+    tunnel_mac: Mac([0; 3]),
+    fastpath: Settings::OFF,
+    spoof: Settings::SPOOF_DROP,
+};
+
+/// Our underlay address.
+#[inline(always)]
+pub fn node() -> Ipv4Be {
+    // SAFETY: a reference to a static is valid to read.
+    unsafe { read_volatile(&SETTINGS.node) }
+}
+
+/// The tunnel device's interface index.
+#[inline(always)]
+pub fn tunnel_ifindex() -> u32 {
+    // SAFETY: as above.
+    unsafe { read_volatile(&SETTINGS.tunnel_ifindex) }
+}
+
+/// The tunnel device's MAC, half by half (a whole copy would call `memmove`).
+#[inline(always)]
+pub fn tunnel_mac() -> Mac {
+    // SAFETY: as above.
+    let half = |i: usize| unsafe { read_volatile(&SETTINGS.tunnel_mac.0[i]) };
+    Mac([half(0), half(1), half(2)])
+}
+
+/// Whether known endpoints and routes may skip the stack.
+#[inline(always)]
+pub fn is_trusted() -> bool {
+    // SAFETY: as above.
+    unsafe { read_volatile(&SETTINGS.fastpath) == Settings::TRUSTED }
+}
+
+/// Whether proven spoofs go to the stack instead of away.
+#[inline(always)]
+pub fn spoofs_go_to_stack() -> bool {
+    // SAFETY: as above.
+    unsafe { read_volatile(&SETTINGS.spoof) == Settings::SPOOF_STACK }
+}
