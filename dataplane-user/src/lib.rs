@@ -1,1 +1,3 @@
-//! User side.
+//! The user side of tunless.
+
+pub mod object;
