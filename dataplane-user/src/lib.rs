@@ -1,3 +1,4 @@
 //! The user side of tunless.
 
+pub mod config;
 pub mod object;

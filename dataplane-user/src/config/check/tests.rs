@@ -1,0 +1,170 @@
+//! Each thing that cannot be said, and the line the complaint points at.
+
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
+use super::*;
+use crate::config::ConfigFile;
+
+/// What is said of `text`, without the file's name.
+fn complaint(text: &str, host: Option<&HostFacts>) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config.yaml");
+    fs::write(&path, text).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    let outcome = ConfigFile::read(&path)
+        .and_then(|file| host.map_or(Ok(()), |host| file.check_against(host)));
+    match outcome {
+        Ok(()) => String::new(),
+        Err(refusal) => refusal.0.replace(&path.display().to_string(), "FILE"),
+    }
+}
+
+fn here() -> HostFacts {
+    HostFacts {
+        interfaces: vec!["lo".into(), "eth0".into()],
+        addresses: vec![Ipv4Addr::new(172, 16, 36, 10)],
+        node: Some(Ipv4Addr::new(172, 16, 36, 10)),
+        pods: vec![Ipv4Addr::new(10, 20, 105, 215)],
+    }
+}
+
+#[test]
+fn the_example_is_accepted() {
+    assert_eq!(complaint(crate::config::EXAMPLE, None), "");
+    assert_eq!(complaint("", None), "");
+    assert_eq!(complaint("# nothing\n", None), "");
+}
+
+/// (file, what the complaint must say)
+const REFUSED: &[(&str, &[&str])] = &[
+    ("mode: replace\nspof: drop\n", &["FILE:2:", "spof", "expected one of"]),
+    ("routes:\n  static:\n    - {cidr: 10.20.42.1/26, node: 1.2.3.4}\n", &[
+        "FILE:3:",
+        "routes.static[0].cidr",
+        "did you mean 10.20.42.0/26",
+    ]),
+    ("routes:\n  static:\n    - {cidr: 10.20.42.0/26, node: node1}\n", &[
+        "FILE:3:",
+        "routes.static[0].node",
+        "IPv4",
+    ]),
+    ("routes:\n  static:\n    - {cidr: 10.20.42.0/26, node: 1.2.3.4, via: x}\n", &[
+        "FILE:3:", "via",
+    ]),
+    (
+        "routes:\n  static:\n    - {cidr: 10.20.42.0/26, node: 1.2.3.4}\n    - {cidr: 10.20.42.0/26, node: 1.2.3.5}\n",
+        &["FILE:4:", "routes.static[1].cidr", "already belongs to node 1.2.3.4"],
+    ),
+    (
+        "routes:\n  static:\n    - {cidr: 10.20.42.0/26, node: 1.2.3.4}\n    - {cidr: 10.20.42.0/26, node: 1.2.3.4}\n",
+        &["FILE:4:", "listed twice"],
+    ),
+    (
+        "node: {address: 1.2.3.4}\nroutes:\n  static:\n    - {cidr: 10.20.42.0/26, node: 1.2.3.4}\n",
+        &["FILE:4:", "routes.static[0].node", "this node itself"],
+    ),
+    ("routes:\n  static:\n    - {cidr: 10.20.42.0/26, node: 10.20.42.9}\n", &[
+        "FILE:3:",
+        "inside the pod CIDR 10.20.42.0/26",
+    ]),
+    (
+        "node: {address: 10.20.42.9}\nroutes:\n  static:\n    - {cidr: 10.20.42.0/26, node: 1.2.3.4}\n",
+        &["FILE:1:", "node.address", "inside the pod CIDR"],
+    ),
+    (
+        "node: {tunnel_address: 10.20.42.0}\nroutes:\n  static:\n    - {cidr: 10.20.42.0/26, node: 1.2.3.4}\n",
+        &["FILE:4:", "contains our own tunnel address"],
+    ),
+    ("routes:\n  static:\n    - {cidr: 10.20.42.0/26, node: 0.0.0.0}\n", &[
+        "FILE:3:",
+        "no host's address",
+    ]),
+    (
+        "routes:\n  static:\n    - {cidr: 10.20.42.0/26, node: 1.2.3.4}\n  nodes:\n    - node: 1.2.3.4\n      extra_sources: [10.20.0.0/16]\n",
+        &["FILE:6:", "routes.nodes[0].extra_sources[0]", "overlaps"],
+    ),
+    (
+        "routes:\n  nodes:\n    - {node: 1.2.3.4, extra_sources: [192.0.2.8/32]}\n    - {node: 1.2.3.5, extra_sources: [192.0.2.8/32]}\n",
+        &["FILE:4:", "already an extra source of node 1.2.3.4"],
+    ),
+    ("workloads: {interfaces: [\"*\"]}\n", &["FILE:1:", "every interface"]),
+    ("bpffs: pins\n", &["FILE:1:", "absolute"]),
+    ("mtu: 12\n", &["FILE:1:", "mtu", "68 to 65515"]),
+    ("fastpath: fast\n", &["FILE:1:", "fastpath", "`off`"]),
+    ("mode: [\n", &["FILE:"]),
+];
+
+#[test]
+fn each_bad_file_is_refused_with_its_line() {
+    for (text, wanted) in REFUSED {
+        let complaint = complaint(text, None);
+        for part in *wanted {
+            assert!(complaint.contains(part), "no {part:?} in {complaint:?}\nfor\n{text}");
+        }
+    }
+}
+
+#[test]
+fn a_borrowed_address_is_fine() {
+    let text = "routes:\n  static:\n    - {cidr: 10.20.42.0/26, node: 1.2.3.4}\n    - {cidr: 10.20.42.7/32, node: 1.2.3.5}\n";
+    assert_eq!(complaint(text, Some(&here())), "");
+}
+
+/// (file, what the complaint on this host must say)
+const REFUSED_HERE: &[(&str, &[&str])] = &[
+    ("underlay:\n  interfaces: [eth0, eth7]\n", &[
+        "FILE:2:",
+        "underlay.interfaces[1]",
+        "no interface eth7",
+        "lo, eth0",
+    ]),
+    ("node: {address: 172.16.36.11}\n", &["FILE:1:", "no interface here has the address"]),
+    ("routes:\n  static:\n    - {cidr: 10.20.42.0/26, node: 172.16.36.10}\n", &[
+        "FILE:3:",
+        "this node itself",
+    ]),
+    ("routes:\n  static:\n    - {cidr: 172.16.0.0/16, node: 1.2.3.4}\n", &[
+        "FILE:3:",
+        "our own node address 172.16.36.10",
+    ]),
+    ("routes:\n  static:\n    - {cidr: 10.20.105.192/26, node: 1.2.3.4}\n", &[
+        "FILE:3:",
+        "covers our own pod 10.20.105.215",
+    ]),
+    (
+        "node: {tunnel_address: 10.20.1.1}\nroutes:\n  static:\n    - {cidr: 10.20.105.215/32, node: 1.2.3.4}\n",
+        &["FILE:4:", "covers our own pod"],
+    ),
+];
+
+#[test]
+fn each_file_that_does_not_fit_the_host_is_refused() {
+    for (text, wanted) in REFUSED_HERE {
+        let complaint = complaint(text, Some(&here()));
+        for part in *wanted {
+            assert!(complaint.contains(part), "no {part:?} in {complaint:?}\nfor\n{text}");
+        }
+    }
+}
+
+#[test]
+fn a_local_pod_may_borrow_from_a_remote_block() {
+    let text = "node: {tunnel_address: 10.20.1.1}\nroutes:\n  static:\n    - {cidr: 10.20.105.192/26, node: 1.2.3.4}\n";
+    assert_eq!(complaint(text, Some(&here())), "");
+}
+
+#[test]
+fn a_file_anybody_may_write_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config.yaml");
+    fs::write(&path, "mode: replace\n").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+    let refusal = ConfigFile::read(&path).unwrap_err().0;
+    assert!(refusal.contains("chmod o-w") && refusal.contains("0666"), "{refusal}");
+}
+
+#[test]
+fn a_missing_file_says_where_to_start() {
+    let refusal = ConfigFile::read("/nonexistent/config.yaml".as_ref()).unwrap_err().0;
+    assert!(refusal.contains("tunless config example"), "{refusal}");
+}

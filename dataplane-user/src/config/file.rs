@@ -1,0 +1,106 @@
+//! Reading the file: who may write it, is it YAML, is every key known.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    Config, HostFacts, Problem,
+    check::{check_config, check_host},
+    locate,
+};
+
+/// A file that was read and found sane.
+#[derive(Clone, Debug)]
+pub struct ConfigFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its text, kept for the lines of later complaints.
+    text: String,
+    /// What it says.
+    pub config: Config,
+}
+
+/// Why a file was refused: each problem with file, line, key and what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refusal(pub String);
+
+impl ConfigFile {
+    /// Reads, parses and checks everything that can be checked without the host.
+    ///
+    /// # Errors
+    /// All problems found, a line each.
+    pub fn read(path: &Path) -> Result<Self, Refusal> {
+        let shown = path.display();
+        let text = fs::read_to_string(path).map_err(|error| {
+            Refusal(format!(
+                "{shown}: {error}; `tunless config example` prints a file to start from"
+            ))
+        })?;
+        let metadata =
+            fs::metadata(path).map_err(|error| Refusal(format!("{shown}: {error}")))?;
+        if metadata.permissions().mode() & 0o002 != 0 {
+            return Err(Refusal(format!(
+                "{shown}: anybody may write it (mode {:04o}), and it says where packets go; \
+                 run `chmod o-w {shown}`",
+                metadata.permissions().mode() & 0o7777
+            )));
+        }
+        let config = parse(&shown.to_string(), &text)?;
+        let file = Self { path: path.to_owned(), text, config };
+        file.refuse(check_config(&file.config))?;
+        Ok(file)
+    }
+
+    /// Checks what the file says against this host.
+    ///
+    /// # Errors
+    /// All problems found, a line each.
+    pub fn check_against(&self, host: &HostFacts) -> Result<(), Refusal> {
+        self.refuse(check_host(&self.config, host))
+    }
+
+    /// Turns problems into a refusal that shows where each is.
+    ///
+    /// # Errors
+    /// If there is any.
+    pub fn refuse(&self, problems: Vec<Problem>) -> Result<(), Refusal> {
+        let mut message = String::new();
+        for problem in problems {
+            if !message.is_empty() {
+                message.push('\n');
+            }
+            let shown = self.path.display();
+            let _ = match locate::line(&self.text, &problem.path) {
+                Some(line) => write!(message, "{shown}:{line}: {problem}"),
+                None => write!(message, "{shown}: {problem}"),
+            };
+        }
+        if message.is_empty() { Ok(()) } else { Err(Refusal(message)) }
+    }
+}
+
+fn parse(shown: &str, text: &str) -> Result<Config, Refusal> {
+    // An empty file is a mapping without keys, not a missing value.
+    if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+        return Ok(Config::default());
+    }
+    serde_yaml::from_str(text).map_err(|error| {
+        let message = error.to_string();
+        let (message, line) = match error.location() {
+            Some(location) => {
+                let position =
+                    format!(" at line {} column {}", location.line(), location.column());
+                (message.replace(&position, ""), format!(":{}", location.line()))
+            }
+            None => (message, String::new()),
+        };
+        Refusal(format!(
+            "{shown}{line}: {message}; `tunless config example` shows every key with its values"
+        ))
+    })
+}

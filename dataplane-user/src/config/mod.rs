@@ -1,0 +1,160 @@
+//! The configuration file: what may be said in it.
+//!
+//! Three stages, each with errors of its own: [`file`] reads and parses it,
+//! [`check`] judges what it says (and what it says about *this* host), and
+//! [`locate`] finds the line to complain about.
+
+pub mod check;
+pub mod file;
+pub mod locate;
+pub mod types;
+
+use std::{
+    fmt,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    check::{HostFacts, Problem},
+    file::{ConfigFile, Refusal},
+    types::{Cidr, DecapHook, Fastpath, Mode, Mtu, Pattern, Spoof},
+};
+
+/// Where the daemon looks unless told otherwise.
+pub const DEFAULT_PATH: &str = "/etc/tunless/config.yaml";
+
+/// The commented example that `tunless config example` prints.
+pub const EXAMPLE: &str = include_str!("../../../packaging/config.yaml");
+
+/// The whole file. Everything but the routes has a default or is found out.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// This node.
+    pub node: NodeConfig,
+    /// The interfaces towards the other nodes.
+    pub underlay: UnderlayConfig,
+    /// The interfaces towards the pods.
+    pub workloads: WorkloadConfig,
+    /// With or without the kernel's tunl0.
+    pub mode: Mode,
+    /// What becomes of packets whose inner source is a proven lie.
+    pub spoof: Spoof,
+    /// Whether packets may skip the stack.
+    pub fastpath: Fastpath,
+    /// Allows `fastpath: trusted` where `NetworkPolicy` or Services exist, which then do not work.
+    pub i_accept_no_network_policy: bool,
+    /// MTU of the tunnel device: what pods should use.
+    pub mtu: Mtu,
+    /// Log each proven spoof (rate: every one; for debugging).
+    pub log_spoofs: bool,
+    /// Where pods live.
+    pub routes: RoutesConfig,
+    /// Directory for pins, on a bpffs.
+    pub bpffs: BpffsDir,
+}
+
+/// This node.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeConfig {
+    /// For people; default: the host's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The underlay address; default: the source the kernel uses towards the nodes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<Ipv4Addr>,
+    /// The tunnel device's address, the host's source towards pods; default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tunnel_address: Option<Ipv4Addr>,
+}
+
+/// The interfaces towards the other nodes.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UnderlayConfig {
+    /// Their names; empty: those the kernel's routes to the nodes use.
+    pub interfaces: Vec<String>,
+    /// Where packets are unwrapped.
+    pub decap: DecapHook,
+}
+
+/// The interfaces towards the pods.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorkloadConfig {
+    /// Names, `*` standing for any rest.
+    pub interfaces: Vec<Pattern>,
+}
+
+impl Default for WorkloadConfig {
+    fn default() -> Self {
+        Self { interfaces: vec![Pattern::from("cali*")] }
+    }
+}
+
+impl WorkloadConfig {
+    /// Whether `interface` leads to a pod.
+    #[must_use]
+    pub fn matches(&self, interface: &str) -> bool {
+        self.interfaces.iter().any(|pattern| pattern.matches(interface))
+    }
+}
+
+/// Where pods live.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RoutesConfig {
+    /// Pod CIDRs and the nodes that carry them.
+    #[serde(rename = "static")]
+    pub fixed: Vec<StaticRoute>,
+    /// What else there is to say of a node.
+    pub nodes: Vec<NodeExtras>,
+}
+
+/// A pod CIDR and the node that carries it.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct StaticRoute {
+    /// The block, or a borrowed address as a /32.
+    pub cidr: Cidr,
+    /// The node's underlay address.
+    pub node: Ipv4Addr,
+}
+
+/// What else there is to say of a node.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeExtras {
+    /// The node's underlay address.
+    pub node: Ipv4Addr,
+    /// Inner sources it may use besides its pod CIDRs.
+    #[serde(default)]
+    pub extra_sources: Vec<Cidr>,
+}
+
+/// The directory for pins.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct BpffsDir(pub PathBuf);
+
+impl Default for BpffsDir {
+    fn default() -> Self {
+        Self(PathBuf::from("/sys/fs/bpf/tunless"))
+    }
+}
+
+impl AsRef<Path> for BpffsDir {
+    fn as_ref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl fmt::Display for BpffsDir {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.display().fmt(f)
+    }
+}

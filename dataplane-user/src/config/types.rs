@@ -1,0 +1,229 @@
+//! The values of single keys.
+
+use std::{fmt, str::FromStr};
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// With or without the kernel's tunl0. `accelerate` (beside it) will be the second.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Our own tunnel device and routes; no tunl0.
+    #[default]
+    Replace,
+}
+
+/// What becomes of packets whose inner source is a proven lie.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Spoof {
+    /// Dropped and counted.
+    #[default]
+    Drop,
+    /// Unwrapped for the kernel's rules to judge: for clusters where blocks move
+    /// faster than routes.
+    Stack,
+}
+
+/// Whether packets may skip the stack.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fastpath {
+    /// Never: netfilter sees every packet.
+    #[default]
+    Off,
+    /// Always, for known pods: `NetworkPolicy` and Services never see them.
+    Trusted,
+}
+
+impl Fastpath {
+    /// As it is written in the file.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Trusted => "trusted",
+        }
+    }
+}
+
+/// Where packets are unwrapped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DecapHook {
+    /// XDP where the driver is native and supports metadata, else TC.
+    #[default]
+    Auto,
+    /// TC ingress.
+    Tc,
+    /// XDP, delivery by TC ingress.
+    Xdp,
+}
+
+/// MTU of the tunnel device, bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Mtu {
+    /// The smallest of the underlay's, less the outer header.
+    #[default]
+    Auto,
+    /// This much.
+    Bytes(u32),
+}
+
+/// Smallest MTU an IPv4 interface may have (RFC 791 §3.2).
+const MIN_MTU: u64 = 68;
+/// Largest inner packet an outer header can carry.
+const MAX_MTU: u64 = 65_515;
+
+impl<'de> Deserialize<'de> for Mtu {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Mtu;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "`auto` or a number of bytes from {MIN_MTU} to {MAX_MTU}")
+            }
+
+            fn visit_u64<E: de::Error>(self, bytes: u64) -> Result<Mtu, E> {
+                u32::try_from(bytes)
+                    .ok()
+                    .filter(|_| (MIN_MTU..=MAX_MTU).contains(&bytes))
+                    .map(Mtu::Bytes)
+                    .ok_or_else(|| E::invalid_value(de::Unexpected::Unsigned(bytes), &self))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Mtu, E> {
+                match text {
+                    "auto" => Ok(Mtu::Auto),
+                    _ => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
+                }
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl Serialize for Mtu {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str("auto"),
+            Self::Bytes(bytes) => serializer.serialize_u32(*bytes),
+        }
+    }
+}
+
+/// An IPv4 prefix without host bits: `10.20.42.0/26`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Cidr(pub Ipv4Net);
+
+impl FromStr for Cidr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let net: Ipv4Net = text.parse().map_err(|_| {
+            format!("`{text}` is no IPv4 prefix; write one like 10.20.42.0/26 or 10.20.42.7/32")
+        })?;
+        if net.addr() != net.network() {
+            return Err(format!(
+                "`{text}` has bits set behind its prefix length; did you mean {}?",
+                net.trunc()
+            ));
+        }
+        Ok(Self(net))
+    }
+}
+
+impl<'de> Deserialize<'de> for Cidr {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // A visitor of its own, so that an error carries this very key's position.
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Cidr;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an IPv4 prefix like 10.20.42.0/26")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Cidr, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_str(Visitor)
+    }
+}
+
+impl Serialize for Cidr {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// An interface name in which a trailing `*` stands for any rest.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(transparent)]
+pub struct Pattern(String);
+
+impl From<&str> for Pattern {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl Pattern {
+    /// Whether it stands for `name`.
+    #[must_use]
+    pub fn matches(&self, name: &str) -> bool {
+        match self.0.strip_suffix('*') {
+            Some(prefix) => name.starts_with(prefix),
+            None => name == self.0,
+        }
+    }
+
+    /// Whether it would stand for every interface, the underlay's included.
+    #[must_use]
+    pub fn is_everything(&self) -> bool {
+        self.0 == "*" || self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_have_no_host_bits() {
+        assert!("10.20.42.0/26".parse::<Cidr>().is_ok());
+        assert!("10.20.42.31/32".parse::<Cidr>().is_ok());
+        let error = "10.20.42.1/26".parse::<Cidr>().unwrap_err();
+        assert!(error.contains("did you mean 10.20.42.0/26"), "{error}");
+        for bad in ["10.20.42.0", "10.20.42.0/33", "fd00::/64", "", "10.20.42/24"] {
+            assert!(bad.parse::<Cidr>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn patterns_match_by_prefix() {
+        assert!(Pattern::from("cali*").matches("cali0123456789a"));
+        assert!(!Pattern::from("cali*").matches("eth0"));
+        assert!(Pattern::from("eth0").matches("eth0"));
+        assert!(!Pattern::from("eth0").matches("eth01"));
+    }
+
+    #[test]
+    fn mtu_is_auto_or_bytes() {
+        let parse = |text: &str| serde_yaml::from_str::<Mtu>(text);
+        assert_eq!(parse("auto").unwrap(), Mtu::Auto);
+        assert_eq!(parse("1480").unwrap(), Mtu::Bytes(1480));
+        for bad in ["67", "65516", "big", "-1", "1.5"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+}
