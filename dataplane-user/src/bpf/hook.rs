@@ -1,0 +1,53 @@
+//! The four places where a program of ours sits.
+
+use aya::programs::TcAttachType;
+
+/// A program and the kind of hook it belongs on.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Hook {
+    /// `encap_pod` on a pod's interface.
+    EncapPod,
+    /// `encap_host` on the tunnel device.
+    EncapHost,
+    /// `decap_tc` on an underlay interface.
+    DecapTc,
+    /// `decap_xdp` on an underlay interface.
+    DecapXdp,
+}
+
+impl Hook {
+    /// All of them. Order of attachment: the wire's side first, so that a packet
+    /// a peer answers at once finds its way in.
+    pub const ALL: [Self; 4] = [Self::DecapTc, Self::DecapXdp, Self::EncapHost, Self::EncapPod];
+
+    /// The program's name in the object and in pins.
+    #[must_use]
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::EncapPod => "encap_pod",
+            Self::EncapHost => "encap_host",
+            Self::DecapTc => "decap_tc",
+            Self::DecapXdp => "decap_xdp",
+        }
+    }
+
+    /// The hook, for people.
+    #[must_use]
+    pub const fn place(self) -> &'static str {
+        match self {
+            Self::EncapPod | Self::DecapTc => "tc ingress",
+            Self::EncapHost => "tc egress",
+            Self::DecapXdp => "xdp",
+        }
+    }
+
+    /// The direction on TC; `None` for XDP.
+    #[must_use]
+    pub const fn tc(self) -> Option<TcAttachType> {
+        match self {
+            Self::EncapPod | Self::DecapTc => Some(TcAttachType::Ingress),
+            Self::EncapHost => Some(TcAttachType::Egress),
+            Self::DecapXdp => None,
+        }
+    }
+}

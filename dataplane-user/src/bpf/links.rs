@@ -1,0 +1,131 @@
+//! Links: what is attached where.
+//!
+//! A pinned link keeps its program on the hook whatever becomes of us. Whether
+//! it still does is read from the kernel each time: an interface may be gone,
+//! and others may detach a link without asking.
+
+use std::{
+    ffi::CString,
+    fs, io,
+    os::{
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+};
+
+use anyhow::{Context as _, Result};
+
+use super::{Hook, Pins};
+
+/// A program on an interface.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Attachment {
+    /// Which program, and so which hook.
+    pub hook: Hook,
+    /// The interface.
+    pub ifindex: u32,
+}
+
+/// A pinned link as the kernel sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AttachedLink {
+    /// The program in it.
+    pub program_id: u32,
+    /// Whether it is on its interface; a severed link has none.
+    pub is_live: bool,
+}
+
+/// All pinned links.
+///
+/// # Errors
+/// If the directory or a pin cannot be read.
+pub fn list(pins: &Pins) -> Result<Vec<(Attachment, AttachedLink)>> {
+    let directory = pins.links();
+    let entries = match fs::read_dir(&directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.with_context(|| directory.display().to_string())?,
+    };
+    let mut links = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        let Some(attachment) = parse_name(&path) else { continue };
+        links.push((attachment, look(&path, attachment.ifindex)?));
+    }
+    links.sort_unstable_by_key(|(attachment, _)| *attachment);
+    Ok(links)
+}
+
+fn parse_name(path: &Path) -> Option<Attachment> {
+    let (program, ifindex) = path.file_name()?.to_str()?.rsplit_once('_')?;
+    let hook = Hook::ALL.into_iter().find(|hook| hook.program() == program)?;
+    Some(Attachment { hook, ifindex: ifindex.parse().ok()? })
+}
+
+/// Looks at a pinned link. The kernel tells program and interface in the
+/// descriptor's fdinfo (`kernel/bpf/tcx.c`, `net/core/dev.c`), where reading
+/// needs no privilege beyond opening the pin; `BPF_PROG_QUERY` by aya would ask
+/// for `CAP_SYS_ADMIN`.
+fn look(pin: &Path, ifindex: u32) -> Result<AttachedLink> {
+    let descriptor = open(pin).with_context(|| format!("opening {}", pin.display()))?;
+    let path = format!("/proc/self/fdinfo/{}", descriptor.as_raw_fd());
+    let fdinfo = fs::read_to_string(&path).context(path)?;
+    let field = |name: &str| -> Option<u32> {
+        fdinfo.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+    };
+    Ok(AttachedLink {
+        program_id: field("prog_id:").unwrap_or(0),
+        is_live: field("ifindex:") == Some(ifindex),
+    })
+}
+
+/// Opens a pinned object (`bpf(2)`, `BPF_OBJ_GET`). aya opens links, too, but
+/// keeps the descriptor to itself.
+fn open(pin: &Path) -> io::Result<OwnedFd> {
+    const BPF_OBJ_GET: libc::c_int = 7;
+
+    /// The part of `union bpf_attr` (`linux/bpf.h`) that this command reads.
+    #[repr(C)]
+    struct Attributes {
+        path: u64,
+        descriptor: u32,
+        flags: u32,
+    }
+
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let attributes = Attributes { path: path.as_ptr() as u64, descriptor: 0, flags: 0 };
+    // SAFETY: `attributes` and the path it points to outlive the call, and its
+    // size is passed along.
+    let descriptor = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_OBJ_GET,
+            &raw const attributes,
+            size_of::<Attributes>() as libc::c_uint,
+        )
+    };
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let descriptor = i32::try_from(descriptor).map_err(io::Error::other)?;
+    // SAFETY: the kernel just gave it to us and to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_say_program_and_interface() {
+        for hook in Hook::ALL {
+            let attachment = Attachment { hook, ifindex: 17 };
+            let pin = Pins::new("/sys/fs/bpf/t".as_ref()).link(hook, 17);
+            assert_eq!(parse_name(&pin), Some(attachment));
+            assert!(!pin.file_name().unwrap().to_str().unwrap().contains('.'));
+        }
+        for other in ["encap_pod", "encap_pod_x", "nothing_3", "3"] {
+            assert_eq!(parse_name(other.as_ref()), None);
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! The maps, opened by their pins. The daemon and the CLI use the same way in.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use aya::maps::{
+    Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, PerCpuHashMap,
+};
+use dataplane_common::{
+    Counter, Endpoint, Ipv4Be, Node, NodeCounter, Reason, Route, State,
+    layout::{MAX_ENDPOINTS, MAX_NODES, MAX_ROUTES},
+};
+
+use super::Pins;
+
+/// Every map of ours.
+pub struct Maps {
+    /// Prefix → node.
+    pub routes: LpmTrie<MapData, Ipv4Be, Route>,
+    /// Node IP → the way there.
+    pub nodes: HashMap<MapData, Ipv4Be, Node>,
+    /// Pod IP → its interface.
+    pub endpoints: HashMap<MapData, Ipv4Be, Endpoint>,
+    /// Reason → packets, bytes.
+    pub counters: PerCpuArray<MapData, Counter>,
+    /// Node IP → packets, bytes.
+    pub node_counters: PerCpuHashMap<MapData, Ipv4Be, NodeCounter>,
+    /// The daemon's word.
+    pub state: Array<MapData, State>,
+}
+
+/// How a map has to look for our programs and our handles to read it rightly.
+struct Layout {
+    name: &'static str,
+    kind: MapType,
+    key: usize,
+    value: usize,
+    entries: usize,
+}
+
+const LPM_KEY: usize = size_of::<u32>() + size_of::<Ipv4Be>();
+
+const LAYOUTS: [Layout; 6] = {
+    const fn map(
+        name: &'static str,
+        kind: MapType,
+        key: usize,
+        value: usize,
+        entries: usize,
+    ) -> Layout {
+        Layout { name, kind, key, value, entries }
+    }
+    let address = size_of::<Ipv4Be>();
+    let index = size_of::<u32>();
+    [
+        map("ROUTES", MapType::LpmTrie, LPM_KEY, size_of::<Route>(), MAX_ROUTES),
+        map("NODES", MapType::Hash, address, size_of::<Node>(), MAX_NODES),
+        map("ENDPOINTS", MapType::Hash, address, size_of::<Endpoint>(), MAX_ENDPOINTS),
+        map("COUNTERS", MapType::PerCpuArray, index, size_of::<Counter>(), Reason::COUNT),
+        map("NODE_COUNTERS", MapType::PerCpuHash, address, size_of::<NodeCounter>(), MAX_NODES),
+        map("STATE", MapType::Array, index, size_of::<State>(), 1),
+    ]
+};
+
+impl Maps {
+    /// Names of all pinned maps.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        LAYOUTS.iter().map(|layout| layout.name)
+    }
+
+    /// Compares every pin that exists with the layout we were built for.
+    ///
+    /// aya reuses whatever is pinned; a larger value than ours would have the
+    /// kernel write past our buffers.
+    ///
+    /// # Errors
+    /// If one differs.
+    pub fn check_pins(pins: &Pins) -> Result<()> {
+        for layout in &LAYOUTS {
+            let path = pins.map(layout.name);
+            if !path.exists() {
+                continue;
+            }
+            let info = MapInfo::from_pin(&path).with_context(|| path.display().to_string())?;
+            let same = info.map_type()? == layout.kind
+                && info.key_size() as usize == layout.key
+                && info.value_size() as usize == layout.value
+                && info.max_entries() as usize == layout.entries;
+            if !same {
+                bail!(
+                    "the map pinned at {} is not as this version lays it out; \
+                     `tunless detach` removes it",
+                    path.display()
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens all maps.
+    ///
+    /// # Errors
+    /// If a pin is missing or differs from what we were built for.
+    pub fn open(pins: &Pins) -> Result<Self> {
+        Self::check_pins(pins)?;
+        let open = |name: &str| {
+            let path = pins.map(name);
+            MapData::from_pin(&path).with_context(|| format!("opening {}", path.display()))
+        };
+        Ok(Self {
+            routes: Map::LpmTrie(open("ROUTES")?).try_into()?,
+            nodes: Map::HashMap(open("NODES")?).try_into()?,
+            endpoints: Map::HashMap(open("ENDPOINTS")?).try_into()?,
+            counters: Map::PerCpuArray(open("COUNTERS")?).try_into()?,
+            node_counters: Map::PerCpuHashMap(open("NODE_COUNTERS")?).try_into()?,
+            state: Map::Array(open("STATE")?).try_into()?,
+        })
+    }
+
+    /// A reason's counter, all CPUs together.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn counter(&self, reason: Reason) -> Result<Counter> {
+        let mut sum = Counter::default();
+        for cpu in self.counters.get(&(reason as u32), 0)?.iter() {
+            add(&mut sum, cpu);
+        }
+        Ok(sum)
+    }
+
+    /// Sets all reason counters and all node counters to zero.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn flush_counters(&mut self) -> Result<()> {
+        let cpus = aya::util::nr_cpus().map_err(|(what, error)| anyhow::anyhow!("{what}: {error}"))?;
+        for index in 0..Reason::COUNT as u32 {
+            let zero = aya::maps::PerCpuValues::try_from(vec![Counter::default(); cpus])?;
+            self.counters.set(index, zero, 0)?;
+        }
+        let nodes: Vec<Ipv4Be> = self.node_counters.keys().collect::<Result<_, _>>()?;
+        for node in nodes {
+            let zero = aya::maps::PerCpuValues::try_from(vec![NodeCounter::default(); cpus])?;
+            self.node_counters.insert(node, zero, 0)?;
+        }
+        Ok(())
+    }
+
+    /// What went to and came from `node`, all CPUs together; `None` if nobody counts for it.
+    #[must_use]
+    pub fn node_counter(&self, node: Ipv4Be) -> Option<NodeCounter> {
+        let mut sum = NodeCounter::default();
+        for cpu in self.node_counters.get(&node, 0).ok()?.iter() {
+            add(&mut sum.encap, &cpu.encap);
+            add(&mut sum.decap, &cpu.decap);
+            sum.last_seen = sum.last_seen.max(cpu.last_seen);
+        }
+        Some(sum)
+    }
+
+    /// The daemon's word.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn state(&self) -> Result<State> {
+        Ok(self.state.get(&0, 0)?)
+    }
+}
+
+fn add(sum: &mut Counter, more: &Counter) {
+    sum.packets += more.packets;
+    sum.bytes += more.bytes;
+}
+
+/// Writes to a map, again if the kernel is briefly out of memory.
+///
+/// LPM updates fail with ENOMEM on healthy hosts (kernel 6.18), and an update
+/// that is not repeated is a pod that cannot be reached.
+///
+/// # Errors
+/// The last refusal.
+pub fn insist(mut write: impl FnMut() -> Result<(), MapError>) -> Result<(), MapError> {
+    let mut pause = Duration::from_millis(1);
+    loop {
+        match write() {
+            Err(error) if is_out_of_memory(&error) && pause < Duration::from_millis(100) => {
+                std::thread::sleep(pause);
+                pause *= 4;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+fn is_out_of_memory(error: &MapError) -> bool {
+    matches!(error, MapError::SyscallError(error)
+        if error.io_error.raw_os_error() == Some(libc::ENOMEM))
+}

@@ -1,0 +1,15 @@
+//! Programs, maps and links in the kernel, and their pins.
+
+pub mod hook;
+pub mod links;
+pub mod maps;
+pub mod pins;
+pub mod programs;
+
+pub use self::{
+    hook::Hook,
+    links::{AttachedLink, Attachment},
+    maps::Maps,
+    pins::Pins,
+    programs::Programs,
+};

@@ -1,0 +1,190 @@
+//! The loaded programs and how they get onto their hooks.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{
+        Program, ProgramError, SchedClassifier, Xdp, XdpMode,
+        links::{FdLink, PinnedLink},
+        tc::{SchedClassifierLink, TcAttachOptions},
+        xdp::XdpLink,
+    },
+};
+use aya_log::EbpfLogger;
+use dataplane_common::Settings;
+use nix::net::if_::if_nametoindex;
+
+use super::{Attachment, Hook, Maps, Pins, pins};
+use crate::object;
+
+/// How often what the programs logged is printed. A full ring loses lines,
+/// never packets.
+const LOG_INTERVAL: Duration = Duration::from_millis(200);
+
+/// `Settings` as the loader takes it.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Global(#[expect(dead_code, reason = "read by the kernel")] Settings);
+
+// SAFETY: transparent over `Settings`, which is plain.
+unsafe impl aya::Pod for Global {}
+
+/// The object with its settings baked in, its programs verified and loaded.
+pub struct Programs {
+    ebpf: Ebpf,
+    settings: Settings,
+    logs_spoofs: bool,
+}
+
+impl Programs {
+    /// Loads the programs onto the pinned maps, making those that are missing.
+    ///
+    /// # Errors
+    /// If pinned maps differ, or the verifier refuses a program: then with the
+    /// verifier's last words.
+    pub fn load(pins: &Pins, settings: Settings, logs_spoofs: bool) -> Result<Self> {
+        Maps::check_pins(pins)?;
+        let paths: Vec<_> = Maps::names().map(|name| (name, pins.map(name))).collect();
+        let global = Global(settings);
+        // aya-log's levels: 0 is silence, 2 lets warnings through.
+        let level: u8 = if logs_spoofs { 2 } else { 0 };
+        let mut loader = EbpfLoader::new();
+        loader
+            .override_global("SETTINGS", &global, true)
+            .override_global(aya_log::LEVEL, &level, true);
+        for (name, path) in &paths {
+            loader.map_pin_path(name, path);
+        }
+        let mut ebpf = loader.load(object::DATAPLANE).context("loading the eBPF object")?;
+        for (_, path) in &paths {
+            pins::restrict(path)?;
+        }
+        for (name, program) in ebpf.programs_mut() {
+            match program {
+                Program::SchedClassifier(program) => program.load(),
+                Program::Xdp(program) => program.load(),
+                _ => continue,
+            }
+            .with_context(|| format!("loading the program {name}"))?;
+        }
+        if logs_spoofs {
+            print_logs(&mut ebpf)?;
+        }
+        Ok(Self { ebpf, settings, logs_spoofs })
+    }
+
+    /// Whether these are the programs for that.
+    #[must_use]
+    pub fn are_for(&self, settings: &Settings, logs_spoofs: bool) -> bool {
+        self.settings == *settings && self.logs_spoofs == logs_spoofs
+    }
+
+    /// The kernel's number for the program of `hook`.
+    ///
+    /// # Errors
+    /// If the kernel refuses to tell.
+    pub fn id(&self, hook: Hook) -> Result<u32> {
+        let program = self.ebpf.program(hook.program()).context("no such program")?;
+        Ok(program.info()?.id())
+    }
+
+    /// Puts the program into the pinned link, in place; no packet meets an
+    /// empty hook. A severed link (its interface is gone, somebody detached it)
+    /// is replaced by a new one.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn take_over(&mut self, pins: &Pins, at: Attachment, interface: &str) -> Result<()> {
+        let pin = pins.link(at.hook, at.ifindex);
+        let link = FdLink::from(
+            PinnedLink::from_pin(&pin).with_context(|| pin.display().to_string())?,
+        );
+        let outcome = match at.hook.tc() {
+            Some(_) => {
+                let link = SchedClassifierLink::try_from(link)?;
+                self.tc(at.hook)?.attach_to_link(link).map(|_| ())
+            }
+            None => {
+                let link = XdpLink::try_from(link)?;
+                self.xdp()?.attach_to_link(link).map(|_| ())
+            }
+        };
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(error) if is_severed(&error) => {
+                fs::remove_file(&pin).with_context(|| format!("removing {}", pin.display()))?;
+                self.attach(pins, at, interface)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Attaches the program anew and pins its link.
+    ///
+    /// # Errors
+    /// If the kernel refuses, or the interface has been replaced by another of
+    /// the same name meanwhile.
+    pub fn attach(&mut self, pins: &Pins, at: Attachment, interface: &str) -> Result<()> {
+        let link = match at.hook.tc() {
+            Some(direction) => {
+                let program = self.tc(at.hook)?;
+                // Always by name of the mechanism: left alone, aya goes by kernel version.
+                let options = TcAttachOptions::TcxOrder(aya::programs::LinkOrder::default());
+                let id = program.attach_with_options(interface, direction, options)?;
+                FdLink::try_from(program.take_link(id)?)?
+            }
+            None => {
+                let program = self.xdp()?;
+                let id = program.attach_to_if_index(at.ifindex, XdpMode::Driver)?;
+                // Without a link the kernel would keep the program for ever.
+                FdLink::try_from(program.take_link(id)?)?
+            }
+        };
+        if if_nametoindex(interface).ok() != Some(at.ifindex) {
+            bail!("{interface} was replaced meanwhile; the new one is next");
+        }
+        let pin = pins.link(at.hook, at.ifindex);
+        link.pin(&pin).with_context(|| format!("pinning {}", pin.display()))?;
+        pins::restrict(&pin)
+    }
+
+    fn tc(&mut self, hook: Hook) -> Result<&mut SchedClassifier> {
+        let program = self.ebpf.program_mut(hook.program()).context("no such program")?;
+        Ok(program.try_into()?)
+    }
+
+    fn xdp(&mut self) -> Result<&mut Xdp> {
+        let program =
+            self.ebpf.program_mut(Hook::DecapXdp.program()).context("no such program")?;
+        Ok(program.try_into()?)
+    }
+}
+
+/// Takes a program off its hook and its link out of the pins.
+///
+/// # Errors
+/// If the pin cannot be removed.
+pub fn detach(pins: &Pins, at: Attachment) -> Result<()> {
+    let pin = pins.link(at.hook, at.ifindex);
+    fs::remove_file(&pin).with_context(|| format!("removing {}", pin.display()))
+}
+
+/// `ENOLINK`: the link is there, its interface is not.
+fn is_severed(error: &ProgramError) -> bool {
+    matches!(error, ProgramError::SyscallError(error)
+        if error.io_error.raw_os_error() == Some(libc::ENOLINK))
+}
+
+/// Prints what the programs log, as long as this object is loaded.
+fn print_logs(ebpf: &mut Ebpf) -> Result<()> {
+    let mut logger = EbpfLogger::init(ebpf).context("opening the programs' log")?;
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(LOG_INTERVAL).await;
+            logger.flush();
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,168 @@
+//! The tunnel device: where the stack hands us packets for remote pods and gets
+//! unwrapped ones back.
+//!
+//! It plays tunl0's part, so that rp_filter, `src`, MASQUERADE and `-i` rules
+//! behave as with tunl0. It is a veth pair without ARP: [`TUNNEL`] has the
+//! routes and the program on its egress. What gets past a missing program
+//! arrives at [`TUNNEL_PEER`] with another interface's MAC and is dropped there
+//! (`PACKET_OTHERHOST`): nothing plain ever reaches the wire.
+
+use std::{fs, net::Ipv4Addr};
+
+use anyhow::{Context as _, Result, bail};
+use ipnet::Ipv4Net;
+use netlink_packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute};
+use rtnetlink::{AddressMessageBuilder, LinkUnspec, LinkVeth};
+
+use super::{Host, Kernel, errno, explain};
+
+/// The tunnel device's name.
+pub const TUNNEL: &str = "tunless0";
+/// The name of its other end.
+pub const TUNNEL_PEER: &str = "tunless0-peer";
+/// Says whose the device is; one without it is not ours to touch.
+pub const TUNNEL_ALIAS: &str = "tunless tunnel device";
+
+/// How the tunnel device should be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TunnelDevice {
+    /// Its MTU, bytes.
+    pub mtu: u32,
+    /// Its address; `None`: it has none.
+    pub address: Option<Ipv4Addr>,
+}
+
+impl Kernel {
+    /// Makes the device, or mends what differs. Returns whether anything changed.
+    ///
+    /// # Errors
+    /// If a device of that name is not ours, or the kernel refuses.
+    pub async fn ensure_tunnel(&self, host: &Host, wanted: TunnelDevice) -> Result<bool> {
+        let Some((ifindex, link)) = host.link(TUNNEL) else {
+            self.create_tunnel(wanted).await.with_context(|| format!("making {TUNNEL}"))?;
+            return Ok(true);
+        };
+        if link.alias.as_deref() != Some(TUNNEL_ALIAS) {
+            bail!(
+                "there is an interface {TUNNEL} that tunless did not make; rename or remove it \
+                 (`ip link show {TUNNEL}`)"
+            );
+        }
+        let mut changed = false;
+        if link.mtu != wanted.mtu || !link.is_up || link.does_arp {
+            self.set_up(ifindex, wanted.mtu).await.with_context(|| format!("mending {TUNNEL}"))?;
+            changed = true;
+        }
+        if let Some((peer, link)) = host.link(TUNNEL_PEER)
+            && (!link.is_up || link.does_arp || link.mtu != wanted.mtu)
+        {
+            self.set_up(peer, wanted.mtu)
+                .await
+                .with_context(|| format!("mending {TUNNEL_PEER}"))?;
+            changed = true;
+        }
+        Ok(changed | self.ensure_address(host, ifindex, wanted.address).await?)
+    }
+
+    /// Removes the device, its other end and, by the kernel, its addresses and
+    /// routes. Returns whether there was one of ours.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn delete_tunnel(&self, host: &Host) -> Result<bool> {
+        match host.link(TUNNEL) {
+            Some((ifindex, link)) if link.alias.as_deref() == Some(TUNNEL_ALIAS) => {
+                self.handle
+                    .link()
+                    .del(ifindex)
+                    .execute()
+                    .await
+                    .map_err(explain)
+                    .with_context(|| format!("removing {TUNNEL}"))?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    async fn create_tunnel(&self, wanted: TunnelDevice) -> Result<()> {
+        // IPv6 would send router solicitations into the tunnel.
+        let no_ipv6 = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![
+            AfSpecInet6::AddrGenMode(In6AddrGenMode::None),
+        ])]);
+        let request = LinkVeth::new(TUNNEL, TUNNEL_PEER)
+            .append_extra_attribute(no_ipv6.clone())
+            .build();
+        self.handle.link().add(request).execute().await.map_err(explain)?;
+        let host = self.look().await?;
+        let find = |name| host.link(name).map(|(index, _)| index).context("it vanished at once");
+        let (tunnel, peer) = (find(TUNNEL)?, find(TUNNEL_PEER)?);
+        for ifindex in [tunnel, peer] {
+            let message = LinkUnspec::new_with_index(ifindex)
+                .append_extra_attribute(no_ipv6.clone())
+                .alias(TUNNEL_ALIAS)
+                .build();
+            // A kernel without IPv6 refuses the first attribute and needs it not.
+            if self.handle.link().set(message).execute().await.is_err() {
+                let message = LinkUnspec::new_with_index(ifindex)
+                    .alias(TUNNEL_ALIAS)
+                    .build();
+                self.handle.link().set(message).execute().await.map_err(explain)?;
+            }
+            self.set_up(ifindex, wanted.mtu).await?;
+        }
+        // What reaches the other end goes no further, even if it were addressed to it.
+        let forwarding = format!("/proc/sys/net/ipv4/conf/{TUNNEL_PEER}/forwarding");
+        if let Err(error) = fs::write(&forwarding, "0") {
+            tracing::debug!("{forwarding}: {error}");
+        }
+        self.ensure_address(&host, tunnel, wanted.address).await?;
+        Ok(())
+    }
+
+    async fn set_up(&self, ifindex: u32, mtu: u32) -> Result<()> {
+        let message = LinkUnspec::new_with_index(ifindex)
+            .mtu(mtu)
+            .arp(false)
+            .up()
+            .build();
+        self.handle.link().set(message).execute().await.map_err(explain)
+    }
+
+    async fn ensure_address(
+        &self,
+        host: &Host,
+        ifindex: u32,
+        wanted: Option<Ipv4Addr>,
+    ) -> Result<bool> {
+        let present: Vec<Ipv4Net> =
+            host.addresses.iter().filter(|(owner, _)| *owner == ifindex).map(|(_, a)| *a).collect();
+        let mut changed = false;
+        if let Some(address) = wanted
+            && !present.iter().any(|net| net.addr() == address)
+        {
+            self.handle
+                .address()
+                .add(ifindex, address.into(), 32)
+                .execute()
+                .await
+                .map_err(explain)
+                .with_context(|| format!("giving {TUNNEL} the address {address}"))?;
+            changed = true;
+        }
+        for net in present.iter().filter(|net| Some(net.addr()) != wanted) {
+            let message = AddressMessageBuilder::<Ipv4Addr>::new()
+                .index(ifindex)
+                .address(net.addr(), net.prefix_len())
+                .build();
+            match self.handle.address().del(message).execute().await {
+                Err(error) if errno(&error) != Some(libc::EADDRNOTAVAIL) => {
+                    return Err(explain(error))
+                        .with_context(|| format!("taking the address {net} from {TUNNEL}"));
+                }
+                _ => changed = true,
+            }
+        }
+        Ok(changed)
+    }
+}

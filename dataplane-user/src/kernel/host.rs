@@ -1,0 +1,84 @@
+//! What we know of the host, as plain values.
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use dataplane_common::Mac;
+use ipnet::Ipv4Net;
+
+/// One consistent-enough look at the kernel. A change in between raises an
+/// event, and with it another look.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Host {
+    /// By interface index.
+    pub links: BTreeMap<u32, Link>,
+    /// (interface index, address with its prefix).
+    pub addresses: Vec<(u32, Ipv4Net)>,
+    /// The main table.
+    pub routes: Vec<KernelRoute>,
+    /// By interface index and address.
+    pub neighbours: BTreeMap<(u32, Ipv4Addr), Neighbour>,
+}
+
+/// An interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its name.
+    pub name: String,
+    /// Its `ifalias`.
+    pub alias: Option<String>,
+    /// Its MAC; zero where there is none.
+    pub mac: Mac,
+    /// Its MTU, bytes.
+    pub mtu: u32,
+    /// Administratively up.
+    pub is_up: bool,
+    /// `IFF_NOARP` is not set.
+    pub does_arp: bool,
+    /// What kind of virtual interface it is: `veth`, `bond`, `vlan`; `None` for hardware.
+    pub kind: Option<String>,
+    /// The XDP program on it.
+    pub xdp_program: Option<u32>,
+}
+
+/// A route of the main table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelRoute {
+    /// Its prefix.
+    pub destination: Ipv4Net,
+    /// Out of which interface; `None` for blackholes and multipath routes.
+    pub ifindex: Option<u32>,
+    /// The next hop, if it is not the destination itself.
+    pub gateway: Option<Ipv4Addr>,
+    /// The source the host itself uses.
+    pub source: Option<Ipv4Addr>,
+    /// Bytes, if the route has an MTU of its own.
+    pub mtu: Option<u32>,
+    /// Who made it (rtnetlink's `RTPROT_*`).
+    pub protocol: u8,
+}
+
+/// A neighbour that can be sent to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Its MAC.
+    pub mac: Mac,
+    /// The kernel has not heard of it for a while, and asks again when it is used.
+    pub is_stale: bool,
+}
+
+impl Host {
+    /// The interface called `name`.
+    #[must_use]
+    pub fn link(&self, name: &str) -> Option<(u32, &Link)> {
+        self.links.iter().find(|(_, link)| link.name == name).map(|(index, link)| (*index, link))
+    }
+
+    /// The interface that has `address`.
+    #[must_use]
+    pub fn owner(&self, address: Ipv4Addr) -> Option<u32> {
+        self.addresses
+            .iter()
+            .find(|(_, assigned)| assigned.addr() == address)
+            .map(|(ifindex, _)| *ifindex)
+    }
+}

@@ -1,0 +1,56 @@
+//! The kernel's network state, by rtnetlink: watched, read whole, changed.
+//!
+//! Everything here acts in the network namespace the process is in.
+
+mod device;
+mod events;
+mod host;
+mod path;
+mod routes;
+mod snapshot;
+
+use anyhow::{Context as _, Result};
+use rtnetlink::Handle;
+
+pub use self::{
+    device::{TUNNEL, TUNNEL_ALIAS, TUNNEL_PEER, TunnelDevice},
+    events::Events,
+    host::{Host, KernelRoute, Link, Neighbour},
+    path::Path,
+    routes::{PROTOCOL, TunnelRoute},
+};
+
+/// A connection for requests.
+#[derive(Clone)]
+pub struct Kernel {
+    handle: Handle,
+}
+
+impl Kernel {
+    /// Connects; the connection runs as a task of the current runtime.
+    ///
+    /// # Errors
+    /// If there is no netlink socket to be had.
+    pub fn connect() -> Result<Self> {
+        let (connection, handle, _) =
+            rtnetlink::new_connection().context("no netlink socket to be had")?;
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+}
+
+/// The kernel's error number of a refused request.
+fn errno(error: &rtnetlink::Error) -> Option<i32> {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => message.code.map(|code| -code.get()),
+        _ => None,
+    }
+}
+
+/// A refused request in the kernel's own words.
+fn explain(error: rtnetlink::Error) -> anyhow::Error {
+    match errno(&error) {
+        Some(number) => std::io::Error::from_raw_os_error(number).into(),
+        None => error.into(),
+    }
+}

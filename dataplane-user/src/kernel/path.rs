@@ -1,0 +1,48 @@
+//! The way to a node, as the kernel would send.
+
+use std::net::Ipv4Addr;
+
+use futures::TryStreamExt as _;
+use netlink_packet_route::route::{RouteAddress, RouteAttribute};
+use rtnetlink::RouteMessageBuilder;
+
+use super::{Kernel, snapshot};
+
+/// The way to a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Path {
+    /// Out of which interface.
+    pub ifindex: u32,
+    /// The neighbour to send to: the gateway, or the node itself.
+    pub next_hop: Ipv4Addr,
+    /// The source the kernel would choose.
+    pub source: Option<Ipv4Addr>,
+    /// The route's MTU or the path MTU learnt so far, bytes; `None`: the interface's.
+    pub mtu: Option<u32>,
+}
+
+impl Kernel {
+    /// What `ip route get` says; `None` if there is no way.
+    pub async fn path(&self, node: Ipv4Addr) -> Option<Path> {
+        let mut request = self
+            .handle
+            .route()
+            .get(RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(node, 32).build());
+        request.message_mut().header.table = 0;
+        let mut answers = std::pin::pin!(request.execute());
+        let message = answers.try_next().await.ok()??;
+        let mut path = Path { ifindex: 0, next_hop: node, source: None, mtu: None };
+        for attribute in &message.attributes {
+            match attribute {
+                RouteAttribute::Oif(ifindex) => path.ifindex = *ifindex,
+                RouteAttribute::Gateway(RouteAddress::Inet(address)) => path.next_hop = *address,
+                RouteAttribute::PrefSource(RouteAddress::Inet(address)) => {
+                    path.source = Some(*address);
+                }
+                RouteAttribute::Metrics(metrics) => path.mtu = snapshot::mtu(metrics),
+                _ => {}
+            }
+        }
+        (path.ifindex != 0).then_some(path)
+    }
+}

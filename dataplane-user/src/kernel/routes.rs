@@ -1,0 +1,85 @@
+//! Our routes to remote pod CIDRs, over the tunnel device.
+
+use std::net::Ipv4Addr;
+
+use anyhow::{Result, bail};
+use ipnet::Ipv4Net;
+use netlink_packet_route::route::{
+    RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
+};
+use rtnetlink::RouteMessageBuilder;
+
+use super::{Kernel, errno, explain};
+
+/// The number routes of ours carry (`t`, free in iproute2's `rt_protos`), so
+/// that we know them from everybody else's.
+pub const PROTOCOL: u8 = b't';
+
+/// `10.20.42.0/26 dev tunless0 src 10.20.105.192 mtu 1480`
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TunnelRoute {
+    /// The tunnel device.
+    pub ifindex: u32,
+    /// The host's own source towards these pods; `None`: as the kernel chooses.
+    pub source: Option<Ipv4Addr>,
+    /// Where the node takes less than the device, bytes.
+    pub mtu: Option<u32>,
+}
+
+impl Kernel {
+    /// Makes the route. Somebody else's for the same prefix is left alone.
+    ///
+    /// # Errors
+    /// If there is such a route, or the kernel refuses ours.
+    pub async fn add_route(&self, destination: Ipv4Net, route: &TunnelRoute) -> Result<()> {
+        match self.handle.route().add(message(destination, route)).execute().await {
+            Ok(()) => Ok(()),
+            Err(error) if errno(&error) == Some(libc::EEXIST) => bail!(
+                "the kernel already has a route to {destination} that is not ours; remove it \
+                 (`ip route show {destination}`) or take the CIDR out of the configuration"
+            ),
+            Err(error) => Err(explain(error)),
+        }
+    }
+
+    /// Replaces a route of ours in place; no packet finds it missing.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn replace_route(&self, destination: Ipv4Net, route: &TunnelRoute) -> Result<()> {
+        self.handle
+            .route()
+            .add(message(destination, route))
+            .replace()
+            .execute()
+            .await
+            .map_err(explain)
+    }
+
+    /// Removes the route; that it is gone already is fine.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn delete_route(&self, destination: Ipv4Net, ifindex: u32) -> Result<()> {
+        let route = TunnelRoute { ifindex, source: None, mtu: None };
+        match self.handle.route().del(message(destination, &route)).execute().await {
+            Err(error) if errno(&error) != Some(libc::ESRCH) => Err(explain(error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn message(destination: Ipv4Net, route: &TunnelRoute) -> RouteMessage {
+    let mut builder = RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(destination.addr(), destination.prefix_len())
+        .output_interface(route.ifindex)
+        .protocol(RouteProtocol::from(PROTOCOL))
+        .scope(RouteScope::Link);
+    if let Some(source) = route.source {
+        builder = builder.pref_source(source);
+    }
+    if let Some(mtu) = route.mtu {
+        builder.get_mut().attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
+    }
+    builder.build()
+}

@@ -1,0 +1,168 @@
+//! Reading the kernel's state whole.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use anyhow::{Context as _, Result};
+use dataplane_common::Mac;
+use futures::TryStreamExt as _;
+use ipnet::Ipv4Net;
+use netlink_packet_route::{
+    AddressFamily,
+    address::AddressAttribute,
+    link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp},
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric},
+};
+use rtnetlink::RouteMessageBuilder;
+
+use super::{Host, Kernel, KernelRoute, Link, Neighbour, explain};
+
+impl Kernel {
+    /// Looks at everything we care about.
+    ///
+    /// # Errors
+    /// If the kernel refuses a dump.
+    pub async fn look(&self) -> Result<Host> {
+        let mut host = Host::default();
+
+        let mut links = std::pin::pin!(self.handle.link().get().execute());
+        while let Some(message) =
+            links.try_next().await.map_err(explain).context("reading interfaces")?
+        {
+            host.links.insert(message.header.index, link(message));
+        }
+
+        let mut addresses = std::pin::pin!(self.handle.address().get().execute());
+        while let Some(message) =
+            addresses.try_next().await.map_err(explain).context("reading addresses")?
+        {
+            let prefix_len = message.header.prefix_len;
+            for attribute in &message.attributes {
+                if let AddressAttribute::Local(IpAddr::V4(address)) = attribute
+                    && let Ok(net) = Ipv4Net::new(*address, prefix_len)
+                {
+                    host.addresses.push((message.header.index, net));
+                }
+            }
+        }
+
+        let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let mut routes = std::pin::pin!(self.handle.route().get(all).execute());
+        while let Some(message) =
+            routes.try_next().await.map_err(explain).context("reading routes")?
+        {
+            host.routes.extend(route(&message));
+        }
+
+        let mut neighbours = std::pin::pin!(
+            self.handle.neighbours().get().set_address_family(AddressFamily::Inet).execute()
+        );
+        while let Some(message) =
+            neighbours.try_next().await.map_err(explain).context("reading neighbours")?
+        {
+            host.neighbours.extend(neighbour(&message));
+        }
+        Ok(host)
+    }
+}
+
+fn link(message: LinkMessage) -> Link {
+    let mut link = Link {
+        name: String::new(),
+        alias: None,
+        mac: Mac::default(),
+        mtu: 0,
+        is_up: message.header.flags.contains(LinkFlags::Up),
+        does_arp: !message.header.flags.contains(LinkFlags::Noarp),
+        kind: None,
+        xdp_program: None,
+    };
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::Address(octets) => link.mac = mac(&octets),
+            LinkAttribute::LinkInfo(infos) => {
+                for info in infos {
+                    if let LinkInfo::Kind(kind) = info {
+                        link.kind = Some(kind.to_string());
+                    }
+                }
+            }
+            LinkAttribute::Xdp(parts) => {
+                for part in parts {
+                    if let LinkXdp::ProgId(id) = part {
+                        link.xdp_program = Some(id);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    link
+}
+
+/// A route of the main table, else `None`.
+fn route(message: &RouteMessage) -> Option<KernelRoute> {
+    let mut destination = Ipv4Addr::UNSPECIFIED;
+    let mut table = u32::from(message.header.table);
+    let mut route = KernelRoute {
+        destination: Ipv4Net::default(),
+        ifindex: None,
+        gateway: None,
+        source: None,
+        mtu: None,
+        protocol: message.header.protocol.into(),
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = *address,
+            RouteAttribute::Gateway(RouteAddress::Inet(address)) => route.gateway = Some(*address),
+            RouteAttribute::PrefSource(RouteAddress::Inet(address)) => {
+                route.source = Some(*address);
+            }
+            RouteAttribute::Oif(ifindex) => route.ifindex = Some(*ifindex),
+            RouteAttribute::Table(id) => table = *id,
+            RouteAttribute::Metrics(metrics) => route.mtu = mtu(metrics),
+            _ => {}
+        }
+    }
+    route.destination =
+        Ipv4Net::new(destination, message.header.destination_prefix_length).ok()?;
+    (table == u32::from(RouteHeader::RT_TABLE_MAIN)).then_some(route)
+}
+
+/// The MTU among a route's metrics, bytes.
+pub(super) fn mtu(metrics: &[RouteMetric]) -> Option<u32> {
+    metrics.iter().find_map(|metric| match metric {
+        RouteMetric::Mtu(bytes) => Some(*bytes),
+        _ => None,
+    })
+}
+
+/// A neighbour that can be sent to (the kernel's `NUD_VALID`), else `None`.
+fn neighbour(message: &NeighbourMessage) -> Option<((u32, Ipv4Addr), Neighbour)> {
+    let is_stale = match message.header.state {
+        NeighbourState::Stale => true,
+        NeighbourState::Reachable
+        | NeighbourState::Delay
+        | NeighbourState::Probe
+        | NeighbourState::Permanent => false,
+        _ => return None,
+    };
+    let mut address = None;
+    let mut lladdr = Mac::default();
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => address = Some(*ip),
+            NeighbourAttribute::LinkLayerAddress(octets) => lladdr = mac(octets),
+            _ => {}
+        }
+    }
+    Some(((message.header.ifindex, address?), Neighbour { mac: lladdr, is_stale }))
+}
+
+fn mac(octets: &[u8]) -> Mac {
+    <[u8; 6]>::try_from(octets).map(Mac::from).unwrap_or_default()
+}

@@ -1,0 +1,68 @@
+//! `ENDPOINTS`: pod IP → its interface.
+
+use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
+
+use anyhow::Result;
+use aya::maps::MapError;
+use dataplane_common::{Endpoint, Ipv4Be, Mac};
+
+use super::Table;
+use crate::{
+    bpf::{Maps, maps::insist},
+    clock,
+};
+
+/// The `ENDPOINTS` map.
+pub struct Endpoints<'a>(pub &'a mut Maps);
+
+/// What an endpoint should be; the generation is the table's own business.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LocalPod {
+    /// Its interface on the host.
+    pub ifindex: u32,
+    /// Its MAC; zero until resolved.
+    pub pod: Mac,
+    /// The host interface's MAC.
+    pub host: Mac,
+}
+
+impl From<Endpoint> for LocalPod {
+    fn from(endpoint: Endpoint) -> Self {
+        Self { ifindex: endpoint.ifindex, pod: endpoint.pod, host: endpoint.host }
+    }
+}
+
+impl Table for Endpoints<'_> {
+    type Key = Ipv4Addr;
+    type Value = LocalPod;
+    const NAME: &'static str = "endpoint";
+
+    async fn actual(&mut self) -> Result<BTreeMap<Ipv4Addr, LocalPod>> {
+        let entries = self.0.endpoints.iter();
+        entries.map(|e| e.map(|(k, v)| (k.into(), v.into())).map_err(Into::into)).collect()
+    }
+
+    async fn upsert(&mut self, address: &Ipv4Addr, pod: &LocalPod) -> Result<()> {
+        // The same interface keeps its generation (a MAC was resolved); another
+        // one gets a number no earlier owner of the address had.
+        let generation = match self.0.endpoints.get(&Ipv4Be::from(*address), 0) {
+            Ok(known) if known.ifindex == pod.ifindex => known.generation,
+            _ => generation(clock::monotonic()),
+        };
+        let endpoint =
+            Endpoint { ifindex: pod.ifindex, generation, pod: pod.pod, host: pod.host };
+        Ok(insist(|| self.0.endpoints.insert(Ipv4Be::from(*address), endpoint, 0))?)
+    }
+
+    async fn delete(&mut self, address: &Ipv4Addr) -> Result<()> {
+        match self.0.endpoints.remove(&Ipv4Be::from(*address)) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Milliseconds since boot: larger with every new owner, also across restarts.
+fn generation(now: Duration) -> u32 {
+    (now.as_millis() & u128::from(u32::MAX)) as u32
+}

@@ -1,0 +1,40 @@
+//! `NODE_COUNTERS`: we make the entries, the programs count in them.
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use anyhow::{Result, anyhow};
+use aya::{
+    maps::{MapError, PerCpuValues},
+    util::nr_cpus,
+};
+use dataplane_common::{Ipv4Be, NodeCounter};
+
+use super::Table;
+use crate::bpf::Maps;
+
+/// The `NODE_COUNTERS` map. Figures are not ours to compare: an entry is there or not.
+pub struct NodeCounters<'a>(pub &'a mut Maps);
+
+impl Table for NodeCounters<'_> {
+    type Key = Ipv4Addr;
+    type Value = ();
+    const NAME: &'static str = "node counter";
+
+    async fn actual(&mut self) -> Result<BTreeMap<Ipv4Addr, ()>> {
+        let keys = self.0.node_counters.keys();
+        keys.map(|key| key.map(|key| (key.into(), ())).map_err(Into::into)).collect()
+    }
+
+    async fn upsert(&mut self, address: &Ipv4Addr, (): &()) -> Result<()> {
+        let cpus = nr_cpus().map_err(|(file, error)| anyhow!("{file}: {error}"))?;
+        let zero = PerCpuValues::try_from(vec![NodeCounter::default(); cpus])?;
+        Ok(self.0.node_counters.insert(Ipv4Be::from(*address), zero, 0)?)
+    }
+
+    async fn delete(&mut self, address: &Ipv4Addr) -> Result<()> {
+        match self.0.node_counters.remove(&Ipv4Be::from(*address)) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

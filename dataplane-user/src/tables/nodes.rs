@@ -1,0 +1,34 @@
+//! `NODES`: node IP → the way there.
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
+
+use anyhow::Result;
+use aya::maps::MapError;
+use dataplane_common::{Ipv4Be, Node};
+
+use super::Table;
+use crate::bpf::{Maps, maps::insist};
+
+/// The `NODES` map.
+pub struct Nodes<'a>(pub &'a mut Maps);
+
+impl Table for Nodes<'_> {
+    type Key = Ipv4Addr;
+    type Value = Node;
+    const NAME: &'static str = "node";
+
+    async fn actual(&mut self) -> Result<BTreeMap<Ipv4Addr, Node>> {
+        self.0.nodes.iter().map(|entry| entry.map(|(k, v)| (k.into(), v)).map_err(Into::into)).collect()
+    }
+
+    async fn upsert(&mut self, address: &Ipv4Addr, node: &Node) -> Result<()> {
+        Ok(insist(|| self.0.nodes.insert(Ipv4Be::from(*address), *node, 0))?)
+    }
+
+    async fn delete(&mut self, address: &Ipv4Addr) -> Result<()> {
+        match self.0.nodes.remove(&Ipv4Be::from(*address)) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
