@@ -10,7 +10,10 @@ mod handover;
 mod unwrap;
 
 use aya_ebpf::programs::{TcContext, XdpContext};
-use dataplane_common::{Ipv4Be, Reason, Verdict, ipv4::OUTER_LENGTH};
+use dataplane_common::{
+    Ipv4Be, Reason, Verdict,
+    ipv4::{OUTER_LENGTH, Room},
+};
 
 use crate::{
     TcExit, kernel,
@@ -29,8 +32,8 @@ pub fn tc(ctx: &TcContext) -> TcExit {
         return Err(Reason::NotForHost);
     }
     let length = kernel::length(ctx) - ETHERNET as u32;
-    let available = (kernel::gso_size(ctx) == 0).then_some(length);
-    let checked = check::all(ctx, frame, &outer, available)?;
+    let room = if kernel::gso_size(ctx) == 0 { Room::bytes(length) } else { Room::UNKNOWN };
+    let checked = check::all(ctx, frame, &outer, room)?;
     unwrap::tc(ctx, &checked)?;
     deliver::deliver(ctx, &checked.inner, outer.source, checked.suspicion)
 }
@@ -55,7 +58,7 @@ pub fn xdp(ctx: &XdpContext) -> Option<Reason> {
     let outer = check::ipip(frame, false).ok()?;
     let ethernet: Ethernet = frame.read(0)?;
     let length = frame.length() - ETHERNET as u32;
-    let checked = match check::all(ctx, frame, &outer, Some(length)) {
+    let checked = match check::all(ctx, frame, &outer, Room::bytes(length)) {
         Ok(checked) if checked.suspicion.is_none() => checked,
         Err(reason) if reason.verdict() == Verdict::Dropped => return Some(reason),
         _ => return None,
