@@ -6,13 +6,15 @@
 //! | [`world`] | the addresses and map entries all tables share |
 //! | [`prog`] | the object in the kernel: runs, counters |
 //! | [`case`] | a row of a table, and the runner |
-//! | [`live`] | the programs attached, for what a test run cannot show |
+//! | [`faults`]  | the programs attached, for what a test run cannot show |
 //! | [`model`] | what the programs ought to do, written from the design |
 //! | [`netns`], [`wire`] | a namespace with interfaces, raw sockets on them |
 //! | [`hex`] | frames side by side |
 
 #[path = "support/case.rs"]
 pub mod case;
+#[path = "support/faults.rs"]
+pub mod faults;
 #[path = "support/hex.rs"]
 pub mod hex;
 #[path = "support/netns.rs"]

@@ -189,7 +189,8 @@ impl Case {
             let _ = writeln!(wrong, "{}", hex::difference(&self.out, &ran.packet));
         }
         if ran.metadata != self.metadata {
-            let _ = writeln!(wrong, "metadata {:02x?}, expected {:02x?}", ran.metadata, self.metadata);
+            let _ =
+                writeln!(wrong, "metadata {:02x?}, expected {:02x?}", ran.metadata, self.metadata);
         }
         wrong += &difference(counters, &self.counts, &self.nodes);
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
@@ -227,7 +228,10 @@ pub fn difference(
         let seen = (node.last_seen != 0) == (expected.decap.packets != 0);
         expected.last_seen = node.last_seen;
         if *node != expected || !seen {
-            let _ = writeln!(wrong, "node {address} {node:?}\nexpected {expected:?}, seen rightly: {seen}");
+            let _ = writeln!(
+                wrong,
+                "node {address} {node:?}\nexpected {expected:?}, seen rightly: {seen}"
+            );
         }
     }
     wrong

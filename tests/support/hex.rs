@@ -13,7 +13,9 @@ pub fn difference(expected: &[u8], actual: &[u8]) -> String {
     for start in (0..expected.len().max(actual.len())).step_by(16) {
         let line = |bytes: &[u8]| {
             (start..start + 16)
-                .map(|i| bytes.get(i).map_or_else(|| " --".to_string(), |byte| format!(" {byte:02x}")))
+                .map(|i| {
+                    bytes.get(i).map_or_else(|| " --".to_string(), |byte| format!(" {byte:02x}"))
+                })
                 .collect::<String>()
         };
         let (want, got) = (line(expected), line(actual));

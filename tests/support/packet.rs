@@ -166,6 +166,13 @@ impl Frame {
         self.edit(n, change)
     }
 
+    /// Without its first IPv4 header: what decapsulation makes of it.
+    #[must_use]
+    pub fn unwrapped(mut self) -> Self {
+        self.ip.remove(0);
+        self
+    }
+
     /// Time to live.
     #[must_use]
     pub fn ttl(self, ttl: u8) -> Self {
@@ -306,8 +313,12 @@ impl Frame {
             Transport::None | Transport::Raw { .. } => Vec::new(),
             Transport::Udp { from: source, to: destination } => {
                 let length = (UdpHeader::LEN + self.payload.len()) as u16;
-                let mut header =
-                    UdpHeader { source_port: source, destination_port: destination, length, checksum: 0 };
+                let mut header = UdpHeader {
+                    source_port: source,
+                    destination_port: destination,
+                    length,
+                    checksum: 0,
+                };
                 header.checksum = header
                     .calc_checksum_ipv4_raw(from, to, &self.payload)
                     .expect("the payload fits a datagram");

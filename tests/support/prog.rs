@@ -10,7 +10,9 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, TestRun, TestRunOptions,
-    maps::{HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues, lpm_trie::Key},
+    maps::{
+        HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues, lpm_trie::Key,
+    },
     programs::{Program as AyaProgram, ProgramError, SchedClassifier, Xdp},
     util::nr_cpus,
 };
@@ -269,7 +271,9 @@ impl Loaded {
         };
         out.truncate(ran.data_size_out as usize);
         let metadata = match program {
-            Program::DecapXdp => u32::from_ne_bytes([ctx_out[0], ctx_out[1], ctx_out[2], ctx_out[3]]),
+            Program::DecapXdp => {
+                u32::from_ne_bytes([ctx_out[0], ctx_out[1], ctx_out[2], ctx_out[3]])
+            }
             _ => 0,
         };
         let packet = out.split_off(metadata as usize);

@@ -59,9 +59,8 @@ impl Wire {
     #[must_use]
     pub fn open(name: &str) -> Self {
         let every = (libc::ETH_P_ALL as u16).to_be();
-        let socket =
-            Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(i32::from(every))))
-                .expect("a packet socket can be opened: these tests run as root");
+        let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(i32::from(every))))
+            .expect("a packet socket can be opened: these tests run as root");
         let index = nix::net::if_::if_nametoindex(name).expect("the interface exists");
         let mut storage = SockAddrStorage::zeroed();
         // SAFETY: sockaddr_ll is what an AF_PACKET address is.
@@ -96,7 +95,11 @@ impl Wire {
         let bytes = [&shape.header(), frame].concat();
         let sent = (&self.socket).write(&bytes);
         assert_eq!(
-            sent.unwrap_or_else(|error| panic!("sending {} bytes on {}: {error}", frame.len(), self.name)),
+            sent.unwrap_or_else(|error| panic!(
+                "sending {} bytes on {}: {error}",
+                frame.len(),
+                self.name
+            )),
             bytes.len()
         );
     }

@@ -118,8 +118,8 @@ pub fn entries() -> Vec<Entry> {
         route(BORROWED, 32, NODE3, 0),
         route(EXTRA_SOURCE, 32, NODE2, Route::SOURCE_ONLY),
         // Martian sources must not depend on there being no route.
-        route(Ipv4Addr::new(127, 0, 0, 0), 8, NODE2, 0),
-        route(Ipv4Addr::new(224, 0, 0, 0), 3, NODE2, 0),
+        route(Ipv4Addr::new(127, 0, 0, 0), 8, NODE2, Route::SOURCE_ONLY),
+        route(Ipv4Addr::new(224, 0, 0, 0), 3, NODE2, Route::SOURCE_ONLY),
         route(NODE1, 32, NODE1, Route::LOCAL),
         route(TUNNEL_ADDRESS, 32, NODE1, Route::LOCAL),
         route(POD, 32, NODE1, Route::LOCAL),
