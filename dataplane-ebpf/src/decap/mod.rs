@@ -20,13 +20,15 @@ use crate::{
     packet::{ETHERNET, Ethernet, Frame},
 };
 
+const BOTH_HEADERS: u32 = (ETHERNET + 2 * OUTER_LENGTH) as u32;
+
 /// From the NIC (TC ingress): wrapped, or unwrapped and vouched for by [`xdp`].
 #[inline(always)]
 pub fn tc(ctx: &TcContext) -> TcExit {
     if let Some(node) = handover::read(ctx) {
         return verified(ctx, node);
     }
-    let frame = linear(ctx);
+    let frame = Frame::linear(ctx, BOTH_HEADERS);
     let outer = check::ipip(frame, kernel::has_vlan_tag(ctx))?;
     if !kernel::is_for_host(ctx) {
         return Err(Reason::NotForHost);
@@ -44,7 +46,7 @@ fn verified(ctx: &TcContext, node: Ipv4Be) -> TcExit {
     if !kernel::is_for_host(ctx) {
         return Err(Reason::NotForHost);
     }
-    let inner = linear(ctx).read(ETHERNET).ok_or(Reason::InnerTruncated)?;
+    let inner = Frame::linear(ctx, BOTH_HEADERS).read(ETHERNET).ok_or(Reason::InnerTruncated)?;
     deliver::deliver(ctx, &inner, node, None)
 }
 
@@ -68,17 +70,4 @@ pub fn xdp(ctx: &XdpContext) -> Option<Reason> {
     }
     handover::sign(ctx, outer.source);
     Some(Reason::XdpUnwrapped)
-}
-
-/// The frame with both IP headers readable. They all but always are; a driver
-/// may leave them in a page.
-#[inline(always)]
-fn linear(ctx: &TcContext) -> Frame {
-    const WANTED: u32 = (ETHERNET + 2 * OUTER_LENGTH) as u32;
-    let frame = Frame::of_tc(ctx);
-    if frame.length() >= WANTED || frame.length() == kernel::length(ctx) {
-        return frame;
-    }
-    kernel::pull(ctx, WANTED.min(kernel::length(ctx)));
-    Frame::of_tc(ctx)
 }
