@@ -13,6 +13,8 @@
 
 #[path = "support/case.rs"]
 pub mod case;
+#[path = "support/decap.rs"]
+pub mod decap;
 #[path = "support/faults.rs"]
 pub mod faults;
 #[path = "support/hex.rs"]
