@@ -1,1 +1,31 @@
-//! Support for the integration tests.
+//! Support for the packet tables in `prog_*.rs`.
+//!
+//! | module | has |
+//! |---|---|
+//! | [`packet`] | a fluent builder of frames |
+//! | [`world`] | the addresses and map entries all tables share |
+//! | [`prog`] | the object in the kernel: runs, counters |
+//! | [`case`] | a row of a table, and the runner |
+//! | [`faults`]  | the programs attached, for what a test run cannot show |
+//! | [`model`] | what the programs ought to do, written from the design |
+//! | [`netns`], [`wire`] | a namespace with interfaces, raw sockets on them |
+//! | [`hex`] | frames side by side |
+
+#[path = "support/case.rs"]
+pub mod case;
+#[path = "support/decap.rs"]
+pub mod decap;
+#[path = "support/faults.rs"]
+pub mod faults;
+#[path = "support/hex.rs"]
+pub mod hex;
+#[path = "support/netns.rs"]
+pub mod netns;
+#[path = "support/packet.rs"]
+pub mod packet;
+#[path = "support/prog.rs"]
+pub mod prog;
+#[path = "support/wire.rs"]
+pub mod wire;
+#[path = "support/world.rs"]
+pub mod world;

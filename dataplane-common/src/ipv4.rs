@@ -181,16 +181,57 @@ impl Ipv4Header {
     }
 }
 
+/// How many bytes a header's total length may speak of.
+///
+/// Not an `Option<u32>`: the number in a `None` is undefined, LLVM copies it
+/// all the same, and the verifier refuses to read what nobody wrote.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Room(u32);
+
+impl Room {
+    /// Of a GSO packet, whose length field says nothing: 64 KiB and more wrap,
+    /// BIG TCP writes 0.
+    pub const UNKNOWN: Self = Self(u32::MAX);
+
+    /// There are this many bytes from the header on.
+    #[inline(always)]
+    #[must_use]
+    pub const fn bytes(bytes: u32) -> Self {
+        Self(bytes)
+    }
+
+    /// Whether a header whose total length is `length` leaves room for at
+    /// least `least` bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn holds(self, least: u32, length: u32) -> bool {
+        self.0 == Self::UNKNOWN.0 || (least <= length && length <= self.0)
+    }
+
+    /// What is left of a packet of `length` bytes behind its header without options.
+    #[inline(always)]
+    #[must_use]
+    pub const fn behind_header(self, length: u32) -> Self {
+        if self.0 == Self::UNKNOWN.0 { self } else { Self(length - OUTER_LENGTH as u32) }
+    }
+
+    /// Whether that is enough for a header without options.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_header(self) -> bool {
+        self.0 >= OUTER_LENGTH as u32
+    }
+}
+
 /// Judges an outer header before anything behind it is believed.
 ///
-/// We run before `ip_rcv`, so what it would check is checked here. `available`
-/// is how many bytes of IP packet the frame holds (with padding, if any), or
-/// `None` for a GSO packet, whose length field says nothing.
+/// We run before `ip_rcv`, so what it would check is checked here. `room` is
+/// what the frame holds, with padding, if any.
 ///
 /// # Errors
 /// The reason for which the packet is left to the stack as it is.
 #[inline(always)]
-pub const fn check_outer(outer: &Ipv4Header, available: Option<u32>) -> Result<(), Reason> {
+pub const fn check_outer(outer: &Ipv4Header, room: Room) -> Result<(), Reason> {
     if !outer.is_ipv4() {
         return Err(Reason::OuterBadHeader);
     }
@@ -203,18 +244,13 @@ pub const fn check_outer(outer: &Ipv4Header, available: Option<u32>) -> Result<(
     if outer.is_fragment() {
         return Err(Reason::OuterFragment);
     }
-    match available {
-        Some(available)
-            if outer.total_length() < OUTER_LENGTH as u32 || outer.total_length() > available =>
-        {
-            Err(Reason::OuterBadLength)
-        }
-        _ => Ok(()),
+    if !room.holds(OUTER_LENGTH as u32, outer.total_length()) {
+        return Err(Reason::OuterBadLength);
     }
+    Ok(())
 }
 
-/// Judges an inner header. `available` is how many bytes the outer header says
-/// it carries, or `None` for a GSO packet.
+/// Judges an inner header. `room` is what the outer header says it carries.
 ///
 /// A header with options keeps its checksum unjudged: such a packet always
 /// takes the stack path, where `ip_rcv` judges it.
@@ -222,17 +258,12 @@ pub const fn check_outer(outer: &Ipv4Header, available: Option<u32>) -> Result<(
 /// # Errors
 /// The reason for which the packet is left to the stack as it is.
 #[inline(always)]
-pub const fn check_inner(inner: &Ipv4Header, available: Option<u32>) -> Result<(), Reason> {
+pub const fn check_inner(inner: &Ipv4Header, room: Room) -> Result<(), Reason> {
     if !inner.is_ipv4() {
         return Err(Reason::InnerBadHeader);
     }
-    match available {
-        Some(available)
-            if inner.total_length() < inner.header_length() || inner.total_length() > available =>
-        {
-            return Err(Reason::InnerBadLength);
-        }
-        _ => {}
+    if !room.holds(inner.header_length(), inner.total_length()) {
+        return Err(Reason::InnerBadLength);
     }
     if !inner.has_options() && !inner.checksum_is_right() {
         return Err(Reason::InnerBadChecksum);

@@ -7,6 +7,8 @@ use aya_ebpf::programs::{TcContext, XdpContext};
 use dataplane_common::{Handover, Mac, ipv4::Ipv4Header};
 use network_types::eth::{EthHdr, EtherType};
 
+use crate::kernel;
+
 /// Length of an Ethernet header, bytes.
 pub const ETHERNET: usize = EthHdr::LEN;
 
@@ -99,6 +101,19 @@ impl Frame {
     #[inline(always)]
     pub fn of_tc(ctx: &TcContext) -> Self {
         Self { start: ctx.data(), end: ctx.data_end() }
+    }
+
+    /// As [`Frame::of_tc`], with the first `wanted` bytes readable as far as
+    /// there are so many. They all but always are; a driver may leave headers
+    /// in a page.
+    #[inline(always)]
+    pub fn linear(ctx: &TcContext, wanted: u32) -> Self {
+        let frame = Self::of_tc(ctx);
+        if frame.length() >= wanted || frame.length() == kernel::length(ctx) {
+            return frame;
+        }
+        kernel::pull(ctx, wanted.min(kernel::length(ctx)));
+        Self::of_tc(ctx)
     }
 
     /// The metadata in front of an skb's Ethernet header.

@@ -4,7 +4,7 @@ use aya_ebpf::EbpfContext;
 use aya_log_ebpf::warn;
 use dataplane_common::{
     Ipv4Be, Reason, ecn,
-    ipv4::{self, Ipv4Header, OUTER_LENGTH, PROTOCOL_IPIP},
+    ipv4::{self, Ipv4Header, OUTER_LENGTH, PROTOCOL_IPIP, Room},
     source::{self, Source},
 };
 
@@ -37,15 +37,15 @@ pub fn ipip(frame: Frame, has_vlan_tag: bool) -> Result<Ipv4Header, Reason> {
     Ok(outer)
 }
 
-/// `available`: bytes from the outer header to the end of the frame, `None` for GSO.
+/// `room`: from the outer header to the end of the frame.
 #[inline(always)]
 pub fn all(
     ctx: &impl EbpfContext,
     frame: Frame,
     outer: &Ipv4Header,
-    available: Option<u32>,
+    room: Room,
 ) -> Result<Checked, Reason> {
-    ipv4::check_outer(outer, available)?;
+    ipv4::check_outer(outer, room)?;
     if { outer.destination } != settings::node() {
         return Err(Reason::OtherDestination);
     }
@@ -54,8 +54,8 @@ pub fn all(
     }
 
     // The outer length, not the frame's: padding is not ours to deliver.
-    let carried = available.map(|_| outer.total_length() - OUTER_LENGTH as u32);
-    if carried.is_some_and(|carried| carried < OUTER_LENGTH as u32) {
+    let carried = room.behind_header(outer.total_length());
+    if !carried.has_header() {
         return Err(Reason::InnerTruncated);
     }
     let inner: Ipv4Header =

@@ -18,7 +18,12 @@ pub fn deliver(
     node: Ipv4Be,
     suspicion: Option<Reason>,
 ) -> TcExit {
-    count::decap(node, kernel::length(ctx) - ETHERNET as u32);
+    // Padding is not the node's. Of a GSO packet the length field says nothing.
+    let bytes = match kernel::gso_size(ctx) {
+        0 => inner.total_length(),
+        _ => kernel::length(ctx) - ETHERNET as u32,
+    };
+    count::decap(node, bytes);
     let way = match suspicion {
         Some(reason) => Err(reason),
         None => local_pod(inner),

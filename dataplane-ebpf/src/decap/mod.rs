@@ -10,12 +10,17 @@ mod handover;
 mod unwrap;
 
 use aya_ebpf::programs::{TcContext, XdpContext};
-use dataplane_common::{Ipv4Be, Reason, Verdict, ipv4::OUTER_LENGTH};
+use dataplane_common::{
+    Ipv4Be, Reason, Verdict,
+    ipv4::{OUTER_LENGTH, Room},
+};
 
 use crate::{
     TcExit, kernel,
     packet::{ETHERNET, Ethernet, Frame},
 };
+
+const BOTH_HEADERS: u32 = (ETHERNET + 2 * OUTER_LENGTH) as u32;
 
 /// From the NIC (TC ingress): wrapped, or unwrapped and vouched for by [`xdp`].
 #[inline(always)]
@@ -23,14 +28,14 @@ pub fn tc(ctx: &TcContext) -> TcExit {
     if let Some(node) = handover::read(ctx) {
         return verified(ctx, node);
     }
-    let frame = linear(ctx);
+    let frame = Frame::linear(ctx, BOTH_HEADERS);
     let outer = check::ipip(frame, kernel::has_vlan_tag(ctx))?;
     if !kernel::is_for_host(ctx) {
         return Err(Reason::NotForHost);
     }
     let length = kernel::length(ctx) - ETHERNET as u32;
-    let available = (kernel::gso_size(ctx) == 0).then_some(length);
-    let checked = check::all(ctx, frame, &outer, available)?;
+    let room = if kernel::gso_size(ctx) == 0 { Room::bytes(length) } else { Room::UNKNOWN };
+    let checked = check::all(ctx, frame, &outer, room)?;
     unwrap::tc(ctx, &checked)?;
     deliver::deliver(ctx, &checked.inner, outer.source, checked.suspicion)
 }
@@ -41,7 +46,7 @@ fn verified(ctx: &TcContext, node: Ipv4Be) -> TcExit {
     if !kernel::is_for_host(ctx) {
         return Err(Reason::NotForHost);
     }
-    let inner = linear(ctx).read(ETHERNET).ok_or(Reason::InnerTruncated)?;
+    let inner = Frame::linear(ctx, BOTH_HEADERS).read(ETHERNET).ok_or(Reason::InnerTruncated)?;
     deliver::deliver(ctx, &inner, node, None)
 }
 
@@ -55,7 +60,7 @@ pub fn xdp(ctx: &XdpContext) -> Option<Reason> {
     let outer = check::ipip(frame, false).ok()?;
     let ethernet: Ethernet = frame.read(0)?;
     let length = frame.length() - ETHERNET as u32;
-    let checked = match check::all(ctx, frame, &outer, Some(length)) {
+    let checked = match check::all(ctx, frame, &outer, Room::bytes(length)) {
         Ok(checked) if checked.suspicion.is_none() => checked,
         Err(reason) if reason.verdict() == Verdict::Dropped => return Some(reason),
         _ => return None,
@@ -65,17 +70,4 @@ pub fn xdp(ctx: &XdpContext) -> Option<Reason> {
     }
     handover::sign(ctx, outer.source);
     Some(Reason::XdpUnwrapped)
-}
-
-/// The frame with both IP headers readable. They all but always are; a driver
-/// may leave them in a page.
-#[inline(always)]
-fn linear(ctx: &TcContext) -> Frame {
-    const WANTED: u32 = (ETHERNET + 2 * OUTER_LENGTH) as u32;
-    let frame = Frame::of_tc(ctx);
-    if frame.length() >= WANTED || frame.length() == kernel::length(ctx) {
-        return frame;
-    }
-    kernel::pull(ctx, WANTED.min(kernel::length(ctx)));
-    Frame::of_tc(ctx)
 }

@@ -15,7 +15,7 @@ use crate::{
 
 const UDP_HEADER: u32 = 8;
 /// Where TCP keeps data offset and flags, bytes into its header (RFC 9293 §3.1).
-const TCP_OFFSET_AND_FLAGS: usize = 12;
+const TCP_OFFSET_AND_FLAGS: u32 = 12;
 
 /// What the following steps need to know of the packet.
 pub struct Inner {
@@ -32,7 +32,8 @@ pub struct Inner {
 /// whose header cannot be, goes no further.
 #[inline(always)]
 pub fn parse(ctx: &TcContext, reasons: &Reasons) -> Result<Inner, Reason> {
-    let frame = linear(ctx);
+    // IP and TCP headers without options.
+    let frame = Frame::linear(ctx, (ETHERNET + OUTER_LENGTH + 20) as u32);
     let ethernet: Ethernet = frame.read(0).ok_or(reasons.truncated)?;
     if !ethernet.is_ipv4() || kernel::has_vlan_tag(ctx) {
         return Err(reasons.not_ipv4);
@@ -50,9 +51,15 @@ pub fn parse(ctx: &TcContext, reasons: &Reasons) -> Result<Inner, Reason> {
         return Err(reasons.bad_header);
     }
 
-    let transport = ETHERNET + header.header_length() as usize;
     let tcp = if header.protocol == PROTOCOL_TCP && !header.is_fragment() {
-        u16::from_be(frame.read(transport + TCP_OFFSET_AND_FLAGS).ok_or(reasons.truncated)?)
+        let end = header.header_length() + TCP_OFFSET_AND_FLAGS + size_of::<u16>() as u32;
+        if length < end {
+            return Err(reasons.truncated);
+        }
+        // IP options may push it out of the linear part.
+        let end = ETHERNET as u32 + end;
+        let at = end as usize - size_of::<u16>();
+        u16::from_be(Frame::linear(ctx, end).read(at).ok_or(reasons.truncated)?)
     } else {
         0
     };
@@ -67,17 +74,4 @@ pub fn parse(ctx: &TcContext, reasons: &Reasons) -> Result<Inner, Reason> {
         Size::Segmented { headers: header.header_length() + transport_header, payload: gso_size }
     };
     Ok(Inner { header, size, length, tcp })
-}
-
-/// The frame with IP and TCP headers readable. They all but always are; a
-/// driver may leave them in a page.
-#[inline(always)]
-fn linear(ctx: &TcContext) -> Frame {
-    const WANTED: u32 = (ETHERNET + OUTER_LENGTH + 20) as u32;
-    let frame = Frame::of_tc(ctx);
-    if frame.length() >= WANTED || frame.length() == kernel::length(ctx) {
-        return frame;
-    }
-    kernel::pull(ctx, WANTED.min(kernel::length(ctx)));
-    Frame::of_tc(ctx)
 }

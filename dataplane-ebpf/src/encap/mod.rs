@@ -24,8 +24,8 @@ pub fn pod(ctx: &TcContext) -> TcExit {
     sender::owns_source(ctx, &inner)?;
     let (address, node) = node::find(&inner, &POD)?;
     let ttl = suitable::hop(&inner)?;
-    suitable::for_fast_path(&inner)?;
     suitable::fits(&inner, &node, &POD)?;
+    suitable::for_fast_path(&inner)?;
     suitable::leaves_connections_alone(&inner)?;
     push_outer::push(ctx, &inner, address, ttl, &POD)?;
     push_outer::decrement_inner_ttl(ctx);

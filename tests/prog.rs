@@ -1,0 +1,9 @@
+//! Every program on every kind of packet.
+//!
+//! One binary, so that [`prog_coverage`] sees all tables and can tell which
+//! reason has no case.
+
+mod prog_decap_tc;
+mod prog_decap_xdp;
+mod prog_encap_host;
+mod prog_encap_pod;

@@ -1,0 +1,132 @@
+//! `decap_xdp`: unwrapped before an skb exists and vouched for, dropped if a
+//! proven lie, or left as it is for `decap_tc`.
+
+use dataplane_common::{
+    Handover,
+    Reason::{EcnViolation, InnerTtlZero, XdpUnable, XdpUnwrapped},
+};
+use tunless_tests::{
+    case::{self, Case},
+    decap::{ECN, failing, honest, ip, plain, spoofs, truncated},
+    faults::{Fails, decap, fragments, in_order, options},
+    packet::{DF, EVIL, Frame, flags},
+    prog::Program,
+    world::{NODE2, ROUTER_MAC, STRANGER, TUNNEL_ADDRESS, YOUNG_POD},
+};
+
+#[test]
+fn table() {
+    case::run("decap_xdp", &cases());
+}
+
+/// Every row.
+pub fn cases() -> Vec<Case> {
+    [
+        unwrapped(),
+        congestion(),
+        left_alone(),
+        metadata(),
+        in_order(Program::DecapXdp, &plain(), &decap(Program::DecapXdp), Fails::at_xdp),
+    ]
+    .concat()
+}
+
+fn case(what: impl Into<String>, packet: &Frame) -> Case {
+    Case::new(Program::DecapXdp, what, packet)
+}
+
+/// What tells `decap_tc` that `node` sent it.
+fn proof(node: std::net::Ipv4Addr) -> Vec<u8> {
+    [Handover::MAGIC.to_ne_bytes(), node.octets()].concat()
+}
+
+/// Handed over without its outer header, otherwise untouched.
+fn handed(what: impl Into<String>, packet: &Frame) -> Case {
+    case(what, packet).handed_over(XdpUnwrapped, &packet.clone().unwrapped(), &proof(NODE2))
+}
+
+fn unwrapped() -> Vec<Case> {
+    let any_outer = plain().edit(0, |ip| (ip.id, ip.fragment, ip.ttl) = (0, DF | EVIL, 0));
+    let mut cases = vec![
+        handed("a datagram", &plain()),
+        handed("with the fast path off", &plain()).stack_path(),
+        handed("with spoofs to the stack", &plain()).spoof_to_stack(),
+        handed("whatever the outer id, DF, reserved bit and TTL", &any_outer),
+        handed("TCP", &ip().tcp(1, 2, flags::SYN).payload(9)),
+        handed("an inner header and nothing else", &ip().raw(253)),
+        handed("a full frame", &ip().raw(253).payload(1460)),
+        handed("padding", &plain().padding(6)),
+        handed("TTL 1 is for TC to judge", &plain().edit(1, |ip| ip.ttl = 1)),
+    ];
+    for address in [TUNNEL_ADDRESS, YOUNG_POD, STRANGER] {
+        cases.push(handed(format!("to {address}"), &plain().edit(1, |ip| ip.to = address)));
+    }
+    for (what, packet) in options(&plain(), 1).into_iter().chain(fragments(&plain(), 1)) {
+        cases.push(handed(what, &packet));
+    }
+    for (node, source) in honest() {
+        let packet = plain().edit(0, |ip| ip.from = node).edit(1, |ip| ip.from = source);
+        let out = packet.clone().unwrapped();
+        let case = case(format!("{source} from {node}"), &packet);
+        cases.push(case.handed_over(XdpUnwrapped, &out, &proof(node)));
+    }
+    cases
+}
+
+fn congestion() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (inner, row) in (0..).zip(ECN) {
+        for (outer, merged) in (0..).zip(row) {
+            let packet =
+                plain().edit(0, |ip| ip.tos = 0xa0 | outer).edit(1, |ip| ip.tos = 0x48 | inner);
+            let case = case(format!("ECN {outer:02b} outside, {inner:02b} inside"), &packet);
+            cases.push(match merged {
+                None => case.dropped(EcnViolation),
+                Some(merged) => {
+                    let out = packet.edit(1, |ip| ip.tos = 0x48 | merged).unwrapped();
+                    case.handed_over(XdpUnwrapped, &out, &proof(NODE2))
+                }
+            });
+        }
+    }
+    cases
+}
+
+fn left_alone() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (what, packet, fails) in failing().into_iter().chain(truncated()) {
+        cases.push(fails.at_xdp(case(what, &packet)));
+    }
+    // Not even the headers are there.
+    for length in 14..34 {
+        cases.push(case(format!("cut to {length} bytes"), &plain().cut(length)));
+    }
+    for (node, source, drop, _) in spoofs() {
+        let packet = plain().edit(0, |ip| ip.from = node).edit(1, |ip| ip.from = source);
+        let case = case(format!("{source} from {node}"), &packet);
+        cases.push(case.clone().stack_path().dropped(drop));
+        // Which of them it is, the stack's copy is counted under by TC.
+        cases.push(case.spoof_to_stack());
+    }
+    for (what, mac) in [("all", [0xff; 6]), ("many", [0x01, 0x00, 0x5e, 0, 0, 5])] {
+        cases.push(case(format!("a frame for {what}"), &plain().macs(mac, ROUTER_MAC)));
+    }
+    let dead = plain().edit(1, |ip| ip.ttl = 0);
+    cases.push(case("TTL 0", &dead).dropped(InnerTtlZero));
+    cases
+}
+
+/// Metadata of others stays behind ours; where there is no room, nothing happens.
+fn metadata() -> Vec<Case> {
+    let theirs = [0xa5; 4];
+    let both = [proof(NODE2), theirs.to_vec()].concat();
+    vec![
+        case("metadata of others", &plain()).metadata(&theirs).handed_over(
+            XdpUnwrapped,
+            &plain().unwrapped(),
+            &both,
+        ),
+        case("no room for more metadata", &plain()).metadata(&[0xa5; 248]).passed(XdpUnable),
+        case("not ours, with metadata", &ip().unwrapped().udp(1, 2)).metadata(&theirs),
+    ]
+}

@@ -1,0 +1,271 @@
+//! One row of a packet table: what goes in, what must come out, what must be
+//! counted; and the runner, which reports every row that fails, not the first.
+
+use std::{collections::BTreeMap, fmt::Write as _, net::Ipv4Addr};
+
+use dataplane_common::{Counter, Direction, NodeCounter, Reason, Settings};
+
+use super::{
+    hex,
+    netns::in_namespace,
+    packet::{ETHERNET, Frame, IPV4},
+    prog::{Action, Context, Counters, Loaded, Program, Ran},
+    world::{self, Entry},
+};
+
+/// A packet, the circumstances it meets, and what it must become.
+#[derive(Clone)]
+pub struct Case {
+    /// What is being said.
+    pub what: String,
+    program: Program,
+    fastpath: u8,
+    spoof: u8,
+    packet: Vec<u8>,
+    context: Context,
+    extra: Vec<Entry>,
+    action: Action,
+    out: Vec<u8>,
+    metadata: Vec<u8>,
+    counts: Vec<(Reason, u64)>,
+    nodes: Vec<(Ipv4Addr, Direction, u64)>,
+}
+
+impl Case {
+    /// `packet` meets `program`; fast path on, spoofs dropped, and, until the
+    /// row says otherwise, nothing happens and nothing is counted.
+    #[must_use]
+    pub fn new(program: Program, what: impl Into<String>, packet: &Frame) -> Self {
+        Self::of_bytes(program, what, packet.bytes())
+    }
+
+    /// As [`Case::new`], of raw bytes.
+    #[must_use]
+    pub fn of_bytes(program: Program, what: impl Into<String>, packet: Vec<u8>) -> Self {
+        Self {
+            what: what.into(),
+            program,
+            fastpath: Settings::TRUSTED,
+            spoof: Settings::SPOOF_DROP,
+            out: packet.clone(),
+            packet,
+            context: Context::new(program),
+            extra: Vec::new(),
+            action: Action::Pass,
+            metadata: Vec::new(),
+            counts: Vec::new(),
+            nodes: Vec::new(),
+        }
+    }
+
+    /// With the fast path off.
+    #[must_use]
+    pub fn stack_path(mut self) -> Self {
+        self.fastpath = Settings::OFF;
+        self
+    }
+
+    /// With `spoof: stack`.
+    #[must_use]
+    pub fn spoof_to_stack(mut self) -> Self {
+        self.spoof = Settings::SPOOF_STACK;
+        self
+    }
+
+    /// On another interface.
+    #[must_use]
+    pub fn on(mut self, ifindex: u32) -> Self {
+        self.context.ifindex = ifindex;
+        self
+    }
+
+    /// As a GSO packet of no known type, which the kernel refuses to grow or shrink.
+    #[must_use]
+    pub fn gso_size(mut self, gso_size: u32) -> Self {
+        self.context.gso_size = gso_size;
+        self
+    }
+
+    /// With XDP metadata in front; it stays unless the row says otherwise.
+    #[must_use]
+    pub fn metadata(mut self, metadata: &[u8]) -> Self {
+        self.context.metadata = metadata.to_vec();
+        self.metadata = metadata.to_vec();
+        self
+    }
+
+    /// With one more line in a map.
+    #[must_use]
+    pub fn with(mut self, entry: Entry) -> Self {
+        self.extra.push(entry);
+        self
+    }
+
+    /// Left as it is to whoever comes next, and counted.
+    #[must_use]
+    pub fn passed(mut self, reason: Reason) -> Self {
+        self.action = Action::Pass;
+        self.count(reason)
+    }
+
+    /// Dropped as it is, and counted.
+    #[must_use]
+    pub fn dropped(mut self, reason: Reason) -> Self {
+        self.action = Action::Drop;
+        self.count(reason)
+    }
+
+    /// Redirected as `out`, and counted, for the node it goes to or came from too.
+    #[must_use]
+    pub fn sent(mut self, reason: Reason, out: &Frame) -> Self {
+        self.action = Action::Redirect;
+        self.out = out.bytes();
+        let (outer, inner, direction) = match self.program {
+            Program::EncapPod | Program::EncapHost => {
+                (&self.out, self.out.len() - ETHERNET - IPV4, Direction::Encap)
+            }
+            Program::DecapTc | Program::DecapXdp => {
+                (&self.packet, total_length(&self.out[ETHERNET..]), Direction::Decap)
+            }
+        };
+        let at = ETHERNET + if direction == Direction::Encap { 16 } else { 12 };
+        let node = [outer[at], outer[at + 1], outer[at + 2], outer[at + 3]];
+        self.nodes.push((node.into(), direction, inner as u64));
+        self.count(reason)
+    }
+
+    /// Handed by XDP to TC as `out`, with `metadata` in front, and counted.
+    #[must_use]
+    pub fn handed_over(mut self, reason: Reason, out: &Frame, metadata: &[u8]) -> Self {
+        self.action = Action::Pass;
+        self.out = out.bytes();
+        self.metadata = metadata.to_vec();
+        self.count(reason)
+    }
+
+    /// Run once more on what the last row's run left: it must be left so, with
+    /// `action`, and counted under `reason`.
+    #[must_use]
+    pub fn again(mut self, reason: Reason, action: Action) -> Self {
+        self.context.repeat += 1;
+        self.action = action;
+        let bytes = (self.out.len() - ETHERNET) as u64;
+        self.counts.push((reason, bytes));
+        self
+    }
+
+    fn count(mut self, reason: Reason) -> Self {
+        let bytes = (self.packet.len() - ETHERNET) as u64;
+        self.counts.push((reason, bytes));
+        self
+    }
+
+    /// The reasons it must be counted under.
+    pub fn reasons(&self) -> impl Iterator<Item = Reason> + '_ {
+        self.counts.iter().map(|(reason, _)| *reason)
+    }
+
+    /// Runs it; says what is wrong, if anything.
+    fn run(&self, loaded: &mut Loaded) -> Result<(), String> {
+        for entry in &self.extra {
+            loaded.add(entry);
+        }
+        loaded.reset();
+        let ran = loaded.run(self.program, &self.packet, &self.context);
+        let counters = loaded.counters();
+        for entry in &self.extra {
+            loaded.remove(entry);
+        }
+        let Some(ran) = ran else { return Err("the kernel takes no such frame".to_string()) };
+        self.judge(&ran, &counters)
+    }
+
+    fn judge(&self, ran: &Ran, counters: &Counters) -> Result<(), String> {
+        let mut wrong = String::new();
+        if ran.action != self.action {
+            let _ = writeln!(wrong, "action {:?}, expected {:?}", ran.action, self.action);
+        }
+        if ran.packet != self.out {
+            let _ = writeln!(wrong, "{}", hex::difference(&self.out, &ran.packet));
+        }
+        if ran.metadata != self.metadata {
+            let _ =
+                writeln!(wrong, "metadata {:02x?}, expected {:02x?}", ran.metadata, self.metadata);
+        }
+        wrong += &difference(counters, &self.counts, &self.nodes);
+        if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+    }
+}
+
+/// What `counters` (all zero before) have too much or too little.
+#[must_use]
+pub fn difference(
+    counters: &Counters,
+    counts: &[(Reason, u64)],
+    nodes: &[(Ipv4Addr, Direction, u64)],
+) -> String {
+    let mut wrong = String::new();
+    let mut expected = BTreeMap::<Reason, Counter>::new();
+    for (reason, bytes) in counts {
+        let counter = expected.entry(*reason).or_default();
+        counter.packets += 1;
+        counter.bytes += bytes;
+    }
+    if counters.reasons != expected {
+        let _ = writeln!(wrong, "counted {:?}\nexpected {expected:?}", counters.reasons);
+    }
+    for (address, node) in &counters.nodes {
+        let mut expected = NodeCounter::default();
+        for (_, direction, bytes) in nodes.iter().filter(|(node, ..)| node == address) {
+            let counter = match direction {
+                Direction::Encap => &mut expected.encap,
+                Direction::Decap => &mut expected.decap,
+            };
+            counter.packets += 1;
+            counter.bytes += bytes;
+        }
+        // Seen just now, or never: the time itself is the kernel's business.
+        let seen = (node.last_seen != 0) == (expected.decap.packets != 0);
+        expected.last_seen = node.last_seen;
+        if *node != expected || !seen {
+            let _ = writeln!(
+                wrong,
+                "node {address} {node:?}\nexpected {expected:?}, seen rightly: {seen}"
+            );
+        }
+    }
+    wrong
+}
+
+/// Runs a table in a namespace of its own.
+///
+/// # Panics
+/// With a report of all rows that fail.
+pub fn run(table: &str, cases: &[Case]) {
+    let failures = in_namespace(|_| {
+        let mut loaded = BTreeMap::new();
+        let mut failures = Vec::new();
+        for case in cases {
+            println!("{table}: {}", case.what);
+            let loaded = loaded
+                .entry((case.fastpath, case.spoof))
+                .or_insert_with(|| Loaded::new(world::settings(case.fastpath, case.spoof)));
+            if let Err(wrong) = case.run(loaded) {
+                failures.push(format!("{} ({}):\n{wrong}", case.what, case.program));
+            }
+        }
+        failures
+    });
+    println!("{table}: {} cases", cases.len());
+    assert!(
+        failures.is_empty(),
+        "{table}: {} of {} cases fail\n\n{}",
+        failures.len(),
+        cases.len(),
+        failures.join("\n")
+    );
+}
+
+fn total_length(ip: &[u8]) -> usize {
+    usize::from(u16::from_be_bytes([ip[2], ip[3]]))
+}

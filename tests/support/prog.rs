@@ -1,0 +1,340 @@
+//! The object loaded into the kernel, its maps filled from [`super::world`],
+//! its programs run on packets by `BPF_PROG_TEST_RUN`.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    io::{Error, ErrorKind},
+    net::Ipv4Addr,
+};
+
+use aya::{
+    Ebpf, EbpfLoader, TestRun, TestRunOptions,
+    maps::{
+        HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues, lpm_trie::Key,
+    },
+    programs::{Program as AyaProgram, ProgramError, SchedClassifier, Xdp},
+    util::nr_cpus,
+};
+use dataplane_common::{Counter, Endpoint, Ipv4Be, Node, NodeCounter, Reason, Route, Settings};
+use dataplane_user::object::DATAPLANE;
+
+use super::world::{self, Entry};
+
+/// A program of the object.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Program {
+    /// TC ingress of a pod's interface.
+    EncapPod,
+    /// TC egress of the tunnel device.
+    EncapHost,
+    /// TC ingress of the NIC.
+    DecapTc,
+    /// XDP of the NIC.
+    DecapXdp,
+}
+
+impl Program {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::EncapPod, Self::EncapHost, Self::DecapTc, Self::DecapXdp];
+
+    /// Its name in the object.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::EncapPod => "encap_pod",
+            Self::EncapHost => "encap_host",
+            Self::DecapTc => "decap_tc",
+            Self::DecapXdp => "decap_xdp",
+        }
+    }
+
+    /// The interface it usually runs on.
+    #[must_use]
+    pub const fn interface(self) -> u32 {
+        match self {
+            Self::EncapPod => world::POD_IF,
+            Self::EncapHost => world::TUNNEL_IF,
+            Self::DecapTc | Self::DecapXdp => world::NIC_IF,
+        }
+    }
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What became of a packet, whatever the hook calls it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// To whoever is next on the hook: `TC_ACT_UNSPEC`, `XDP_PASS`.
+    Pass,
+    /// Gone: `TC_ACT_SHOT`, `XDP_DROP`.
+    Drop,
+    /// On its way by a redirect helper. Where to, a test run does not tell.
+    Redirect,
+    /// Something no program of ours may return.
+    Other(i32),
+}
+
+impl Action {
+    const fn new(program: Program, value: i32) -> Self {
+        match (program, value) {
+            (Program::DecapXdp, 2) | (_, -1) => Self::Pass,
+            (Program::DecapXdp, 1) | (_, 2) => Self::Drop,
+            (_, 7) => Self::Redirect,
+            _ => Self::Other(value),
+        }
+    }
+}
+
+/// What a packet comes with.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The interface; an XDP test run has none.
+    pub ifindex: u32,
+    /// `skb->gso_size`, with no GSO type beside it.
+    pub gso_size: u32,
+    /// XDP metadata in front of the frame.
+    pub metadata: Vec<u8>,
+    /// How often the program runs, each time on what the last run left.
+    pub repeat: u32,
+}
+
+impl Context {
+    /// A plain packet for `program`.
+    #[must_use]
+    pub const fn new(program: Program) -> Self {
+        Self { ifindex: program.interface(), gso_size: 0, metadata: Vec::new(), repeat: 1 }
+    }
+
+    /// `struct __sk_buff`: only the fields a test run accepts.
+    fn skb(&self) -> Vec<u8> {
+        let mut bytes = vec![0; 192];
+        bytes[36..40].copy_from_slice(&self.ifindex.to_ne_bytes());
+        bytes[40..44].copy_from_slice(&self.ifindex.to_ne_bytes());
+        bytes[176..180].copy_from_slice(&self.gso_size.to_ne_bytes());
+        bytes
+    }
+
+    /// `struct xdp_md`: `data` is the length of the metadata, `data_end` that of all.
+    fn xdp(&self, frame: usize) -> Vec<u8> {
+        let metadata = self.metadata.len() as u32;
+        let mut bytes = vec![0; 24];
+        bytes[0..4].copy_from_slice(&metadata.to_ne_bytes());
+        bytes[4..8].copy_from_slice(&(metadata + frame as u32).to_ne_bytes());
+        bytes
+    }
+}
+
+/// What a run left.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ran {
+    /// The verdict.
+    pub action: Action,
+    /// The whole frame.
+    pub packet: Vec<u8>,
+    /// XDP metadata in front of it.
+    pub metadata: Vec<u8>,
+}
+
+/// Every counter there is, summed over the CPUs.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Counters {
+    /// Those that are not zero.
+    pub reasons: BTreeMap<Reason, Counter>,
+    /// Those of the nodes that have one.
+    pub nodes: BTreeMap<Ipv4Addr, NodeCounter>,
+}
+
+/// The object in the kernel.
+pub struct Loaded {
+    ebpf: Ebpf,
+    routes: LpmTrie<MapData, Ipv4Be, Route>,
+    nodes: HashMap<MapData, Ipv4Be, Node>,
+    endpoints: HashMap<MapData, Ipv4Be, Endpoint>,
+    counters: PerCpuArray<MapData, Counter>,
+    node_counters: PerCpuHashMap<MapData, Ipv4Be, NodeCounter>,
+}
+
+/// Of `bpf(2)`: create, never overwrite. A table must not shadow the world.
+const NO_EXIST: u64 = 1;
+
+impl Loaded {
+    /// Loads all programs with `settings` and the maps of [`world::entries`].
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        let silent = 0_u8;
+        let mut ebpf = EbpfLoader::new()
+            .override_global("SETTINGS", &settings, true)
+            .override_global("AYA_LOG_LEVEL", &silent, true)
+            .load(DATAPLANE)
+            .expect("the object loads: these tests run as root");
+        for (name, program) in ebpf.programs_mut() {
+            let loaded = match program {
+                AyaProgram::SchedClassifier(program) => program.load(),
+                AyaProgram::Xdp(program) => program.load(),
+                _ => panic!("{name} is neither TC nor XDP"),
+            };
+            loaded.unwrap_or_else(|error| panic!("the verifier refuses {name}: {error:#?}"));
+        }
+        let routes = map(&mut ebpf, "ROUTES");
+        let nodes = map(&mut ebpf, "NODES");
+        let endpoints = map(&mut ebpf, "ENDPOINTS");
+        let counters = map(&mut ebpf, "COUNTERS");
+        let node_counters = map(&mut ebpf, "NODE_COUNTERS");
+        let mut loaded = Self { ebpf, routes, nodes, endpoints, counters, node_counters };
+        for entry in world::entries() {
+            loaded.add(&entry);
+        }
+        loaded
+    }
+
+    /// Writes one line into its map.
+    pub fn add(&mut self, entry: &Entry) {
+        let result = match *entry {
+            Entry::Route(prefix, length, route) => {
+                self.routes.insert(&Key::new(u32::from(length), prefix.into()), route, NO_EXIST)
+            }
+            Entry::Node(address, node) => self
+                .nodes
+                .insert(Ipv4Be::from(address), node, NO_EXIST)
+                .and_then(|()| self.node_counters.insert(Ipv4Be::from(address), zeros(), 0)),
+            Entry::Endpoint(address, endpoint) => {
+                self.endpoints.insert(Ipv4Be::from(address), endpoint, NO_EXIST)
+            }
+        };
+        result.unwrap_or_else(|error| panic!("{entry:?} goes into its map: {error}"));
+    }
+
+    /// Takes it out again.
+    pub fn remove(&mut self, entry: &Entry) {
+        let result = match *entry {
+            Entry::Route(prefix, length, _) => {
+                self.routes.remove(&Key::new(u32::from(length), prefix.into()))
+            }
+            Entry::Node(address, _) => self
+                .nodes
+                .remove(&address.into())
+                .and_then(|()| self.node_counters.remove(&address.into())),
+            Entry::Endpoint(address, _) => self.endpoints.remove(&address.into()),
+        };
+        result.unwrap_or_else(|error| panic!("{entry:?} comes out of its map: {error}"));
+    }
+
+    /// A TC program, to attach it or to look at it.
+    pub fn classifier(&mut self, program: Program) -> &mut SchedClassifier {
+        let program = self.ebpf.program_mut(program.name()).expect("the program is in the object");
+        program.try_into().expect("it is a classifier")
+    }
+
+    /// The XDP program.
+    pub fn xdp(&mut self) -> &mut Xdp {
+        let program = self.ebpf.program_mut("decap_xdp").expect("the program is in the object");
+        program.try_into().expect("it is an XDP program")
+    }
+
+    /// Runs `program` on `packet`. `None` if the kernel does not let it near
+    /// such a frame (`EINVAL`: shorter than a test run takes).
+    #[must_use]
+    pub fn run(&self, program: Program, packet: &[u8], context: &Context) -> Option<Ran> {
+        let mut out = vec![0; context.metadata.len() + packet.len() + 512];
+        let ctx_in = match program {
+            Program::DecapXdp => context.xdp(packet.len()),
+            _ => context.skb(),
+        };
+        let mut ctx_out = vec![0; ctx_in.len()];
+        let whole;
+        let data_in = if context.metadata.is_empty() {
+            packet
+        } else {
+            whole = [&context.metadata, packet].concat();
+            &whole
+        };
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(data_in);
+        options.data_out = Some(&mut out);
+        options.ctx_in = Some(&ctx_in);
+        options.ctx_out = Some(&mut ctx_out);
+        options.repeat = context.repeat;
+        let ran = match self.ebpf.program(program.name()).expect("the program is in the object") {
+            AyaProgram::SchedClassifier(program) => program.test_run(options),
+            AyaProgram::Xdp(program) => program.test_run(options),
+            _ => panic!("{program} is neither TC nor XDP"),
+        };
+        let ran = match ran {
+            Ok(ran) => ran,
+            Err(ProgramError::SyscallError(error)) if is_invalid(&error.io_error) => return None,
+            Err(error) => panic!("running {program} on {} bytes: {error:?}", packet.len()),
+        };
+        out.truncate(ran.data_size_out as usize);
+        let metadata = match program {
+            Program::DecapXdp => {
+                u32::from_ne_bytes([ctx_out[0], ctx_out[1], ctx_out[2], ctx_out[3]])
+            }
+            _ => 0,
+        };
+        let packet = out.split_off(metadata as usize);
+        let action = Action::new(program, ran.return_value as i32);
+        Some(Ran { action, packet, metadata: out })
+    }
+
+    /// One reason's counter.
+    #[must_use]
+    pub fn counter(&self, reason: Reason) -> Counter {
+        let cpus = self.counters.get(&(reason as u32), 0).expect("every reason has a counter");
+        cpus.iter().fold(Counter::default(), |sum, cpu| add(sum, *cpu))
+    }
+
+    /// All counters.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let reasons = Reason::ALL.iter().map(|reason| (*reason, self.counter(*reason)));
+        let nodes = self.node_counters.iter().map(|entry| {
+            let (address, cpus) = entry.expect("NODE_COUNTERS can be read");
+            let sum = cpus.iter().fold(NodeCounter::default(), |sum, cpu| NodeCounter {
+                encap: add(sum.encap, cpu.encap),
+                decap: add(sum.decap, cpu.decap),
+                last_seen: sum.last_seen.max(cpu.last_seen),
+            });
+            (Ipv4Addr::from(address), sum)
+        });
+        Counters {
+            reasons: reasons.filter(|(_, counter)| *counter != Counter::default()).collect(),
+            nodes: nodes.collect(),
+        }
+    }
+
+    /// Sets all counters to zero.
+    pub fn reset(&mut self) {
+        for reason in Reason::ALL {
+            self.counters.set(*reason as u32, zeros(), 0).expect("a counter can be set");
+        }
+        let nodes: Vec<_> = self.node_counters.keys().collect();
+        for node in nodes {
+            let node = node.expect("NODE_COUNTERS can be read");
+            self.node_counters.insert(node, zeros(), 0).expect("a counter can be set");
+        }
+    }
+}
+
+fn map<T: TryFrom<Map, Error = aya::maps::MapError>>(ebpf: &mut Ebpf, name: &str) -> T {
+    let map = ebpf.take_map(name).unwrap_or_else(|| panic!("the object has a map {name}"));
+    T::try_from(map).unwrap_or_else(|error| panic!("{name} is of the type we think: {error}"))
+}
+
+fn zeros<T: aya::Pod + Default>() -> PerCpuValues<T> {
+    let cpus = nr_cpus().unwrap_or_else(|(what, error)| panic!("{what}: {error}"));
+    let values = vec![T::default(); cpus];
+    PerCpuValues::try_from(values).expect("one value for each CPU")
+}
+
+const fn add(a: Counter, b: Counter) -> Counter {
+    Counter { packets: a.packets + b.packets, bytes: a.bytes + b.bytes }
+}
+
+fn is_invalid(error: &Error) -> bool {
+    error.kind() == ErrorKind::InvalidInput
+}

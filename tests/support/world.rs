@@ -1,0 +1,165 @@
+//! The small cluster every table is about: who has which address, and what the
+//! daemon would have written into the maps of node 1.
+
+use std::net::Ipv4Addr;
+
+use dataplane_common::{Endpoint, Node, Route, Settings};
+
+use super::packet::{Frame, Mac, eth};
+
+/// Our node.
+pub const NODE1: Ipv4Addr = Ipv4Addr::new(172, 16, 36, 10);
+/// A node whose next hop the kernel has to resolve.
+pub const NODE2: Ipv4Addr = Ipv4Addr::new(172, 16, 35, 4);
+/// A node whose next hop's MAC is known, behind a smaller MTU.
+pub const NODE3: Ipv4Addr = Ipv4Addr::new(172, 16, 34, 7);
+/// A node nobody has a route to.
+pub const NODE_AWAY: Ipv4Addr = Ipv4Addr::new(172, 16, 33, 9);
+/// A node that routes name but `NODES` lacks: no such node, as far as we know.
+pub const NODE_UNKNOWN: Ipv4Addr = Ipv4Addr::new(172, 16, 32, 1);
+
+/// Our pod, on [`POD_IF`].
+pub const POD: Ipv4Addr = Ipv4Addr::new(10, 20, 105, 215);
+/// Another pod of ours, on another interface.
+pub const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(10, 20, 105, 216);
+/// A third, whose MAC nobody has learnt yet.
+pub const YOUNG_POD: Ipv4Addr = Ipv4Addr::new(10, 20, 105, 217);
+/// Our tunnel device's address.
+pub const TUNNEL_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 20, 105, 192);
+
+/// A pod of [`NODE2`].
+pub const REMOTE: Ipv4Addr = Ipv4Addr::new(10, 20, 42, 31);
+/// A pod of [`NODE3`].
+pub const REMOTE3: Ipv4Addr = Ipv4Addr::new(10, 20, 43, 31);
+/// An address of [`NODE2`]'s block that [`NODE3`] borrowed.
+pub const BORROWED: Ipv4Addr = Ipv4Addr::new(10, 20, 42, 5);
+/// A pod of [`NODE_AWAY`].
+pub const REMOTE_AWAY: Ipv4Addr = Ipv4Addr::new(10, 20, 44, 31);
+/// A pod of [`NODE_UNKNOWN`].
+pub const REMOTE_UNKNOWN: Ipv4Addr = Ipv4Addr::new(10, 20, 45, 31);
+/// Accepted from [`NODE2`] as a source, never a destination.
+pub const EXTRA_SOURCE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 8);
+/// No route covers this one.
+pub const STRANGER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 77);
+
+/// The underlay NIC.
+pub const NIC_IF: u32 = 2;
+/// The pod's interface on the host.
+pub const POD_IF: u32 = 4;
+/// The tunnel device.
+pub const TUNNEL_IF: u32 = 6;
+/// The neighbour pod's interface; no such device is needed.
+pub const NEIGHBOUR_IF: u32 = 40;
+
+/// MAC of [`NIC_IF`].
+pub const NIC_MAC: Mac = [0x02, 0, 0, 0, 0, 0x02];
+/// MAC of the router on the underlay.
+pub const ROUTER_MAC: Mac = [0x02, 0, 0, 0, 0, 0x03];
+/// MAC of [`POD_IF`].
+pub const HOST_MAC: Mac = [0x02, 0, 0, 0, 0, 0x04];
+/// MAC of the pod's own interface.
+pub const POD_MAC: Mac = [0x02, 0, 0, 0, 0, 0x05];
+/// MAC of [`TUNNEL_IF`].
+pub const TUNNEL_MAC: Mac = [0x02, 0, 0, 0, 0, 0x06];
+/// MAC of the next hop towards [`NODE3`].
+pub const NEXT_HOP_MAC: Mac = [0x02, 0, 0, 0, 0, 0x33];
+/// MAC of nobody here.
+pub const OTHER_MAC: Mac = [0x02, 0, 0, 0, 0, 0x99];
+
+/// MTU towards [`NODE2`].
+pub const MTU: u32 = 1500;
+/// MTU towards [`NODE3`].
+pub const SMALL_MTU: u32 = 1300;
+
+/// One line of a map.
+#[derive(Clone, Copy, Debug)]
+pub enum Entry {
+    /// In `ROUTES`: prefix, length, value.
+    Route(Ipv4Addr, u8, Route),
+    /// In `NODES`, and a zero in `NODE_COUNTERS`.
+    Node(Ipv4Addr, Node),
+    /// In `ENDPOINTS`.
+    Endpoint(Ipv4Addr, Endpoint),
+}
+
+/// A route to a node's pods.
+#[must_use]
+pub fn route(prefix: Ipv4Addr, length: u8, node: Ipv4Addr, flags: u16) -> Entry {
+    Entry::Route(prefix, length, Route { node: node.into(), flags, source: Route::SOURCE_FILE })
+}
+
+/// A node whose next hop's MAC is not known.
+#[must_use]
+pub fn node(address: Ipv4Addr, ifindex: u32, mtu: u32) -> Entry {
+    Entry::Node(address, Node { ifindex, mtu, ..Node::default() })
+}
+
+/// A local pod on `ifindex`.
+#[must_use]
+pub fn endpoint(address: Ipv4Addr, ifindex: u32, pod: Mac) -> Entry {
+    let (pod, host) = (pod.into(), HOST_MAC.into());
+    Entry::Endpoint(address, Endpoint { ifindex, generation: 1, pod, host })
+}
+
+/// What the maps hold when a table starts.
+#[must_use]
+pub fn entries() -> Vec<Entry> {
+    let known = Node {
+        ifindex: NIC_IF,
+        mtu: SMALL_MTU,
+        next_hop: NEXT_HOP_MAC.into(),
+        source: NIC_MAC.into(),
+    };
+    vec![
+        route(Ipv4Addr::new(10, 20, 42, 0), 26, NODE2, 0),
+        route(Ipv4Addr::new(10, 20, 43, 0), 26, NODE3, 0),
+        route(Ipv4Addr::new(10, 20, 44, 0), 26, NODE_AWAY, 0),
+        route(Ipv4Addr::new(10, 20, 45, 0), 26, NODE_UNKNOWN, 0),
+        route(BORROWED, 32, NODE3, 0),
+        route(EXTRA_SOURCE, 32, NODE2, Route::SOURCE_ONLY),
+        // Martian sources must not depend on there being no route.
+        route(Ipv4Addr::new(127, 0, 0, 0), 8, NODE2, Route::SOURCE_ONLY),
+        route(Ipv4Addr::new(224, 0, 0, 0), 3, NODE2, Route::SOURCE_ONLY),
+        route(NODE1, 32, NODE1, Route::LOCAL),
+        route(TUNNEL_ADDRESS, 32, NODE1, Route::LOCAL),
+        route(POD, 32, NODE1, Route::LOCAL),
+        route(NEIGHBOUR, 32, NODE1, Route::LOCAL),
+        route(YOUNG_POD, 32, NODE1, Route::LOCAL),
+        node(NODE2, NIC_IF, MTU),
+        Entry::Node(NODE3, known),
+        node(NODE_AWAY, 0, MTU),
+        endpoint(POD, POD_IF, POD_MAC),
+        endpoint(NEIGHBOUR, NEIGHBOUR_IF, OTHER_MAC),
+        endpoint(YOUNG_POD, NEIGHBOUR_IF, [0; 6]),
+    ]
+}
+
+/// Fast path off or trusted; spoofs dropped or left to the stack.
+#[must_use]
+pub fn settings(fastpath: u8, spoof: u8) -> Settings {
+    Settings {
+        node: NODE1.into(),
+        tunnel_ifindex: TUNNEL_IF,
+        tunnel_mac: TUNNEL_MAC.into(),
+        fastpath,
+        spoof,
+    }
+}
+
+/// A frame as our pod sends it.
+#[must_use]
+pub fn from_pod() -> Frame {
+    eth().macs(HOST_MAC, POD_MAC)
+}
+
+/// A frame as the stack hands it to the tunnel device.
+#[must_use]
+pub fn from_stack() -> Frame {
+    eth().macs(TUNNEL_MAC, TUNNEL_MAC)
+}
+
+/// A frame as it comes from the underlay.
+#[must_use]
+pub fn from_wire() -> Frame {
+    eth().macs(NIC_MAC, ROUTER_MAC)
+}
