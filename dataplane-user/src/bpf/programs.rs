@@ -23,14 +23,6 @@ use crate::object;
 /// never packets.
 const LOG_INTERVAL: Duration = Duration::from_millis(200);
 
-/// `Settings` as the loader takes it.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct Global(#[expect(dead_code, reason = "read by the kernel")] Settings);
-
-// SAFETY: transparent over `Settings`, which is plain.
-unsafe impl aya::Pod for Global {}
-
 /// The object with its settings baked in, its programs verified and loaded.
 pub struct Programs {
     ebpf: Ebpf,
@@ -47,12 +39,11 @@ impl Programs {
     pub fn load(pins: &Pins, settings: Settings, logs_spoofs: bool) -> Result<Self> {
         Maps::check_pins(pins)?;
         let paths: Vec<_> = Maps::names().map(|name| (name, pins.map(name))).collect();
-        let global = Global(settings);
         // aya-log's levels: 0 is silence, 2 lets warnings through.
         let level: u8 = if logs_spoofs { 2 } else { 0 };
         let mut loader = EbpfLoader::new();
         loader
-            .override_global("SETTINGS", &global, true)
+            .override_global("SETTINGS", &settings, true)
             .override_global(aya_log::LEVEL, &level, true);
         for (name, path) in &paths {
             loader.map_pin_path(name, path);

@@ -85,8 +85,15 @@ impl ConfigFile {
 }
 
 fn parse(shown: &str, text: &str) -> Result<Config, Refusal> {
-    // An empty file is a mapping without keys, not a missing value.
-    if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+    // An editor that saves in place empties the file first; taken at its word,
+    // that would remove every route.
+    if text.trim().is_empty() {
+        return Err(Refusal(format!(
+            "{shown}: the file is empty; `tunless config example` prints one to start from"
+        )));
+    }
+    // Nothing but comments is a mapping without keys, not a missing value.
+    if text.lines().map(str::trim).all(|line| line.is_empty() || line.starts_with('#')) {
         return Ok(Config::default());
     }
     serde_yaml::from_str(text).map_err(|error| {

@@ -5,6 +5,7 @@
 mod device;
 mod events;
 mod host;
+mod neighbours;
 mod path;
 mod routes;
 mod snapshot;

@@ -22,6 +22,7 @@ pub use self::{
 use crate::plan::plan;
 
 /// A table of the kernel's, or a map.
+#[expect(async_fn_in_trait, reason = "used by this crate alone, in one thread")]
 pub trait Table {
     /// What an entry is found by.
     type Key: Ord + Clone + Debug;

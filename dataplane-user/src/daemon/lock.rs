@@ -1,0 +1,69 @@
+//! One daemon per set of pins.
+//!
+//! The lock lies in `/run`, not beside the pins: whoever may open a directory
+//! may lock it.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{Read as _, Write as _},
+    path::PathBuf,
+};
+
+use anyhow::{Context as _, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::bpf::Pins;
+
+const DIRECTORY: &str = "/run/tunless";
+
+/// Held as long as the daemon runs; the kernel lets go of it when it dies.
+pub struct Lock {
+    _file: Flock<File>,
+}
+
+impl Lock {
+    /// Takes the lock.
+    ///
+    /// # Errors
+    /// If another daemon has it: its process id.
+    pub fn take(pins: &Pins) -> Result<Self> {
+        fs::create_dir_all(DIRECTORY).with_context(|| format!("making {DIRECTORY}"))?;
+        let path = path(pins);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .with_context(|| path.display().to_string())?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(mut file) => {
+                file.set_len(0)?;
+                writeln!(file, "{}", std::process::id())?;
+                Ok(Self { _file: file })
+            }
+            Err((mut file, _)) => {
+                let mut owner = String::new();
+                file.read_to_string(&mut owner)?;
+                bail!(
+                    "another tunless (process {}) keeps {}; stop it, or give this one a \
+                     directory of its own (`bpffs:` in the file, or --bpffs)",
+                    owner.trim(),
+                    pins.root().display()
+                )
+            }
+        }
+    }
+}
+
+/// Whether a daemon keeps these pins.
+#[must_use]
+pub fn is_running(pins: &Pins) -> bool {
+    let Ok(file) = File::open(path(pins)) else { return false };
+    Flock::lock(file, FlockArg::LockSharedNonblock).is_err()
+}
+
+fn path(pins: &Pins) -> PathBuf {
+    let name = pins.root().display().to_string().trim_matches('/').replace('/', "-");
+    PathBuf::from(DIRECTORY).join(format!("{name}.lock"))
+}

@@ -1,0 +1,321 @@
+//! One round of reconciliation.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context as _, Result};
+use dataplane_common::State;
+
+use super::next_hops::NextHops;
+use crate::{
+    bpf::{Maps, Pins, Programs},
+    clock,
+    config::{ConfigFile, Fastpath, HostFacts},
+    desired::{self, Desired, Facts, Paths},
+    kernel::{Host, Kernel, TUNNEL},
+    tables::{
+        Attachments, Endpoints, KernelRoutes, NodeCounters, Nodes, Round, Routes,
+    },
+};
+
+/// Knows what should be, and makes it so.
+pub struct Reconciler {
+    kernel: Kernel,
+    file: ConfigFile,
+    pins: Pins,
+    programs: Option<Programs>,
+    maps: Option<Maps>,
+    /// Interfaces whose driver refused XDP.
+    no_xdp: BTreeSet<u32>,
+    /// Why the fast path is off though configured.
+    withheld: Option<String>,
+    host: Host,
+    paths: Paths,
+    next_hops: NextHops,
+    /// What was last complained about, to say it once.
+    reported: Vec<String>,
+}
+
+/// What a round came to.
+pub struct Outcome {
+    failures: usize,
+    routes: usize,
+    endpoints: usize,
+}
+
+impl Outcome {
+    /// Whether everything asked for is in place.
+    pub fn is_complete(&self) -> bool {
+        self.failures == 0
+    }
+
+    /// One line for `systemctl status`.
+    pub fn summary(&self) -> String {
+        let Self { failures, routes, endpoints } = self;
+        match failures {
+            0 => format!("{routes} routes, {endpoints} endpoints"),
+            _ => format!("{routes} routes, {endpoints} endpoints; {failures} failures, see the log"),
+        }
+    }
+}
+
+impl Reconciler {
+    /// Nothing is touched yet.
+    pub fn new(kernel: Kernel, file: ConfigFile) -> Self {
+        Self {
+            kernel,
+            pins: Pins::new(file.config.bpffs.as_ref()),
+            file,
+            programs: None,
+            maps: None,
+            no_xdp: BTreeSet::new(),
+            withheld: None,
+            host: Host::default(),
+            paths: Paths::new(),
+            next_hops: NextHops::default(),
+            reported: Vec::new(),
+        }
+    }
+
+    /// The file in force.
+    pub fn file(&self) -> &ConfigFile {
+        &self.file
+    }
+
+    /// From the next round on, another file.
+    pub fn replace(&mut self, file: ConfigFile) {
+        self.file = file;
+        self.withheld = None;
+        self.no_xdp.clear();
+        // Ask for the ways anew: there may be new nodes.
+        self.host = Host::default();
+    }
+
+    /// Turns the fast path off, or on again.
+    pub fn withhold_fastpath(&mut self, reason: Option<String>) {
+        match (&self.withheld, &reason) {
+            (None, Some(reason)) => tracing::error!("the fast path is off from now on: {reason}"),
+            (Some(_), None) => tracing::info!("the fast path is on again"),
+            _ => {}
+        }
+        self.withheld = reason;
+    }
+
+    /// Judges a file by this host as it is now.
+    ///
+    /// # Errors
+    /// If the file does not fit it.
+    pub async fn check_host(&self, file: &ConfigFile) -> Result<()> {
+        let host = self.kernel.look().await?;
+        let mut paths = Paths::new();
+        for node in desired::nodes(&file.config) {
+            if let Some(path) = self.kernel.path(node).await {
+                paths.insert(node, path);
+                break;
+            }
+        }
+        let node = desired::node_address(&file.config, &host, &paths);
+        file.check_against(&HostFacts {
+            interfaces: host.links.values().map(|link| link.name.clone()).collect(),
+            addresses: host.addresses.iter().map(|(_, net)| net.addr()).collect(),
+            node,
+            pods: desired::local_pods(&file.config, &host).into_keys().collect(),
+        })?;
+        node.with_context(|| {
+            format!(
+                "{}: cannot tell this node's underlay address: no node can be reached and there \
+                 is no default route; set node.address",
+                file.path.display()
+            )
+        })?;
+        Ok(())
+    }
+
+    /// Compares everything and mends what differs. `resync` asks the kernel
+    /// again for every way, because a path MTU changes without an event.
+    ///
+    /// # Errors
+    /// If so much is missing that nothing could be compared. What failed for a
+    /// single entry is in the outcome and will be tried again.
+    pub async fn round(&mut self, resync: bool) -> Result<Outcome> {
+        let mut host = self.kernel.look().await?;
+        let ways_may_differ = host.routes != self.host.routes
+            || host.addresses != self.host.addresses
+            || host.links != self.host.links;
+        if resync || ways_may_differ {
+            self.paths = self.ask_for_ways().await;
+        }
+        let facts = Facts::find(&self.file.config, &host, &self.paths)
+            .context("this node has no underlay address; set node.address")?;
+        if self.kernel.ensure_tunnel(&host, facts.tunnel).await? {
+            host = self.kernel.look().await?;
+        }
+        let tunnel = host.link(TUNNEL).with_context(|| format!("{TUNNEL} vanished"))?;
+        let fastpath =
+            if self.withheld.is_some() { Fastpath::Off } else { self.file.config.fastpath };
+        let desired = Desired::new(
+            &self.file.config,
+            fastpath,
+            &host,
+            &self.paths,
+            &facts,
+            tunnel,
+            &self.no_xdp,
+        );
+        self.host = host;
+
+        let mut round = Round { failures: desired.warnings.clone(), ..Round::default() };
+        self.load(&desired, &mut round)?;
+        self.apply(&desired, &mut round).await?;
+        let outcome = Outcome {
+            failures: round.failures.len(),
+            routes: desired.kernel_routes.len(),
+            endpoints: desired.endpoints.len(),
+        };
+        self.write_state(&desired, &facts, outcome.is_complete())?;
+        self.report(round.failures);
+        if outcome.is_complete() {
+            self.remove_other_versions();
+        }
+        Ok(outcome)
+    }
+
+    async fn ask_for_ways(&self) -> Paths {
+        let mut paths = Paths::new();
+        for node in desired::nodes(&self.file.config) {
+            if let Some(path) = self.kernel.path(node).await {
+                paths.insert(node, path);
+            }
+        }
+        paths
+    }
+
+    /// Loads programs if those we have were made for other settings. If new ones
+    /// do not load, the old ones go on.
+    fn load(&mut self, desired: &Desired, round: &mut Round) -> Result<()> {
+        let logs = self.file.config.log_spoofs;
+        if self.programs.as_ref().is_some_and(|p| p.are_for(&desired.settings, logs)) {
+            return Ok(());
+        }
+        match Programs::load(&self.pins, desired.settings, logs) {
+            Ok(programs) => {
+                self.programs = Some(programs);
+                self.maps = Some(Maps::open(&self.pins)?);
+                Ok(())
+            }
+            Err(error) if self.programs.is_some() => {
+                round.failures.push(format!("the old programs stay: {error:#}"));
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Upserts from the maps outwards, deletes from the routes inwards: no
+    /// packet is sent to where it is not yet, or no longer, expected.
+    async fn apply(&mut self, desired: &Desired, round: &mut Round) -> Result<()> {
+        let maps = self.maps.as_mut().context("no maps")?;
+        let programs = self.programs.as_mut().context("no programs")?;
+        let names: BTreeMap<u32, String> =
+            self.host.links.iter().map(|(index, link)| (*index, link.name.clone())).collect();
+        let links = Attachments::desired(programs, desired.attachments.iter().copied())?;
+        let counted: BTreeMap<_, _> = desired.nodes.keys().map(|node| (*node, ())).collect();
+
+        let old_counters = round.upsert(&mut NodeCounters(maps), &counted).await;
+        let old_nodes = round.upsert(&mut Nodes(maps), &desired.nodes).await;
+        let old_endpoints = round.upsert(&mut Endpoints(maps), &desired.endpoints).await;
+        let old_routes = round.upsert(&mut Routes(maps), &desired.routes).await;
+        let only_preferred = self.file.config.underlay.decap == crate::config::DecapHook::Auto;
+        let mut attachments = Attachments::new(
+            &self.pins,
+            programs,
+            &names,
+            only_preferred.then_some(&mut self.no_xdp),
+        );
+        let old_links = round.upsert(&mut attachments, &links).await;
+        let mut kernel_routes = KernelRoutes::new(&self.kernel, &self.host);
+        let old_kernel_routes = round.upsert(&mut kernel_routes, &desired.kernel_routes).await;
+
+        round.delete(&mut kernel_routes, old_kernel_routes).await;
+        round.delete(&mut attachments, old_links).await;
+        round.delete(&mut Routes(maps), old_routes).await;
+        round.delete(&mut Endpoints(maps), old_endpoints).await;
+        round.delete(&mut Nodes(maps), old_nodes).await;
+        round.delete(&mut NodeCounters(maps), old_counters).await;
+        Ok(())
+    }
+
+    fn write_state(&mut self, desired: &Desired, facts: &Facts, synced: bool) -> Result<()> {
+        let state = State {
+            heartbeat: u64::try_from(clock::monotonic().as_nanos())?,
+            pid: std::process::id(),
+            synced: synced.into(),
+            node: facts.node.into(),
+            tunnel: facts.tunnel.address.map(Into::into).unwrap_or_default(),
+            tunnel_ifindex: desired.settings.tunnel_ifindex,
+            tunnel_mtu: facts.tunnel.mtu,
+            attachments: u32::try_from(desired.attachments.len())?,
+            fastpath: desired.settings.fastpath,
+            spoof: desired.settings.spoof,
+            fastpath_withheld: self.withheld.is_some().into(),
+            reserved: 0,
+        };
+        let maps = self.maps.as_mut().context("no maps")?;
+        maps.state.set(0, state, 0).context("writing the state")
+    }
+
+    /// Says what failed, once, and when it no longer does.
+    pub fn report(&mut self, failures: Vec<String>) {
+        for failure in failures.iter().filter(|failure| !self.reported.contains(failure)) {
+            tracing::error!("{failure}");
+        }
+        if failures.is_empty() && !self.reported.is_empty() {
+            tracing::info!("everything is in place again");
+        }
+        self.reported = failures;
+    }
+
+    /// Says what was found out, for the first lines of the log.
+    pub fn announce(&self) {
+        let Some(state) = self.maps.as_ref().and_then(|maps| maps.state().ok()) else { return };
+        let config = &self.file.config;
+        tracing::info!(
+            "node {:?}, tunnel address {:?}, {} nodes, {} programs attached, fast path {}, pins in {}",
+            state.node,
+            state.tunnel,
+            desired::nodes(config).len(),
+            state.attachments,
+            config.fastpath.as_str(),
+            config.bpffs,
+        );
+        if config.node.tunnel_address.is_none() {
+            tracing::warn!(
+                "no node.tunnel_address: this host itself talks to remote pods from its node \
+                 address, and their answers will not come through the tunnel"
+            );
+        }
+        let forwarding = std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward");
+        if forwarding.is_ok_and(|value| value.trim() == "0") {
+            tracing::warn!(
+                "net.ipv4.ip_forward is 0, so the kernel forwards nothing to or from pods; run \
+                 `sysctl -w net.ipv4.ip_forward=1`"
+            );
+        }
+    }
+
+    /// See [`NextHops`].
+    pub async fn refresh_next_hops(&mut self) {
+        if let Some(maps) = &self.maps {
+            self.next_hops.refresh(&self.kernel, maps, &self.host, &self.paths).await;
+        }
+    }
+
+    /// Maps of versions with another layout are of no use once ours serve.
+    fn remove_other_versions(&self) {
+        for directory in self.pins.other_versions().unwrap_or_default() {
+            match Pins::remove_directory(&directory) {
+                Ok(()) => tracing::info!("removed {}, of another version", directory.display()),
+                Err(error) => tracing::warn!("{error:#}"),
+            }
+        }
+    }
+}
