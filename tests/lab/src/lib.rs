@@ -1,1 +1,33 @@
-//! Lab.
+//! Two Calico-like nodes in network namespaces, for the demo and the tests.
+//!
+//! [`Lab::new`] makes nodes, a router between them and pods as Calico's CNI
+//! plugin would. [`traffic`] sends through it, [`capture`] looks at the wire,
+//! [`inject`] puts hand-made frames on it, [`service`] plays kube-proxy,
+//! [`daemon`] runs `tunless`, and [`trace`] tells whether it left anything.
+//!
+//! It needs root, and a kernel with network namespaces. It knows the `tunless`
+//! binary by its command line only: xtask uses this crate before the eBPF
+//! toolchain exists.
+//!
+//! ```no_run
+//! use tunless_lab::{Lab, traffic::ping};
+//!
+//! let lab = Lab::new().fabric_filter(true).build()?;
+//! let report = ping::ping(&lab.node2.netns, lab.node1.ip, &ping::Options::default())?;
+//! assert_eq!(report.received, report.sent);
+//! # anyhow::Ok(())
+//! ```
+
+pub mod addr;
+pub mod cmd;
+mod fabric;
+pub mod identity;
+mod lab;
+pub mod netns;
+mod pod;
+mod topology;
+
+pub use lab::{Lab, LabBuilder};
+pub use netns::Netns;
+pub use pod::Pod;
+pub use topology::{Node, RpFilter};
