@@ -205,6 +205,16 @@ impl Lab {
         node.netns.ip(&format!("link set eth0 mtu {mtu}")).map(drop)
     }
 
+    /// Makes the router's way toward a node narrower than the links say: it
+    /// answers what is too big with ICMP frag-needed. Frames of full size from
+    /// the node still pass.
+    pub fn set_path_mtu(&self, toward: &Node, mtu: u32) -> Result<()> {
+        let Node { ip, gateway, router_port: port, .. } = toward;
+        self.router
+            .ip(&format!("route replace {ip}/32 dev {port} src {gateway} scope link mtu {mtu}"))
+            .map(drop)
+    }
+
     /// The `n`th address of a node's block, e.g. for further pods.
     #[must_use]
     pub fn pod_ip(node: &Node, n: u8) -> Ipv4Addr {

@@ -26,6 +26,7 @@ mod lab;
 pub mod netns;
 mod pod;
 mod topology;
+pub mod traffic;
 
 pub use lab::{Lab, LabBuilder};
 pub use netns::Netns;
