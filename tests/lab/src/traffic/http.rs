@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use socket2::SockRef;
 
-use super::TIMEOUT;
+use super::{TIMEOUT, bind};
 use crate::netns::Netns;
 
 /// A server in a pod, until dropped. It answers every request with one line:

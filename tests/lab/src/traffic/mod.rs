@@ -11,11 +11,30 @@ pub mod stream;
 pub mod tcp;
 pub mod udp;
 
-use std::time::Duration;
+use std::{
+    io, thread,
+    time::{Duration, Instant},
+};
 
 /// How long any single step of a conversation may take. Only a broken data
 /// plane waits for so long; slow machines do not come near it.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Binds a port, waiting while it is in use.
+///
+/// A socket that was just closed can live on for a moment in a child that some
+/// other thread forked and that has not reached its `exec` yet.
+pub(crate) fn bind<T>(make: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    let end = Instant::now() + TIMEOUT;
+    loop {
+        match make() {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            result => return result,
+        }
+    }
+}
 
 /// Content that tells every offset from its neighbours: the period is a prime
 /// larger than a packet, so that a lost, doubled or shifted segment shows.

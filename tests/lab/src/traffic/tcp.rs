@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use socket2::SockRef;
 
-use super::{Pattern, TIMEOUT};
+use super::{Pattern, TIMEOUT, bind};
 use crate::netns::Netns;
 
 /// What goes where.
@@ -64,7 +64,7 @@ pub fn bulk(
     options: &Options,
 ) -> Result<Report> {
     let listener = server.run(|| {
-        TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))
+        bind(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))
             .with_context(|| format!("cannot listen on TCP port {port}"))
     })?;
     SockRef::from(&listener).set_read_timeout(Some(options.timeout))?;

@@ -113,7 +113,7 @@ pub fn gso(
 
 pub(super) fn bind(netns: &Netns, port: u16, timeout: Duration) -> Result<UdpSocket> {
     let socket = netns.run(|| {
-        UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))
+        super::bind(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))
             .with_context(|| format!("cannot bind UDP port {port}"))
     })?;
     socket.set_read_timeout(Some(timeout))?;
