@@ -14,12 +14,12 @@ use std::{
 use anyhow::Result;
 
 use crate::{
-    addr::{HELLO_PERF, HELLO_SIT},
+    builder::LabBuilder,
     fabric,
-    identity::{LabId, kept_labs, remove_all, sweep},
+    identity::{LabId, kept_labs, remove_all},
     netns::Netns,
     pod::Pod,
-    topology::{NODE1, NODE2, NODE3, Node, RpFilter, make_node, make_router},
+    topology::{Node, RpFilter},
 };
 
 /// What nodes, pods and daemons of one lab have in common.
@@ -28,109 +28,33 @@ pub(crate) struct Shared {
     pub id: LabId,
     pub pod_mtu: u32,
     pub rp_filter: RpFilter,
-    pub kept: AtomicBool,
+    pub tunless: Option<PathBuf>,
+    kept: AtomicBool,
     problems: Mutex<Vec<String>>,
 }
 
 impl Shared {
+    pub fn new(id: LabId, pod_mtu: u32, rp_filter: RpFilter, tunless: Option<PathBuf>) -> Self {
+        Self {
+            id,
+            tunless,
+            pod_mtu,
+            rp_filter,
+            kept: AtomicBool::new(false),
+            problems: Mutex::default(),
+        }
+    }
+
     /// Remembers something that went wrong where no error can be returned.
     pub fn report(&self, problem: String) {
-        self.problems.lock().unwrap_or_else(PoisonError::into_inner).push(problem);
+        self.problems
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(problem);
     }
 
     pub fn is_kept(&self) -> bool {
         self.kept.load(Ordering::Relaxed)
-    }
-}
-
-/// How the lab is to be; [`LabBuilder::build`] makes it.
-#[derive(Debug, Clone)]
-pub struct LabBuilder {
-    underlay_mtu: u32,
-    pod_mtu: u32,
-    rp_filter: RpFilter,
-    fabric_filter: bool,
-    third_node: bool,
-    default_pods: bool,
-}
-
-impl LabBuilder {
-    /// The MTU of every underlay link (1500).
-    #[must_use]
-    pub fn underlay_mtu(mut self, mtu: u32) -> Self {
-        self.underlay_mtu = mtu;
-        self
-    }
-
-    /// The MTU of pods and their `cali*` interfaces (1480).
-    #[must_use]
-    pub fn pod_mtu(mut self, mtu: u32) -> Self {
-        self.pod_mtu = mtu;
-        self
-    }
-
-    /// The reverse path filter of the nodes (strict).
-    #[must_use]
-    pub fn rp_filter(mut self, rp_filter: RpFilter) -> Self {
-        self.rp_filter = rp_filter;
-        self
-    }
-
-    /// Whether the router drops and counts un-encapsulated packets of pods and
-    /// services (no).
-    #[must_use]
-    pub fn fabric_filter(mut self, on: bool) -> Self {
-        self.fabric_filter = on;
-        self
-    }
-
-    /// Whether there is a node3 (no).
-    #[must_use]
-    pub fn third_node(mut self, on: bool) -> Self {
-        self.third_node = on;
-        self
-    }
-
-    /// Whether demo-hello-perf and demo-hello-sit are there from the start (yes).
-    #[must_use]
-    pub fn default_pods(mut self, on: bool) -> Self {
-        self.default_pods = on;
-        self
-    }
-
-    /// Makes the lab, after sweeping what labs of dead processes left.
-    pub fn build(self) -> Result<Lab> {
-        sweep()?;
-        let id = LabId::claim()?;
-        self.build_as(&id).inspect_err(|_| {
-            // The error that stopped the building matters more than this one.
-            let _ = id.remove();
-        })
-    }
-
-    fn build_as(self, id: &LabId) -> Result<Lab> {
-        let shared = Arc::new(Shared {
-            id: id.clone(),
-            pod_mtu: self.pod_mtu,
-            rp_filter: self.rp_filter,
-            kept: AtomicBool::new(false),
-            problems: Mutex::default(),
-        });
-        let router = make_router(&shared)?;
-        let node =
-            |plan| make_node(&shared, &router, plan, self.underlay_mtu, self.rp_filter);
-        let (node1, node2) = (node(&NODE1)?, node(&NODE2)?);
-        let node3 = if self.third_node { Some(node(&NODE3)?) } else { None };
-        if self.fabric_filter {
-            fabric::install(&router)?;
-        }
-        let mut lab = Lab { router, node1, node2, node3, pods: None, shared };
-        if self.default_pods {
-            let perf = lab.node2.add_pod("demo-hello-perf", HELLO_PERF)?;
-            let sit = lab.node1.add_pod("demo-hello-sit", HELLO_SIT)?;
-            lab.pods = Some((perf, sit));
-        }
-        Ok(lab)
     }
 }
 
@@ -146,23 +70,19 @@ pub struct Lab {
     pub node2: Node,
     /// node3.dev, 172.16.34.7, when asked for.
     pub node3: Option<Node>,
-    pods: Option<(Pod, Pod)>,
-    shared: Arc<Shared>,
+    pub(crate) pods: Option<(Pod, Pod)>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 impl Lab {
     /// A lab to be configured, then built.
-    #[expect(clippy::new_ret_no_self, reason = "`Lab::new()…build()` reads best where it is used")]
+    #[expect(
+        clippy::new_ret_no_self,
+        reason = "`Lab::new()…build()` reads best where it is used"
+    )]
     #[must_use]
     pub fn new() -> LabBuilder {
-        LabBuilder {
-            underlay_mtu: 1500,
-            pod_mtu: 1480,
-            rp_filter: RpFilter::Strict,
-            fabric_filter: false,
-            third_node: false,
-            default_pods: true,
-        }
+        LabBuilder::default()
     }
 
     /// The pod demo-hello-perf on node2.
@@ -184,13 +104,18 @@ impl Lab {
     }
 
     fn default_pods(&self) -> &(Pod, Pod) {
-        self.pods.as_ref().expect("the lab was built with `default_pods(false)`")
+        self.pods
+            .as_ref()
+            .expect("the lab was built with `default_pods(false)`")
     }
 
     /// The nodes, in the order of their names.
     #[must_use]
     pub fn nodes(&self) -> Vec<&Node> {
-        [&self.node1, &self.node2].into_iter().chain(&self.node3).collect()
+        [&self.node1, &self.node2]
+            .into_iter()
+            .chain(&self.node3)
+            .collect()
     }
 
     /// How many un-encapsulated packets of pods and services the fabric saw;
@@ -201,7 +126,8 @@ impl Lab {
 
     /// Changes the MTU of one node's link, at both ends.
     pub fn set_underlay_mtu(&self, node: &Node, mtu: u32) -> Result<()> {
-        self.router.ip(&format!("link set {} mtu {mtu}", node.router_port))?;
+        self.router
+            .ip(&format!("link set {} mtu {mtu}", node.router_port))?;
         node.netns.ip(&format!("link set eth0 mtu {mtu}")).map(drop)
     }
 
@@ -209,9 +135,16 @@ impl Lab {
     /// answers what is too big with ICMP frag-needed. Frames of full size from
     /// the node still pass.
     pub fn set_path_mtu(&self, toward: &Node, mtu: u32) -> Result<()> {
-        let Node { ip, gateway, router_port: port, .. } = toward;
+        let Node {
+            ip,
+            gateway,
+            router_port: port,
+            ..
+        } = toward;
         self.router
-            .ip(&format!("route replace {ip}/32 dev {port} src {gateway} scope link mtu {mtu}"))
+            .ip(&format!(
+                "route replace {ip}/32 dev {port} src {gateway} scope link mtu {mtu}"
+            ))
             .map(drop)
     }
 
@@ -238,7 +171,11 @@ impl Lab {
     /// left pins behind after `detach`. A good test ends with this empty.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
-        self.shared.problems.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared
+            .problems
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// How a person enters the lab.

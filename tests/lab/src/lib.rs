@@ -19,16 +19,27 @@
 //! ```
 
 pub mod addr;
+mod builder;
+pub mod capture;
 pub mod cmd;
+mod config_file;
+pub mod daemon;
 mod fabric;
+pub mod frame;
 pub mod identity;
+pub mod inject;
 mod lab;
 pub mod netns;
+mod notify;
+pub mod packet;
+mod packet_socket;
 mod pod;
 mod topology;
 pub mod traffic;
 
-pub use lab::{Lab, LabBuilder};
+pub use builder::LabBuilder;
+pub use daemon::Daemon;
+pub use lab::Lab;
 pub use netns::Netns;
 pub use pod::Pod;
 pub use topology::{Node, RpFilter};

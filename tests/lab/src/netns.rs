@@ -16,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -48,10 +48,15 @@ impl Netns {
 
     /// Makes many namespaces by one process, IPv6 off, `lo` left down.
     pub fn create_many(names: &[impl AsRef<str>]) -> Result<Vec<Self>> {
-        let batch: String =
-            names.iter().map(|name| format!("netns add {}\n", name.as_ref())).collect();
+        let batch: String = names
+            .iter()
+            .map(|name| format!("netns add {}\n", name.as_ref()))
+            .collect();
         cmd::check(Command::new("ip").args(["-batch", "-"]), batch.as_bytes())?;
-        let all: Vec<Self> = names.iter().map(|name| Self::named(name.as_ref())).collect();
+        let all: Vec<Self> = names
+            .iter()
+            .map(|name| Self::named(name.as_ref()))
+            .collect();
         for netns in &all {
             netns.disable_ipv6()?;
         }
@@ -61,7 +66,9 @@ impl Netns {
     /// A handle on a namespace that exists already.
     #[must_use]
     pub fn named(name: &str) -> Self {
-        Self { name: name.to_owned() }
+        Self {
+            name: name.to_owned(),
+        }
     }
 
     /// Its name, as `ip netns` shows it.
@@ -89,7 +96,9 @@ impl Netns {
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", self.path().display())).arg(program);
+        command
+            .arg(format!("--net={}", self.path().display()))
+            .arg(program);
         command
     }
 
@@ -116,7 +125,8 @@ impl Netns {
 
     /// Many `ip` commands inside, one per line, by one process.
     pub fn ip_batch(&self, lines: &str) -> Result<()> {
-        self.exec_with_input("ip", &["-batch", "-"], lines).map(drop)
+        self.exec_with_input("ip", &["-batch", "-"], lines)
+            .map(drop)
     }
 
     /// Runs a closure in a thread that has entered the namespace.
@@ -129,7 +139,9 @@ impl Netns {
                 self.enter()?;
                 work()
             });
-            thread.join().unwrap_or_else(|payload| panic::resume_unwind(payload))
+            thread
+                .join()
+                .unwrap_or_else(|payload| panic::resume_unwind(payload))
         })
     }
 
@@ -182,9 +194,18 @@ impl Netns {
 
     /// [`Netns::remove`] for many, by one process.
     pub fn remove_many(all: &[Self]) -> Result<()> {
-        for pid in processes_in(all) {
-            // Gone in the meantime is as good as killed.
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        let end = Instant::now() + Duration::from_secs(2);
+        loop {
+            let processes = processes_in(all);
+            if processes.is_empty() || Instant::now() > end {
+                break;
+            }
+            for pid in processes {
+                // Gone in the meantime is as good as killed.
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+            // A killed process needs a moment to go.
+            thread::sleep(Duration::from_millis(2));
         }
         let batch: String = all
             .iter()
@@ -194,7 +215,11 @@ impl Netns {
         let mut command = Command::new("ip");
         // -force: go on after a name that another sweep removed first.
         let result = cmd::check(command.args(["-force", "-batch", "-"]), batch.as_bytes());
-        if all.iter().any(Self::exists) { result.map(drop) } else { Ok(()) }
+        if all.iter().any(Self::exists) {
+            result.map(drop)
+        } else {
+            Ok(())
+        }
     }
 
     /// Router solicitations and multicast reports would appear in captures and
@@ -216,8 +241,15 @@ impl Netns {
 
 /// Processes whose main thread is in one of the namespaces, ours excluded.
 fn processes_in(all: &[Netns]) -> Vec<i32> {
-    let inode = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
-    let wanted: HashSet<_> = all.iter().filter_map(|netns| inode(&netns.path())).collect();
+    let inode = |path: &Path| {
+        fs::metadata(path)
+            .map(|found| (found.dev(), found.ino()))
+            .ok()
+    };
+    let wanted: HashSet<_> = all
+        .iter()
+        .filter_map(|netns| inode(&netns.path()))
+        .collect();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())

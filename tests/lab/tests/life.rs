@@ -38,7 +38,13 @@ fn everything_goes_after_a_panic() {
 #[test]
 fn processes_inside_are_ended() {
     let lab = Lab::new().build().unwrap();
-    let mut sleeper = lab.node1.netns.command("sleep").arg("1000").spawn().unwrap();
+    let mut sleeper = lab
+        .node1
+        .netns
+        .command("sleep")
+        .arg("1000")
+        .spawn()
+        .unwrap();
     while !lab.node1.netns.has_process(sleeper.id()) {}
     drop(lab);
     assert!(!sleeper.wait().unwrap().success(), "killed, not finished");
@@ -81,7 +87,10 @@ fn a_hundred_pods_come_and_go() {
 #[test]
 fn errors_say_what_was_run_and_why_it_failed() {
     let lab = Lab::new().default_pods(false).build().unwrap();
-    let error = format!("{:#}", lab.node1.netns.ip("link set nosuch up").unwrap_err());
+    let error = format!(
+        "{:#}",
+        lab.node1.netns.ip("link set nosuch up").unwrap_err()
+    );
     assert!(error.contains("ip link set nosuch up"), "{error}");
     assert!(error.contains("Cannot find device"), "{error}");
 }

@@ -4,8 +4,7 @@ use std::os::fd::AsFd;
 
 use anyhow::{Context as _, Result};
 use nix::{
-    getsockopt_impl,
-    libc, setsockopt_impl, sockopt_impl,
+    getsockopt_impl, libc, setsockopt_impl, sockopt_impl,
     sys::socket::{setsockopt, sockopt::RcvBufForce},
 };
 
@@ -21,7 +20,11 @@ sockopt_impl!(
 /// Sets or clears DF on what the socket sends. Set, the kernel refuses what
 /// exceeds the path MTU it knows; clear, it fragments.
 pub(crate) fn set_df(socket: &impl AsFd, df: bool) -> Result<()> {
-    let value = if df { libc::IP_PMTUDISC_DO } else { libc::IP_PMTUDISC_DONT };
+    let value = if df {
+        libc::IP_PMTUDISC_DO
+    } else {
+        libc::IP_PMTUDISC_DONT
+    };
     setsockopt(socket, IpMtuDiscover, &value).context("cannot set IP_MTU_DISCOVER")
 }
 
