@@ -34,7 +34,9 @@ mod notify;
 pub mod packet;
 mod packet_socket;
 mod pod;
+pub mod service;
 mod topology;
+pub mod trace;
 pub mod traffic;
 
 pub use builder::LabBuilder;
