@@ -2,7 +2,8 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use nix::unistd::geteuid;
 
 use crate::{
     addr::{HELLO_PERF, HELLO_SIT},
@@ -92,6 +93,10 @@ impl LabBuilder {
 
     /// Makes the lab, after sweeping what labs of dead processes left.
     pub fn build(self) -> Result<Lab> {
+        ensure!(
+            geteuid().is_root(),
+            "the lab makes network namespaces: run it as root"
+        );
         sweep()?;
         let id = LabId::claim()?;
         self.build_as(&id).inspect_err(|_| {
