@@ -16,7 +16,7 @@ use std::net::Ipv4Addr;
 
 use etherparse::{
     EtherType, Ethernet2Header, Icmpv4Header, Icmpv4Type, IpFragOffset, IpNumber, Ipv4Header,
-    TcpHeader, UdpHeader,
+    TcpHeader, UdpHeader, checksum::Sum16BitWords,
 };
 
 use crate::{addr::Mac, frame::protocol};
@@ -146,7 +146,12 @@ impl Ipv4 {
         bytes[1] = self.tos;
         // Last, over what the header now says, right or wrong.
         bytes[10..12].fill(0);
-        let checksum = self.checksum.unwrap_or_else(|| internet_checksum(&bytes));
+        let checksum = self.checksum.unwrap_or_else(|| {
+            Sum16BitWords::new()
+                .add_slice(&bytes)
+                .ones_complement()
+                .to_be()
+        });
         bytes[10..12].copy_from_slice(&checksum.to_be_bytes());
         bytes.extend_from_slice(payload);
         bytes
@@ -208,16 +213,6 @@ pub fn tcp(
         .calc_checksum_ipv4_raw(from, to, payload)
         .expect("fits TCP");
     [header.to_bytes().as_slice(), payload].concat()
-}
-
-/// RFC 1071 over whole 16-bit words.
-fn internet_checksum(bytes: &[u8]) -> u16 {
-    let sum: u32 = bytes
-        .chunks_exact(2)
-        .map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])))
-        .sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    !u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap_or(0)
 }
 
 #[cfg(test)]
