@@ -1,1 +1,47 @@
-//! Lab.
+//! Two Calico-like nodes in network namespaces, for the demo and the tests.
+//!
+//! [`Lab::new`] makes nodes, a router between them and pods as Calico's CNI
+//! plugin would. [`traffic`] sends through it, [`capture`] looks at the wire,
+//! [`inject`] puts hand-made frames on it, [`service`] plays kube-proxy,
+//! [`daemon`] runs `tunless`, and [`trace`] tells whether it left anything.
+//!
+//! It needs root, and a kernel with network namespaces. It knows the `tunless`
+//! binary by its command line only: xtask uses this crate before the eBPF
+//! toolchain exists.
+//!
+//! ```no_run
+//! use tunless_lab::{Lab, traffic::ping};
+//!
+//! let lab = Lab::new().fabric_filter(true).build()?;
+//! let report = ping::ping(&lab.node2.netns, lab.node1.ip, &ping::Options::default())?;
+//! assert_eq!(report.received, report.sent);
+//! # anyhow::Ok(())
+//! ```
+
+pub mod addr;
+mod builder;
+pub mod capture;
+pub mod cmd;
+mod config_file;
+pub mod daemon;
+mod fabric;
+pub mod frame;
+pub mod identity;
+pub mod inject;
+mod lab;
+pub mod netns;
+mod notify;
+pub mod packet;
+mod packet_socket;
+mod pod;
+pub mod service;
+mod topology;
+pub mod trace;
+pub mod traffic;
+
+pub use builder::LabBuilder;
+pub use daemon::Daemon;
+pub use lab::Lab;
+pub use netns::Netns;
+pub use pod::Pod;
+pub use topology::{Node, RpFilter};

@@ -1,0 +1,141 @@
+//! How a lab is to be, and the making of it.
+
+use std::{path::PathBuf, sync::Arc};
+
+use anyhow::{Result, ensure};
+use nix::unistd::geteuid;
+
+use crate::{
+    addr::{HELLO_PERF, HELLO_SIT},
+    fabric,
+    identity::{LabId, sweep},
+    lab::{Lab, Shared},
+    topology::{NODE1, NODE2, NODE3, RpFilter, make_node, make_router},
+};
+
+/// How the lab is to be; [`LabBuilder::build`] makes it.
+#[derive(Debug, Clone)]
+pub struct LabBuilder {
+    underlay_mtu: u32,
+    pod_mtu: u32,
+    rp_filter: RpFilter,
+    fabric_filter: bool,
+    third_node: bool,
+    default_pods: bool,
+    tunless: Option<PathBuf>,
+}
+
+impl Default for LabBuilder {
+    fn default() -> Self {
+        Self {
+            underlay_mtu: 1500,
+            pod_mtu: 1480,
+            rp_filter: RpFilter::Strict,
+            fabric_filter: false,
+            third_node: false,
+            default_pods: true,
+            tunless: None,
+        }
+    }
+}
+
+impl LabBuilder {
+    /// The MTU of every underlay link (1500).
+    #[must_use]
+    pub fn underlay_mtu(mut self, mtu: u32) -> Self {
+        self.underlay_mtu = mtu;
+        self
+    }
+
+    /// The MTU of pods and their `cali*` interfaces (1480).
+    #[must_use]
+    pub fn pod_mtu(mut self, mtu: u32) -> Self {
+        self.pod_mtu = mtu;
+        self
+    }
+
+    /// The reverse path filter of the nodes (strict).
+    #[must_use]
+    pub fn rp_filter(mut self, rp_filter: RpFilter) -> Self {
+        self.rp_filter = rp_filter;
+        self
+    }
+
+    /// Whether the router drops and counts un-encapsulated packets of pods and
+    /// services (no).
+    #[must_use]
+    pub fn fabric_filter(mut self, on: bool) -> Self {
+        self.fabric_filter = on;
+        self
+    }
+
+    /// Whether there is a node3 (no).
+    #[must_use]
+    pub fn third_node(mut self, on: bool) -> Self {
+        self.third_node = on;
+        self
+    }
+
+    /// Whether demo-hello-perf and demo-hello-sit are there from the start (yes).
+    #[must_use]
+    pub fn default_pods(mut self, on: bool) -> Self {
+        self.default_pods = on;
+        self
+    }
+
+    /// The `tunless` binary that daemons run (see
+    /// [`crate::daemon::tunless_binary`] for the default).
+    #[must_use]
+    pub fn tunless(mut self, binary: impl Into<PathBuf>) -> Self {
+        self.tunless = Some(binary.into());
+        self
+    }
+
+    /// Makes the lab, after sweeping what labs of dead processes left.
+    pub fn build(self) -> Result<Lab> {
+        ensure!(
+            geteuid().is_root(),
+            "the lab makes network namespaces: run it as root"
+        );
+        sweep()?;
+        let id = LabId::claim()?;
+        self.build_as(&id).inspect_err(|_| {
+            // The error that stopped the building matters more than this one.
+            let _ = id.remove();
+        })
+    }
+
+    fn build_as(self, id: &LabId) -> Result<Lab> {
+        let shared = Arc::new(Shared::new(
+            id.clone(),
+            self.pod_mtu,
+            self.rp_filter,
+            self.tunless,
+        ));
+        let router = make_router(&shared)?;
+        let node = |plan| make_node(&shared, &router, plan, self.underlay_mtu, self.rp_filter);
+        let (node1, node2) = (node(&NODE1)?, node(&NODE2)?);
+        let node3 = if self.third_node {
+            Some(node(&NODE3)?)
+        } else {
+            None
+        };
+        if self.fabric_filter {
+            fabric::install(&router)?;
+        }
+        let mut lab = Lab {
+            router,
+            node1,
+            node2,
+            node3,
+            pods: None,
+            shared,
+        };
+        if self.default_pods {
+            let perf = lab.node2.add_pod("demo-hello-perf", HELLO_PERF)?;
+            let sit = lab.node1.add_pod("demo-hello-sit", HELLO_SIT)?;
+            lab.pods = Some((perf, sit));
+        }
+        Ok(lab)
+    }
+}

@@ -1,0 +1,28 @@
+//! Putting a hand-made frame on a wire.
+//!
+//! MACs come from the topology: a frame for node1 leaves the router's port with
+//! [`crate::Node::mac`] as its destination, as [`Node::inject`] does. The
+//! packets come from [`crate::packet`].
+
+use anyhow::Result;
+
+use crate::{
+    netns::Netns,
+    packet::{IPV4, ethernet},
+    packet_socket::PacketSocket,
+    topology::Node,
+};
+
+/// Sends a frame out of an interface of a namespace.
+pub fn inject(netns: &Netns, interface: &str, frame: &[u8]) -> Result<()> {
+    PacketSocket::sender(netns, interface)?.send(frame)
+}
+
+impl Node {
+    /// Puts an IPv4 packet on the wire so that it arrives at this node's
+    /// `eth0`, as if the router had sent it (and past the fabric filter).
+    pub fn inject(&self, router: &Netns, packet: &[u8]) -> Result<()> {
+        let frame = ethernet(self.mac, self.gateway_mac, IPV4, packet);
+        inject(router, &self.router_port, &frame)
+    }
+}

@@ -1,0 +1,217 @@
+//! Services as kube-proxy's iptables mode makes them, and a trace of Felix.
+//!
+//! Chains, marks and their order are kube-proxy's own, since it is their side
+//! effects that tests are about: MASQUERADE picks the source address of the
+//! interface a packet leaves by, the reply has to find its way back through
+//! conntrack, and the daemon recognises the chains by name.
+
+use std::{
+    fmt::Write as _,
+    net::{Ipv4Addr, SocketAddrV4},
+    time::Duration,
+};
+
+use anyhow::Result;
+
+use crate::{addr::POD_CIDR, netns::Netns};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// TCP or UDP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Protocol {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+/// A service with a cluster IP.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// Its name, as in `default/hello:http`.
+    pub name: String,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The cluster IP and port.
+    pub address: SocketAddrV4,
+    /// The pods behind it.
+    pub endpoints: Vec<SocketAddrV4>,
+}
+
+impl Service {
+    /// The demo's: TCP 10.10.48.254:8080 → `pod`:8080.
+    #[must_use]
+    pub fn hello(pod: Ipv4Addr) -> Self {
+        Self {
+            name: "default/demo-hello:http".to_owned(),
+            protocol: Protocol::Tcp,
+            address: SocketAddrV4::new(crate::addr::SERVICE_IP, 8080),
+            endpoints: vec![SocketAddrV4::new(pod, 8080)],
+        }
+    }
+
+    /// 16 characters as kube-proxy makes them from a hash of the name.
+    fn hash(&self, endpoint: Option<SocketAddrV4>) -> String {
+        let text = format!("{}{}{endpoint:?}", self.name, self.protocol.name());
+        // FNV-1a, in base 32.
+        let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let digit = |n: u32| b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"[(hash >> (5 * n)) as usize % 32];
+        (0..12).map(|n| char::from(digit(n))).collect()
+    }
+}
+
+/// Makes the node's rules those of exactly these services.
+pub fn kube_proxy(node: &Netns, services: &[Service]) -> Result<()> {
+    let mut chains = String::new();
+    let mut rules = String::new();
+    for service in services {
+        rules_of(service, &mut chains, &mut rules)?;
+    }
+    // Declaring a chain empties it, and the whole is one transaction.
+    restore(
+        node,
+        &format!(
+            "*nat\n\
+             :KUBE-SERVICES - [0:0]\n\
+             :KUBE-MARK-MASQ - [0:0]\n\
+             :KUBE-POSTROUTING - [0:0]\n\
+             {chains}\
+             -A KUBE-MARK-MASQ -j MARK --or-mark 0x4000\n\
+             -A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN\n\
+             -A KUBE-POSTROUTING -j MARK --xor-mark 0x4000\n\
+             -A KUBE-POSTROUTING -m comment \
+             --comment \"kubernetes service traffic requiring SNAT\" -j MASQUERADE --random-fully\n\
+             {rules}\
+             COMMIT\n"
+        ),
+    )?;
+    for (hook, chain) in [
+        ("PREROUTING", "SERVICES"),
+        ("OUTPUT", "SERVICES"),
+        ("POSTROUTING", "POSTROUTING"),
+    ] {
+        let rule = format!("{hook} -m comment --comment kubernetes -j KUBE-{chain}");
+        hook_in(node, "nat", &rule)?;
+    }
+    Ok(())
+}
+
+fn rules_of(service: &Service, chains: &mut String, rules: &mut String) -> Result<()> {
+    let Service {
+        name,
+        protocol,
+        address,
+        endpoints,
+    } = service;
+    let (protocol, svc) = (protocol.name(), format!("KUBE-SVC-{}", service.hash(None)));
+    let to_service = format!(
+        "-d {ip}/32 -p {protocol} -m comment --comment \"{name} cluster IP\" \
+         -m {protocol} --dport {port}",
+        ip = address.ip(),
+        port = address.port(),
+    );
+    writeln!(chains, ":{svc} - [0:0]")?;
+    writeln!(rules, "-A KUBE-SERVICES {to_service} -j {svc}")?;
+    // Who is no pod (the host above all) must get its answer back here.
+    writeln!(
+        rules,
+        "-A {svc} ! -s {POD_CIDR} {to_service} -j KUBE-MARK-MASQ"
+    )?;
+    for (number, endpoint) in endpoints.iter().enumerate() {
+        let sep = format!("KUBE-SEP-{}", service.hash(Some(*endpoint)));
+        let left = endpoints.len() - number;
+        let share = match left {
+            1 => String::new(),
+            _ => format!("-m statistic --mode nth --every {left} --packet 0 "),
+        };
+        writeln!(chains, ":{sep} - [0:0]")?;
+        writeln!(
+            rules,
+            "-A {svc} -m comment --comment \"{name}\" {share}-j {sep}"
+        )?;
+        // A pod that reaches itself by its own service.
+        writeln!(rules, "-A {sep} -s {}/32 -j KUBE-MARK-MASQ", endpoint.ip())?;
+        writeln!(
+            rules,
+            "-A {sep} -p {protocol} -m {protocol} -j DNAT --to-destination {endpoint}"
+        )?;
+    }
+    Ok(())
+}
+
+/// Masquerades everything from a pod, as kube-proxy's `masqueradeAll` would.
+pub fn masquerade(node: &Netns, pod: Ipv4Addr) -> Result<()> {
+    if !has_chain(node, "nat", "KUBE-MARK-MASQ")? {
+        kube_proxy(node, &[])?;
+    }
+    hook_in(
+        node,
+        "nat",
+        &format!("PREROUTING -s {pod}/32 -j KUBE-MARK-MASQ"),
+    )
+}
+
+/// Chains named and hooked like Felix's, which accept what Felix would accept
+/// without any policy. Enough for the daemon to notice that policies exist.
+pub fn felix(node: &Netns) -> Result<()> {
+    restore(
+        node,
+        "*filter\n\
+         :cali-FORWARD - [0:0]\n\
+         :cali-INPUT - [0:0]\n\
+         :cali-OUTPUT - [0:0]\n\
+         :cali-from-wl-dispatch - [0:0]\n\
+         :cali-to-wl-dispatch - [0:0]\n\
+         -A cali-FORWARD -i cali+ -j cali-from-wl-dispatch\n\
+         -A cali-FORWARD -o cali+ -j cali-to-wl-dispatch\n\
+         -A cali-from-wl-dispatch -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN\n\
+         -A cali-from-wl-dispatch -m conntrack --ctstate INVALID -j DROP\n\
+         -A cali-to-wl-dispatch -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN\n\
+         -A cali-to-wl-dispatch -m conntrack --ctstate INVALID -j DROP\n\
+         COMMIT\n",
+    )?;
+    for hook in ["FORWARD", "INPUT", "OUTPUT"] {
+        hook_in(node, "filter", &format!("{hook} -j cali-{hook}"))?;
+    }
+    Ok(())
+}
+
+/// Removes every iptables rule of the node, whoever made it.
+pub fn remove_rules(node: &Netns) -> Result<()> {
+    // Without --noflush a table becomes what is written, that is empty.
+    let empty = "*nat\nCOMMIT\n*filter\nCOMMIT\n";
+    node.exec_with_input("iptables-restore", &["--wait"], empty)
+        .map(drop)
+}
+
+fn restore(node: &Netns, rules: &str) -> Result<()> {
+    node.exec_with_input("iptables-restore", &["--wait", "--noflush"], rules)
+        .map(drop)
+}
+
+/// Appends a rule to a built-in chain unless it is there.
+fn hook_in(node: &Netns, table: &str, rule: &str) -> Result<()> {
+    let words: Vec<&str> = rule.split(' ').collect();
+    let with = |verb| [&["--wait", "-t", table, verb], words.as_slice()].concat();
+    if node.try_exec("iptables", &with("-C"), SOON)?.success() {
+        return Ok(());
+    }
+    node.exec("iptables", &with("-A")).map(drop)
+}
+
+fn has_chain(node: &Netns, table: &str, chain: &str) -> Result<bool> {
+    let args = ["--wait", "-t", table, "-n", "-L", chain];
+    Ok(node.try_exec("iptables", &args, SOON)?.success())
+}
