@@ -1,6 +1,6 @@
 //! The maps, opened by their pins. The daemon and the CLI use the same way in.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{
@@ -10,6 +10,7 @@ use dataplane_common::{
     Counter, Endpoint, Ipv4Be, Node, NodeCounter, Reason, Route, State,
     layout::{MAX_ENDPOINTS, MAX_NODES, MAX_ROUTES},
 };
+use ipnet::Ipv4Net;
 
 use super::Pins;
 
@@ -115,6 +116,33 @@ impl Maps {
             node_counters: Map::PerCpuHashMap(open("NODE_COUNTERS")?).try_into()?,
             state: Map::Array(open("STATE")?).try_into()?,
         })
+    }
+
+    /// All routes, in the order of their prefixes.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn all_routes(&self) -> Result<BTreeMap<Ipv4Net, Route>> {
+        let mut routes = BTreeMap::new();
+        for entry in self.routes.iter() {
+            let (key, route) = entry?;
+            let length = u8::try_from(key.prefix_len())?;
+            routes.insert(Ipv4Net::new(Ipv4Addr::from(key.data()), length)?, route);
+        }
+        Ok(routes)
+    }
+
+    /// The longest prefix in the map that covers `address`; the kernel tells
+    /// the value it finds, not the prefix.
+    ///
+    /// # Errors
+    /// If there is none, or the kernel refuses.
+    pub fn matching_prefix(&self, address: Ipv4Addr) -> Result<Ipv4Net> {
+        self.all_routes()?
+            .into_keys()
+            .filter(|prefix| prefix.contains(&address))
+            .max_by_key(Ipv4Net::prefix_len)
+            .context("no route covers it")
     }
 
     /// A reason's counter, all CPUs together.

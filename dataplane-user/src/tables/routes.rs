@@ -1,6 +1,6 @@
 //! `ROUTES`: prefix → node.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::collections::BTreeMap;
 
 use anyhow::Result;
 use aya::maps::{MapError, lpm_trie::Key};
@@ -23,7 +23,7 @@ impl Table for Routes<'_> {
     const NAME: &'static str = "route";
 
     async fn actual(&mut self) -> Result<BTreeMap<Ipv4Net, Route>> {
-        read(self.0)
+        self.0.all_routes()
     }
 
     async fn upsert(&mut self, prefix: &Ipv4Net, route: &Route) -> Result<()> {
@@ -36,18 +36,4 @@ impl Table for Routes<'_> {
             Err(error) => Err(error.into()),
         }
     }
-}
-
-/// All routes in the map.
-///
-/// # Errors
-/// If the kernel refuses.
-pub(super) fn read(maps: &Maps) -> Result<BTreeMap<Ipv4Net, Route>> {
-    let mut routes = BTreeMap::new();
-    for entry in maps.routes.iter() {
-        let (key, route) = entry?;
-        let length = u8::try_from(key.prefix_len())?;
-        routes.insert(Ipv4Net::new(Ipv4Addr::from(key.data()), length)?, route);
-    }
-    Ok(routes)
 }

@@ -1,0 +1,35 @@
+//! `tunless config …`
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::{
+    config::{ConfigFile, EXAMPLE},
+    exit::Exit,
+    output::{self, Format},
+};
+
+pub fn validate(path: &Path) -> Result<Exit> {
+    let file = ConfigFile::read(path)?;
+    eprintln!(
+        "{}: fine: {} routes to {} nodes",
+        path.display(),
+        file.config.routes.fixed.len(),
+        crate::desired::nodes(&file.config).len()
+    );
+    Ok(Exit::Ok)
+}
+
+/// In the file's own language, unless JSON is asked for.
+pub fn show(path: &Path, format: Format) -> Result<Exit> {
+    let config = ConfigFile::read(path)?.config;
+    let text = serde_yaml::to_string(&config)?;
+    output::object(format, &config, || text)?;
+    Ok(Exit::Ok)
+}
+
+pub fn example() -> Result<Exit> {
+    print!("{EXAMPLE}");
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,50 @@
+//! `tunless detach`: everything of ours goes, and nothing else.
+
+use anyhow::{Result, bail};
+
+use crate::{
+    bpf::Pins,
+    daemon,
+    exit::Exit,
+    kernel::{Kernel, PROTOCOL, TUNNEL},
+};
+
+/// Routes first, so that nothing is sent into a device without a program; then
+/// device, programs and maps.
+pub async fn detach(pins: &Pins) -> Result<Exit> {
+    if daemon::is_running(pins) {
+        bail!(
+            "the daemon is running and would put everything back; stop it first \
+             (`systemctl stop tunless`)"
+        );
+    }
+    let kernel = Kernel::connect()?;
+    let host = kernel.look().await?;
+    let tunnel = host.link(TUNNEL).map(|(ifindex, _)| ifindex);
+    let mut done = Vec::new();
+
+    let ours = |route: &&crate::kernel::KernelRoute| {
+        route.protocol == PROTOCOL && route.ifindex.is_some() && route.ifindex == tunnel
+    };
+    let mut routes = 0;
+    for route in host.routes.iter().filter(ours) {
+        kernel.delete_route(route.destination, route.ifindex.unwrap_or(0)).await?;
+        routes += 1;
+    }
+    if routes > 0 {
+        done.push(format!("{routes} routes"));
+    }
+    if kernel.delete_tunnel(&host).await? {
+        done.push(format!("the device {TUNNEL}"));
+    }
+    if pins.exist() {
+        let links = crate::bpf::links::list(pins)?.len();
+        pins.remove_all()?;
+        done.push(format!("{links} programs and the pins in {}", pins.root().display()));
+    }
+    match done.is_empty() {
+        true => eprintln!("there was nothing of ours"),
+        false => eprintln!("removed {}", done.join(", ")),
+    }
+    Ok(Exit::Ok)
+}

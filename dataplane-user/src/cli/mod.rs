@@ -1,0 +1,282 @@
+//! What may be typed. One file per noun does it.
+
+mod config;
+mod counters;
+mod detach;
+mod endpoints;
+mod nodes;
+mod routes;
+mod status;
+mod version;
+
+use std::{
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+
+use crate::{
+    bpf::{Maps, Pins},
+    config::{BpffsDir, ConfigFile, DEFAULT_PATH},
+    daemon,
+    exit::Exit,
+    output::Format,
+};
+
+/// IP-in-IP between Calico nodes without the kernel's tunl0.
+///
+/// eBPF programs on the pods' and the host's interfaces wrap and unwrap packets;
+/// `tunless run` keeps them and their maps true. Every other command reads what
+/// is pinned, so it works while the daemon is down.
+#[derive(Parser, Debug)]
+#[command(name = "tunless", version, propagate_version = true, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failed, 2 usage, 3 the answer is no.";
+
+#[derive(Args, Debug)]
+struct Global {
+    /// The configuration file.
+    #[arg(long, global = true, value_name = "FILE", default_value = DEFAULT_PATH)]
+    config: PathBuf,
+
+    /// The directory of pins; wins over the file's `bpffs`.
+    #[arg(long, global = true, value_name = "DIR")]
+    bpffs: Option<PathBuf>,
+
+    /// How results are printed.
+    #[arg(short, long, global = true, value_name = "FORMAT", default_value = "table")]
+    output: Format,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run the daemon: attach, keep everything true, go on until SIGTERM.
+    ///
+    /// Stopping it stops no traffic; `tunless detach` does. SIGHUP, or saving the
+    /// file, applies a new configuration; a bad one is refused and the old stays.
+    /// Log level: RUST_LOG, like RUST_LOG=debug.
+    Run,
+    /// Is everything in place? Exit code 3 if not.
+    Status {
+        /// Wait until it is, at most so long [default: 10s].
+        #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true,
+              default_missing_value = "10s", value_parser = duration)]
+        wait: Option<Duration>,
+    },
+    /// Pod CIDRs and their nodes.
+    #[command(subcommand, visible_alias = "route")]
+    Routes(RoutesCommand),
+    /// The other nodes: way, MTU, traffic.
+    #[command(subcommand, visible_alias = "node")]
+    Nodes(NodesCommand),
+    /// The local pods.
+    #[command(subcommand, visible_alias = "endpoint")]
+    Endpoints(EndpointsCommand),
+    /// Why packets left the programs the way they did.
+    #[command(subcommand, visible_alias = "counter")]
+    Counters(CountersCommand),
+    /// The configuration file.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Remove every program, pin, device, route and address that tunless made.
+    ///
+    /// Traffic to remote pods ends with it. Stop the daemon first.
+    Detach,
+    /// This program's version, and that of its maps.
+    Version,
+    /// Completions for a shell: `source <(tunless completions bash)`.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+enum RoutesCommand {
+    /// All remote pod CIDRs.
+    #[command(visible_alias = "ls")]
+    List,
+    /// Where a packet to this address would go. Exit code 3 if nowhere.
+    Get {
+        /// A pod's address.
+        ip: Ipv4Addr,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+enum NodesCommand {
+    /// All nodes we have routes to.
+    #[command(visible_alias = "ls")]
+    List,
+}
+
+#[derive(Subcommand, Debug)]
+enum EndpointsCommand {
+    /// All local pods.
+    #[command(visible_alias = "ls")]
+    List,
+}
+
+#[derive(Subcommand, Debug)]
+enum CountersCommand {
+    /// Every reason that counted anything.
+    #[command(visible_alias = "ls")]
+    List {
+        /// Also those that counted nothing.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Set all counters to zero.
+    Flush,
+}
+
+#[derive(Subcommand, Debug)]
+enum ConfigCommand {
+    /// Judge a file without applying it. Exit code 1 if it is refused.
+    Validate {
+        /// The file [default: the one of --config].
+        file: Option<PathBuf>,
+    },
+    /// The configuration with every default filled in.
+    Show,
+    /// A commented example to start from.
+    Example,
+}
+
+impl Cli {
+    /// Does what was typed.
+    ///
+    /// # Errors
+    /// What failed, to be printed as a chain.
+    pub fn execute(self) -> Result<Exit> {
+        let Self { global, command } = self;
+        let format = global.output;
+        match command {
+            Command::Run => {
+                block_on(daemon::run(&global.config, global.bpffs.as_deref()))?;
+                Ok(Exit::Ok)
+            }
+            Command::Status { wait } => status::status(&global.pins()?, format, wait),
+            Command::Routes(RoutesCommand::List) => routes::list(&global.maps()?, format),
+            Command::Routes(RoutesCommand::Get { ip }) => routes::get(&global.maps()?, format, ip),
+            Command::Nodes(NodesCommand::List) => nodes::list(&global.maps()?, format),
+            Command::Endpoints(EndpointsCommand::List) => endpoints::list(&global.maps()?, format),
+            Command::Counters(CountersCommand::List { all }) => {
+                counters::list(&global.maps()?, format, all)
+            }
+            Command::Counters(CountersCommand::Flush) => counters::flush(&mut global.maps()?),
+            Command::Config(ConfigCommand::Validate { file }) => {
+                config::validate(file.as_deref().unwrap_or(&global.config))
+            }
+            Command::Config(ConfigCommand::Show) => config::show(&global.config, format),
+            Command::Config(ConfigCommand::Example) => config::example(),
+            Command::Detach => {
+                let pins = global.pins()?;
+                block_on(detach::detach(&pins))
+            }
+            Command::Version => version::version(format),
+            Command::Completions { shell } => {
+                let mut command = Self::command();
+                clap_complete::generate(shell, &mut command, "tunless", &mut std::io::stdout());
+                Ok(Exit::Ok)
+            }
+        }
+    }
+}
+
+impl Global {
+    /// The pins: as typed, else as the file says, else the default place.
+    fn pins(&self) -> Result<Pins> {
+        if let Some(directory) = &self.bpffs {
+            return Ok(Pins::new(directory));
+        }
+        if !self.config.exists() && self.config == Path::new(DEFAULT_PATH) {
+            return Ok(Pins::new(BpffsDir::default().as_ref()));
+        }
+        let file = ConfigFile::read(&self.config)?;
+        Ok(Pins::new(file.config.bpffs.as_ref()))
+    }
+
+    /// The maps, if a daemon ever ran.
+    fn maps(&self) -> Result<Maps> {
+        let pins = self.pins()?;
+        if !pins.exist() {
+            bail!(
+                "nothing is pinned at {}: start the daemon (`systemctl start tunless`), or name \
+                 its directory with --bpffs",
+                pins.root().display()
+            );
+        }
+        let maps = Maps::open(&pins)?;
+        if !daemon::is_running(&pins) {
+            eprintln!("the daemon is not running; this is what it left");
+        }
+        Ok(maps)
+    }
+}
+
+fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?
+        .block_on(future)
+}
+
+/// An interface's name in this network namespace.
+fn interface_name(ifindex: u32) -> String {
+    nix::net::if_::if_indextoname(ifindex)
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .unwrap_or_else(|| format!("#{ifindex}"))
+}
+
+/// `10s`, `2m`, `500ms`, or seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 =
+        number.parse().map_err(|_| format!("`{text}` is no time; write one like 10s"))?;
+    match unit {
+        "" | "s" => Ok(Duration::from_secs(number)),
+        "ms" => Ok(Duration::from_millis(number)),
+        "m" => Ok(Duration::from_secs(number * 60)),
+        _ => Err(format!("`{unit}` is no unit of time; use ms, s or m")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn waits_are_written_as_people_do() {
+        assert_eq!(duration("10s"), Ok(Duration::from_secs(10)));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration("7"), Ok(Duration::from_secs(7)));
+        for bad in ["", "s", "10 s", "1h", "-1s"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+        let cli = |arguments: &[&str]| Cli::try_parse_from(arguments).map(|cli| cli.command);
+        assert!(matches!(
+            cli(&["tunless", "status", "--wait"]),
+            Ok(Command::Status { wait: Some(wait) }) if wait == Duration::from_secs(10)
+        ));
+        assert!(matches!(cli(&["tunless", "status"]), Ok(Command::Status { wait: None })));
+    }
+}

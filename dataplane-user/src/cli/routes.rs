@@ -1,0 +1,140 @@
+//! `tunless routes …`
+
+use std::net::Ipv4Addr;
+
+use anyhow::Result;
+use aya::maps::lpm_trie::Key;
+use dataplane_common::{Ipv4Be, Route};
+use ipnet::Ipv4Net;
+use serde::Serialize;
+
+use crate::{
+    bpf::Maps,
+    exit::Exit,
+    output::{self, Format, Row},
+};
+
+#[derive(Serialize)]
+struct RouteItem {
+    cidr: Ipv4Net,
+    node: Ipv4Addr,
+    /// How packets get there: `ipip`; `local` for our own; `none` for a source-only prefix.
+    encap: &'static str,
+    /// Where the route was learnt.
+    source: &'static str,
+    /// `active`, or `unreachable` while the kernel has no way to the node.
+    state: &'static str,
+}
+
+impl RouteItem {
+    fn new(maps: &Maps, cidr: Ipv4Net, route: &Route) -> Self {
+        let encap = if route.is_local() {
+            "local"
+        } else if route.is_destination() {
+            "ipip"
+        } else {
+            "none"
+        };
+        let reachable =
+            route.is_local() || maps.nodes.get(&route.node, 0).is_ok_and(|node| node.ifindex != 0);
+        Self {
+            cidr,
+            node: route.node.into(),
+            encap,
+            source: match route.source {
+                Route::SOURCE_FILE => "file",
+                Route::SOURCE_LOCAL => "local",
+                _ => "unknown",
+            },
+            state: if reachable { "active" } else { "unreachable" },
+        }
+    }
+}
+
+impl Row for RouteItem {
+    const COLUMNS: &'static [&'static str] = &["CIDR", "NODE", "ENCAP", "SOURCE", "STATE"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.cidr.to_string(),
+            self.node.to_string(),
+            self.encap.into(),
+            self.source.into(),
+            self.state.into(),
+        ]
+    }
+}
+
+/// Remote routes; our own pods are `endpoints list`.
+pub fn list(maps: &Maps, format: Format) -> Result<Exit> {
+    let mut items = Vec::new();
+    for (cidr, route) in maps.all_routes()? {
+        if !route.is_local() {
+            items.push(RouteItem::new(maps, cidr, &route));
+        }
+    }
+    output::list(format, &items)?;
+    Ok(Exit::Ok)
+}
+
+#[derive(Serialize)]
+struct Answer {
+    ip: Ipv4Addr,
+    #[serde(flatten)]
+    route: RouteItem,
+    /// Out of which interface, if that is known.
+    interface: Option<String>,
+    /// Largest inner packet, bytes.
+    mtu: Option<u32>,
+    /// The next hop's MAC, if it is cached.
+    next_hop_mac: Option<String>,
+}
+
+/// Where a packet to `ip` goes.
+pub fn get(maps: &Maps, format: Format, ip: Ipv4Addr) -> Result<Exit> {
+    let Ok(route) = maps.routes.get(&Key::new(32, Ipv4Be::from(ip)), 0) else {
+        eprintln!("no route covers {ip}: its packets are not ours");
+        return Ok(Exit::No);
+    };
+    let cidr = maps.matching_prefix(ip)?;
+    let item = RouteItem::new(maps, cidr, &route);
+    let node = maps.nodes.get(&route.node, 0).ok().filter(|node| node.ifindex != 0);
+    let interface = match (route.is_local(), node) {
+        (true, _) => maps.endpoints.get(&Ipv4Be::from(ip), 0).ok().map(|pod| pod.ifindex),
+        (false, node) => node.map(|node| node.ifindex),
+    };
+    let answer = Answer {
+        ip,
+        route: item,
+        interface: interface.map(super::interface_name),
+        mtu: node.map(|node| node.mtu.saturating_sub(dataplane_common::ipv4::OUTER_LENGTH as u32)),
+        next_hop_mac: node
+            .filter(|node| node.next_hop.is_known())
+            .map(|node| node.next_hop.to_string()),
+    };
+    output::object(format, &answer, || describe(&answer))?;
+    Ok(match (answer.route.encap, answer.route.state) {
+        ("none", _) | (_, "unreachable") => Exit::No,
+        _ => Exit::Ok,
+    })
+}
+
+fn describe(answer: &Answer) -> String {
+    let Answer { ip, route, interface, mtu, next_hop_mac } = answer;
+    let RouteItem { cidr, node, encap, source, state } = route;
+    let mut text = match *encap {
+        "local" => format!("{ip} is ours"),
+        "none" => format!("{ip} is only a source node {node} may use ({cidr})"),
+        _ => format!("{ip} is behind node {node} ({cidr}, {encap}, from {source}, {state})"),
+    };
+    if let Some(interface) = interface {
+        text += &format!("\n  dev {interface}");
+    }
+    if let Some(mtu) = mtu {
+        text += &format!(" mtu {mtu}");
+    }
+    if let Some(mac) = next_hop_mac {
+        text += &format!(" next hop {mac}");
+    }
+    text
+}

@@ -1,0 +1,203 @@
+//! `tunless status`: is everything in place?
+
+use std::{
+    fmt::Write as _,
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use dataplane_common::{Ipv4Be, Settings, State};
+use serde::Serialize;
+
+use crate::{
+    bpf::{Maps, Pins, links},
+    clock, daemon,
+    exit::Exit,
+    output::{self, Format},
+};
+
+#[derive(Serialize)]
+struct Status {
+    /// Everything asked for is in place. The daemon need not be running for that.
+    ready: bool,
+    /// What is not, for people.
+    problems: Vec<String>,
+    daemon: DaemonStatus,
+    mode: &'static str,
+    fastpath: &'static str,
+    spoof: &'static str,
+    node: Option<Ipv4Addr>,
+    tunnel: TunnelStatus,
+    attachments: Vec<AttachmentStatus>,
+    routes: usize,
+    endpoints: usize,
+    nodes: usize,
+}
+
+#[derive(Serialize)]
+struct DaemonStatus {
+    running: bool,
+    pid: Option<u32>,
+    /// Seconds since it last went round.
+    last_round_seconds: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct TunnelStatus {
+    interface: Option<String>,
+    address: Option<Ipv4Addr>,
+    mtu: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct AttachmentStatus {
+    program: &'static str,
+    hook: &'static str,
+    interface: String,
+    ifindex: u32,
+    live: bool,
+}
+
+/// Prints the status; with `wait`, only once it is ready or the time is up.
+pub fn status(pins: &Pins, format: Format, wait: Option<Duration>) -> Result<Exit> {
+    let deadline = wait.map(|wait| Instant::now() + wait);
+    loop {
+        let status = look(pins)?;
+        if status.ready || deadline.is_none_or(|deadline| Instant::now() >= deadline) {
+            let ready = status.ready;
+            output::object(format, &status, || describe(&status))?;
+            return Ok(if ready { Exit::Ok } else { Exit::No });
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn look(pins: &Pins) -> Result<Status> {
+    let running = daemon::is_running(pins);
+    let opened = if pins.exist() { Maps::open(pins) } else { Err(anyhow::anyhow!("no pins")) };
+    let maps = match opened {
+        Ok(maps) => maps,
+        Err(error) => return Ok(nothing(pins, running, &error)),
+    };
+    let state = maps.state()?;
+    let attachments: Vec<_> = links::list(pins)?
+        .into_iter()
+        .map(|(at, link)| AttachmentStatus {
+            program: at.hook.program(),
+            hook: at.hook.place(),
+            interface: super::interface_name(at.ifindex),
+            ifindex: at.ifindex,
+            live: link.is_live,
+        })
+        .collect();
+    let problems = problems(&state, &attachments);
+    let routes = maps.all_routes()?.iter().filter(|(_, route)| !route.is_local()).count();
+    let ago = clock::monotonic().saturating_sub(Duration::from_nanos(state.heartbeat));
+    Ok(Status {
+        ready: problems.is_empty(),
+        problems,
+        daemon: DaemonStatus {
+            running,
+            pid: running.then_some(state.pid),
+            last_round_seconds: (state.heartbeat != 0).then(|| ago.as_secs_f64()),
+        },
+        mode: "replace",
+        fastpath: if state.fastpath == Settings::TRUSTED { "trusted" } else { "off" },
+        spoof: if state.spoof == Settings::SPOOF_STACK { "stack" } else { "drop" },
+        node: address(state.node),
+        tunnel: TunnelStatus {
+            interface: (state.tunnel_ifindex != 0)
+                .then(|| super::interface_name(state.tunnel_ifindex)),
+            address: address(state.tunnel),
+            mtu: (state.tunnel_mtu != 0).then_some(state.tunnel_mtu),
+        },
+        attachments,
+        routes,
+        endpoints: maps.endpoints.keys().count(),
+        nodes: maps.nodes.keys().count(),
+    })
+}
+
+/// No maps: nothing was ever attached, or another version did.
+fn nothing(pins: &Pins, running: bool, error: &anyhow::Error) -> Status {
+    Status {
+        ready: false,
+        problems: vec![format!("nothing to read at {}: {error:#}", pins.root().display())],
+        daemon: DaemonStatus { running, pid: None, last_round_seconds: None },
+        mode: "replace",
+        fastpath: "off",
+        spoof: "drop",
+        node: None,
+        tunnel: TunnelStatus { interface: None, address: None, mtu: None },
+        attachments: Vec::new(),
+        routes: 0,
+        endpoints: 0,
+        nodes: 0,
+    }
+}
+
+fn problems(state: &State, attachments: &[AttachmentStatus]) -> Vec<String> {
+    let mut problems = Vec::new();
+    if state.synced == 0 {
+        problems.push(
+            "the daemon could not put everything in place; its log says what".to_owned(),
+        );
+    }
+    for at in attachments.iter().filter(|at| !at.live) {
+        problems.push(format!("{} is no longer attached to {}", at.program, at.interface));
+    }
+    if attachments.len() < state.attachments as usize {
+        problems.push(format!(
+            "{} programs should be attached, {} are",
+            state.attachments,
+            attachments.len()
+        ));
+    }
+    if state.fastpath_withheld != 0 {
+        problems.push(
+            "the fast path is withheld: rules of Felix or kube-proxy appeared; see the log"
+                .to_owned(),
+        );
+    }
+    problems
+}
+
+fn address(address: Ipv4Be) -> Option<Ipv4Addr> {
+    (address != Ipv4Be::UNSPECIFIED).then(|| address.into())
+}
+
+fn describe(status: &Status) -> String {
+    let mut text = format!("ready:      {}\n", if status.ready { "yes" } else { "NO" });
+    for problem in &status.problems {
+        let _ = writeln!(text, "            {problem}");
+    }
+    let daemon = match (&status.daemon.running, status.daemon.last_round_seconds) {
+        (true, Some(ago)) => {
+            format!("running (pid {}), last round {ago:.1}s ago", status.daemon.pid.unwrap_or(0))
+        }
+        (true, None) => "running, first round not done yet".to_owned(),
+        (false, _) => "not running; forwarding does not need it, changes do".to_owned(),
+    };
+    let shown = |value: &Option<Ipv4Addr>| {
+        value.as_ref().map_or_else(|| "-".to_owned(), |address| address.to_string())
+    };
+    let _ = writeln!(text, "daemon:     {daemon}");
+    let _ = writeln!(text, "mode:       {}, fast path {}, spoofs {}", status.mode, status.fastpath, status.spoof);
+    let _ = writeln!(text, "node:       {}", shown(&status.node));
+    if let Some(interface) = &status.tunnel.interface {
+        let mtu = status.tunnel.mtu.unwrap_or(0);
+        let _ = writeln!(text, "tunnel:     {interface} {} mtu {mtu}", shown(&status.tunnel.address));
+    }
+    let _ = writeln!(
+        text,
+        "tables:     {} routes, {} nodes, {} endpoints",
+        status.routes, status.nodes, status.endpoints
+    );
+    for (position, at) in status.attachments.iter().enumerate() {
+        let head = if position == 0 { "programs:" } else { "" };
+        let gone = if at.live { "" } else { "  NOT ATTACHED" };
+        let _ = writeln!(text, "{head:<12}{:<11} {} {}{gone}", at.program, at.interface, at.hook);
+    }
+    text
+}
