@@ -29,3 +29,5 @@ pub mod prog;
 pub mod wire;
 #[path = "support/world.rs"]
 pub mod world;
+#[path = "support/scene.rs"]
+pub mod scene;
