@@ -7,6 +7,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use super::packages::Package;
 use crate::progress;
 
+/// What stands for the packages that hold no program.
+const BY_HAND: &str = " (for Rust `rustup toolchain install nightly --component rust-src` will \
+                       do; for LLVM name its directory in LLVM_PREFIX)";
+
 /// Installs those of `wanted` that are missing; true if there were any.
 pub fn install(wanted: &[Package]) -> Result<bool> {
     let missing = missing(wanted)?;
@@ -37,13 +41,16 @@ pub fn install(wanted: &[Package]) -> Result<bool> {
     )?;
     if !install.success {
         let network = !update.success || update.output.contains("Failed to fetch");
-        bail!(
-            "{}\n  | {}",
-            explain(&install.output, network),
-            install.tail()
-        );
+        let said = errors(&install.output);
+        bail!("{}{said}", explain(&install.output, network));
     }
     Ok(true)
+}
+
+/// The first lines in which apt names an error; more would repeat them.
+fn errors(output: &str) -> String {
+    let errors = output.lines().filter(|line| line.starts_with("E: "));
+    errors.take(3).map(|line| format!("\n  | {line}")).collect()
 }
 
 fn apt_get() -> Command {
@@ -57,14 +64,17 @@ fn apt_get() -> Command {
 
 fn missing(wanted: &[Package]) -> Result<Vec<Package>> {
     if !(on_path("dpkg-query") && on_path("apt-get")) {
-        let missing = wanted
+        let missing: Vec<_> = wanted
             .iter()
-            .filter(|package| !package.program.is_some_and(on_path));
-        let missing: Vec<_> = missing.map(|package| package.name).collect();
+            .filter(|package| !package.program.is_some_and(on_path))
+            .collect();
+        let names: Vec<_> = missing.iter().map(|package| package.name).collect();
+        let tools_only = missing.iter().all(|package| package.program.is_some());
         ensure!(
             missing.is_empty(),
-            "no apt-get here: install by hand what Debian calls {}, then run this again",
-            missing.join(", ")
+            "no apt-get here: install by hand what Debian calls {}{}, then run this again",
+            names.join(", "),
+            if tools_only { "" } else { BY_HAND }
         );
         return Ok(Vec::new());
     }

@@ -2,9 +2,10 @@
 //!
 //! It reads the compiler's LLVM bitcode, so both must be of one LLVM; a
 //! prebuilt one would fit by chance only. Building it takes minutes, so it
-//! stays under `target/tools` until the pin or the compiler's LLVM changes.
+//! stays under `target/tools` until the pin or the compiler's LLVM changes. Where
+//! LLVM lies elsewhere than in Debian, `LLVM_PREFIX` says so.
 
-use std::{fs, path::Path, process::Command};
+use std::{env, fs, path::Path, process::Command};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
@@ -28,7 +29,16 @@ pub fn install(toolchain: &str) -> Result<bool> {
     }
 
     println!("set-up: bpf-linker {VERSION}, which links the eBPF programs (LLVM {major})");
-    debian::install(&[package])?;
+    let prefix = env::var("LLVM_PREFIX").unwrap_or_else(|_| format!("/usr/lib/llvm-{major}"));
+    if !has_llvm(Path::new(&prefix)) {
+        debian::install(&[package]).with_context(|| {
+            format!(
+                "the eBPF compiler (rustup toolchain `{toolchain}`) has LLVM {major}, and no \
+                 {} can be installed for it",
+                package.name
+            )
+        })?;
+    }
     let built = progress::run(
         "build bpf-linker (a few minutes, once)",
         workspace::cargo([
@@ -41,7 +51,7 @@ pub fn install(toolchain: &str) -> Result<bool> {
         ])
         .args(["--no-default-features", "--features", &feature, "--root"])
         .arg(&tools)
-        .env("LLVM_PREFIX", format!("/usr/lib/llvm-{major}")),
+        .env("LLVM_PREFIX", prefix),
     )?;
     if !built.success {
         bail!(
@@ -53,17 +63,34 @@ pub fn install(toolchain: &str) -> Result<bool> {
     Ok(true)
 }
 
+/// Whether the library to link is there, from whatever distribution.
+fn has_llvm(prefix: &Path) -> bool {
+    ["lib64", "lib"]
+        .iter()
+        .any(|directory| prefix.join(directory).join("libLLVM.so").exists())
+}
+
 /// bpf-linker's feature and Debian's package for this LLVM.
 fn choose_llvm(major: u32, toolchain: &str) -> Result<(String, Package)> {
     let known = packages::LLVM.iter().find(|(known, _)| *known == major);
     let (_, package) = known.with_context(|| {
         format!(
             "bpf-linker {VERSION} takes LLVM 21 to 23, but the eBPF compiler (rustup toolchain \
-             `{toolchain}`) has LLVM {major}: remove that toolchain's rust-src to use Debian's \
-             compiler, or install another nightly"
+             `{toolchain}`) has LLVM {major}: {}, then run this again",
+            other_compiler(toolchain)
         )
     })?;
     Ok((format!("llvm-{major}"), *package))
+}
+
+/// How to get a compiler with another LLVM.
+fn other_compiler(toolchain: &str) -> &'static str {
+    if toolchain == toolchain::DEBIAN {
+        "add Debian's security updates to apt's sources and upgrade rustc-web, cargo-web and \
+         rust-web-src"
+    } else {
+        "remove its component rust-src to use Debian's compiler"
+    }
 }
 
 fn is_installed(tools: &Path, feature: &str) -> bool {
@@ -105,12 +132,15 @@ mod tests {
 
     #[test]
     fn an_llvm_without_a_linker_is_refused_with_what_to_do() {
-        for major in [19, 24] {
-            let message = choose_llvm(major, "nightly")
+        for (major, toolchain, remedy) in [
+            (24, "nightly", "remove its component rust-src"),
+            (19, toolchain::DEBIAN, "add Debian's security updates"),
+        ] {
+            let message = choose_llvm(major, toolchain)
                 .expect_err("no such feature")
                 .to_string();
             assert!(
-                message.contains(&format!("`nightly`) has LLVM {major}")),
+                message.contains(&format!("`{toolchain}`) has LLVM {major}: {remedy}")),
                 "{message}"
             );
         }

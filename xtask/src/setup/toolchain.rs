@@ -8,24 +8,21 @@ use crate::{progress, workspace};
 
 #[path = "../../../dataplane-user/build/toolchain.rs"]
 mod choice;
-pub use choice::find;
+pub use choice::{DEBIAN, find};
 
 /// Makes Debian's compiler the rustup toolchain that the build looks for.
 pub fn link_debian() -> Result<&'static str> {
-    println!(
-        "set-up: rustup toolchain `{}` = Debian's rustc in /usr",
-        choice::DEBIAN
-    );
+    println!("set-up: rustup toolchain `{DEBIAN}` = Debian's rustc in /usr",);
     let linked = progress::run(
         "rustup toolchain link",
-        Command::new("rustup").args(["toolchain", "link", choice::DEBIAN, "/usr"]),
+        Command::new("rustup").args(["toolchain", "link", DEBIAN, "/usr"]),
     )?;
     ensure!(
         linked.success,
         "rustup does not take Debian's rustc: {}",
         linked.tail()
     );
-    choice::find().context(
+    find().context(
         "Debian's rustc is there but not the source of `core`: reinstall rust-web-src, then run \
          this again",
     )

@@ -130,14 +130,8 @@ pub fn run(suite: Suite, targets: &Targets, filter: &[String], deadline: Instant
             );
             cases(&mut outcome, &mut command, filter, deadline);
         }
-        Suite::Prog => kernel_cases(&mut outcome, suite, targets, filter, deadline),
-        Suite::Netns => {
-            // The tests run the program that is shipped.
-            let build = "cargo build --release --package dataplane-user";
-            match stream::run(&mut command_line(build), deadline, |_| {}) {
-                Ok(Ended::Well) => kernel_cases(&mut outcome, suite, targets, filter, deadline),
-                ended => outcome.fail(format!("{build}: {}", reason(ended))),
-            }
+        Suite::Prog | Suite::Netns => {
+            kernel_cases(&mut outcome, suite, targets, filter, deadline);
         }
     }
     outcome.took = started.elapsed().max(Duration::from_millis(1));
@@ -158,6 +152,15 @@ fn kernel_cases(
             suite.name()
         ));
         return;
+    }
+    if suite == Suite::Netns {
+        // The tests run the program that is shipped.
+        let build = "cargo build --release --package dataplane-user";
+        let ended = stream::run(&mut command_line(build), deadline, |_| {});
+        if !matches!(ended, Ok(Ended::Well)) {
+            outcome.fail(format!("{build}: {}", reason(ended)));
+            return;
+        }
     }
     let mut command = workspace::cargo(["test", "--no-fail-fast", "--package", TESTS_PACKAGE]);
     command.args(targets.iter().flat_map(|target| ["--test", target]));
