@@ -14,7 +14,17 @@ use std::{
 use anyhow::{Context as _, Result};
 use aya_build::{Package, Toolchain};
 
-fn main() -> Result<()> {
+fn main() {
+    if let Err(error) = build() {
+        // Cargo shows these lines and fails the build; of a failing script it
+        // would show all the output, with ours somewhere in it.
+        for line in format!("{error:#}").lines() {
+            println!("cargo::error={line}");
+        }
+    }
+}
+
+fn build() -> Result<()> {
     let manifest_dir = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
     let workspace = manifest_dir
         .parent()
