@@ -1,26 +1,45 @@
-//! Compiles the eBPF programs and leaves the object where `load.rs` includes it.
-//!
-//! `core` for `bpfel-unknown-none` has to be built from source, which stable
-//! Rust does not do. Two toolchains can: a rustup nightly that has `rust-src`,
-//! or Debian's `rustc-web` linked as the rustup toolchain `ebpf`
-//! (`cargo xtask setup` makes the second where the first is missing).
+//! Compiles the eBPF programs, checks the object (`build/gate.rs`) and leaves
+//! it where `load.rs` includes it.
+
+#[path = "build/gate.rs"]
+mod gate;
+#[path = "build/toolchain.rs"]
+mod toolchain;
 
 use std::{
-    env,
+    env, fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use aya_build::{Package, Toolchain};
 
-fn main() -> Result<()> {
-    let manifest_dir = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
-    let workspace = manifest_dir.parent().context("the crate lies in a workspace")?;
-    println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed={}", workspace.join("dataplane-common").display());
+fn main() {
+    if let Err(error) = build() {
+        // Cargo shows these lines and fails the build; of a failing script it
+        // would show all the output, with ours somewhere in it.
+        for line in format!("{error:#}").lines() {
+            println!("cargo::error={line}");
+        }
+    }
+}
 
-    let toolchain = toolchain()?;
+fn build() -> Result<()> {
+    let manifest_dir = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
+    let workspace = manifest_dir
+        .parent()
+        .context("the crate lies in a workspace")?;
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=build");
+    println!(
+        "cargo::rerun-if-changed={}",
+        workspace.join("dataplane-common").display()
+    );
+
+    let toolchain = toolchain::find().context(
+        "no Rust toolchain here can build `core` for eBPF: run `cargo xtask setup` as root once \
+         (or `rustup toolchain install nightly --component rust-src`)",
+    )?;
     put_linker_on_path(workspace)?;
     // The flag is for this build alone: set outside, every crate would take
     // itself for nightly.
@@ -28,37 +47,23 @@ fn main() -> Result<()> {
     unsafe { env::set_var("RUSTC_BOOTSTRAP", "1") };
 
     let root_dir = workspace.join("dataplane-ebpf");
-    let root_dir = root_dir.to_str().context("the project's path is not UTF-8")?;
+    let root_dir = root_dir
+        .to_str()
+        .context("the project's path is not UTF-8")?;
     aya_build::build_ebpf(
-        [Package { name: "dataplane-ebpf", root_dir, no_default_features: false, features: &[] }],
-        toolchain,
+        [Package {
+            name: "dataplane-ebpf",
+            root_dir,
+            no_default_features: false,
+            features: &[],
+        }],
+        Toolchain::Custom(toolchain),
     )
-    .context("the eBPF programs do not build; `cargo xtask setup` installs what they need")
-}
+    .context("the eBPF programs do not build; `cargo xtask setup` installs what they need")?;
 
-fn toolchain() -> Result<Toolchain<'static>> {
-    if has_core_source("nightly") {
-        return Ok(Toolchain::Nightly);
-    }
-    if has_core_source("ebpf") {
-        return Ok(Toolchain::Custom("ebpf"));
-    }
-    bail!(
-        "no Rust toolchain here can build `core` for eBPF: run `cargo xtask setup` as root once \
-         (or `rustup toolchain install nightly --component rust-src`)"
-    )
-}
-
-fn has_core_source(toolchain: &str) -> bool {
-    Command::new("rustup")
-        .args(["run", toolchain, "rustc", "--print", "sysroot"])
-        // Cargo names its own compiler to build scripts; rustup must not use it.
-        .env_remove("RUSTC")
-        .output()
-        .ok()
-        .filter(|output| output.status.success())
-        .map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
-        .is_some_and(|sysroot| sysroot.join("lib/rustlib/src/rust/library/core").is_dir())
+    let object = PathBuf::from(env::var("OUT_DIR")?).join("dataplane");
+    let object = fs::read(&object).with_context(|| format!("no object {}", object.display()))?;
+    gate::check(&object)
 }
 
 /// `cargo xtask setup` caches the pinned bpf-linker under `target/tools`.

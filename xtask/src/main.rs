@@ -1,2 +1,52 @@
-//! The project commands.
-fn main() {}
+//! The project's own commands: `cargo xtask <command>`.
+//!
+//! One module per command. What a command needs from the machine it sets up
+//! by itself (`setup`), so that a newcomer types one line.
+
+mod progress;
+mod setup;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The project's own commands: set the machine up, test.
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    arg_required_else_help = true
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what building, testing and the demo need.
+    ///
+    /// Debian packages, a Rust toolchain that can compile for eBPF, the pinned
+    /// bpf-linker (kept under `target/tools`) and the BPF file system. Says
+    /// what it installs and why; does nothing where nothing is missing. Other
+    /// commands run it first, so it is rarely typed. After it a plain `cargo
+    /// build` works. Run it as root.
+    Setup,
+    Test(test::Arguments),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Setup => setup::run(),
+        Command::Test(arguments) => test::run(&arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Debian packages: what is missing is installed, and nothing is removed.
+
+use std::{collections::BTreeSet, env, process::Command};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::packages::Package;
+use crate::progress;
+
+/// What stands for the packages that hold no program.
+const BY_HAND: &str = " (for Rust `rustup toolchain install nightly --component rust-src` will \
+                       do; for LLVM name its directory in LLVM_PREFIX)";
+
+/// Installs those of `wanted` that are missing; true if there were any.
+pub fn install(wanted: &[Package]) -> Result<bool> {
+    let missing = missing(wanted)?;
+    if missing.is_empty() {
+        return Ok(false);
+    }
+    println!("set-up: Debian packages to install:");
+    for package in &missing {
+        println!("  {:14} {}", package.name, package.why);
+    }
+
+    // Its result is not the answer: one unreachable source that we do not need
+    // fails it. The installation tells.
+    let update = progress::run("apt-get update", apt_get().args(["-q", "update"]))?;
+    let names = missing.iter().map(|package| package.name);
+    let install = progress::run(
+        "apt-get install",
+        apt_get()
+            // Debian's Rust conflicts with some other Rust packages: theirs stay.
+            .args([
+                "-q",
+                "-y",
+                "--no-install-recommends",
+                "--no-remove",
+                "install",
+            ])
+            .args(names),
+    )?;
+    if !install.success {
+        let network = !update.success || update.output.contains("Failed to fetch");
+        let said = errors(&install.output);
+        bail!("{}{said}", explain(&install.output, network));
+    }
+    Ok(true)
+}
+
+/// The first lines in which apt names an error; more would repeat them.
+fn errors(output: &str) -> String {
+    let errors = output.lines().filter(|line| line.starts_with("E: "));
+    errors.take(3).map(|line| format!("\n  | {line}")).collect()
+}
+
+fn apt_get() -> Command {
+    let mut command = Command::new("apt-get");
+    command
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .env("LC_ALL", "C")
+        .args(["-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::Retries=3"]);
+    command
+}
+
+fn missing(wanted: &[Package]) -> Result<Vec<Package>> {
+    if !(on_path("dpkg-query") && on_path("apt-get")) {
+        let missing: Vec<_> = wanted
+            .iter()
+            .filter(|package| !package.program.is_some_and(on_path))
+            .collect();
+        let names: Vec<_> = missing.iter().map(|package| package.name).collect();
+        let tools_only = missing.iter().all(|package| package.program.is_some());
+        ensure!(
+            missing.is_empty(),
+            "no apt-get here: install by hand what Debian calls {}{}, then run this again",
+            names.join(", "),
+            if tools_only { "" } else { BY_HAND }
+        );
+        return Ok(Vec::new());
+    }
+    let output = Command::new("dpkg-query")
+        .args([
+            "--show",
+            "--showformat=${binary:Package} ${db:Status-Status}\\n",
+        ])
+        .output()
+        .context("`dpkg-query` does not start")?;
+    let listing = String::from_utf8_lossy(&output.stdout);
+    let installed = installed(&listing);
+    Ok(wanted
+        .iter()
+        .filter(|package| !installed.contains(package.name))
+        .copied()
+        .collect())
+}
+
+/// The installed packages, without the architecture some names carry.
+fn installed(listing: &str) -> BTreeSet<&str> {
+    listing
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .filter(|(_, status)| *status == "installed")
+        .filter_map(|(name, _)| name.split(':').next())
+        .collect()
+}
+
+fn on_path(program: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).any(|directory| directory.join(program).is_file())
+}
+
+/// What to do about a failed installation.
+fn explain(output: &str, mirror_failed: bool) -> &'static str {
+    if output.contains("Could not get lock") {
+        return "another package manager holds apt's lock: wait for it, then run this again";
+    }
+    if output.contains("remove is disabled") {
+        return "a package here conflicts with Debian's rustc-web: remove it, or give rustup a \
+                compiler for eBPF (`rustup toolchain install nightly --component rust-src`), then \
+                run this again";
+    }
+    if mirror_failed || output.contains("Failed to fetch") || output.contains("Could not resolve") {
+        return "the Debian package mirror cannot be reached: check the network and apt's sources, \
+                then run this again";
+    }
+    if output.contains("Unable to locate package") || output.contains("no installation candidate") {
+        return "apt does not know a package: add Debian's security updates to apt's sources (its \
+                current Rust and LLVM come from there), then run this again";
+    }
+    "apt-get failed: mend what it says, then run this again"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn installed_packages_are_read_without_their_architecture() {
+        let listing = "gcc installed\nlibc6-dev:amd64 installed\ntcpdump config-files\n";
+        assert_eq!(installed(listing), BTreeSet::from(["gcc", "libc6-dev"]));
+    }
+
+    #[test]
+    fn each_failure_says_what_to_do() {
+        for (output, update_failed, says) in [
+            (
+                "E: Could not get lock /var/lib/dpkg/lock",
+                false,
+                "apt's lock",
+            ),
+            (
+                "E: Packages need to be removed but remove is disabled.",
+                false,
+                "conflicts",
+            ),
+            (
+                "E: Failed to fetch http://mirror/x.deb",
+                false,
+                "check the network",
+            ),
+            (
+                "E: Unable to locate package llvm-22-dev",
+                true,
+                "check the network",
+            ),
+            (
+                "E: Unable to locate package llvm-22-dev",
+                false,
+                "security updates",
+            ),
+            ("E: something new", false, "mend what it says"),
+        ] {
+            let explained = explain(output, update_failed);
+            assert!(explained.contains(says), "{output}: {explained}");
+        }
+    }
+}

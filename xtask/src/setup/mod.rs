@@ -1,0 +1,49 @@
+//! `cargo xtask setup`: from a fresh Debian machine with stable Rust to one
+//! that builds, tests and shows tunless.
+//!
+//! Every step looks first and acts only where something is missing, so a
+//! second run is quick and prints one line.
+
+mod bpffs;
+mod checks;
+mod debian;
+mod linker;
+mod packages;
+mod toolchain;
+
+use anyhow::Result;
+
+/// Sets the machine up, or says in one sentence why that cannot be.
+pub fn run() -> Result<()> {
+    checks::run()?;
+
+    let mut wanted = packages::BASE.to_vec();
+    let toolchain = toolchain::find();
+    if toolchain.is_none() {
+        wanted.extend(packages::TOOLCHAIN);
+    }
+    let mut changed = debian::install(&wanted)?;
+
+    let toolchain = match toolchain {
+        Some(name) => name,
+        None => {
+            changed = true;
+            toolchain::link_debian()?
+        }
+    };
+    changed |= linker::install(toolchain)?;
+    changed |= bpffs::mount()?;
+
+    if changed {
+        println!("set-up: done; `cargo build` works now");
+    } else {
+        println!("set-up: everything is in place");
+    }
+    Ok(())
+}
+
+/// Adds the components that `cargo xtask test --only lint` needs: rustup's
+/// minimal profile comes without them.
+pub fn lint_tools() -> Result<()> {
+    toolchain::lint_tools()
+}

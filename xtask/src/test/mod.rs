@@ -1,0 +1,124 @@
+//! `cargo xtask test`: every suite, streamed, then one table.
+//!
+//! A failing suite does not stop the run: one run shows all that is broken.
+//! Whatever the suites did, the machine must look afterwards as before
+//! (`traces`).
+
+mod outcome;
+mod report;
+mod stream;
+mod suites;
+mod traces;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use self::{
+    suites::{Suite, Targets},
+    traces::Traces,
+};
+use crate::setup;
+
+/// Run the tests: formatting and lints, host tests, programs, namespaces.
+///
+/// Sets the machine up first (see `setup`), runs the suites in order and
+/// prints their output as it comes; then a table of cases per suite, and last
+/// one line for all. A suite without a case is a failure, and so is a network
+/// namespace, an interface, a pin or an nftables table left behind. Run it as
+/// root.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Run this suite only; may be given more than once.
+    #[arg(long, value_name = "SUITE")]
+    only: Vec<Suite>,
+    /// List the suites and their test targets, and run nothing.
+    #[arg(long)]
+    list: bool,
+    /// Stop what still runs after this time, and count it as failed.
+    ///
+    /// Counted from the start, set-up included.
+    #[arg(long, value_name = "MINUTES", default_value_t = 24)]
+    budget: u64,
+    /// Run only cases whose name contains FILTER (as `cargo test -- FILTER`;
+    /// any other argument of test binaries will do). Leaves `lint` out, which
+    /// has no cases to choose from.
+    #[arg(last = true, value_name = "FILTER")]
+    filter: Vec<String>,
+}
+
+/// Runs what the arguments choose; an error if anything failed.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let started = Instant::now();
+    let targets = Targets::discover()?;
+    let chosen = chosen(&arguments.only, !arguments.filter.is_empty());
+    if arguments.list {
+        for suite in chosen {
+            println!("{}", suites::describe(suite, &targets));
+        }
+        return Ok(());
+    }
+
+    setup::run()?;
+    if chosen.contains(&Suite::Lint) {
+        setup::lint_tools()?;
+    }
+    stream::forward_interrupts()?;
+    let deadline = started + Duration::from_secs(arguments.budget.saturating_mul(60));
+
+    let before = Traces::find()?;
+    before.mention();
+    let mut table = Vec::new();
+    for suite in chosen {
+        if stream::interrupted() {
+            break;
+        }
+        println!("\n=== {}", suite.name());
+        table.push((
+            suite.name(),
+            suites::run(suite, &targets, &arguments.filter, deadline),
+        ));
+    }
+    if !arguments.filter.is_empty() && table.iter().all(|(_, outcome)| outcome.cases() == 0) {
+        bail!("no case matches `{}`", arguments.filter.join(" "));
+    }
+    table.push(("traces", Traces::find()?.left_since(&before)));
+
+    // A table cut short would look like a pass.
+    if stream::interrupted() {
+        bail!("interrupted");
+    }
+    print!("\n{}", report::render(&table));
+    if table.iter().any(|(_, outcome)| outcome.failed > 0) {
+        std::process::exit(1);
+    }
+    Ok(())
+}
+
+fn chosen(only: &[Suite], filtered: bool) -> Vec<Suite> {
+    Suite::ALL
+        .into_iter()
+        .filter(|suite| {
+            if only.is_empty() {
+                !(filtered && *suite == Suite::Lint)
+            } else {
+                only.contains(suite)
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suites_run_in_order_and_a_filter_leaves_lint_out() {
+        assert_eq!(chosen(&[], false), Suite::ALL);
+        assert_eq!(chosen(&[], true), [Suite::Host, Suite::Prog, Suite::Netns]);
+        assert_eq!(
+            chosen(&[Suite::Netns, Suite::Lint], true),
+            [Suite::Lint, Suite::Netns]
+        );
+    }
+}

@@ -1,0 +1,256 @@
+//! The suites: which commands each one is.
+
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::ValueEnum;
+use serde_json::Value;
+
+use super::{
+    outcome::Outcome,
+    stream::{self, Ended},
+};
+use crate::workspace;
+
+/// Packages whose tests need no kernel of their own.
+const HOST_PACKAGES: [&str; 4] = ["dataplane-common", "dataplane-user", "xtask", "tunless-lab"];
+/// The package with the tests against a kernel.
+const TESTS_PACKAGE: &str = "tunless-tests";
+
+/// A group of tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Suite {
+    /// Formatting and clippy, warnings denied.
+    Lint,
+    /// Unit and property tests of every crate.
+    Host,
+    /// The eBPF programs packet by packet, through `BPF_PROG_TEST_RUN`.
+    Prog,
+    /// Two nodes in network namespaces, with the release build of tunless.
+    Netns,
+}
+
+impl Suite {
+    /// In the order they run: the quick ones first.
+    pub const ALL: [Self; 4] = [Self::Lint, Self::Host, Self::Prog, Self::Netns];
+
+    /// As typed after `--only`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Lint => "lint",
+            Self::Host => "host",
+            Self::Prog => "prog",
+            Self::Netns => "netns",
+        }
+    }
+
+    fn about(self) -> &'static str {
+        match self {
+            Self::Lint => "formatting and clippy, warnings denied",
+            Self::Host => "unit and property tests of every crate",
+            Self::Prog => "the eBPF programs packet by packet, through BPF_PROG_TEST_RUN",
+            Self::Netns => "two nodes in network namespaces, with the release build of tunless",
+        }
+    }
+}
+
+/// The test targets of the package `tunless-tests`.
+pub struct Targets(Vec<String>);
+
+impl Targets {
+    /// Asks cargo, so that a new test file needs no entry here.
+    pub fn discover() -> Result<Self> {
+        let output = workspace::cargo(["metadata", "--format-version=1", "--no-deps", "--offline"])
+            .output()
+            .context("`cargo metadata` does not start")?;
+        ensure!(
+            output.status.success(),
+            "`cargo metadata` failed: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        let metadata: Value = serde_json::from_slice(&output.stdout)
+            .context("`cargo metadata` printed something else than JSON")?;
+        Ok(Self(test_targets(&metadata)))
+    }
+
+    /// Those of one suite: `tests/prog_*.rs`, `tests/netns_*.rs`.
+    fn of(&self, suite: Suite) -> Vec<&str> {
+        let prefix = format!("{}_", suite.name());
+        self.0
+            .iter()
+            .map(String::as_str)
+            .filter(|name| name.starts_with(&prefix))
+            .collect()
+    }
+}
+
+fn test_targets(metadata: &Value) -> Vec<String> {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    list(&metadata["packages"])
+        .iter()
+        .filter(|package| package["name"] == TESTS_PACKAGE)
+        .flat_map(|package| list(&package["targets"]))
+        .filter(|target| list(&target["kind"]).iter().any(|kind| kind == "test"))
+        .filter_map(|target| target["name"].as_str().map(str::to_owned))
+        .collect()
+}
+
+/// One line for `--list`.
+pub fn describe(suite: Suite, targets: &Targets) -> String {
+    let what = match suite {
+        Suite::Lint => String::new(),
+        Suite::Host => format!(": {}", HOST_PACKAGES.join(", ")),
+        Suite::Prog | Suite::Netns => format!(": {}", targets.of(suite).join(", ")),
+    };
+    format!("{:<6} {}{what}", suite.name(), suite.about())
+}
+
+/// Runs one suite; whatever goes wrong is a failure in its outcome.
+pub fn run(suite: Suite, targets: &Targets, filter: &[String], deadline: Instant) -> Outcome {
+    let started = Instant::now();
+    let mut outcome = Outcome::default();
+    match suite {
+        Suite::Lint => {
+            check(&mut outcome, "cargo fmt --all --check", deadline);
+            check(
+                &mut outcome,
+                "cargo clippy --workspace --exclude dataplane-ebpf --all-targets -- -D warnings",
+                deadline,
+            );
+        }
+        Suite::Host => {
+            let mut command = workspace::cargo(["test", "--no-fail-fast"]);
+            command.args(
+                HOST_PACKAGES
+                    .iter()
+                    .flat_map(|package| ["--package", package]),
+            );
+            cases(&mut outcome, &mut command, filter, deadline);
+        }
+        Suite::Prog | Suite::Netns => {
+            kernel_cases(&mut outcome, suite, targets, filter, deadline);
+        }
+    }
+    outcome.took = started.elapsed().max(Duration::from_millis(1));
+    outcome
+}
+
+fn kernel_cases(
+    outcome: &mut Outcome,
+    suite: Suite,
+    targets: &Targets,
+    filter: &[String],
+    deadline: Instant,
+) {
+    let targets = targets.of(suite);
+    if targets.is_empty() {
+        outcome.fail(format!(
+            "{TESTS_PACKAGE} has no test target {}_*",
+            suite.name()
+        ));
+        return;
+    }
+    if suite == Suite::Netns {
+        // The tests run the program that is shipped.
+        let build = "cargo build --release --package dataplane-user";
+        let ended = stream::run(&mut command_line(build), deadline, |_| {});
+        if !matches!(ended, Ok(Ended::Well)) {
+            outcome.fail(format!("{build}: {}", reason(ended)));
+            return;
+        }
+    }
+    let mut command = workspace::cargo(["test", "--no-fail-fast", "--package", TESTS_PACKAGE]);
+    command.args(targets.iter().flat_map(|target| ["--test", target]));
+    if suite == Suite::Netns {
+        // Cases that watch for lost packets want the processors for themselves.
+        command.env("RUST_TEST_THREADS", "1");
+    }
+    cases(outcome, &mut command, filter, deadline);
+}
+
+/// Runs test binaries and reads their cases.
+fn cases(outcome: &mut Outcome, command: &mut Command, filter: &[String], deadline: Instant) {
+    command.arg("--").args(filter);
+    let ended = stream::run(command, deadline, |line| outcome.read_line(line));
+    let cases_failed = outcome.failed > 0 && matches!(ended, Ok(Ended::Badly));
+    if !matches!(ended, Ok(Ended::Well)) && !cases_failed {
+        outcome.fail(format!("cargo test: {}", reason(ended)));
+    } else if outcome.cases() == 0 && filter.is_empty() {
+        outcome.fail("no case ran");
+    }
+}
+
+/// Runs a command that passes or fails as a whole.
+fn check(outcome: &mut Outcome, line: &str, deadline: Instant) {
+    println!("--- {line}");
+    match stream::run(&mut command_line(line), deadline, |_| {}) {
+        Ok(Ended::Well) => outcome.check(true, line),
+        Ok(Ended::Badly) => outcome.check(false, line),
+        ended => outcome.fail(format!("{line}: {}", reason(ended))),
+    }
+}
+
+fn command_line(line: &str) -> Command {
+    workspace::cargo(line.split_whitespace().skip(1))
+}
+
+fn reason(ended: Result<Ended>) -> String {
+    match ended {
+        Ok(Ended::OutOfTime) => "stopped, the time budget is spent".into(),
+        Ok(Ended::Badly | Ended::Well) => "failed outside of a case".into(),
+        Err(error) => format!("{error:#}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_targets_are_taken_from_the_tests_package() {
+        let target = |name: &str, kind: &str| serde_json::json!({"name": name, "kind": [kind]});
+        let metadata = serde_json::json!({"packages": [
+            {"name": "xtask", "targets": [target("prog_elsewhere", "test")]},
+            {"name": "tunless-tests", "targets": [
+                target("tunless_tests", "lib"),
+                target("prog_encap", "test"),
+                target("prog_decap", "test"),
+                target("netns_two_nodes", "test"),
+            ]},
+        ]});
+        let targets = Targets(test_targets(&metadata));
+        assert_eq!(targets.of(Suite::Prog), ["prog_encap", "prog_decap"]);
+        assert_eq!(targets.of(Suite::Netns), ["netns_two_nodes"]);
+        assert!(
+            Targets(test_targets(&Value::Null))
+                .of(Suite::Prog)
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn a_suite_without_a_target_fails() {
+        let mut outcome = Outcome::default();
+        kernel_cases(
+            &mut outcome,
+            Suite::Prog,
+            &Targets(vec![]),
+            &[],
+            Instant::now(),
+        );
+        assert_eq!(
+            outcome.failures,
+            ["tunless-tests has no test target prog_*"]
+        );
+    }
+
+    #[test]
+    fn names_are_those_of_the_command_line() {
+        for suite in Suite::ALL {
+            assert_eq!(Suite::from_str(suite.name(), false), Ok(suite));
+        }
+    }
+}
