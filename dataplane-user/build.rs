@@ -26,15 +26,10 @@ fn main() {
 
 fn build() -> Result<()> {
     let manifest_dir = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
-    let workspace = manifest_dir
-        .parent()
-        .context("the crate lies in a workspace")?;
+    let workspace = manifest_dir.parent().context("the crate lies in a workspace")?;
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=build");
-    println!(
-        "cargo::rerun-if-changed={}",
-        workspace.join("dataplane-common").display()
-    );
+    println!("cargo::rerun-if-changed={}", workspace.join("dataplane-common").display());
 
     let toolchain = toolchain::find().context(
         "no Rust toolchain here can build `core` for eBPF: run `cargo xtask setup` as root once \
@@ -47,16 +42,9 @@ fn build() -> Result<()> {
     unsafe { env::set_var("RUSTC_BOOTSTRAP", "1") };
 
     let root_dir = workspace.join("dataplane-ebpf");
-    let root_dir = root_dir
-        .to_str()
-        .context("the project's path is not UTF-8")?;
+    let root_dir = root_dir.to_str().context("the project's path is not UTF-8")?;
     aya_build::build_ebpf(
-        [Package {
-            name: "dataplane-ebpf",
-            root_dir,
-            no_default_features: false,
-            features: &[],
-        }],
+        [Package { name: "dataplane-ebpf", root_dir, no_default_features: false, features: &[] }],
         Toolchain::Custom(toolchain),
     )
     .context("the eBPF programs do not build; `cargo xtask setup` installs what they need")?;

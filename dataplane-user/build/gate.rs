@@ -29,9 +29,7 @@ pub fn check(elf: &[u8]) -> Result<()> {
     let mut faults = Vec::new();
     let mut calls_memory = false;
 
-    let panics = object
-        .section_by_name(PANIC_SECTION)
-        .map(|section| section.index());
+    let panics = object.section_by_name(PANIC_SECTION).map(|section| section.index());
     if panics.is_some() {
         faults.push(format!("section `{PANIC_SECTION}` holds a panic"));
     }
@@ -44,9 +42,7 @@ pub fn check(elf: &[u8]) -> Result<()> {
             if !is_call(relocation.flags()) {
                 continue;
             }
-            let callee = object
-                .symbol_by_index(index)
-                .context("a relocation names no symbol")?;
+            let callee = object.symbol_by_index(index).context("a relocation names no symbol")?;
             let caller = function_at(&object, &section, offset);
             let name = callee.name().unwrap_or_default();
             if MEMORY_FUNCTIONS.contains(&name) {
@@ -68,10 +64,7 @@ pub fn check(elf: &[u8]) -> Result<()> {
     if calls_memory {
         faults.push(MEMORY_CAUSES.into());
     }
-    bail!(
-        "the eBPF object does not pass the build gate:\n  {}",
-        faults.join("\n  ")
-    )
+    bail!("the eBPF object does not pass the build gate:\n  {}", faults.join("\n  "))
 }
 
 fn is_code(section: &object::Section<'_, '_>) -> bool {

@@ -16,9 +16,7 @@ pub const NIGHTLY: &str = "nightly";
 
 /// The first toolchain here that can build `core`, if any.
 pub fn find() -> Option<&'static str> {
-    [NIGHTLY, DEBIAN]
-        .into_iter()
-        .find(|name| has_core_source(name))
+    [NIGHTLY, DEBIAN].into_iter().find(|name| has_core_source(name))
 }
 
 fn has_core_source(toolchain: &str) -> bool {

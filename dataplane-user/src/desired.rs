@@ -158,14 +158,7 @@ impl Desired {
                 },
             },
             routes: desired_routes(config, facts),
-            attachments: desired_attachments(
-                config,
-                fastpath,
-                host,
-                facts,
-                tunnel_ifindex,
-                no_xdp,
-            ),
+            attachments: desired_attachments(config, fastpath, host, facts, tunnel_ifindex, no_xdp),
             kernel_routes: desired_kernel_routes(config, facts, &nodes, tunnel_ifindex),
             nodes,
             endpoints: facts.pods.clone(),
@@ -191,11 +184,8 @@ fn desired_routes(config: &Config, facts: &Facts) -> BTreeMap<Ipv4Net, Route> {
     }
     let own = facts.pods.keys().copied().chain([facts.node]).chain(facts.tunnel.address);
     for address in own {
-        let local = Route {
-            node: facts.node.into(),
-            flags: Route::LOCAL,
-            source: Route::SOURCE_LOCAL,
-        };
+        let local =
+            Route { node: facts.node.into(), flags: Route::LOCAL, source: Route::SOURCE_LOCAL };
         routes.insert(Ipv4Net::from(address), local);
     }
     routes
@@ -302,4 +292,3 @@ fn desired_kernel_routes(
 const fn inner(mtu: u32) -> u32 {
     mtu.saturating_sub(OUTER_LENGTH as u32)
 }
-

@@ -45,8 +45,10 @@ pub fn look() -> Finding {
 /// (table, chain) of everything in nftables, iptables-nft's included.
 fn nft_chains() -> Result<Vec<(String, String)>, String> {
     // Chains only: a large cluster has a hundred thousand rules.
-    let ruleset = get_current_ruleset_with_args(None::<&str>, ["list", "chains"])
-        .map_err(|error| format!("`nft -j list chains` failed ({error}); is nftables installed?"))?;
+    let ruleset =
+        get_current_ruleset_with_args(None::<&str>, ["list", "chains"]).map_err(|error| {
+            format!("`nft -j list chains` failed ({error}); is nftables installed?")
+        })?;
     let chains = ruleset.objects.iter().filter_map(|object| match object {
         NfObject::ListObject(NfListObject::Chain(chain)) => {
             Some((chain.table.to_string(), chain.name.to_string()))
@@ -63,9 +65,9 @@ fn legacy_chains() -> Result<Vec<String>, String> {
     if tables.trim().is_empty() {
         return Ok(Vec::new());
     }
-    let output = Command::new("iptables-legacy-save")
-        .output()
-        .map_err(|error| format!("iptables-legacy is in use here, and iptables-legacy-save: {error}"))?;
+    let output = Command::new("iptables-legacy-save").output().map_err(|error| {
+        format!("iptables-legacy is in use here, and iptables-legacy-save: {error}")
+    })?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let chain = |line: &str| line.strip_prefix(':')?.split(' ').next().map(str::to_owned);
     Ok(text.lines().filter_map(chain).collect())

@@ -34,14 +34,8 @@ fn a_called_memory_function_is_named_with_its_caller() {
         let (_, callee) = elf.function(".text", name);
         let (program, _) = elf.function("classifier", "encap_pod");
         elf.relocation(program, callee, R_BPF_64_32);
-        let message = elf
-            .verdict()
-            .expect_err("a call to a byte loop")
-            .to_string();
-        assert!(
-            message.contains("`encap_pod` (section `classifier`)"),
-            "{message}"
-        );
+        let message = elf.verdict().expect_err("a call to a byte loop").to_string();
+        assert!(message.contains("`encap_pod` (section `classifier`)"), "{message}");
         assert!(message.contains(&format!("calls `{name}`")), "{message}");
     }
 }
@@ -62,14 +56,8 @@ fn a_panic_section_is_named_with_the_program_that_reaches_it() {
     let (program, _) = elf.function("xdp", "decap_xdp");
     elf.relocation(program, panic, R_BPF_64_32);
     let message = elf.verdict().expect_err("a panic").to_string();
-    assert!(
-        message.contains("section `.text.unlikely.` holds a panic"),
-        "{message}"
-    );
-    assert!(
-        message.contains("`decap_xdp` (section `xdp`) can panic"),
-        "{message}"
-    );
+    assert!(message.contains("section `.text.unlikely.` holds a panic"), "{message}");
+    assert!(message.contains("`decap_xdp` (section `xdp`) can panic"), "{message}");
 }
 
 #[test]
@@ -80,18 +68,12 @@ fn every_fault_is_listed() {
     let (program, _) = elf.function("classifier", "encap_host");
     elf.relocation(program, callee, R_BPF_64_32);
     let message = elf.verdict().expect_err("two faults").to_string();
-    assert!(
-        message.contains(".text.unlikely.") && message.contains("memset"),
-        "{message}"
-    );
+    assert!(message.contains(".text.unlikely.") && message.contains("memset"), "{message}");
 }
 
 #[test]
 fn what_is_no_elf_file_is_refused() {
-    let message = format!(
-        "{:#}",
-        gate::check(b"not an object").expect_err("no ELF file")
-    );
+    let message = format!("{:#}", gate::check(b"not an object").expect_err("no ELF file"));
     assert!(message.contains("not an ELF file"), "{message}");
 }
 
@@ -99,18 +81,12 @@ struct Elf(Object<'static>);
 
 impl Elf {
     fn new() -> Self {
-        Self(Object::new(
-            BinaryFormat::Elf,
-            Architecture::Bpf,
-            Endianness::Little,
-        ))
+        Self(Object::new(BinaryFormat::Elf, Architecture::Bpf, Endianness::Little))
     }
 
     /// Two instructions under this name, in a section of their own.
     fn function(&mut self, section: &str, name: &str) -> (SectionId, SymbolId) {
-        let section = self
-            .0
-            .add_section(vec![], section.into(), SectionKind::Text);
+        let section = self.0.add_section(vec![], section.into(), SectionKind::Text);
         self.0.append_section_data(section, &[0; 16], 8);
         let symbol = self.0.add_symbol(Symbol {
             name: name.into(),
@@ -128,15 +104,7 @@ impl Elf {
     fn relocation(&mut self, section: SectionId, symbol: SymbolId, r_type: u32) {
         let flags = RelocationFlags::Elf { r_type };
         self.0
-            .add_relocation(
-                section,
-                Relocation {
-                    offset: 8,
-                    symbol,
-                    addend: 0,
-                    flags,
-                },
-            )
+            .add_relocation(section, Relocation { offset: 8, symbol, addend: 0, flags })
             .expect("the section takes relocations");
     }
 

@@ -14,9 +14,7 @@ fn main() -> Result<()> {
         args.get(at + 1).cloned()
     };
     let config = fs::read_to_string(option("--config").ok_or("no --config")?)?;
-    let bpffs = option("--bpffs")
-        .or_else(|| key(&config, "bpffs"))
-        .ok_or("no bpffs")?;
+    let bpffs = option("--bpffs").or_else(|| key(&config, "bpffs")).ok_or("no bpffs")?;
     match args[0].as_str() {
         "run" => run(&config, &bpffs),
         "detach" if key(&config, "mode").as_deref() == Some("untidy") => Ok(()),
@@ -58,7 +56,5 @@ fn notify(state: &str) -> Result<()> {
 
 /// The value of a top-level key.
 fn key(config: &str, name: &str) -> Option<String> {
-    config
-        .lines()
-        .find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(": ")?.to_owned()))
+    config.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(": ")?.to_owned()))
 }

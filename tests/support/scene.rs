@@ -36,7 +36,7 @@ impl Setup {
             node.tunnel,
             self.decap,
             self.fastpath,
-            peer.cidr(),
+            peer.block,
             peer.ip,
         )
     }

@@ -28,11 +28,7 @@ pub struct Ended {
 impl Ended {
     /// The end of the output: where tools say what went wrong.
     pub fn tail(&self) -> String {
-        let lines: Vec<&str> = self
-            .output
-            .lines()
-            .filter(|line| !line.trim().is_empty())
-            .collect();
+        let lines: Vec<&str> = self.output.lines().filter(|line| !line.trim().is_empty()).collect();
         lines[lines.len().saturating_sub(12)..].join("\n  | ")
     }
 }
@@ -40,10 +36,7 @@ impl Ended {
 /// Runs `command`, showing `what` is being done and for how long.
 pub fn run(what: &str, command: &mut Command) -> Result<Ended> {
     let mut log = tempfile::tempfile().context("no temporary file can be made")?;
-    command
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log.try_clone()?);
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?);
 
     let started = Instant::now();
     println!("  {what} …");
@@ -59,10 +52,7 @@ pub fn run(what: &str, command: &mut Command) -> Result<Ended> {
         thread::sleep(POLL);
     };
     ticker.finish(what, status);
-    read_back(&mut log).map(|output| Ended {
-        success: status.success(),
-        output,
-    })
+    read_back(&mut log).map(|output| Ended { success: status.success(), output })
 }
 
 fn read_back(log: &mut File) -> Result<String> {
@@ -80,19 +70,11 @@ struct Ticker {
 
 impl Ticker {
     fn new(started: Instant) -> Self {
-        Self {
-            started,
-            last: started,
-            terminal: io::stdout().is_terminal(),
-        }
+        Self { started, last: started, terminal: io::stdout().is_terminal() }
     }
 
     fn tick(&mut self, what: &str) {
-        let pause = if self.terminal {
-            TERMINAL_TICK
-        } else {
-            LOG_TICK
-        };
+        let pause = if self.terminal { TERMINAL_TICK } else { LOG_TICK };
         if self.last.elapsed() < pause {
             return;
         }

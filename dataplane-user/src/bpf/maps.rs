@@ -162,7 +162,8 @@ impl Maps {
     /// # Errors
     /// If the kernel refuses.
     pub fn flush_counters(&mut self) -> Result<()> {
-        let cpus = aya::util::nr_cpus().map_err(|(what, error)| anyhow::anyhow!("{what}: {error}"))?;
+        let cpus =
+            aya::util::nr_cpus().map_err(|(what, error)| anyhow::anyhow!("{what}: {error}"))?;
         for index in 0..Reason::COUNT as u32 {
             let zero = aya::maps::PerCpuValues::try_from(vec![Counter::default(); cpus])?;
             self.counters.set(index, zero, 0)?;

@@ -42,9 +42,11 @@ impl Programs {
         // aya-log's levels: 0 is silence, 2 lets warnings through.
         let level: u8 = if logs_spoofs { 2 } else { 0 };
         let mut loader = EbpfLoader::new();
-        loader
-            .override_global("SETTINGS", &settings, true)
-            .override_global(aya_log::LEVEL, &level, true);
+        loader.override_global("SETTINGS", &settings, true).override_global(
+            aya_log::LEVEL,
+            &level,
+            true,
+        );
         for (name, path) in &paths {
             loader.map_pin_path(name, path);
         }
@@ -89,9 +91,8 @@ impl Programs {
     /// If the kernel refuses.
     pub fn take_over(&mut self, pins: &Pins, at: Attachment, interface: &str) -> Result<()> {
         let pin = pins.link(at.hook, at.ifindex);
-        let link = FdLink::from(
-            PinnedLink::from_pin(&pin).with_context(|| pin.display().to_string())?,
-        );
+        let link =
+            FdLink::from(PinnedLink::from_pin(&pin).with_context(|| pin.display().to_string())?);
         let outcome = match at.hook.tc() {
             Some(_) => {
                 let link = SchedClassifierLink::try_from(link)?;
@@ -147,8 +148,7 @@ impl Programs {
     }
 
     fn xdp(&mut self) -> Result<&mut Xdp> {
-        let program =
-            self.ebpf.program_mut(Hook::DecapXdp.program()).context("no such program")?;
+        let program = self.ebpf.program_mut(Hook::DecapXdp.program()).context("no such program")?;
         Ok(program.try_into()?)
     }
 }

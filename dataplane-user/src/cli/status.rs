@@ -140,9 +140,7 @@ fn nothing(pins: &Pins, running: bool, error: &anyhow::Error) -> Status {
 fn problems(state: &State, attachments: &[AttachmentStatus]) -> Vec<String> {
     let mut problems = Vec::new();
     if state.synced == 0 {
-        problems.push(
-            "the daemon could not put everything in place; its log says what".to_owned(),
-        );
+        problems.push("the daemon could not put everything in place; its log says what".to_owned());
     }
     for at in attachments.iter().filter(|at| !at.live) {
         problems.push(format!("{} is no longer attached to {}", at.program, at.interface));
@@ -183,11 +181,16 @@ fn describe(status: &Status) -> String {
         value.as_ref().map_or_else(|| "-".to_owned(), |address| address.to_string())
     };
     let _ = writeln!(text, "daemon:     {daemon}");
-    let _ = writeln!(text, "mode:       {}, fast path {}, spoofs {}", status.mode, status.fastpath, status.spoof);
+    let _ = writeln!(
+        text,
+        "mode:       {}, fast path {}, spoofs {}",
+        status.mode, status.fastpath, status.spoof
+    );
     let _ = writeln!(text, "node:       {}", shown(&status.node));
     if let Some(interface) = &status.tunnel.interface {
         let mtu = status.tunnel.mtu.unwrap_or(0);
-        let _ = writeln!(text, "tunnel:     {interface} {} mtu {mtu}", shown(&status.tunnel.address));
+        let _ =
+            writeln!(text, "tunnel:     {interface} {} mtu {mtu}", shown(&status.tunnel.address));
     }
     let _ = writeln!(
         text,

@@ -210,7 +210,9 @@ pub fn check_host(config: &Config, host: &HostFacts) -> Vec<Problem> {
         && let Some(node) = host.node
     {
         check_own_address(config, node, &mut problems);
-        if let Some(index) = config.routes.fixed.iter().position(|route| route.cidr.0.contains(&node)) {
+        if let Some(index) =
+            config.routes.fixed.iter().position(|route| route.cidr.0.contains(&node))
+        {
             problems.push(Problem::new(
                 route_path(index, "cidr"),
                 format!("our own node address {node} lies inside it"),

@@ -41,8 +41,7 @@ impl ConfigFile {
                 "{shown}: {error}; `tunless config example` prints a file to start from"
             ))
         })?;
-        let metadata =
-            fs::metadata(path).map_err(|error| Refusal(format!("{shown}: {error}")))?;
+        let metadata = fs::metadata(path).map_err(|error| Refusal(format!("{shown}: {error}")))?;
         if metadata.permissions().mode() & 0o002 != 0 {
             return Err(Refusal(format!(
                 "{shown}: anybody may write it (mode {:04o}), and it says where packets go; \
@@ -100,8 +99,7 @@ fn parse(shown: &str, text: &str) -> Result<Config, Refusal> {
         let message = error.to_string();
         let (message, line) = match error.location() {
             Some(location) => {
-                let position =
-                    format!(" at line {} column {}", location.line(), location.column());
+                let position = format!(" at line {} column {}", location.line(), location.column());
                 (message.replace(&position, ""), format!(":{}", location.line()))
             }
             None => (message, String::new()),

@@ -7,10 +7,7 @@
 
 use std::fmt;
 
-use serde::de::{
-    DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess,
-    Visitor,
-};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 /// One step from a value to a part of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -146,7 +143,6 @@ impl<'de> DeserializeSeed<'de> for Here {
         deserializer.deserialize_any(self)
     }
 }
-
 
 #[cfg(test)]
 mod tests {

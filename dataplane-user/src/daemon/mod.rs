@@ -80,10 +80,9 @@ fn refuse_untrusted(file: &ConfigFile) -> Result<()> {
                   on NetworkPolicy or Services";
     match policy::look() {
         Finding::Nothing => Ok(()),
-        Finding::Rules(found) => bail!(
-            "{}: fastpath: `trusted` would skip {found}; {remedy}",
-            file.path.display()
-        ),
+        Finding::Rules(found) => {
+            bail!("{}: fastpath: `trusted` would skip {found}; {remedy}", file.path.display())
+        }
         Finding::Unknown(why) => bail!(
             "{}: fastpath: cannot tell whether `trusted` would skip anybody's rules: {why}; {remedy}",
             file.path.display()

@@ -12,9 +12,7 @@ use crate::{
     config::{ConfigFile, Fastpath, HostFacts},
     desired::{self, Desired, Facts, Paths},
     kernel::{Host, Kernel, TUNNEL},
-    tables::{
-        Attachments, Endpoints, KernelRoutes, NodeCounters, Nodes, Round, Routes,
-    },
+    tables::{Attachments, Endpoints, KernelRoutes, NodeCounters, Nodes, Round, Routes},
 };
 
 /// Knows what should be, and makes it so.
@@ -53,7 +51,9 @@ impl Outcome {
         let Self { failures, routes, endpoints } = self;
         match failures {
             0 => format!("{routes} routes, {endpoints} endpoints"),
-            _ => format!("{routes} routes, {endpoints} endpoints; {failures} failures, see the log"),
+            _ => {
+                format!("{routes} routes, {endpoints} endpoints; {failures} failures, see the log")
+            }
         }
     }
 }

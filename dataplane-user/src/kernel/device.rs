@@ -86,28 +86,23 @@ impl Kernel {
     }
 
     async fn create_tunnel(&self, wanted: TunnelDevice) -> Result<()> {
-        // IPv6 would send router solicitations into the tunnel.
-        let no_ipv6 = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![
-            AfSpecInet6::AddrGenMode(In6AddrGenMode::None),
-        ])]);
-        let request = LinkVeth::new(TUNNEL, TUNNEL_PEER)
-            .append_extra_attribute(no_ipv6.clone())
-            .build();
+        let request = LinkVeth::new(TUNNEL, TUNNEL_PEER).build();
         self.handle.link().add(request).execute().await.map_err(explain)?;
         let host = self.look().await?;
         let find = |name| host.link(name).map(|(index, _)| index).context("it vanished at once");
         let (tunnel, peer) = (find(TUNNEL)?, find(TUNNEL_PEER)?);
         for ifindex in [tunnel, peer] {
-            let message = LinkUnspec::new_with_index(ifindex)
-                .append_extra_attribute(no_ipv6.clone())
-                .alias(TUNNEL_ALIAS)
-                .build();
-            // A kernel without IPv6 refuses the first attribute and needs it not.
-            if self.handle.link().set(message).execute().await.is_err() {
-                let message = LinkUnspec::new_with_index(ifindex)
-                    .alias(TUNNEL_ALIAS)
-                    .build();
-                self.handle.link().set(message).execute().await.map_err(explain)?;
+            let message = LinkUnspec::new_with_index(ifindex).alias(TUNNEL_ALIAS).build();
+            self.handle.link().set(message).execute().await.map_err(explain)?;
+            // IPv6 would send router solicitations into the tunnel. A kernel or
+            // namespace without it refuses, and needs it not.
+            let no_ipv6 = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![
+                AfSpecInet6::AddrGenMode(In6AddrGenMode::None),
+            ])]);
+            let message =
+                LinkUnspec::new_with_index(ifindex).append_extra_attribute(no_ipv6).build();
+            if let Err(error) = self.handle.link().set(message).execute().await {
+                tracing::debug!("{TUNNEL}: no IPv6 to turn off: {:#}", explain(error));
             }
             self.set_up(ifindex, wanted.mtu).await?;
         }
@@ -121,11 +116,7 @@ impl Kernel {
     }
 
     async fn set_up(&self, ifindex: u32, mtu: u32) -> Result<()> {
-        let message = LinkUnspec::new_with_index(ifindex)
-            .mtu(mtu)
-            .arp(false)
-            .up()
-            .build();
+        let message = LinkUnspec::new_with_index(ifindex).mtu(mtu).arp(false).up().build();
         self.handle.link().set(message).execute().await.map_err(explain)
     }
 

@@ -128,8 +128,7 @@ fn route(message: &RouteMessage) -> Option<KernelRoute> {
             _ => {}
         }
     }
-    route.destination =
-        Ipv4Net::new(destination, message.header.destination_prefix_length).ok()?;
+    route.destination = Ipv4Net::new(destination, message.header.destination_prefix_length).ok()?;
     (table == u32::from(RouteHeader::RT_TABLE_MAIN)).then_some(route)
 }
 

@@ -49,8 +49,7 @@ impl Table for Endpoints<'_> {
             Ok(known) if known.ifindex == pod.ifindex => known.generation,
             _ => generation(clock::monotonic()),
         };
-        let endpoint =
-            Endpoint { ifindex: pod.ifindex, generation, pod: pod.pod, host: pod.host };
+        let endpoint = Endpoint { ifindex: pod.ifindex, generation, pod: pod.pod, host: pod.host };
         Ok(insist(|| self.0.endpoints.insert(Ipv4Be::from(*address), endpoint, 0))?)
     }
 

@@ -16,8 +16,12 @@ use std::{collections::BTreeMap, fmt::Debug};
 use anyhow::Result;
 
 pub use self::{
-    attachments::Attachments, endpoints::{Endpoints, LocalPod}, kernel_routes::KernelRoutes,
-    node_counters::NodeCounters, nodes::Nodes, routes::Routes,
+    attachments::Attachments,
+    endpoints::{Endpoints, LocalPod},
+    kernel_routes::KernelRoutes,
+    node_counters::NodeCounters,
+    nodes::Nodes,
+    routes::Routes,
 };
 use crate::plan::plan;
 

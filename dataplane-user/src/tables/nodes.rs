@@ -18,7 +18,11 @@ impl Table for Nodes<'_> {
     const NAME: &'static str = "node";
 
     async fn actual(&mut self) -> Result<BTreeMap<Ipv4Addr, Node>> {
-        self.0.nodes.iter().map(|entry| entry.map(|(k, v)| (k.into(), v)).map_err(Into::into)).collect()
+        self.0
+            .nodes
+            .iter()
+            .map(|entry| entry.map(|(k, v)| (k.into(), v)).map_err(Into::into))
+            .collect()
     }
 
     async fn upsert(&mut self, address: &Ipv4Addr, node: &Node) -> Result<()> {

@@ -93,10 +93,7 @@ impl LabBuilder {
 
     /// Makes the lab, after sweeping what labs of dead processes left.
     pub fn build(self) -> Result<Lab> {
-        ensure!(
-            geteuid().is_root(),
-            "the lab makes network namespaces: run it as root"
-        );
+        ensure!(geteuid().is_root(), "the lab makes network namespaces: run it as root");
         sweep()?;
         let id = LabId::claim()?;
         self.build_as(&id).inspect_err(|_| {
@@ -106,31 +103,15 @@ impl LabBuilder {
     }
 
     fn build_as(self, id: &LabId) -> Result<Lab> {
-        let shared = Arc::new(Shared::new(
-            id.clone(),
-            self.pod_mtu,
-            self.rp_filter,
-            self.tunless,
-        ));
+        let shared = Arc::new(Shared::new(id.clone(), self.pod_mtu, self.rp_filter, self.tunless));
         let router = make_router(&shared)?;
         let node = |plan| make_node(&shared, &router, plan, self.underlay_mtu, self.rp_filter);
         let (node1, node2) = (node(&NODE1)?, node(&NODE2)?);
-        let node3 = if self.third_node {
-            Some(node(&NODE3)?)
-        } else {
-            None
-        };
+        let node3 = if self.third_node { Some(node(&NODE3)?) } else { None };
         if self.fabric_filter {
             fabric::install(&router)?;
         }
-        let mut lab = Lab {
-            router,
-            node1,
-            node2,
-            node3,
-            pods: None,
-            shared,
-        };
+        let mut lab = Lab { router, node1, node2, node3, pods: None, shared };
         if self.default_pods {
             let perf = lab.node2.add_pod("demo-hello-perf", HELLO_PERF)?;
             let sit = lab.node1.add_pod("demo-hello-sit", HELLO_SIT)?;

@@ -69,20 +69,13 @@ impl Capture {
                 count => Err(anyhow!("{count} frames came too fast to be captured")),
             }
         });
-        Ok(Self {
-            frames,
-            stop,
-            thread: Some(thread),
-        })
+        Ok(Self { frames, stop, thread: Some(thread) })
     }
 
     /// The frames so far.
     #[must_use]
     pub fn frames(&self) -> Vec<Frame> {
-        self.frames
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.frames.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Waits for a frame for which `wanted` says yes.
@@ -136,14 +129,9 @@ fn take(
         return Ok(false);
     };
     ensure!(len < BUFFER, "a frame filled the whole buffer");
-    let frame = Frame {
-        direction,
-        bytes: buffer[..len].to_vec(),
-    };
+    let frame = Frame { direction, bytes: buffer[..len].to_vec() };
     if wanted(&frame) {
-        kept.lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(frame);
+        kept.lock().unwrap_or_else(PoisonError::into_inner).push(frame);
     }
     Ok(true)
 }
@@ -151,8 +139,5 @@ fn take(
 /// How many frames went `direction` for which `wanted` says yes.
 #[must_use]
 pub fn count(frames: &[Frame], direction: Direction, wanted: impl Fn(&Frame) -> bool) -> usize {
-    frames
-        .iter()
-        .filter(|frame| frame.direction == direction && wanted(frame))
-        .count()
+    frames.iter().filter(|frame| frame.direction == direction && wanted(frame)).count()
 }

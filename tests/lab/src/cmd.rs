@@ -81,17 +81,9 @@ pub fn check(command: &mut Command, input: &[u8]) -> Result<String> {
     let shown = show(command);
     let output = run(command, input, DEADLINE)?;
     if !output.success() {
-        let Output {
-            status,
-            stdout,
-            stderr,
-        } = output;
+        let Output { status, stdout, stderr } = output;
         let status = status.map_or("a signal".to_owned(), |code| code.to_string());
-        bail!(
-            "`{shown}` ended with {status}: {}{}",
-            stderr.trim(),
-            about_input(input, &stdout)
-        );
+        bail!("`{shown}` ended with {status}: {}{}", stderr.trim(), about_input(input, &stdout));
     }
     Ok(output.stdout)
 }

@@ -45,11 +45,7 @@ impl ConfigFile {
         // A daemon started again begins with a fresh directory.
         crate::identity::remove_dir(dir)?;
         fs::create_dir(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        Ok(Self {
-            dir: dir.to_owned(),
-            bpffs: bpffs.to_owned(),
-            mounted,
-        })
+        Ok(Self { dir: dir.to_owned(), bpffs: bpffs.to_owned(), mounted })
     }
 
     pub fn path(&self) -> PathBuf {
@@ -66,8 +62,7 @@ impl ConfigFile {
         let path = self.path();
         let mut file = tempfile::NamedTempFile::new_in(&self.dir)?;
         file.write_all(self.complete(yaml).as_bytes())?;
-        file.persist(&path)
-            .with_context(|| format!("cannot replace {}", path.display()))?;
+        file.persist(&path).with_context(|| format!("cannot replace {}", path.display()))?;
         Ok(())
     }
 
@@ -117,10 +112,7 @@ mod tests {
         let metadata = || fs::metadata(file.path()).unwrap();
         let first = metadata();
         assert_eq!(first.mode() & 0o777, 0o600);
-        assert_eq!(
-            fs::read_to_string(file.path()).unwrap(),
-            "mode: x\nbpffs: /b\n"
-        );
+        assert_eq!(fs::read_to_string(file.path()).unwrap(), "mode: x\nbpffs: /b\n");
         file.rewrite("bpffs: /own\n").unwrap();
         assert_eq!(fs::read_to_string(file.path()).unwrap(), "bpffs: /own\n");
         assert_eq!(metadata().ino(), first.ino());

@@ -27,9 +27,7 @@ pub(crate) fn install(router: &Netns) -> Result<()> {
             }}
         }}\n"
     );
-    router
-        .exec_with_input("nft", &["-f", "-"], &rules)
-        .map(drop)
+    router.exec_with_input("nft", &["-f", "-"], &rules).map(drop)
 }
 
 /// How many packets from or to a pod or service came by un-encapsulated.

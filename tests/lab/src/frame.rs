@@ -122,8 +122,7 @@ impl Frame {
     /// Whether it is IPv4 from `source` to `destination`, not encapsulated.
     #[must_use]
     pub fn is_plain(&self, source: Ipv4Addr, destination: Ipv4Addr) -> bool {
-        self.outer()
-            .is_some_and(|(ip, _)| ip.is(source, destination))
+        self.outer().is_some_and(|(ip, _)| ip.is(source, destination))
     }
 
     /// Whether its outer header names an address in `network`/`len`: on the
@@ -132,8 +131,7 @@ impl Frame {
     pub fn touches(&self, network: Ipv4Addr, len: u32) -> bool {
         let mask = u32::MAX.checked_shl(32 - len).unwrap_or(0);
         let inside = |ip: Ipv4Addr| ip.to_bits() & mask == network.to_bits() & mask;
-        self.outer()
-            .is_some_and(|(ip, _)| inside(ip.source) || inside(ip.destination))
+        self.outer().is_some_and(|(ip, _)| inside(ip.source) || inside(ip.destination))
     }
 }
 
@@ -143,11 +141,7 @@ impl fmt::Display for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some((outer, payload)) = self.outer() else {
             let ethertype = self.bytes.get(12..14).unwrap_or_default();
-            return write!(
-                f,
-                "not IPv4, ethertype {ethertype:02x?}, {} bytes",
-                self.bytes.len()
-            );
+            return write!(f, "not IPv4, ethertype {ethertype:02x?}, {} bytes", self.bytes.len());
         };
         write!(f, "IP {} > {}: ", outer.source, outer.destination)?;
         let (mut last, mut rest) = (outer, payload);
@@ -170,23 +164,14 @@ fn transport(f: &mut fmt::Formatter<'_>, number: u8, bytes: &[u8]) -> fmt::Resul
             [8, _, ..] => write!(f, "ICMP echo request"),
             [0, _, ..] => write!(f, "ICMP echo reply"),
             [3, 4, _, _, _, _, high, low, ..] => {
-                write!(
-                    f,
-                    "ICMP frag needed, mtu {}",
-                    u16::from_be_bytes([*high, *low])
-                )
+                write!(f, "ICMP frag needed, mtu {}", u16::from_be_bytes([*high, *low]))
             }
             [kind, code, ..] => write!(f, "ICMP type {kind} code {code}"),
             _ => write!(f, "ICMP cut short"),
         },
         protocol::TCP => match TcpHeaderSlice::from_slice(bytes) {
             Ok(tcp) => {
-                write!(
-                    f,
-                    "TCP {} > {} [",
-                    tcp.source_port(),
-                    tcp.destination_port()
-                )?;
+                write!(f, "TCP {} > {} [", tcp.source_port(), tcp.destination_port())?;
                 let flags = [
                     (tcp.syn(), "S"),
                     (tcp.fin(), "F"),

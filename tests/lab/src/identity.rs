@@ -123,8 +123,7 @@ impl LabId {
     }
 
     fn owner_is_alive(&self) -> bool {
-        self.owner()
-            .is_some_and(|pid| Path::new("/proc").join(pid.to_string()).exists())
+        self.owner().is_some_and(|pid| Path::new("/proc").join(pid.to_string()).exists())
     }
 
     fn owner(&self) -> Option<u32> {
@@ -142,11 +141,7 @@ impl LabId {
 
 /// Removes what labs of dead processes left, except labs that were kept.
 pub fn sweep() -> Result<()> {
-    remove_all(
-        all_labs()
-            .into_iter()
-            .filter(|id| !id.owner_is_alive() && !id.is_kept()),
-    )
+    remove_all(all_labs().into_iter().filter(|id| !id.owner_is_alive() && !id.is_kept()))
 }
 
 /// Labs that were kept, alive process or not.
@@ -157,26 +152,16 @@ pub fn kept_labs() -> Vec<LabId> {
 
 pub(crate) fn remove_all(labs: impl Iterator<Item = LabId>) -> Result<()> {
     // All of them, whatever becomes of one.
-    let results: Vec<Result<()>> = labs
-        .map(|id| {
-            id.remove()
-                .with_context(|| format!("cannot remove lab {}", id.0))
-        })
-        .collect();
+    let results: Vec<Result<()>> =
+        labs.map(|id| id.remove().with_context(|| format!("cannot remove lab {}", id.0))).collect();
     results.into_iter().collect()
 }
 
 fn all_labs() -> Vec<LabId> {
     let mut ids: Vec<LabId> = Vec::new();
     let pins = names_in(BPFFS);
-    let pins = pins
-        .iter()
-        .filter_map(|name| name.strip_prefix(BPFFS_PREFIX).map(str::to_owned));
-    for name in names_in(NETNS_DIR)
-        .into_iter()
-        .chain(names_in(RUN_DIR))
-        .chain(pins)
-    {
+    let pins = pins.iter().filter_map(|name| name.strip_prefix(BPFFS_PREFIX).map(str::to_owned));
+    for name in names_in(NETNS_DIR).into_iter().chain(names_in(RUN_DIR)).chain(pins) {
         if let Some(id) = LabId::of(&name).filter(|id| !ids.contains(id)) {
             ids.push(id);
         }
@@ -186,9 +171,7 @@ fn all_labs() -> Vec<LabId> {
 
 fn names_in(dir: &str) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect()
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
 /// Like `rm -r`. Another process may sweep at the same moment, and a daemon

@@ -47,10 +47,7 @@ impl Shared {
 
     /// Remembers something that went wrong where no error can be returned.
     pub fn report(&self, problem: String) {
-        self.problems
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(problem);
+        self.problems.lock().unwrap_or_else(PoisonError::into_inner).push(problem);
     }
 
     pub fn is_kept(&self) -> bool {
@@ -76,10 +73,7 @@ pub struct Lab {
 
 impl Lab {
     /// A lab to be configured, then built.
-    #[expect(
-        clippy::new_ret_no_self,
-        reason = "`Lab::new()…build()` reads best where it is used"
-    )]
+    #[expect(clippy::new_ret_no_self, reason = "`Lab::new()…build()` reads best where it is used")]
     #[must_use]
     pub fn new() -> LabBuilder {
         LabBuilder::default()
@@ -104,18 +98,13 @@ impl Lab {
     }
 
     fn default_pods(&self) -> &(Pod, Pod) {
-        self.pods
-            .as_ref()
-            .expect("the lab was built with `default_pods(false)`")
+        self.pods.as_ref().expect("the lab was built with `default_pods(false)`")
     }
 
     /// The nodes, in the order of their names.
     #[must_use]
     pub fn nodes(&self) -> Vec<&Node> {
-        [&self.node1, &self.node2]
-            .into_iter()
-            .chain(&self.node3)
-            .collect()
+        [&self.node1, &self.node2].into_iter().chain(&self.node3).collect()
     }
 
     /// How many un-encapsulated packets of pods and services the fabric saw;
@@ -126,8 +115,7 @@ impl Lab {
 
     /// Changes the MTU of one node's link, at both ends.
     pub fn set_underlay_mtu(&self, node: &Node, mtu: u32) -> Result<()> {
-        self.router
-            .ip(&format!("link set {} mtu {mtu}", node.router_port))?;
+        self.router.ip(&format!("link set {} mtu {mtu}", node.router_port))?;
         node.netns.ip(&format!("link set eth0 mtu {mtu}")).map(drop)
     }
 
@@ -135,16 +123,9 @@ impl Lab {
     /// answers what is too big with ICMP frag-needed. Frames of full size from
     /// the node still pass.
     pub fn set_path_mtu(&self, toward: &Node, mtu: u32) -> Result<()> {
-        let Node {
-            ip,
-            gateway,
-            router_port: port,
-            ..
-        } = toward;
+        let Node { ip, gateway, router_port: port, .. } = toward;
         self.router
-            .ip(&format!(
-                "route replace {ip}/32 dev {port} src {gateway} scope link mtu {mtu}"
-            ))
+            .ip(&format!("route replace {ip}/32 dev {port} src {gateway} scope link mtu {mtu}"))
             .map(drop)
     }
 
@@ -171,11 +152,7 @@ impl Lab {
     /// left pins behind after `detach`. A good test ends with this empty.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
-        self.shared
-            .problems
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.shared.problems.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How a person enters the lab.

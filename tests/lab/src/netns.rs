@@ -48,15 +48,10 @@ impl Netns {
 
     /// Makes many namespaces by one process, IPv6 off, `lo` left down.
     pub fn create_many(names: &[impl AsRef<str>]) -> Result<Vec<Self>> {
-        let batch: String = names
-            .iter()
-            .map(|name| format!("netns add {}\n", name.as_ref()))
-            .collect();
+        let batch: String =
+            names.iter().map(|name| format!("netns add {}\n", name.as_ref())).collect();
         cmd::check(Command::new("ip").args(["-batch", "-"]), batch.as_bytes())?;
-        let all: Vec<Self> = names
-            .iter()
-            .map(|name| Self::named(name.as_ref()))
-            .collect();
+        let all: Vec<Self> = names.iter().map(|name| Self::named(name.as_ref())).collect();
         for netns in &all {
             netns.disable_ipv6()?;
         }
@@ -66,9 +61,7 @@ impl Netns {
     /// A handle on a namespace that exists already.
     #[must_use]
     pub fn named(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-        }
+        Self { name: name.to_owned() }
     }
 
     /// Its name, as `ip netns` shows it.
@@ -96,9 +89,7 @@ impl Netns {
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
-        command
-            .arg(format!("--net={}", self.path().display()))
-            .arg(program);
+        command.arg(format!("--net={}", self.path().display())).arg(program);
         command
     }
 
@@ -125,8 +116,7 @@ impl Netns {
 
     /// Many `ip` commands inside, one per line, by one process.
     pub fn ip_batch(&self, lines: &str) -> Result<()> {
-        self.exec_with_input("ip", &["-batch", "-"], lines)
-            .map(drop)
+        self.exec_with_input("ip", &["-batch", "-"], lines).map(drop)
     }
 
     /// Runs a closure in a thread that has entered the namespace.
@@ -139,9 +129,7 @@ impl Netns {
                 self.enter()?;
                 work()
             });
-            thread
-                .join()
-                .unwrap_or_else(|payload| panic::resume_unwind(payload))
+            thread.join().unwrap_or_else(|payload| panic::resume_unwind(payload))
         })
     }
 
@@ -215,11 +203,7 @@ impl Netns {
         let mut command = Command::new("ip");
         // -force: go on after a name that another sweep removed first.
         let result = cmd::check(command.args(["-force", "-batch", "-"]), batch.as_bytes());
-        if all.iter().any(Self::exists) {
-            result.map(drop)
-        } else {
-            Ok(())
-        }
+        if all.iter().any(Self::exists) { result.map(drop) } else { Ok(()) }
     }
 
     /// Router solicitations and multicast reports would appear in captures and
@@ -241,15 +225,8 @@ impl Netns {
 
 /// Processes whose main thread is in one of the namespaces, ours excluded.
 fn processes_in(all: &[Netns]) -> Vec<i32> {
-    let inode = |path: &Path| {
-        fs::metadata(path)
-            .map(|found| (found.dev(), found.ino()))
-            .ok()
-    };
-    let wanted: HashSet<_> = all
-        .iter()
-        .filter_map(|netns| inode(&netns.path()))
-        .collect();
+    let inode = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+    let wanted: HashSet<_> = all.iter().filter_map(|netns| inode(&netns.path())).collect();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())

@@ -122,12 +122,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let notify = NotifySocket::bind(&dir.path().join("s")).unwrap();
         let daemon = UnixDatagram::unbound().unwrap();
-        daemon
-            .send_to(b"STATUS=syncing\nREADY=1", notify.path())
-            .unwrap();
-        notify
-            .wait_for("READY=1", Duration::from_secs(5), || Ok(()))
-            .unwrap();
+        daemon.send_to(b"STATUS=syncing\nREADY=1", notify.path()).unwrap();
+        notify.wait_for("READY=1", Duration::from_secs(5), || Ok(())).unwrap();
         for _ in 0..1000 {
             // More than a socket queues: nobody waits, and it still does not block.
             daemon.send_to(b"READY=1", notify.path()).unwrap();

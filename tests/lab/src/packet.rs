@@ -27,11 +27,7 @@ pub const IPV4: u16 = 0x0800;
 /// An Ethernet frame.
 #[must_use]
 pub fn ethernet(destination: Mac, source: Mac, ethertype: u16, payload: &[u8]) -> Vec<u8> {
-    let header = Ethernet2Header {
-        destination,
-        source,
-        ether_type: EtherType(ethertype),
-    };
+    let header = Ethernet2Header { destination, source, ether_type: EtherType(ethertype) };
     [header.to_bytes().as_slice(), payload].concat()
 }
 
@@ -132,26 +128,18 @@ impl Ipv4 {
             protocol: IpNumber(self.protocol),
             source: self.source.octets(),
             destination: self.destination.octets(),
-            total_len: self
-                .total_len
-                .unwrap_or_else(|| u16::try_from(length).expect("16 bits")),
+            total_len: self.total_len.unwrap_or_else(|| u16::try_from(length).expect("16 bits")),
             ..Ipv4Header::default()
         };
-        header.options = options
-            .as_slice()
-            .try_into()
-            .expect("at most 40 bytes of options");
+        header.options = options.as_slice().try_into().expect("at most 40 bytes of options");
         let mut bytes = header.to_bytes().to_vec();
         bytes[0] = self.version.unwrap_or(4) << 4 | self.ihl.unwrap_or(bytes[0] & 0xf);
         bytes[1] = self.tos;
         // Last, over what the header now says, right or wrong.
         bytes[10..12].fill(0);
-        let checksum = self.checksum.unwrap_or_else(|| {
-            Sum16BitWords::new()
-                .add_slice(&bytes)
-                .ones_complement()
-                .to_be()
-        });
+        let checksum = self
+            .checksum
+            .unwrap_or_else(|| Sum16BitWords::new().add_slice(&bytes).ones_complement().to_be());
         bytes[10..12].copy_from_slice(&checksum.to_be_bytes());
         bytes.extend_from_slice(payload);
         bytes
@@ -170,13 +158,7 @@ pub fn icmp_echo(kind: u8, id: u16, seq: u16, payload: &[u8]) -> Vec<u8> {
         0 => Icmpv4Type::EchoReply(echo),
         other => panic!("ICMP type {other} is no echo"),
     };
-    [
-        Icmpv4Header::with_checksum(kind, payload)
-            .to_bytes()
-            .as_slice(),
-        payload,
-    ]
-    .concat()
+    [Icmpv4Header::with_checksum(kind, payload).to_bytes().as_slice(), payload].concat()
 }
 
 /// A UDP datagram with a right checksum for the addresses of `ip`.
@@ -188,9 +170,7 @@ pub fn udp(ip: &Ipv4, source: u16, destination: u16, payload: &[u8]) -> Vec<u8> 
     let (from, to) = (ip.source.octets(), ip.destination.octets());
     let mut header =
         UdpHeader::without_ipv4_checksum(source, destination, payload.len()).expect("fits UDP");
-    header.checksum = header
-        .calc_checksum_ipv4_raw(from, to, payload)
-        .expect("fits UDP");
+    header.checksum = header.calc_checksum_ipv4_raw(from, to, payload).expect("fits UDP");
     [header.to_bytes().as_slice(), payload].concat()
 }
 
@@ -209,9 +189,7 @@ pub fn tcp(
     let mut header = TcpHeader::new(source, destination, 1, 0xffff);
     adjust(&mut header);
     let (from, to) = (ip.source.octets(), ip.destination.octets());
-    header.checksum = header
-        .calc_checksum_ipv4_raw(from, to, payload)
-        .expect("fits TCP");
+    header.checksum = header.calc_checksum_ipv4_raw(from, to, payload).expect("fits TCP");
     [header.to_bytes().as_slice(), payload].concat()
 }
 
@@ -223,24 +201,16 @@ mod tests {
         frame::{Direction, Frame},
     };
 
-    const NODES: (Ipv4Addr, Ipv4Addr) = (
-        Ipv4Addr::new(172, 16, 36, 10),
-        Ipv4Addr::new(172, 16, 35, 4),
-    );
+    const NODES: (Ipv4Addr, Ipv4Addr) =
+        (Ipv4Addr::new(172, 16, 36, 10), Ipv4Addr::new(172, 16, 35, 4));
 
     fn frame(ip: &[u8]) -> Frame {
-        Frame {
-            direction: Direction::Out,
-            bytes: ethernet([1; 6], [2; 6], IPV4, ip),
-        }
+        Frame { direction: Direction::Out, bytes: ethernet([1; 6], [2; 6], IPV4, ip) }
     }
 
     #[test]
     fn a_built_frame_reads_as_it_was_meant() {
-        let inner = Ipv4 {
-            ttl: 63,
-            ..Ipv4::icmp(HELLO_PERF, HELLO_SIT)
-        };
+        let inner = Ipv4 { ttl: 63, ..Ipv4::icmp(HELLO_PERF, HELLO_SIT) };
         let inner = inner.packet(&icmp_echo(8, 7, 1, b"hello"));
         let frame = frame(&Ipv4::ipip(NODES.0, NODES.1).packet(&inner));
         assert!(frame.is_ipip(NODES, (HELLO_PERF, HELLO_SIT)));
@@ -269,23 +239,12 @@ mod tests {
         };
         let frame = frame(&ip.packet(&udp(&ip, 1, 2, b"x")));
         let (read, payload) = frame.outer().unwrap();
-        assert_eq!(
-            (read.tos, read.id, read.df, read.mf),
-            (0x2b, 9, false, true)
-        );
-        assert_eq!(
-            (read.fragment_offset, read.header_len, read.total_len),
-            (24, 24, 1000)
-        );
+        assert_eq!((read.tos, read.id, read.df, read.mf), (0x2b, 9, false, true));
+        assert_eq!((read.fragment_offset, read.header_len, read.total_len), (24, 24, 1000));
         assert!(!read.checksum_ok);
         assert_eq!(payload.len(), 9);
         assert!(frame.touches(Ipv4Addr::new(10, 20, 0, 0), 16));
-        let odd = Ipv4 {
-            version: Some(6),
-            ihl: Some(15),
-            ..ip
-        }
-        .packet(b"");
+        let odd = Ipv4 { version: Some(6), ihl: Some(15), ..ip }.packet(b"");
         assert_eq!(odd[0], 0x6f);
     }
 

@@ -71,10 +71,7 @@ impl PacketSocket {
     }
 
     pub fn send(&self, frame: &[u8]) -> Result<()> {
-        self.0
-            .send(frame)
-            .map(drop)
-            .with_context(|| format!("cannot send {} bytes", frame.len()))
+        self.0.send(frame).map(drop).with_context(|| format!("cannot send {} bytes", frame.len()))
     }
 
     /// The next frame, or nothing when a tick passes without one.
@@ -82,14 +79,7 @@ impl PacketSocket {
         match recvfrom::<LinkAddr>(self.0.as_raw_fd(), buffer) {
             Ok((len, from)) => {
                 let outgoing = from.is_some_and(|from| from.pkttype() == libc::PACKET_OUTGOING);
-                Ok(Some((
-                    len,
-                    if outgoing {
-                        Direction::Out
-                    } else {
-                        Direction::In
-                    },
-                )))
+                Ok(Some((len, if outgoing { Direction::Out } else { Direction::In })))
             }
             // ENETDOWN: the interface went away; its frames so far still count.
             Err(Errno::EAGAIN | Errno::EINTR | Errno::ENETDOWN) => Ok(None),
@@ -99,16 +89,12 @@ impl PacketSocket {
 
     /// From now on `receive` does not wait.
     pub fn stop_waiting(&self) -> Result<()> {
-        self.0
-            .set_nonblocking(true)
-            .context("cannot make the socket non-blocking")
+        self.0.set_nonblocking(true).context("cannot make the socket non-blocking")
     }
 
     /// Frames that came while the buffer was full, since the last question.
     pub fn dropped(&self) -> Result<u32> {
-        Ok(getsockopt(&self.0, PacketStatistics)
-            .context("cannot get statistics")?
-            .tp_drops)
+        Ok(getsockopt(&self.0, PacketStatistics).context("cannot get statistics")?.tp_drops)
     }
 }
 

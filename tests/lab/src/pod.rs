@@ -42,10 +42,8 @@ impl Node {
     /// Adds many pods at once, as after a node's restart: all links appear by
     /// one `ip -batch`, then all host routes.
     pub fn add_pods(&self, wanted: &[(String, Ipv4Addr)]) -> Result<Vec<Pod>> {
-        let pods: Vec<Pod> = wanted
-            .iter()
-            .map(|(name, ip)| self.plan_pod(&self.shared, name, *ip))
-            .collect();
+        let pods: Vec<Pod> =
+            wanted.iter().map(|(name, ip)| self.plan_pod(&self.shared, name, *ip)).collect();
         let names: Vec<&str> = pods.iter().map(|pod| pod.netns.name()).collect();
         Netns::create_many(&names)?;
 
@@ -72,8 +70,7 @@ impl Node {
 
     /// Removes pods: the interface goes, and with it the host route.
     pub fn remove_pods(&self, pods: &[Pod]) -> Result<()> {
-        self.netns
-            .ip_batch(&lines(pods, |pod| format!("link del {}\n", pod.cali)))?;
+        self.netns.ip_batch(&lines(pods, |pod| format!("link del {}\n", pod.cali)))?;
         let namespaces: Vec<Netns> = pods.iter().map(|pod| pod.netns.clone()).collect();
         Netns::remove_many(&namespaces)
     }

@@ -97,11 +97,9 @@ pub fn kube_proxy(node: &Netns, services: &[Service]) -> Result<()> {
              COMMIT\n"
         ),
     )?;
-    for (hook, chain) in [
-        ("PREROUTING", "SERVICES"),
-        ("OUTPUT", "SERVICES"),
-        ("POSTROUTING", "POSTROUTING"),
-    ] {
+    for (hook, chain) in
+        [("PREROUTING", "SERVICES"), ("OUTPUT", "SERVICES"), ("POSTROUTING", "POSTROUTING")]
+    {
         let rule = format!("{hook} -m comment --comment kubernetes -j KUBE-{chain}");
         hook_in(node, "nat", &rule)?;
     }
@@ -109,12 +107,7 @@ pub fn kube_proxy(node: &Netns, services: &[Service]) -> Result<()> {
 }
 
 fn rules_of(service: &Service, chains: &mut String, rules: &mut String) -> Result<()> {
-    let Service {
-        name,
-        protocol,
-        address,
-        endpoints,
-    } = service;
+    let Service { name, protocol, address, endpoints } = service;
     let (protocol, svc) = (protocol.name(), format!("KUBE-SVC-{}", service.hash(None)));
     let to_service = format!(
         "-d {ip}/32 -p {protocol} -m comment --comment \"{name} cluster IP\" \
@@ -125,10 +118,7 @@ fn rules_of(service: &Service, chains: &mut String, rules: &mut String) -> Resul
     writeln!(chains, ":{svc} - [0:0]")?;
     writeln!(rules, "-A KUBE-SERVICES {to_service} -j {svc}")?;
     // Who is no pod (the host above all) must get its answer back here.
-    writeln!(
-        rules,
-        "-A {svc} ! -s {POD_CIDR} {to_service} -j KUBE-MARK-MASQ"
-    )?;
+    writeln!(rules, "-A {svc} ! -s {POD_CIDR} {to_service} -j KUBE-MARK-MASQ")?;
     for (number, endpoint) in endpoints.iter().enumerate() {
         let sep = format!("KUBE-SEP-{}", service.hash(Some(*endpoint)));
         let left = endpoints.len() - number;
@@ -137,10 +127,7 @@ fn rules_of(service: &Service, chains: &mut String, rules: &mut String) -> Resul
             _ => format!("-m statistic --mode nth --every {left} --packet 0 "),
         };
         writeln!(chains, ":{sep} - [0:0]")?;
-        writeln!(
-            rules,
-            "-A {svc} -m comment --comment \"{name}\" {share}-j {sep}"
-        )?;
+        writeln!(rules, "-A {svc} -m comment --comment \"{name}\" {share}-j {sep}")?;
         // A pod that reaches itself by its own service.
         writeln!(rules, "-A {sep} -s {}/32 -j KUBE-MARK-MASQ", endpoint.ip())?;
         writeln!(
@@ -156,11 +143,7 @@ pub fn masquerade(node: &Netns, pod: Ipv4Addr) -> Result<()> {
     if !has_chain(node, "nat", "KUBE-MARK-MASQ")? {
         kube_proxy(node, &[])?;
     }
-    hook_in(
-        node,
-        "nat",
-        &format!("PREROUTING -s {pod}/32 -j KUBE-MARK-MASQ"),
-    )
+    hook_in(node, "nat", &format!("PREROUTING -s {pod}/32 -j KUBE-MARK-MASQ"))
 }
 
 /// Chains named and hooked like Felix's, which accept what Felix would accept
@@ -192,13 +175,11 @@ pub fn felix(node: &Netns) -> Result<()> {
 pub fn remove_rules(node: &Netns) -> Result<()> {
     // Without --noflush a table becomes what is written, that is empty.
     let empty = "*nat\nCOMMIT\n*filter\nCOMMIT\n";
-    node.exec_with_input("iptables-restore", &["--wait"], empty)
-        .map(drop)
+    node.exec_with_input("iptables-restore", &["--wait"], empty).map(drop)
 }
 
 fn restore(node: &Netns, rules: &str) -> Result<()> {
-    node.exec_with_input("iptables-restore", &["--wait", "--noflush"], rules)
-        .map(drop)
+    node.exec_with_input("iptables-restore", &["--wait", "--noflush"], rules).map(drop)
 }
 
 /// Appends a rule to a built-in chain unless it is there.

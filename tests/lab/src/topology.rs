@@ -147,8 +147,7 @@ pub(crate) fn make_node(
         ("ipv4/conf/default/rp_filter".to_owned(), rp_filter.value()),
     ])?;
     node.connect(router, mtu)?;
-    node.netns
-        .set_sysctl("ipv4/conf/eth0/rp_filter", rp_filter.value())?;
+    node.netns.set_sysctl("ipv4/conf/eth0/rp_filter", rp_filter.value())?;
     Ok(node)
 }
 
@@ -161,12 +160,7 @@ impl Node {
 
     /// The veth to the router, addresses and the default route.
     fn connect(&self, router: &Netns, mtu: u32) -> Result<()> {
-        let Self {
-            ip,
-            gateway,
-            router_port: port,
-            ..
-        } = self;
+        let Self { ip, gateway, router_port: port, .. } = self;
         let (mac, gateway_mac) = (mac_text(self.mac), mac_text(self.gateway_mac));
         router.ip_batch(&format!(
             "link add {port} mtu {mtu} address {gateway_mac} type veth \
@@ -182,8 +176,6 @@ impl Node {
         ))?;
         // Veth starts without GRO; a real NIC has it, and TCP's speed after
         // decapsulation hangs on it.
-        self.netns
-            .exec("ethtool", &["-K", "eth0", "gro", "on"])
-            .map(drop)
+        self.netns.exec("ethtool", &["-K", "eth0", "gro", "on"]).map(drop)
     }
 }

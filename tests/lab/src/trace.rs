@@ -48,10 +48,7 @@ impl Snapshot {
                 }
             }
         }
-        sections.insert(
-            "links".to_owned(),
-            links.iter().flat_map(describe).collect(),
-        );
+        sections.insert("links".to_owned(), links.iter().flat_map(describe).collect());
         sections.insert("sysctls".to_owned(), netns.run(sysctls)?);
         Ok(Self(sections))
     }
@@ -69,9 +66,7 @@ impl Snapshot {
             let after = later.0.get(section).unwrap_or(&none);
             let only_in = |here: &[String], there: &[String], sign: char| {
                 let missing = here.iter().filter(|line| !there.contains(line));
-                missing
-                    .map(|line| format!("{sign} {section}: {line}"))
-                    .collect::<Vec<_>>()
+                missing.map(|line| format!("{sign} {section}: {line}")).collect::<Vec<_>>()
             };
             found.extend(only_in(before, after, '-'));
             found.extend(only_in(after, before, '+'));
@@ -86,22 +81,13 @@ pub fn programs(names: &[&str]) -> Result<usize> {
     let text = cmd::check(Command::new("bpftool").args(["-j", "prog", "show"]), b"")?;
     let json: Value = serde_json::from_str(&text).context("bpftool printed no JSON")?;
     // The kernel keeps the first 15 characters of a name.
-    let ours = |name: &str| {
-        names
-            .iter()
-            .any(|full| full.get(..15).unwrap_or(full) == name)
-    };
+    let ours = |name: &str| names.iter().any(|full| full.get(..15).unwrap_or(full) == name);
     let programs = json.as_array().context("bpftool printed no list")?;
-    Ok(programs
-        .iter()
-        .filter(|program| program["name"].as_str().is_some_and(ours))
-        .count())
+    Ok(programs.iter().filter(|program| program["name"].as_str().is_some_and(ours)).count())
 }
 
 fn lines(text: &str) -> Vec<String> {
-    text.lines()
-        .map(|line| line.trim_end().to_owned())
-        .collect()
+    text.lines().map(|line| line.trim_end().to_owned()).collect()
 }
 
 fn links(netns: &Netns) -> Result<Vec<Value>> {
@@ -119,10 +105,7 @@ fn describe(link: &Value) -> Vec<String> {
         .map(|(key, value)| match (key.as_str(), value.as_array()) {
             ("flags", Some(flags)) => {
                 let lasting = |flag: &&Value| *flag != "NO-CARRIER" && *flag != "LOWER_UP";
-                format!(
-                    "{name} flags {:?}",
-                    flags.iter().filter(lasting).collect::<Vec<_>>()
-                )
+                format!("{name} flags {:?}", flags.iter().filter(lasting).collect::<Vec<_>>())
             }
             _ => format!("{name} {key} {value}"),
         })

@@ -8,11 +8,7 @@ use tunless_lab::{Daemon, Lab, daemon::expect_failure};
 const SOON: Duration = Duration::from_secs(10);
 
 fn lab() -> Lab {
-    Lab::new()
-        .default_pods(false)
-        .tunless(env!("CARGO_BIN_EXE_fake-tunless"))
-        .build()
-        .unwrap()
+    Lab::new().default_pods(false).tunless(env!("CARGO_BIN_EXE_fake-tunless")).build().unwrap()
 }
 
 #[test]
@@ -52,18 +48,9 @@ fn the_command_line_answers_while_the_configuration_changes() {
 fn a_refusal_is_reported() {
     let lab = lab();
     let (code, stderr) = expect_failure(&lab.node1, "mode: refused").unwrap();
-    assert_eq!(
-        (code, stderr.trim()),
-        (2, "config.yaml:1: mode: no such mode")
-    );
-    let error = format!(
-        "{:#}",
-        Daemon::start(&lab.node1, "mode: refused").unwrap_err()
-    );
-    assert!(
-        error.contains("no such mode"),
-        "the log is in the error: {error}"
-    );
+    assert_eq!((code, stderr.trim()), (2, "config.yaml:1: mode: no such mode"));
+    let error = format!("{:#}", Daemon::start(&lab.node1, "mode: refused").unwrap_err());
+    assert!(error.contains("no such mode"), "the log is in the error: {error}");
 }
 
 #[test]

@@ -38,13 +38,7 @@ fn everything_goes_after_a_panic() {
 #[test]
 fn processes_inside_are_ended() {
     let lab = Lab::new().build().unwrap();
-    let mut sleeper = lab
-        .node1
-        .netns
-        .command("sleep")
-        .arg("1000")
-        .spawn()
-        .unwrap();
+    let mut sleeper = lab.node1.netns.command("sleep").arg("1000").spawn().unwrap();
     while !lab.node1.netns.has_process(sleeper.id()) {}
     drop(lab);
     assert!(!sleeper.wait().unwrap().success(), "killed, not finished");
@@ -70,9 +64,8 @@ fn the_sweep_removes_labs_of_dead_processes_only() {
 #[test]
 fn a_hundred_pods_come_and_go() {
     let lab = Lab::new().build().unwrap();
-    let wanted: Vec<_> = (0..100_u8)
-        .map(|n| (format!("pod{n}"), std::net::Ipv4Addr::new(10, 20, 106, n)))
-        .collect();
+    let wanted: Vec<_> =
+        (0..100_u8).map(|n| (format!("pod{n}"), std::net::Ipv4Addr::new(10, 20, 106, n))).collect();
     let start = Instant::now();
     let pods = lab.node2.add_pods(&wanted).unwrap();
     eprintln!("100 pods took {:?}", start.elapsed());
@@ -87,10 +80,7 @@ fn a_hundred_pods_come_and_go() {
 #[test]
 fn errors_say_what_was_run_and_why_it_failed() {
     let lab = Lab::new().default_pods(false).build().unwrap();
-    let error = format!(
-        "{:#}",
-        lab.node1.netns.ip("link set nosuch up").unwrap_err()
-    );
+    let error = format!("{:#}", lab.node1.netns.ip("link set nosuch up").unwrap_err());
     assert!(error.contains("ip link set nosuch up"), "{error}");
     assert!(error.contains("Cannot find device"), "{error}");
 }

@@ -17,13 +17,7 @@ pub fn mount() -> Result<bool> {
         return Ok(false);
     }
     println!("set-up: mount the BPF file system on {BPFFS}, where maps and links are pinned");
-    mount_file_system(
-        Some("bpf"),
-        BPFFS,
-        Some("bpf"),
-        MsFlags::empty(),
-        Some("mode=0700"),
-    )
-    .with_context(|| format!("the BPF file system cannot be mounted on {BPFFS}"))?;
+    mount_file_system(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
+        .with_context(|| format!("the BPF file system cannot be mounted on {BPFFS}"))?;
     Ok(true)
 }

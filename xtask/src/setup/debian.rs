@@ -30,13 +30,7 @@ pub fn install(wanted: &[Package]) -> Result<bool> {
         "apt-get install",
         apt_get()
             // Debian's Rust conflicts with some other Rust packages: theirs stay.
-            .args([
-                "-q",
-                "-y",
-                "--no-install-recommends",
-                "--no-remove",
-                "install",
-            ])
+            .args(["-q", "-y", "--no-install-recommends", "--no-remove", "install"])
             .args(names),
     )?;
     if !install.success {
@@ -55,19 +49,19 @@ fn errors(output: &str) -> String {
 
 fn apt_get() -> Command {
     let mut command = Command::new("apt-get");
-    command
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .env("LC_ALL", "C")
-        .args(["-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::Retries=3"]);
+    command.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C").args([
+        "-o",
+        "DPkg::Lock::Timeout=300",
+        "-o",
+        "Acquire::Retries=3",
+    ]);
     command
 }
 
 fn missing(wanted: &[Package]) -> Result<Vec<Package>> {
     if !(on_path("dpkg-query") && on_path("apt-get")) {
-        let missing: Vec<_> = wanted
-            .iter()
-            .filter(|package| !package.program.is_some_and(on_path))
-            .collect();
+        let missing: Vec<_> =
+            wanted.iter().filter(|package| !package.program.is_some_and(on_path)).collect();
         let names: Vec<_> = missing.iter().map(|package| package.name).collect();
         let tools_only = missing.iter().all(|package| package.program.is_some());
         ensure!(
@@ -79,19 +73,12 @@ fn missing(wanted: &[Package]) -> Result<Vec<Package>> {
         return Ok(Vec::new());
     }
     let output = Command::new("dpkg-query")
-        .args([
-            "--show",
-            "--showformat=${binary:Package} ${db:Status-Status}\\n",
-        ])
+        .args(["--show", "--showformat=${binary:Package} ${db:Status-Status}\\n"])
         .output()
         .context("`dpkg-query` does not start")?;
     let listing = String::from_utf8_lossy(&output.stdout);
     let installed = installed(&listing);
-    Ok(wanted
-        .iter()
-        .filter(|package| !installed.contains(package.name))
-        .copied()
-        .collect())
+    Ok(wanted.iter().filter(|package| !installed.contains(package.name)).copied().collect())
 }
 
 /// The installed packages, without the architecture some names carry.
@@ -143,31 +130,11 @@ mod tests {
     #[test]
     fn each_failure_says_what_to_do() {
         for (output, update_failed, says) in [
-            (
-                "E: Could not get lock /var/lib/dpkg/lock",
-                false,
-                "apt's lock",
-            ),
-            (
-                "E: Packages need to be removed but remove is disabled.",
-                false,
-                "conflicts",
-            ),
-            (
-                "E: Failed to fetch http://mirror/x.deb",
-                false,
-                "check the network",
-            ),
-            (
-                "E: Unable to locate package llvm-22-dev",
-                true,
-                "check the network",
-            ),
-            (
-                "E: Unable to locate package llvm-22-dev",
-                false,
-                "security updates",
-            ),
+            ("E: Could not get lock /var/lib/dpkg/lock", false, "apt's lock"),
+            ("E: Packages need to be removed but remove is disabled.", false, "conflicts"),
+            ("E: Failed to fetch http://mirror/x.deb", false, "check the network"),
+            ("E: Unable to locate package llvm-22-dev", true, "check the network"),
+            ("E: Unable to locate package llvm-22-dev", false, "security updates"),
             ("E: something new", false, "mend what it says"),
         ] {
             let explained = explain(output, update_failed);

@@ -41,17 +41,10 @@ pub fn install(toolchain: &str) -> Result<bool> {
     }
     let built = progress::run(
         "build bpf-linker (a few minutes, once)",
-        workspace::cargo([
-            "install",
-            "bpf-linker",
-            "--version",
-            VERSION,
-            "--locked",
-            "--force",
-        ])
-        .args(["--no-default-features", "--features", &feature, "--root"])
-        .arg(&tools)
-        .env("LLVM_PREFIX", prefix),
+        workspace::cargo(["install", "bpf-linker", "--version", VERSION, "--locked", "--force"])
+            .args(["--no-default-features", "--features", &feature, "--root"])
+            .arg(&tools)
+            .env("LLVM_PREFIX", prefix),
     )?;
     if !built.success {
         bail!(
@@ -65,9 +58,7 @@ pub fn install(toolchain: &str) -> Result<bool> {
 
 /// Whether the library to link is there, from whatever distribution.
 fn has_llvm(prefix: &Path) -> bool {
-    ["lib64", "lib"]
-        .iter()
-        .any(|directory| prefix.join(directory).join("libLLVM.so").exists())
+    ["lib64", "lib"].iter().any(|directory| prefix.join(directory).join("libLLVM.so").exists())
 }
 
 /// bpf-linker's feature and Debian's package for this LLVM.
@@ -136,9 +127,7 @@ mod tests {
             (24, "nightly", "remove its component rust-src"),
             (19, toolchain::DEBIAN, "add Debian's security updates"),
         ] {
-            let message = choose_llvm(major, toolchain)
-                .expect_err("no such feature")
-                .to_string();
+            let message = choose_llvm(major, toolchain).expect_err("no such feature").to_string();
             assert!(
                 message.contains(&format!("`{toolchain}`) has LLVM {major}: {remedy}")),
                 "{message}"

@@ -14,85 +14,40 @@ pub struct Package {
 /// What the demo and the tests call.
 pub const BASE: &[Package] = &[
     tool("binutils", "ld", "the linker behind gcc"),
-    tool(
-        "conntrack",
-        "conntrack",
-        "tests list and flush connection tracking",
-    ),
-    tool(
-        "ethtool",
-        "ethtool",
-        "tests switch offloads of the lab's interfaces",
-    ),
+    tool("conntrack", "conntrack", "tests list and flush connection tracking"),
+    tool("ethtool", "ethtool", "tests switch offloads of the lab's interfaces"),
     tool("gcc", "gcc", "links what rustc compiles"),
     tool("iperf3", "iperf3", "bulk traffic in tests and measurements"),
     tool("iproute2", "ip", "the lab's namespaces, links and routes"),
-    tool(
-        "iptables",
-        "iptables",
-        "service addresses as kube-proxy makes them",
-    ),
+    tool("iptables", "iptables", "service addresses as kube-proxy makes them"),
     tool("iputils-ping", "ping", "pings between the pods"),
     tool("nftables", "nft", "rules of the lab's fabric"),
     tool("procps", "sysctl", "settings of the lab's namespaces"),
     tool("tcpdump", "tcpdump", "the demo's capture on the wire"),
-    tool(
-        "util-linux",
-        "nsenter",
-        "commands inside a network namespace",
-    ),
+    tool("util-linux", "nsenter", "commands inside a network namespace"),
 ];
 
 /// A Rust compiler with the source of `core`, where rustup has none.
 pub const TOOLCHAIN: &[Package] = &[
     library("cargo-web", "cargo of the compiler for eBPF"),
     library("rust-web-src", "source of `core`, compiled for eBPF"),
-    library(
-        "rustc-web",
-        "the compiler for eBPF (rustup has no nightly with rust-src)",
-    ),
+    library("rustc-web", "the compiler for eBPF (rustup has no nightly with rust-src)"),
 ];
 
 /// The LLVM that bpf-linker is built against. Linked dynamically, so the
 /// libraries that LLVM itself uses need no -dev packages.
 pub const LLVM: &[(u32, Package)] = &[
-    (
-        21,
-        library(
-            "llvm-21-dev",
-            "the LLVM of the eBPF compiler, for bpf-linker",
-        ),
-    ),
-    (
-        22,
-        library(
-            "llvm-22-dev",
-            "the LLVM of the eBPF compiler, for bpf-linker",
-        ),
-    ),
-    (
-        23,
-        library(
-            "llvm-23-dev",
-            "the LLVM of the eBPF compiler, for bpf-linker",
-        ),
-    ),
+    (21, library("llvm-21-dev", "the LLVM of the eBPF compiler, for bpf-linker")),
+    (22, library("llvm-22-dev", "the LLVM of the eBPF compiler, for bpf-linker")),
+    (23, library("llvm-23-dev", "the LLVM of the eBPF compiler, for bpf-linker")),
 ];
 
 const fn tool(name: &'static str, program: &'static str, why: &'static str) -> Package {
-    Package {
-        name,
-        program: Some(program),
-        why,
-    }
+    Package { name, program: Some(program), why }
 }
 
 const fn library(name: &'static str, why: &'static str) -> Package {
-    Package {
-        name,
-        program: None,
-        why,
-    }
+    Package { name, program: None, why }
 }
 
 #[cfg(test)]
@@ -107,11 +62,7 @@ mod tests {
             assert!(seen.insert(package.name), "{} is there twice", package.name);
             assert!(package.why.len() > 5, "{} needs a reason", package.name);
             let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c);
-            assert!(
-                package.name.chars().all(plain),
-                "{} is no Debian name",
-                package.name
-            );
+            assert!(package.name.chars().all(plain), "{} is no Debian name", package.name);
         }
     }
 

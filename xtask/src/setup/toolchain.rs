@@ -17,11 +17,7 @@ pub fn link_debian() -> Result<&'static str> {
         "rustup toolchain link",
         Command::new("rustup").args(["toolchain", "link", DEBIAN, "/usr"]),
     )?;
-    ensure!(
-        linked.success,
-        "rustup does not take Debian's rustc: {}",
-        linked.tail()
-    );
+    ensure!(linked.success, "rustup does not take Debian's rustc: {}", linked.tail());
     find().context(
         "Debian's rustc is there but not the source of `core`: reinstall rust-web-src, then run \
          this again",
@@ -41,18 +37,14 @@ pub fn llvm_major(toolchain: &str) -> Result<u32> {
 }
 
 fn parse_llvm_major(version: &str) -> Option<u32> {
-    let version = version
-        .lines()
-        .find_map(|line| line.strip_prefix("LLVM version: "))?;
+    let version = version.lines().find_map(|line| line.strip_prefix("LLVM version: "))?;
     version.split('.').next()?.trim().parse().ok()
 }
 
 /// Adds rustfmt and clippy to the project's own toolchain.
 pub fn lint_tools() -> Result<()> {
     let runs = |tool| {
-        workspace::cargo([tool, "--version"])
-            .output()
-            .is_ok_and(|output| output.status.success())
+        workspace::cargo([tool, "--version"]).output().is_ok_and(|output| output.status.success())
     };
     if runs("fmt") && runs("clippy") {
         return Ok(());

@@ -74,10 +74,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             break;
         }
         println!("\n=== {}", suite.name());
-        table.push((
-            suite.name(),
-            suites::run(suite, &targets, &arguments.filter, deadline),
-        ));
+        table.push((suite.name(), suites::run(suite, &targets, &arguments.filter, deadline)));
     }
     if !arguments.filter.is_empty() && table.iter().all(|(_, outcome)| outcome.cases() == 0) {
         bail!("no case matches `{}`", arguments.filter.join(" "));
@@ -116,9 +113,6 @@ mod tests {
     fn suites_run_in_order_and_a_filter_leaves_lint_out() {
         assert_eq!(chosen(&[], false), Suite::ALL);
         assert_eq!(chosen(&[], true), [Suite::Host, Suite::Prog, Suite::Netns]);
-        assert_eq!(
-            chosen(&[Suite::Netns, Suite::Lint], true),
-            [Suite::Lint, Suite::Netns]
-        );
+        assert_eq!(chosen(&[Suite::Netns, Suite::Lint], true), [Suite::Lint, Suite::Netns]);
     }
 }

@@ -64,10 +64,7 @@ fn count(summary: &str, word: &str) -> u64 {
 }
 
 fn failed_case(line: &str) -> Option<&str> {
-    line.strip_prefix("test ")?
-        .strip_suffix("FAILED")?
-        .trim_end()
-        .strip_suffix(" ...")
+    line.strip_prefix("test ")?.strip_suffix("FAILED")?.trim_end().strip_suffix(" ...")
 }
 
 #[cfg(test)]
@@ -88,10 +85,7 @@ mod tests {
         ] {
             outcome.read_line(line);
         }
-        assert_eq!(
-            (outcome.passed, outcome.failed, outcome.ignored),
-            (11, 1, 1)
-        );
+        assert_eq!((outcome.passed, outcome.failed, outcome.ignored), (11, 1, 1));
         assert_eq!(outcome.failures, ["decap::spoof_is_dropped"]);
         assert_eq!(outcome.cases(), 13);
     }

@@ -46,23 +46,14 @@ mod tests {
 
     fn outcome(passed: u64, failed: u64, ignored: u64) -> Outcome {
         let took = Duration::from_millis(1500);
-        Outcome {
-            passed,
-            failed,
-            ignored,
-            took,
-            ..Outcome::default()
-        }
+        Outcome { passed, failed, ignored, took, ..Outcome::default() }
     }
 
     #[test]
     fn the_last_line_sums_all_suites_up() {
         let text = render(&[("host", outcome(5, 0, 0)), ("prog", outcome(40, 2, 0))]);
         assert_eq!(text.lines().last(), Some("45 passed, 2 failed"));
-        assert!(
-            text.contains("prog          40       2        0      1.5"),
-            "{text}"
-        );
+        assert!(text.contains("prog          40       2        0      1.5"), "{text}");
     }
 
     #[test]

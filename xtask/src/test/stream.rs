@@ -60,10 +60,7 @@ pub fn run(
     deadline: Instant,
     mut on_line: impl FnMut(&str),
 ) -> Result<Ended> {
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .process_group(0);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
     let mut child = command
         .spawn()
         .with_context(|| format!("`{}` does not start", command.get_program().display()))?;
@@ -71,10 +68,7 @@ pub fn run(
     GROUP.store(group, Ordering::Relaxed);
 
     let (sender, lines) = mpsc::channel();
-    let output = child
-        .stdout
-        .take()
-        .context("the command's output is not piped")?;
+    let output = child.stdout.take().context("the command's output is not piped")?;
     thread::spawn(move || show(output, &sender));
 
     let mut status = None;
@@ -125,10 +119,7 @@ fn show(mut output: impl Read, lines: &Sender<String>) {
                 line.push(*byte);
                 continue;
             }
-            if lines
-                .send(String::from_utf8_lossy(&line).into_owned())
-                .is_err()
-            {
+            if lines.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
                 return;
             }
             line.clear();
@@ -162,10 +153,7 @@ mod tests {
     fn lines_and_exit_codes_arrive() {
         let patience = Duration::from_secs(60);
         let (ended, lines) = shell("printf 'one\\ntw'; printf 'o\\n'", patience);
-        assert_eq!(
-            (ended, lines),
-            (Ended::Well, vec!["one".into(), "two".into()])
-        );
+        assert_eq!((ended, lines), (Ended::Well, vec!["one".into(), "two".into()]));
         assert_eq!(shell("exit 3", patience).0, Ended::Badly);
     }
 
@@ -174,19 +162,13 @@ mod tests {
         let started = Instant::now();
         let (ended, lines) = shell("echo on; sleep 60 & sleep 60", Duration::from_millis(300));
         assert_eq!((ended, lines), (Ended::OutOfTime, vec!["on".into()]));
-        assert!(
-            started.elapsed() < DRAIN,
-            "the background process held the output"
-        );
+        assert!(started.elapsed() < DRAIN, "the background process held the output");
     }
 
     #[test]
     fn what_outlives_the_command_does_not_hold_it_up() {
         let started = Instant::now();
         assert_eq!(shell("sleep 60 &", Duration::from_secs(60)).0, Ended::Well);
-        assert!(
-            started.elapsed() < DRAIN,
-            "the background process held the output"
-        );
+        assert!(started.elapsed() < DRAIN, "the background process held the output");
     }
 }

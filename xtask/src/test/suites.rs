@@ -79,11 +79,7 @@ impl Targets {
     /// Those of one suite: `tests/prog_*.rs`, `tests/netns_*.rs`.
     fn of(&self, suite: Suite) -> Vec<&str> {
         let prefix = format!("{}_", suite.name());
-        self.0
-            .iter()
-            .map(String::as_str)
-            .filter(|name| name.starts_with(&prefix))
-            .collect()
+        self.0.iter().map(String::as_str).filter(|name| name.starts_with(&prefix)).collect()
     }
 }
 
@@ -123,11 +119,7 @@ pub fn run(suite: Suite, targets: &Targets, filter: &[String], deadline: Instant
         }
         Suite::Host => {
             let mut command = workspace::cargo(["test", "--no-fail-fast"]);
-            command.args(
-                HOST_PACKAGES
-                    .iter()
-                    .flat_map(|package| ["--package", package]),
-            );
+            command.args(HOST_PACKAGES.iter().flat_map(|package| ["--package", package]));
             cases(&mut outcome, &mut command, filter, deadline);
         }
         Suite::Prog | Suite::Netns => {
@@ -147,10 +139,7 @@ fn kernel_cases(
 ) {
     let targets = targets.of(suite);
     if targets.is_empty() {
-        outcome.fail(format!(
-            "{TESTS_PACKAGE} has no test target {}_*",
-            suite.name()
-        ));
+        outcome.fail(format!("{TESTS_PACKAGE} has no test target {}_*", suite.name()));
         return;
     }
     if suite == Suite::Netns {
@@ -224,27 +213,14 @@ mod tests {
         let targets = Targets(test_targets(&metadata));
         assert_eq!(targets.of(Suite::Prog), ["prog_encap", "prog_decap"]);
         assert_eq!(targets.of(Suite::Netns), ["netns_two_nodes"]);
-        assert!(
-            Targets(test_targets(&Value::Null))
-                .of(Suite::Prog)
-                .is_empty()
-        );
+        assert!(Targets(test_targets(&Value::Null)).of(Suite::Prog).is_empty());
     }
 
     #[test]
     fn a_suite_without_a_target_fails() {
         let mut outcome = Outcome::default();
-        kernel_cases(
-            &mut outcome,
-            Suite::Prog,
-            &Targets(vec![]),
-            &[],
-            Instant::now(),
-        );
-        assert_eq!(
-            outcome.failures,
-            ["tunless-tests has no test target prog_*"]
-        );
+        kernel_cases(&mut outcome, Suite::Prog, &Targets(vec![]), &[], Instant::now());
+        assert_eq!(outcome.failures, ["tunless-tests has no test target prog_*"]);
     }
 
     #[test]

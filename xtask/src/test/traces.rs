@@ -33,10 +33,7 @@ impl Traces {
 
     /// Says what an earlier run or `demo --keep` left: it may explain a failure.
     pub fn mention(&self) {
-        let lab = self
-            .0
-            .iter()
-            .filter(|trace| trace.starts_with("network namespace "));
+        let lab = self.0.iter().filter(|trace| trace.starts_with("network namespace "));
         for trace in lab {
             println!("note: {trace} is there already, from a kept demo or a run that was killed");
         }
@@ -58,9 +55,7 @@ impl Traces {
 /// Names in a directory; one that is not there has none.
 fn names(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    entries
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect()
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
 fn pins(directory: &Path, found: &mut BTreeSet<String>) {

@@ -38,19 +38,18 @@ fn the_example_is_accepted() {
 /// (file, what the complaint must say)
 const REFUSED: &[(&str, &[&str])] = &[
     ("mode: replace\nspof: drop\n", &["FILE:2:", "spof", "expected one of"]),
-    ("routes:\n  static:\n    - {cidr: 10.20.42.1/26, node: 1.2.3.4}\n", &[
-        "FILE:3:",
-        "routes.static[0].cidr",
-        "did you mean 10.20.42.0/26",
-    ]),
-    ("routes:\n  static:\n    - {cidr: 10.20.42.0/26, node: node1}\n", &[
-        "FILE:3:",
-        "routes.static[0].node",
-        "IPv4",
-    ]),
-    ("routes:\n  static:\n    - {cidr: 10.20.42.0/26, node: 1.2.3.4, via: x}\n", &[
-        "FILE:3:", "via",
-    ]),
+    (
+        "routes:\n  static:\n    - {cidr: 10.20.42.1/26, node: 1.2.3.4}\n",
+        &["FILE:3:", "routes.static[0].cidr", "did you mean 10.20.42.0/26"],
+    ),
+    (
+        "routes:\n  static:\n    - {cidr: 10.20.42.0/26, node: node1}\n",
+        &["FILE:3:", "routes.static[0].node", "IPv4"],
+    ),
+    (
+        "routes:\n  static:\n    - {cidr: 10.20.42.0/26, node: 1.2.3.4, via: x}\n",
+        &["FILE:3:", "via"],
+    ),
     (
         "routes:\n  static:\n    - {cidr: 10.20.42.0/26, node: 1.2.3.4}\n    - {cidr: 10.20.42.0/26, node: 1.2.3.5}\n",
         &["FILE:4:", "routes.static[1].cidr", "already belongs to node 1.2.3.4"],
@@ -63,10 +62,10 @@ const REFUSED: &[(&str, &[&str])] = &[
         "node: {address: 1.2.3.4}\nroutes:\n  static:\n    - {cidr: 10.20.42.0/26, node: 1.2.3.4}\n",
         &["FILE:4:", "routes.static[0].node", "this node itself"],
     ),
-    ("routes:\n  static:\n    - {cidr: 10.20.42.0/26, node: 10.20.42.9}\n", &[
-        "FILE:3:",
-        "inside the pod CIDR 10.20.42.0/26",
-    ]),
+    (
+        "routes:\n  static:\n    - {cidr: 10.20.42.0/26, node: 10.20.42.9}\n",
+        &["FILE:3:", "inside the pod CIDR 10.20.42.0/26"],
+    ),
     (
         "node: {address: 10.20.42.9}\nroutes:\n  static:\n    - {cidr: 10.20.42.0/26, node: 1.2.3.4}\n",
         &["FILE:1:", "node.address", "inside the pod CIDR"],
@@ -75,10 +74,10 @@ const REFUSED: &[(&str, &[&str])] = &[
         "node: {tunnel_address: 10.20.42.0}\nroutes:\n  static:\n    - {cidr: 10.20.42.0/26, node: 1.2.3.4}\n",
         &["FILE:4:", "contains our own tunnel address"],
     ),
-    ("routes:\n  static:\n    - {cidr: 10.20.42.0/26, node: 0.0.0.0}\n", &[
-        "FILE:3:",
-        "no host's address",
-    ]),
+    (
+        "routes:\n  static:\n    - {cidr: 10.20.42.0/26, node: 0.0.0.0}\n",
+        &["FILE:3:", "no host's address"],
+    ),
     (
         "routes:\n  static:\n    - {cidr: 10.20.42.0/26, node: 1.2.3.4}\n  nodes:\n    - node: 1.2.3.4\n      extra_sources: [10.20.0.0/16]\n",
         &["FILE:6:", "routes.nodes[0].extra_sources[0]", "overlaps"],
@@ -112,25 +111,23 @@ fn a_borrowed_address_is_fine() {
 
 /// (file, what the complaint on this host must say)
 const REFUSED_HERE: &[(&str, &[&str])] = &[
-    ("underlay:\n  interfaces: [eth0, eth7]\n", &[
-        "FILE:2:",
-        "underlay.interfaces[1]",
-        "no interface eth7",
-        "lo, eth0",
-    ]),
+    (
+        "underlay:\n  interfaces: [eth0, eth7]\n",
+        &["FILE:2:", "underlay.interfaces[1]", "no interface eth7", "lo, eth0"],
+    ),
     ("node: {address: 172.16.36.11}\n", &["FILE:1:", "no interface here has the address"]),
-    ("routes:\n  static:\n    - {cidr: 10.20.42.0/26, node: 172.16.36.10}\n", &[
-        "FILE:3:",
-        "this node itself",
-    ]),
-    ("routes:\n  static:\n    - {cidr: 172.16.0.0/16, node: 1.2.3.4}\n", &[
-        "FILE:3:",
-        "our own node address 172.16.36.10",
-    ]),
-    ("routes:\n  static:\n    - {cidr: 10.20.105.192/26, node: 1.2.3.4}\n", &[
-        "FILE:3:",
-        "covers our own pod 10.20.105.215",
-    ]),
+    (
+        "routes:\n  static:\n    - {cidr: 10.20.42.0/26, node: 172.16.36.10}\n",
+        &["FILE:3:", "this node itself"],
+    ),
+    (
+        "routes:\n  static:\n    - {cidr: 172.16.0.0/16, node: 1.2.3.4}\n",
+        &["FILE:3:", "our own node address 172.16.36.10"],
+    ),
+    (
+        "routes:\n  static:\n    - {cidr: 10.20.105.192/26, node: 1.2.3.4}\n",
+        &["FILE:3:", "covers our own pod 10.20.105.215"],
+    ),
     (
         "node: {tunnel_address: 10.20.1.1}\nroutes:\n  static:\n    - {cidr: 10.20.105.215/32, node: 1.2.3.4}\n",
         &["FILE:4:", "covers our own pod"],

@@ -30,11 +30,7 @@ pub fn tunless_binary() -> Result<PathBuf> {
 
 /// The binary that the node's lab was told to use.
 pub(super) fn binary_for(node: &Node) -> Result<String> {
-    let path = node
-        .shared
-        .tunless
-        .clone()
-        .map_or_else(tunless_binary, Ok)?;
+    let path = node.shared.tunless.clone().map_or_else(tunless_binary, Ok)?;
     Ok(path.to_string_lossy().into_owned())
 }
 
@@ -50,8 +46,7 @@ fn existing(path: &Path) -> Result<PathBuf> {
 pub fn ensure_bpffs() -> Result<()> {
     // Two at a time would mount it twice, one over the other's pins.
     let lock = File::open(BPFFS).with_context(|| format!("cannot open {BPFFS}"))?;
-    lock.lock()
-        .with_context(|| format!("cannot lock {BPFFS}"))?;
+    lock.lock().with_context(|| format!("cannot lock {BPFFS}"))?;
     if statfs(BPFFS).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC) {
         return Ok(());
     }

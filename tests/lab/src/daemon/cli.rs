@@ -28,10 +28,7 @@ impl Tunless {
     /// The command for a node; without a configuration only `--bpffs` is given.
     #[must_use]
     pub fn new(node: &Node, config: Option<PathBuf>) -> Self {
-        Self {
-            node: node.clone(),
-            config,
-        }
+        Self { node: node.clone(), config }
     }
 
     /// Runs `tunless ARGS` in the node's namespace. `--config` and `--bpffs`
@@ -54,11 +51,7 @@ impl Tunless {
         let output = self.run(&[args, &["-o", "json"]].concat())?;
         let shown = args.join(" ");
         if !output.success() {
-            bail!(
-                "`tunless {shown}` ended with {:?}: {}",
-                output.status,
-                output.stderr.trim()
-            );
+            bail!("`tunless {shown}` ended with {:?}: {}", output.status, output.stderr.trim());
         }
         serde_json::from_str(&output.stdout)
             .with_context(|| format!("`tunless {shown}` printed no JSON: {}", output.stdout))

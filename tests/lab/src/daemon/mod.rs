@@ -204,11 +204,7 @@ impl Daemon {
         if self.node.bpffs.exists() {
             let left = self.node.bpffs.display();
             problems.push(format!("`tunless detach` left {left}"));
-            problems.extend(
-                remove_dir(&self.node.bpffs)
-                    .err()
-                    .map(|error| format!("{error:#}")),
-            );
+            problems.extend(remove_dir(&self.node.bpffs).err().map(|error| format!("{error:#}")));
         }
         if problems.is_empty() {
             return Ok(());
@@ -220,11 +216,7 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         if thread::panicking() {
-            eprintln!(
-                "log of tunless on {}:\n{}",
-                self.node.label,
-                self.process.log_tail()
-            );
+            eprintln!("log of tunless on {}:\n{}", self.node.label, self.process.log_tail());
         }
         if self.node.shared.is_kept() {
             return;

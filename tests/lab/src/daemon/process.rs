@@ -28,11 +28,7 @@ pub(super) struct Process {
 impl Process {
     /// Nothing runs yet.
     pub fn new(log: PathBuf, notify_socket: &Path) -> Result<Self> {
-        Ok(Self {
-            child: None,
-            log,
-            notify: NotifySocket::bind(notify_socket)?,
-        })
+        Ok(Self { child: None, log, notify: NotifySocket::bind(notify_socket)? })
     }
 
     /// Starts the command and waits for READY.
@@ -56,12 +52,9 @@ impl Process {
             // its daemons in order.
             .process_group(0);
         let shown = cmd::show(command);
-        let child = command
-            .spawn()
-            .with_context(|| format!("cannot start `{shown}`"))?;
+        let child = command.spawn().with_context(|| format!("cannot start `{shown}`"))?;
         self.child = Some(child);
-        self.wait_for("READY=1", READY)
-            .with_context(|| format!("`{shown}`"))
+        self.wait_for("READY=1", READY).with_context(|| format!("`{shown}`"))
     }
 
     /// Waits until the daemon says `state` to systemd.
@@ -86,9 +79,7 @@ impl Process {
     }
 
     pub fn is_running(&mut self) -> bool {
-        self.child
-            .as_mut()
-            .is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
     pub fn log(&self) -> String {

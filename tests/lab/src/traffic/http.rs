@@ -44,10 +44,7 @@ impl Server {
                 }
             }
         });
-        Ok(Self {
-            stop,
-            thread: Some(thread),
-        })
+        Ok(Self { stop, thread: Some(thread) })
     }
 }
 
@@ -96,14 +93,9 @@ pub fn get(client: &Netns, address: SocketAddrV4, timeout: Duration) -> Result<R
         let mut socket = TcpStream::connect_timeout(&address.into(), timeout)
             .with_context(|| format!("cannot connect to {address}"))?;
         socket.set_read_timeout(Some(timeout))?;
-        write!(
-            socket,
-            "GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
-        )?;
+        write!(socket, "GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
         let mut text = String::new();
-        socket
-            .read_to_string(&mut text)
-            .with_context(|| format!("no answer from {address}"))?;
+        socket.read_to_string(&mut text).with_context(|| format!("no answer from {address}"))?;
         Ok(text)
     })?;
     parse(&text).with_context(|| format!("a strange answer from {address}: {text:?}"))
@@ -113,9 +105,5 @@ fn parse(text: &str) -> Option<Reply> {
     let (head, body) = text.split_once("\r\n\r\n")?;
     let status = head.split(' ').nth(1)?.parse().ok()?;
     let client = body.trim().rsplit(' ').next()?.parse().ok()?;
-    Some(Reply {
-        status,
-        body: body.to_owned(),
-        client,
-    })
+    Some(Reply { status, body: body.to_owned(), client })
 }

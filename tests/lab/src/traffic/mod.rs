@@ -69,11 +69,7 @@ impl Pattern {
         for chunk in bytes.chunks(PERIOD) {
             let expected = self.at(at, chunk.len());
             if chunk != expected {
-                let same = chunk
-                    .iter()
-                    .zip(expected)
-                    .take_while(|(a, b)| a == b)
-                    .count();
+                let same = chunk.iter().zip(expected).take_while(|(a, b)| a == b).count();
                 return Some(at + same as u64);
             }
             at += chunk.len() as u64;
@@ -94,9 +90,6 @@ mod tests {
         assert_eq!(pattern.difference(100, &bytes), None);
         bytes[70_000] ^= 1;
         assert_eq!(pattern.difference(100, &bytes), Some(70_100));
-        assert!(
-            pattern.difference(101, &bytes[..10]).is_some(),
-            "a shift shows"
-        );
+        assert!(pattern.difference(101, &bytes[..10]).is_some(), "a shift shows");
     }
 }

@@ -111,10 +111,7 @@ impl Report {
     #[must_use]
     pub fn ttl(&self) -> Option<u8> {
         let first = self.replies.first()?.ttl;
-        self.replies
-            .iter()
-            .all(|reply| reply.ttl == first)
-            .then_some(first)
+        self.replies.iter().all(|reply| reply.ttl == first).then_some(first)
     }
 
     /// The MTU named by the first frag-needed, or known by our own kernel.
@@ -129,28 +126,10 @@ impl Report {
 
 /// Pings `to` from a namespace. Unanswered requests are an answer, not an error.
 pub fn ping(from: &Netns, to: Ipv4Addr, options: &Options) -> Result<Report> {
-    let Options {
-        count,
-        size,
-        df,
-        ttl,
-        tos,
-        interval,
-        wait,
-        source,
-    } = options;
+    let Options { count, size, df, ttl, tos, interval, wait, source } = options;
     let mut command = from.command("ping");
-    command
-        .env("LC_ALL", "C")
-        .args(["-n", "-M", if *df { "do" } else { "dont" }]);
-    command.args([
-        "-c",
-        &count.to_string(),
-        "-s",
-        &size.to_string(),
-        "-Q",
-        &tos.to_string(),
-    ]);
+    command.env("LC_ALL", "C").args(["-n", "-M", if *df { "do" } else { "dont" }]);
+    command.args(["-c", &count.to_string(), "-s", &size.to_string(), "-Q", &tos.to_string()]);
     command.args(["-i", &interval.as_secs_f64().to_string()]);
     command.args(["-W", &wait.as_secs_f64().to_string()]);
     if let Some(ttl) = ttl {
@@ -166,22 +145,13 @@ pub fn ping(from: &Netns, to: Ipv4Addr, options: &Options) -> Result<Report> {
     match parse(&text) {
         Some(report) => Ok(report),
         // 0: answered, 1: not answered, 2: ping itself failed.
-        None => bail!(
-            "`{}` ended with {:?}: {text}",
-            cmd::show(&command),
-            output.status
-        ),
+        None => bail!("`{}` ended with {:?}: {text}", cmd::show(&command), output.status),
     }
 }
 
 fn parse(text: &str) -> Option<Report> {
-    let mut report = Report {
-        sent: 0,
-        received: 0,
-        replies: vec![],
-        troubles: vec![],
-        text: text.to_owned(),
-    };
+    let mut report =
+        Report { sent: 0, received: 0, replies: vec![], troubles: vec![], text: text.to_owned() };
     let mut summary = false;
     for line in text.lines() {
         if let Some(reply) = parse_reply(line) {
@@ -213,26 +183,18 @@ fn parse_reply(line: &str) -> Option<Reply> {
 /// `ping: local error: message too long, mtu=1400`
 fn parse_trouble(line: &str) -> Option<Trouble> {
     if line.contains("local error") {
-        return Some(Trouble::TooLong {
-            mtu: field(line, "mtu=")?.parse().ok()?,
-        });
+        return Some(Trouble::TooLong { mtu: field(line, "mtu=")?.parse().ok()? });
     }
     let rest = line.strip_prefix("From ")?;
     let (from, rest) = rest.split_once(' ')?;
     let from = from.trim_end_matches(':').parse().ok()?;
     let text = rest.split_once(' ').map_or(rest, |(_, text)| text);
     Some(if text.starts_with("Frag needed") {
-        Trouble::FragNeeded {
-            from,
-            mtu: field(text, "mtu = ")?.parse().ok()?,
-        }
+        Trouble::FragNeeded { from, mtu: field(text, "mtu = ")?.parse().ok()? }
     } else if text.starts_with("Time to live exceeded") {
         Trouble::TimeExceeded { from }
     } else {
-        Trouble::Other {
-            from,
-            text: text.to_owned(),
-        }
+        Trouble::Other { from, text: text.to_owned() }
     })
 }
 
@@ -259,19 +221,13 @@ mod tests {
              5 packets transmitted, 1 received, +3 errors, 80% packet loss, time 4ms\n",
         )
         .unwrap();
-        assert_eq!(
-            (report.sent, report.received, report.ttl()),
-            (5, 1, Some(62))
-        );
+        assert_eq!((report.sent, report.received, report.ttl()), (5, 1, Some(62)));
         assert_eq!(report.mtu(), Some(1400));
         let router = Ipv4Addr::new(172, 16, 36, 1);
         assert_eq!(
             report.troubles,
             [
-                Trouble::FragNeeded {
-                    from: router,
-                    mtu: 1400
-                },
+                Trouble::FragNeeded { from: router, mtu: 1400 },
                 Trouble::TimeExceeded { from: router },
                 Trouble::Other {
                     from: Ipv4Addr::new(172, 16, 36, 10),

@@ -20,11 +20,7 @@ sockopt_impl!(
 /// Sets or clears DF on what the socket sends. Set, the kernel refuses what
 /// exceeds the path MTU it knows; clear, it fragments.
 pub(crate) fn set_df(socket: &impl AsFd, df: bool) -> Result<()> {
-    let value = if df {
-        libc::IP_PMTUDISC_DO
-    } else {
-        libc::IP_PMTUDISC_DONT
-    };
+    let value = if df { libc::IP_PMTUDISC_DO } else { libc::IP_PMTUDISC_DONT };
     setsockopt(socket, IpMtuDiscover, &value).context("cannot set IP_MTU_DISCOVER")
 }
 

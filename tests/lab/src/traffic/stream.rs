@@ -35,10 +35,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            rate: 500,
-            size: 200,
-        }
+        Self { rate: 500, size: 200 }
     }
 }
 
@@ -154,16 +151,12 @@ impl Stream {
             }
         }
         self.stop_receiving.store(true, Ordering::Relaxed);
-        let arrivals = receiver
-            .join()
-            .map_err(|_| anyhow!("the receiver panicked"))?;
+        let arrivals = receiver.join().map_err(|_| anyhow!("the receiver panicked"))?;
         let (sent, send_error) = sent.map_err(|_| anyhow!("the sender panicked"))?;
         Ok(Report {
             sent,
             received: arrivals.numbers.len() as u64,
-            lost: (0..sent)
-                .filter(|number| !arrivals.numbers.contains(number))
-                .collect(),
+            lost: (0..sent).filter(|number| !arrivals.numbers.contains(number)).collect(),
             duplicates: arrivals.duplicates,
             reordered: arrivals.reordered,
             seen: arrivals.seen,
@@ -209,9 +202,7 @@ fn receive(socket: &UdpSocket, stop: &AtomicBool, received: &AtomicU64) -> Arriv
         let Ok((len, from)) = socket.recv_from(&mut buffer) else {
             continue;
         };
-        let Some(number) = buffer[..len]
-            .first_chunk()
-            .map(|bytes| u64::from_be_bytes(*bytes))
+        let Some(number) = buffer[..len].first_chunk().map(|bytes| u64::from_be_bytes(*bytes))
         else {
             continue;
         };

@@ -26,11 +26,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            mebibytes: 8,
-            server_sends: false,
-            timeout: TIMEOUT,
-        }
+        Self { mebibytes: 8, server_sends: false, timeout: TIMEOUT }
     }
 }
 
@@ -84,9 +80,7 @@ pub fn bulk(
             } else {
                 receive(&mut socket, pattern, total)?;
             }
-            let SocketAddr::V4(peer) = peer else {
-                bail!("an IPv6 client: {peer}")
-            };
+            let SocketAddr::V4(peer) = peer else { bail!("an IPv6 client: {peer}") };
             Ok(peer)
         });
         let seconds = client.run(|| {
@@ -105,11 +99,7 @@ pub fn bulk(
         // Both ends' views: the client's "timed out" is explained by the
         // server's "wrong byte".
         match (seconds, peer) {
-            (Ok(seconds), Ok(peer)) => Ok(Report {
-                bytes: total,
-                seconds,
-                peer,
-            }),
+            (Ok(seconds), Ok(peer)) => Ok(Report { bytes: total, seconds, peer }),
             (Err(client), Ok(_)) => Err(client.context("TCP client")),
             (Ok(_), Err(server)) => Err(server.context("TCP server")),
             (Err(client), Err(server)) => bail!("TCP client: {client:#}; server: {server:#}"),
@@ -119,9 +109,7 @@ pub fn bulk(
 
 fn set_timeouts(socket: &TcpStream, options: &Options) -> Result<()> {
     socket.set_read_timeout(Some(options.timeout))?;
-    socket
-        .set_write_timeout(Some(options.timeout))
-        .context("cannot set a timeout")
+    socket.set_write_timeout(Some(options.timeout)).context("cannot set a timeout")
 }
 
 /// Sends, then waits until the receiver has seen the last byte.
@@ -130,15 +118,11 @@ fn send(socket: &mut TcpStream, pattern: &Pattern, total: u64) -> Result<()> {
     while sent < total {
         let left = usize::try_from(total - sent).unwrap_or(usize::MAX);
         let chunk = pattern.at(sent, left);
-        socket
-            .write_all(chunk)
-            .with_context(|| format!("stalled after {sent} bytes"))?;
+        socket.write_all(chunk).with_context(|| format!("stalled after {sent} bytes"))?;
         sent += chunk.len() as u64;
     }
     let mut done = [0];
-    socket
-        .read_exact(&mut done)
-        .context("the receiver never said it had everything")
+    socket.read_exact(&mut done).context("the receiver never said it had everything")
 }
 
 fn receive(socket: &mut TcpStream, pattern: &Pattern, total: u64) -> Result<()> {
@@ -148,18 +132,12 @@ fn receive(socket: &mut TcpStream, pattern: &Pattern, total: u64) -> Result<()> 
         let got = socket
             .read(&mut buffer)
             .with_context(|| format!("stalled after {received} of {total} bytes"))?;
-        ensure!(
-            got > 0,
-            "the sender closed after {received} of {total} bytes"
-        );
+        ensure!(got > 0, "the sender closed after {received} of {total} bytes");
         if let Some(offset) = pattern.difference(received, &buffer[..got]) {
             bail!("byte {offset} of {total} is wrong");
         }
         received += got as u64;
     }
-    ensure!(
-        received == total,
-        "{received} bytes arrived, {total} were sent"
-    );
+    ensure!(received == total, "{received} bytes arrived, {total} were sent");
     socket.write_all(&[1]).context("cannot confirm")
 }

@@ -34,12 +34,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            size: 100,
-            df: false,
-            source_port: 0,
-            timeout: TIMEOUT,
-        }
+        Self { size: 100, df: false, source_port: 0, timeout: TIMEOUT }
     }
 }
 
@@ -73,9 +68,7 @@ pub fn exchange(
         .send_to(content, address)
         .with_context(|| format!("cannot send {} bytes to {address}", options.size))?;
     let seen = receive(&server_socket, content).context("the server's datagram")?;
-    server_socket
-        .send_to(content, seen)
-        .with_context(|| format!("cannot answer {seen}"))?;
+    server_socket.send_to(content, seen).with_context(|| format!("cannot answer {seen}"))?;
     let answered_by = receive(&client_socket, content).context("the client's answer")?;
     Ok(Report { seen, answered_by })
 }
@@ -138,14 +131,8 @@ fn receive(socket: &UdpSocket, content: &[u8]) -> Result<SocketAddrV4> {
             Err(error) => return Err(error).context("nothing came"),
         }
     };
-    let SocketAddr::V4(from) = from else {
-        bail!("it came from {from}")
-    };
-    ensure!(
-        len == content.len(),
-        "{len} bytes came from {from}, not {}",
-        content.len()
-    );
+    let SocketAddr::V4(from) = from else { bail!("it came from {from}") };
+    ensure!(len == content.len(), "{len} bytes came from {from}, not {}", content.len());
     ensure!(buffer[..len] == *content, "wrong content came from {from}");
     Ok(from)
 }
