@@ -19,6 +19,8 @@ pub mod decap;
 pub mod faults;
 #[path = "support/hex.rs"]
 pub mod hex;
+#[path = "support/live.rs"]
+pub mod live;
 #[path = "support/netns.rs"]
 pub mod netns;
 #[path = "support/packet.rs"]
