@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use dataplane_common::Reason;
+use tunless_tests::{case::Case, live::LiveCase};
 
 use super::{prog_decap_tc, prog_decap_xdp, prog_encap_host, prog_encap_pod, prog_live};
 
@@ -17,8 +18,8 @@ fn every_reason_has_a_case() {
     ]
     .concat();
     let live = [prog_live::cases(), prog_live::cases_with_the_fast_path_off()].concat();
-    let mut covered: BTreeSet<Reason> = rows.iter().flat_map(|case| case.reasons()).collect();
-    covered.extend(live.iter().flat_map(|case| case.reasons()));
+    let mut covered: BTreeSet<Reason> = rows.iter().flat_map(Case::reasons).collect();
+    covered.extend(live.iter().flat_map(LiveCase::reasons));
     let missing: Vec<_> = Reason::ALL.iter().filter(|reason| !covered.contains(reason)).collect();
     println!("coverage: {} of {} reasons", covered.len(), Reason::COUNT);
     assert!(missing.is_empty(), "no case in any table for {missing:?}");

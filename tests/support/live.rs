@@ -18,7 +18,7 @@ use super::{
     netns::{Net, in_namespace},
     packet::{ETHERNET, Frame},
     prog::{Counters, Loaded, Program},
-    wire::Shape,
+    wire::{Shape, Wire},
     world::{self, Entry},
 };
 
@@ -160,7 +160,7 @@ impl LiveCase {
             Hook::Nic | Hook::NicXdp => net.wire.send(&packet, self.shape),
             Hook::AfterXdp => loaded.run_live(world::NIC_IF, &packet, &self.metadata),
         }
-        let came = exit.map(|exit| exit.receive());
+        let came = exit.map(Wire::receive);
         let counters = settle(loaded, self.counts.len() as u64);
         for entry in &self.extra {
             loaded.remove(entry);

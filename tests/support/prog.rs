@@ -242,6 +242,15 @@ impl Loaded {
         program.try_into().expect("it is an XDP program")
     }
 
+    /// How many instructions the verifier walked; kernels before 5.16 do not say.
+    pub fn verified_instructions(&mut self, program: Program) -> Option<u32> {
+        let info = match program {
+            Program::DecapXdp => self.xdp().info(),
+            _ => self.classifier(program).info(),
+        };
+        info.expect("a loaded program has an info").verified_instruction_count()
+    }
+
     /// Runs `program` on `packet`. `None` if the kernel does not let it near
     /// such a frame (`EINVAL`: shorter than a test run takes).
     #[must_use]
