@@ -5,6 +5,7 @@
 //! ever answers, asks or announces: every packet is one the test sent.
 
 use std::{
+    fs::File,
     io::{Error, Write as _},
     path::Path,
     process::{Command, Stdio},
@@ -14,7 +15,7 @@ use std::{
 
 use nix::{
     libc,
-    sched::{CloneFlags, unshare},
+    sched::{CloneFlags, setns, unshare},
     unistd::gettid,
 };
 
@@ -28,6 +29,20 @@ pub struct Net {
     pub pod: Wire,
     /// The tunnel device itself: what the stack sends to it, what it hands to the stack.
     pub tunnel: Wire,
+    outside: File,
+}
+
+impl Net {
+    /// Runs `work` in the namespace of the far ends.
+    pub fn outside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            let there = scope.spawn(|| {
+                setns(&self.outside, CloneFlags::CLONE_NEWNET).expect("the far namespace is ours");
+                work()
+            });
+            there.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
 }
 
 /// Runs `test` in a fresh namespace. Needs root.
@@ -52,7 +67,8 @@ fn build() -> Net {
         go_from.recv().expect("the namespace's builder says when");
         ip("link set wire up\nlink set pod0 up\nlink set drop0 up\n");
         // The sockets keep the namespace and its devices alive.
-        (Wire::open("wire"), Wire::open("pod0"))
+        let here = File::open("/proc/thread-self/ns/net").expect("a thread has a namespace");
+        (Wire::open("wire"), Wire::open("pod0"), here)
     });
     let far = tid_from.recv().expect("the far end's namespace is made");
     ip(&format!(
@@ -69,8 +85,8 @@ fn build() -> Net {
          "
     ));
     go_to.send(()).expect("the far end's thread waits for this");
-    let (wire, pod) = outside.join().expect("the far end has its devices");
-    Net { wire, pod, tunnel: Wire::open("tunless0") }
+    let (wire, pod, outside) = outside.join().expect("the far end has its devices");
+    Net { wire, pod, tunnel: Wire::open("tunless0"), outside }
 }
 
 fn new_namespace() {
