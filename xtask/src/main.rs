@@ -3,6 +3,7 @@
 //! One module per command. What a command needs from the machine it sets up
 //! by itself (`setup`), so that a newcomer types one line.
 
+mod bench;
 mod progress;
 mod setup;
 mod test;
@@ -12,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// The project's own commands: set the machine up, test.
+/// The project's own commands: set the machine up, test, measure.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", arg_required_else_help = true)]
 struct Arguments {
@@ -31,12 +32,14 @@ enum Command {
     /// build` works. Run it as root.
     Setup,
     Test(test::Arguments),
+    Bench(bench::Arguments),
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Setup => setup::run(),
         Command::Test(arguments) => test::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
