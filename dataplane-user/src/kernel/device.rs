@@ -1,7 +1,7 @@
 //! The tunnel device: where the stack hands us packets for remote pods and gets
 //! unwrapped ones back.
 //!
-//! It plays tunl0's part, so that rp_filter, `src`, MASQUERADE and `-i` rules
+//! It plays tunl0's part, so that `rp_filter`, `src`, MASQUERADE and `-i` rules
 //! behave as with tunl0. It is a veth pair without ARP: [`TUNNEL`] has the
 //! routes and the program on its egress. What gets past a missing program
 //! arrives at [`TUNNEL_PEER`] with another interface's MAC and is dropped there
