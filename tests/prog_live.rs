@@ -12,9 +12,11 @@ use dataplane_common::{
     },
     Settings,
 };
+use etherparse::Ipv4Header;
 use tunless_tests::{
     case, decap, hex,
     live::{self, Exit, Hook, LiveCase},
+    netns::ip,
     packet::{DF, Frame, flags},
     prog::{Loaded, Program},
     wire::{Shape, Wire},
@@ -63,6 +65,38 @@ fn gso_from_node_to_node() {
     // All bytes of it, as the program got it; for the node, those of the inner packet.
     let wrong = case::difference(&counters, &[(ToStack, 3060)], &[(NODE1, Direction::Decap, 3040)]);
     assert!(wrong.is_empty(), "{wrong}");
+}
+
+/// Where the NIC does not take GSO, the kernel cuts behind us: the pod's packet,
+/// not the tunnel's, and wraps every piece.
+#[test]
+fn software_gso_wraps_every_segment() {
+    let packet = from_pod().ipv4(POD, REMOTE).tcp(1000, 80, flags::ACK).payload(2500);
+    let segments = live::attached(Settings::TRUSTED, false, |net, _| {
+        ip("link set eth0 gso_max_size 2000\n");
+        net.pod.send(&packet.bytes(), GSO);
+        [(); 3].map(|()| net.wire.receive().expect("three segments").frame)
+    });
+    let headers = 14 + 20 + 20 + 20;
+    let mut payload = Vec::new();
+    for (segment, length) in segments.iter().zip([1000, 1000, 500]) {
+        assert_eq!(segment.len(), headers + length, "{}", hex::describe(segment));
+        let (outer, inner) = Ipv4Header::from_slice(&segment[14..]).expect("an outer header");
+        let (inner, tcp) = Ipv4Header::from_slice(inner).expect("an inner header");
+        for header in [&outer, &inner] {
+            assert_eq!(header.header_checksum, header.calc_header_checksum());
+        }
+        assert_eq!(usize::from(outer.total_len), 60 + length);
+        assert_eq!(usize::from(inner.total_len), 40 + length);
+        assert_eq!([outer.source, outer.destination], [NODE1.octets(), NODE2.octets()]);
+        assert_eq!([inner.source, inner.destination], [POD.octets(), REMOTE.octets()]);
+        assert_eq!([outer.time_to_live, inner.time_to_live], [63, 63]);
+        assert!(outer.dont_fragment);
+        let sequence = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
+        assert_eq!(sequence, 0x0102_0304 + payload.len() as u32);
+        payload.extend(&tcp[20..]);
+    }
+    assert!(packet.bytes().ends_with(&payload), "no byte lost");
 }
 
 /// Every row.
