@@ -21,9 +21,9 @@ use tunless_tests::{
     prog::{Loaded, Program},
     wire::{Shape, Wire},
     world::{
-        HOST_MAC, MTU, NEXT_HOP_MAC, NIC_IF, NIC_MAC, NODE1, NODE2, NODE3, OTHER_MAC, POD, POD_MAC,
-        REMOTE, REMOTE3, ROUTER_MAC, STRANGER, TUNNEL_MAC, from_pod, from_stack, from_wire, node,
-        route, settings,
+        DROP_IF, HOST_MAC, MTU, NEXT_HOP_MAC, NIC_MAC, NODE1, NODE2, NODE3, OTHER_MAC, POD,
+        POD_MAC, REMOTE, REMOTE3, ROUTER_MAC, STRANGER, TUNNEL_MAC, WIRE_IF, from_pod, from_stack,
+        from_wire, node, route, settings,
     },
 };
 
@@ -41,17 +41,16 @@ fn table_with_the_fast_path_off() {
 /// the other: from our pod by way of our NIC to node 2's tunnel device.
 #[test]
 fn gso_from_node_to_node() {
-    const DROP0_IF: u32 = 7;
     let packet = from_pod().ipv4(POD, REMOTE).tcp(1000, 80, flags::ACK).payload(3000);
     let expected = packet.clone().macs(TUNNEL_MAC, NIC_MAC).edit(0, |ip| ip.ttl -= 1);
     let (came, counters) = live::attached(Settings::TRUSTED, false, |net, _| {
         let (node2, device) = net.outside(|| {
             let settings = Settings {
                 node: NODE2.into(),
-                tunnel_ifindex: DROP0_IF,
+                tunnel_ifindex: DROP_IF,
                 ..settings(Settings::OFF, Settings::SPOOF_DROP)
             };
-            let entries = [route(POD, 32, NODE1, 0), node(NODE1, NIC_IF, MTU)];
+            let entries = [route(POD, 32, NODE1, 0), node(NODE1, WIRE_IF, MTU)];
             let mut node2 = Loaded::with(settings, &entries);
             live::attach(&mut node2, Program::DecapTc, "wire", TcAttachType::Ingress);
             (node2, Wire::open("drop0"))

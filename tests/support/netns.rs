@@ -19,7 +19,10 @@ use nix::{
     unistd::gettid,
 };
 
-use super::wire::Wire;
+use super::{
+    wire::Wire,
+    world::{DROP_IF, NIC_IF, POD_IF, TUNNEL_IF, WIRE_IF},
+};
 
 /// The near ends, by device name, and the far ends, by socket.
 pub struct Net {
@@ -73,9 +76,9 @@ fn build() -> Net {
     let far = tid_from.recv().expect("the far end's namespace is made");
     ip(&format!(
         "link set lo up
-         link add eth0 index 2 address 02:00:00:00:00:02 type veth peer name wire index 3 address 02:00:00:00:00:03 netns {far}
-         link add cali0 index 4 address 02:00:00:00:00:04 type veth peer name pod0 index 5 address 02:00:00:00:00:05 netns {far}
-         link add tunless0 index 6 address 02:00:00:00:00:06 type veth peer name drop0 index 7 netns {far}
+         link add eth0 index {NIC_IF} address 02:00:00:00:00:02 type veth peer name wire index {WIRE_IF} address 02:00:00:00:00:03 netns {far}
+         link add cali0 index {POD_IF} address 02:00:00:00:00:04 type veth peer name pod0 address 02:00:00:00:00:05 netns {far}
+         link add tunless0 index {TUNNEL_IF} address 02:00:00:00:00:06 type veth peer name drop0 index {DROP_IF} netns {far}
          link set eth0 up
          link set cali0 up
          link set tunless0 arp off up
