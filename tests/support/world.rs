@@ -73,6 +73,8 @@ pub const OTHER_MAC: Mac = [0x02, 0, 0, 0, 0, 0x99];
 
 /// MTU towards [`NODE2`].
 pub const MTU: u32 = 1500;
+/// MTU of the interfaces themselves.
+pub const JUMBO: u32 = 9000;
 /// MTU towards [`NODE3`].
 pub const SMALL_MTU: u32 = 1300;
 
