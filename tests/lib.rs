@@ -12,8 +12,11 @@
 //! | [`model`] | what the programs ought to do, written from the design |
 //! | [`fuzz`] | random frames |
 //! | [`netns`], [`wire`] | a namespace with interfaces, raw sockets on them |
+//! | [`capabilities`] | less than root |
 //! | [`hex`] | frames side by side |
 
+#[path = "support/capabilities.rs"]
+pub mod capabilities;
 #[path = "support/case.rs"]
 pub mod case;
 #[path = "support/decap.rs"]

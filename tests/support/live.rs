@@ -15,7 +15,7 @@ use dataplane_common::{Direction, Reason, Settings};
 use super::{
     case::difference,
     hex,
-    netns::{Net, in_namespace},
+    netns::{Net, in_namespace, ip},
     packet::{ETHERNET, Frame},
     prog::{Counters, Loaded, Program},
     wire::{Shape, Wire},
@@ -219,7 +219,11 @@ pub fn attached<T: Send>(
         attach(&mut loaded, Program::EncapPod, "cali0", TcAttachType::Ingress);
         attach(&mut loaded, Program::EncapHost, "tunless0", TcAttachType::Egress);
         attach(&mut loaded, Program::DecapTc, "eth0", TcAttachType::Ingress);
+        // What the fast path delivers must not pass here: it would be dropped and counted.
+        attach(&mut loaded, Program::EncapHost, "cali0", TcAttachType::Egress);
         if xdp {
+            // A veth takes XDP only if a frame of its peer's fits a page.
+            net.outside(|| ip("link set wire mtu 1500\n"));
             loaded.xdp().attach("eth0", XdpMode::Driver).expect("a veth takes XDP");
         }
         test(net, &mut loaded)

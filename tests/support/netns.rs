@@ -19,7 +19,10 @@ use nix::{
     unistd::gettid,
 };
 
-use super::wire::Wire;
+use super::{
+    wire::Wire,
+    world::{DROP_IF, JUMBO, NIC_IF, POD_IF, TUNNEL_IF, WIRE_IF},
+};
 
 /// The near ends, by device name, and the far ends, by socket.
 pub struct Net {
@@ -65,7 +68,9 @@ fn build() -> Net {
         new_namespace();
         tid_to.send(gettid()).expect("the namespace's builder waits for this");
         go_from.recv().expect("the namespace's builder says when");
-        ip("link set wire up\nlink set pod0 up\nlink set drop0 up\n");
+        for name in ["wire", "pod0", "drop0"] {
+            ip(&format!("link set {name} mtu {JUMBO} up\n"));
+        }
         // The sockets keep the namespace and its devices alive.
         let here = File::open("/proc/thread-self/ns/net").expect("a thread has a namespace");
         (Wire::open("wire"), Wire::open("pod0"), here)
@@ -73,12 +78,12 @@ fn build() -> Net {
     let far = tid_from.recv().expect("the far end's namespace is made");
     ip(&format!(
         "link set lo up
-         link add eth0 index 2 address 02:00:00:00:00:02 type veth peer name wire index 3 address 02:00:00:00:00:03 netns {far}
-         link add cali0 index 4 address 02:00:00:00:00:04 type veth peer name pod0 index 5 address 02:00:00:00:00:05 netns {far}
-         link add tunless0 index 6 address 02:00:00:00:00:06 type veth peer name drop0 index 7 netns {far}
-         link set eth0 up
-         link set cali0 up
-         link set tunless0 arp off up
+         link add eth0 index {NIC_IF} address 02:00:00:00:00:02 type veth peer name wire index {WIRE_IF} address 02:00:00:00:00:03 netns {far}
+         link add cali0 index {POD_IF} address 02:00:00:00:00:04 type veth peer name pod0 address 02:00:00:00:00:05 netns {far}
+         link add tunless0 index {TUNNEL_IF} address 02:00:00:00:00:06 type veth peer name drop0 index {DROP_IF} netns {far}
+         link set eth0 mtu {JUMBO} up
+         link set cali0 mtu {JUMBO} up
+         link set tunless0 mtu {JUMBO} arp off up
          addr add 172.16.36.10/24 dev eth0
          neigh add 172.16.36.1 lladdr 02:00:00:00:00:03 dev eth0 nud permanent
          route add 172.16.32.0/20 via 172.16.36.1
