@@ -3,6 +3,7 @@
 //! One module per command. What a command needs from the machine it sets up
 //! by itself (`setup`), so that a newcomer types one line.
 
+mod demo;
 mod progress;
 mod setup;
 mod test;
@@ -12,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// The project's own commands: set the machine up, test.
+/// The project's own commands: set the machine up, show tunless, test it.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", arg_required_else_help = true)]
 struct Arguments {
@@ -30,12 +31,17 @@ enum Command {
     /// commands run it first, so it is rarely typed. After it a plain `cargo
     /// build` works. Run it as root.
     Setup,
+    Demo(demo::Arguments),
     Test(test::Arguments),
+    #[command(hide = true)]
+    DemoServer(demo::ServerArguments),
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Setup => setup::run(),
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::DemoServer(arguments) => demo::serve(&arguments),
         Command::Test(arguments) => test::run(&arguments),
     };
     match outcome {
