@@ -37,9 +37,9 @@ pub mod netns;
 pub mod packet;
 #[path = "support/prog.rs"]
 pub mod prog;
+#[path = "support/scene.rs"]
+pub mod scene;
 #[path = "support/wire.rs"]
 pub mod wire;
 #[path = "support/world.rs"]
 pub mod world;
-#[path = "support/scene.rs"]
-pub mod scene;

@@ -32,12 +32,7 @@ impl Setup {
              underlay: {{decap: {}}}\n\
              fastpath: {}\n\
              routes:\n  static:\n    - {{cidr: {}, node: {}}}\n{more}",
-            node.name,
-            node.tunnel,
-            self.decap,
-            self.fastpath,
-            peer.block,
-            peer.ip,
+            node.name, node.tunnel, self.decap, self.fastpath, peer.block, peer.ip,
         )
     }
 }

@@ -4,6 +4,7 @@
 //! by itself (`setup`), so that a newcomer types one line.
 
 mod bench;
+mod demo;
 mod progress;
 mod setup;
 mod test;
@@ -13,7 +14,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// The project's own commands: set the machine up, test, measure.
+/// The project's own commands: set the machine up, show tunless, test, measure.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", arg_required_else_help = true)]
 struct Arguments {
@@ -31,13 +32,18 @@ enum Command {
     /// commands run it first, so it is rarely typed. After it a plain `cargo
     /// build` works. Run it as root.
     Setup,
+    Demo(demo::Arguments),
     Test(test::Arguments),
     Bench(bench::Arguments),
+    #[command(hide = true)]
+    DemoServer(demo::ServerArguments),
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Setup => setup::run(),
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::DemoServer(arguments) => demo::serve(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
     };

@@ -10,16 +10,24 @@ use super::*;
 
 /// A valid header with everything but the version drawn at random.
 fn any_header() -> impl Strategy<Value = etherparse::Ipv4Header> {
-    (any::<[u8; 4]>(), any::<[u8; 4]>(), any::<u8>(), any::<u8>(), 0u16..1480, any::<u16>(), any::<bool>()).prop_map(
-        |(source, destination, ttl, protocol, payload, id, df)| {
+    (
+        any::<[u8; 4]>(),
+        any::<[u8; 4]>(),
+        any::<u8>(),
+        any::<u8>(),
+        0u16..1480,
+        any::<u16>(),
+        any::<bool>(),
+    )
+        .prop_map(|(source, destination, ttl, protocol, payload, id, df)| {
             let mut header =
-                etherparse::Ipv4Header::new(payload, ttl, IpNumber(protocol), source, destination).unwrap();
+                etherparse::Ipv4Header::new(payload, ttl, IpNumber(protocol), source, destination)
+                    .unwrap();
             header.identification = id;
             header.dont_fragment = df;
             header.header_checksum = header.calc_header_checksum();
             header
-        },
-    )
+        })
 }
 
 fn ours(bytes: &[u8]) -> Ipv4Header {
