@@ -6,7 +6,7 @@ use tunless_lab::Node;
 /// Which way packets take through a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Fastpath {
-    /// Through the kernel's stack: NetworkPolicy and Services work.
+    /// Through the kernel's stack: network policies and services work.
     Off,
     /// Past it: faster, for clusters without either.
     Trusted,

@@ -94,8 +94,8 @@ impl Stage {
 
     /// The ends of the daemons' logs, for a step that failed.
     pub fn logs(&self) -> String {
-        let log = |host: &Host| format!("log of tunless on {}:{}\n", host.node.label, host.log());
-        self.hosts().into_iter().map(log).collect()
+        let hosts = self.hosts().into_iter().filter_map(Host::log);
+        hosts.map(|log| format!("{log}\n")).collect()
     }
 
     /// Stops and removes all of it, unless it was kept; what could not be.
@@ -132,8 +132,8 @@ impl Host {
             None => Daemon::start(&self.node, &self.yaml).map(|daemon| self.daemon = Some(daemon)),
         };
         started.map_err(|error| {
-            let (node, why) = (self.node.label, error.root_cause());
-            anyhow!("tunless does not start on {node} ({why}); the end of its log:{}", self.log())
+            // Whoever reports it shows the log, too.
+            anyhow!("tunless does not start on {}: {}", self.node.label, error.root_cause())
         })?;
         let config = self.daemon()?.config_path();
         let tunless = tunless_binary()?;
@@ -157,11 +157,11 @@ impl Host {
         Ok(self.before.difference(&Snapshot::take(&self.node.netns)?))
     }
 
-    fn log(&self) -> String {
-        let text = fs::read_to_string(&self.log).unwrap_or_default();
+    fn log(&self) -> Option<String> {
+        let text = fs::read_to_string(&self.log).ok().filter(|text| !text.is_empty())?;
         let lines: Vec<&str> = text.lines().collect();
-        let tail = &lines[lines.len().saturating_sub(LOG_LINES)..];
-        tail.iter().map(|line| format!("\n  | {line}")).collect()
+        let tail = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n  | ");
+        Some(format!("the end of tunless's log on {}:\n  | {tail}", self.node.label))
     }
 }
 

@@ -1,4 +1,4 @@
-//! A Kubernetes service, by pod IP and by ClusterIP.
+//! A service of Kubernetes, by the address of its pod and by its own.
 
 use anyhow::{Result, ensure};
 use tunless_lab::addr::SERVICE_IP;
