@@ -6,28 +6,40 @@
 //! | [`world`] | the addresses and map entries all tables share |
 //! | [`prog`] | the object in the kernel: runs, counters |
 //! | [`case`] | a row of a table, and the runner |
-//! | [`faults`]  | the programs attached, for what a test run cannot show |
+//! | [`faults`] | what can be wrong with a packet, and in which order it is found |
+//! | [`decap`] | frames both tables of decapsulation are about |
+//! | [`live`] | the programs attached, for what a test run cannot show |
 //! | [`model`] | what the programs ought to do, written from the design |
+//! | [`fuzz`] | random frames |
 //! | [`netns`], [`wire`] | a namespace with interfaces, raw sockets on them |
+//! | [`capabilities`] | less than root |
 //! | [`hex`] | frames side by side |
 
+#[path = "support/capabilities.rs"]
+pub mod capabilities;
 #[path = "support/case.rs"]
 pub mod case;
 #[path = "support/decap.rs"]
 pub mod decap;
 #[path = "support/faults.rs"]
 pub mod faults;
+#[path = "support/fuzz.rs"]
+pub mod fuzz;
 #[path = "support/hex.rs"]
 pub mod hex;
+#[path = "support/live.rs"]
+pub mod live;
+#[path = "support/model.rs"]
+pub mod model;
 #[path = "support/netns.rs"]
 pub mod netns;
 #[path = "support/packet.rs"]
 pub mod packet;
 #[path = "support/prog.rs"]
 pub mod prog;
+#[path = "support/scene.rs"]
+pub mod scene;
 #[path = "support/wire.rs"]
 pub mod wire;
 #[path = "support/world.rs"]
 pub mod world;
-#[path = "support/scene.rs"]
-pub mod scene;

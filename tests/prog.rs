@@ -3,7 +3,11 @@
 //! One binary, so that [`prog_coverage`] sees all tables and can tell which
 //! reason has no case.
 
+mod prog_coverage;
 mod prog_decap_tc;
 mod prog_decap_xdp;
 mod prog_encap_host;
 mod prog_encap_pod;
+mod prog_fuzz;
+mod prog_live;
+mod prog_load;

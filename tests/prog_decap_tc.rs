@@ -192,9 +192,12 @@ fn refused() -> Vec<Case> {
     cases
 }
 
+/// Makes a packet unfit for the fast path.
+type Spoil = fn(Frame) -> Frame;
+
 /// Why the stack gets what the fast path does not take, the first reason first.
 fn delivery_in_order() -> Vec<Case> {
-    let faults: [(Reason, fn(Frame) -> Frame); 5] = [
+    let faults: [(Reason, Spoil); 5] = [
         (Reason::ForgedToStack, |frame| frame.edit(1, |ip| ip.from = REMOTE3)),
         (TtlToStack, |frame| frame.edit(1, |ip| ip.ttl = 1)),
         (OptionsToStack, |frame| frame.edit(1, |ip| ip.options = vec![1; 4])),

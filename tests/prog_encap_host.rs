@@ -120,6 +120,11 @@ fn sent_though_no_fast_path_takes_it() -> Vec<Case> {
     {
         cases.push(case(what, &packet).sent(HostEncapsulated, &out));
     }
+    let last = |frame: Frame| frame.fragment(185).raw(6).payload(3);
+    cases.push(
+        case("the last three bytes of a TCP segment", &last(ip()))
+            .sent(HostEncapsulated, &last(wrapped_ip())),
+    );
     for control in [flags::SYN, flags::SYN | flags::ACK, flags::FIN | flags::ACK, flags::RST] {
         let out = outside.clone().ipv4(POD, REMOTE).ttl(63).tcp(1, 2, control).payload(9);
         let packet = ip().tcp(1, 2, control).payload(9);

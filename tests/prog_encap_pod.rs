@@ -167,6 +167,8 @@ fn unfit() -> Vec<Case> {
         case("a fragment that begins with a SYN", &ip().fragment(MF).tcp(1, 2, flags::SYN))
             .passed(PodFragment),
     ];
+    let last = ip().fragment(185).raw(6).payload(3);
+    cases.push(case("the last three bytes of a TCP segment", &last).passed(PodFragment));
     for (what, packet) in options(&plain(), 0) {
         cases.push(case(what, &packet).passed(PodOptions));
     }

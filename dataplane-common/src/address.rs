@@ -55,6 +55,13 @@ impl Mac {
     pub const fn is_known(self) -> bool {
         self.0[0] | self.0[1] | self.0[2] != 0
     }
+
+    /// Whether it is the address of many machines, or of all (IEEE 802 group bit).
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_group(&self) -> bool {
+        self.0[0].to_ne_bytes()[0] & 1 != 0
+    }
 }
 
 impl From<[u8; 6]> for Mac {
@@ -105,5 +112,6 @@ mod tests {
         assert_eq!(<[u8; 6]>::from(mac), octets);
         assert_eq!(mac.to_string(), "02:42:ac:10:24:0a");
         assert!(mac.is_known() && !Mac::default().is_known());
+        assert!(!mac.is_group() && Mac::from([0x01, 0, 0x5e, 0, 0, 5]).is_group());
     }
 }

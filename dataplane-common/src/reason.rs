@@ -55,6 +55,7 @@ macro_rules! reasons {
         /// The number is the index into the `COUNTERS` map.
         #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
         #[repr(u32)]
+        #[expect(clippy::doc_markdown, reason = "the captions are for a terminal too")]
         pub enum Reason {
             $(#[doc = $caption] $variant,)*
         }

@@ -1,6 +1,10 @@
 //! The `tunless` binary: parse, do, print what failed as a chain.
 
-use std::{io, process::ExitCode};
+use std::{
+    env,
+    io::{self, IsTerminal as _},
+    process::ExitCode,
+};
 
 use clap::Parser as _;
 use dataplane_user::cli::Cli;
@@ -10,9 +14,10 @@ fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     // Data goes to stdout, notes to stderr; the journal has its own clock.
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    match std::env::var_os("JOURNAL_STREAM") {
+    let colour = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none();
+    match env::var_os("JOURNAL_STREAM") {
         Some(_) => subscriber.without_time().with_ansi(false).init(),
-        None => subscriber.with_target(false).init(),
+        None => subscriber.with_target(false).with_ansi(colour).init(),
     }
     match Cli::parse().execute() {
         Ok(exit) => exit.into(),

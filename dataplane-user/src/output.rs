@@ -1,5 +1,7 @@
 //! Results on stdout: a table for people, JSON and YAML for programs.
 
+use std::io::{self, Write as _};
+
 use anyhow::Result;
 use clap::ValueEnum;
 use comfy_table::{Table, TableStyle};
@@ -64,28 +66,40 @@ pub fn list<T: Row>(format: Format, items: &[T]) -> Result<()> {
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
-    for line in table.lines() {
-        println!("{}", line.trim_end());
-    }
-    Ok(())
+    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    text(&lines.join("\n"))
 }
 
-/// Prints one thing; `text` is what people see.
+/// Prints one thing; `describe` gives what people see.
 ///
 /// # Errors
 /// If it cannot be serialized.
-pub fn object<T: Serialize>(format: Format, item: &T, text: impl FnOnce() -> String) -> Result<()> {
+pub fn object<T: Serialize>(
+    format: Format,
+    item: &T,
+    describe: impl FnOnce() -> String,
+) -> Result<()> {
     if format == Format::Table {
-        println!("{}", text().trim_end());
-        return Ok(());
+        return text(&describe());
     }
     document(format, &Object { api_version: API_VERSION, item })
 }
 
+/// Prints text as it is, ended by one newline. A reader that has seen enough
+/// (`| head`) is no failure.
+///
+/// # Errors
+/// If it cannot be written for another reason.
+pub fn text(text: &str) -> Result<()> {
+    match writeln!(io::stdout(), "{}", text.trim_end()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        outcome => Ok(outcome?),
+    }
+}
+
 fn document<T: Serialize>(format: Format, document: &T) -> Result<()> {
     match format {
-        Format::Yaml => print!("{}", serde_yaml::to_string(document)?),
-        Format::Json | Format::Table => println!("{}", serde_json::to_string_pretty(document)?),
+        Format::Yaml => text(&serde_yaml::to_string(document)?),
+        Format::Json | Format::Table => text(&serde_json::to_string_pretty(document)?),
     }
-    Ok(())
 }

@@ -1,6 +1,6 @@
 //! Is netfilter the judge of pod traffic on this host?
 //!
-//! `trusted` skips it, so NetworkPolicy and Services would silently stop
+//! `trusted` skips it, so `NetworkPolicy` and Services would silently stop
 //! working. Where Felix's chains or kube-proxy's rules are found, or where we
 //! cannot look, it takes the operator's word to go on.
 

@@ -5,6 +5,7 @@
 //! ever answers, asks or announces: every packet is one the test sent.
 
 use std::{
+    fs::File,
     io::{Error, Write as _},
     path::Path,
     process::{Command, Stdio},
@@ -14,11 +15,14 @@ use std::{
 
 use nix::{
     libc,
-    sched::{CloneFlags, unshare},
+    sched::{CloneFlags, setns, unshare},
     unistd::gettid,
 };
 
-use super::wire::Wire;
+use super::{
+    wire::Wire,
+    world::{DROP_IF, JUMBO, NIC_IF, POD_IF, TUNNEL_IF, WIRE_IF},
+};
 
 /// The near ends, by device name, and the far ends, by socket.
 pub struct Net {
@@ -28,6 +32,20 @@ pub struct Net {
     pub pod: Wire,
     /// The tunnel device itself: what the stack sends to it, what it hands to the stack.
     pub tunnel: Wire,
+    outside: File,
+}
+
+impl Net {
+    /// Runs `work` in the namespace of the far ends.
+    pub fn outside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            let there = scope.spawn(|| {
+                setns(&self.outside, CloneFlags::CLONE_NEWNET).expect("the far namespace is ours");
+                work()
+            });
+            there.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
 }
 
 /// Runs `test` in a fresh namespace. Needs root.
@@ -50,27 +68,30 @@ fn build() -> Net {
         new_namespace();
         tid_to.send(gettid()).expect("the namespace's builder waits for this");
         go_from.recv().expect("the namespace's builder says when");
-        ip("link set wire up\nlink set pod0 up\nlink set drop0 up\n");
+        for name in ["wire", "pod0", "drop0"] {
+            ip(&format!("link set {name} mtu {JUMBO} up\n"));
+        }
         // The sockets keep the namespace and its devices alive.
-        (Wire::open("wire"), Wire::open("pod0"))
+        let here = File::open("/proc/thread-self/ns/net").expect("a thread has a namespace");
+        (Wire::open("wire"), Wire::open("pod0"), here)
     });
     let far = tid_from.recv().expect("the far end's namespace is made");
     ip(&format!(
         "link set lo up
-         link add eth0 index 2 address 02:00:00:00:00:02 type veth peer name wire index 3 address 02:00:00:00:00:03 netns {far}
-         link add cali0 index 4 address 02:00:00:00:00:04 type veth peer name pod0 index 5 address 02:00:00:00:00:05 netns {far}
-         link add tunless0 index 6 address 02:00:00:00:00:06 type veth peer name drop0 index 7 netns {far}
-         link set eth0 up
-         link set cali0 up
-         link set tunless0 arp off up
+         link add eth0 index {NIC_IF} address 02:00:00:00:00:02 type veth peer name wire index {WIRE_IF} address 02:00:00:00:00:03 netns {far}
+         link add cali0 index {POD_IF} address 02:00:00:00:00:04 type veth peer name pod0 address 02:00:00:00:00:05 netns {far}
+         link add tunless0 index {TUNNEL_IF} address 02:00:00:00:00:06 type veth peer name drop0 index {DROP_IF} netns {far}
+         link set eth0 mtu {JUMBO} up
+         link set cali0 mtu {JUMBO} up
+         link set tunless0 mtu {JUMBO} arp off up
          addr add 172.16.36.10/24 dev eth0
          neigh add 172.16.36.1 lladdr 02:00:00:00:00:03 dev eth0 nud permanent
          route add 172.16.32.0/20 via 172.16.36.1
          "
     ));
     go_to.send(()).expect("the far end's thread waits for this");
-    let (wire, pod) = outside.join().expect("the far end has its devices");
-    Net { wire, pod, tunnel: Wire::open("tunless0") }
+    let (wire, pod, outside) = outside.join().expect("the far end has its devices");
+    Net { wire, pod, tunnel: Wire::open("tunless0"), outside }
 }
 
 fn new_namespace() {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfLoader, TestRun, TestRunOptions,
+    Ebpf, EbpfLoader, TestRun, TestRunAttrs, TestRunOptions,
     maps::{
         HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues, lpm_trie::Key,
     },
@@ -166,6 +166,12 @@ impl Loaded {
     /// Loads all programs with `settings` and the maps of [`world::entries`].
     #[must_use]
     pub fn new(settings: Settings) -> Self {
+        Self::with(settings, &world::entries())
+    }
+
+    /// As [`Loaded::new`], with these lines in the maps.
+    #[must_use]
+    pub fn with(settings: Settings, entries: &[Entry]) -> Self {
         let silent = 0_u8;
         let mut ebpf = EbpfLoader::new()
             .override_global("SETTINGS", &settings, true)
@@ -186,8 +192,8 @@ impl Loaded {
         let counters = map(&mut ebpf, "COUNTERS");
         let node_counters = map(&mut ebpf, "NODE_COUNTERS");
         let mut loaded = Self { ebpf, routes, nodes, endpoints, counters, node_counters };
-        for entry in world::entries() {
-            loaded.add(&entry);
+        for entry in entries {
+            loaded.add(entry);
         }
         loaded
     }
@@ -236,6 +242,15 @@ impl Loaded {
         program.try_into().expect("it is an XDP program")
     }
 
+    /// How many instructions the verifier walked; kernels before 5.16 do not say.
+    pub fn verified_instructions(&mut self, program: Program) -> Option<u32> {
+        let info = match program {
+            Program::DecapXdp => self.xdp().info(),
+            _ => self.classifier(program).info(),
+        };
+        info.expect("a loaded program has an info").verified_instruction_count()
+    }
+
     /// Runs `program` on `packet`. `None` if the kernel does not let it near
     /// such a frame (`EINVAL`: shorter than a test run takes).
     #[must_use]
@@ -279,6 +294,20 @@ impl Loaded {
         let packet = out.split_off(metadata as usize);
         let action = Action::new(program, ran.return_value as i32);
         Some(Ran { action, packet, metadata: out })
+    }
+
+    /// Runs the XDP program on a frame that then goes up the stack from
+    /// `interface`, as if its driver had received it.
+    pub fn run_live(&mut self, interface: u32, frame: &[u8], metadata: &[u8]) {
+        let context = Context { metadata: metadata.to_vec(), ..Context::new(Program::DecapXdp) };
+        let mut ctx_in = context.xdp(frame.len());
+        ctx_in[12..16].copy_from_slice(&interface.to_ne_bytes());
+        let data_in = [metadata, frame].concat();
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(&data_in);
+        options.ctx_in = Some(&ctx_in);
+        options.attrs = TestRunAttrs::new().xdp_live_frames(1);
+        self.xdp().test_run(options).expect("XDP test runs can be live");
     }
 
     /// One reason's counter.

@@ -42,14 +42,19 @@ pub const EXTRA_SOURCE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 8);
 /// No route covers this one.
 pub const STRANGER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 77);
 
-/// The underlay NIC.
-pub const NIC_IF: u32 = 2;
+/// The underlay NIC. All indexes are clear of the devices some kernels put
+/// into every new namespace (`tunl0`, `sit0`).
+pub const NIC_IF: u32 = 102;
+/// The other end of [`NIC_IF`].
+pub const WIRE_IF: u32 = 103;
 /// The pod's interface on the host.
-pub const POD_IF: u32 = 4;
+pub const POD_IF: u32 = 104;
 /// The tunnel device.
-pub const TUNNEL_IF: u32 = 6;
+pub const TUNNEL_IF: u32 = 106;
+/// The other end of [`TUNNEL_IF`].
+pub const DROP_IF: u32 = 107;
 /// The neighbour pod's interface; no such device is needed.
-pub const NEIGHBOUR_IF: u32 = 40;
+pub const NEIGHBOUR_IF: u32 = 140;
 
 /// MAC of [`NIC_IF`].
 pub const NIC_MAC: Mac = [0x02, 0, 0, 0, 0, 0x02];
@@ -68,6 +73,8 @@ pub const OTHER_MAC: Mac = [0x02, 0, 0, 0, 0, 0x99];
 
 /// MTU towards [`NODE2`].
 pub const MTU: u32 = 1500;
+/// MTU of the interfaces themselves.
+pub const JUMBO: u32 = 9000;
 /// MTU towards [`NODE3`].
 pub const SMALL_MTU: u32 = 1300;
 

@@ -3,6 +3,8 @@
 //! One module per command. What a command needs from the machine it sets up
 //! by itself (`setup`), so that a newcomer types one line.
 
+mod bench;
+mod demo;
 mod progress;
 mod setup;
 mod test;
@@ -12,7 +14,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// The project's own commands: set the machine up, test.
+/// The project's own commands: set the machine up, show tunless, test it,
+/// measure it.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", arg_required_else_help = true)]
 struct Arguments {
@@ -30,13 +33,20 @@ enum Command {
     /// commands run it first, so it is rarely typed. After it a plain `cargo
     /// build` works. Run it as root.
     Setup,
+    Demo(demo::Arguments),
     Test(test::Arguments),
+    Bench(bench::Arguments),
+    #[command(hide = true)]
+    DemoServer(demo::ServerArguments),
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Setup => setup::run(),
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::DemoServer(arguments) => demo::serve(&arguments),
         Command::Test(arguments) => test::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,6 +6,8 @@ use std::{
     process::Command,
 };
 
+use anyhow::{Context as _, Result, ensure};
+
 /// The top level of the project.
 pub fn root() -> PathBuf {
     let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -22,4 +24,13 @@ pub fn cargo<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments).current_dir(root());
     command
+}
+
+/// Builds the `tunless` binary that the lab runs.
+pub fn build_release() -> Result<()> {
+    let status = cargo(["build", "--release", "--package", "dataplane-user"])
+        .status()
+        .context("cannot run cargo")?;
+    ensure!(status.success(), "`cargo build --release --package dataplane-user` failed");
+    Ok(())
 }

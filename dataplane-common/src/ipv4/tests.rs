@@ -3,23 +3,31 @@
 use core::net::Ipv4Addr;
 use std::vec::Vec;
 
-use etherparse::{IpNumber, Ipv4Ecn, Ipv4HeaderSlice};
+use etherparse::{IpNumber, IpEcn, Ipv4HeaderSlice};
 use proptest::prelude::*;
 
 use super::*;
 
 /// A valid header with everything but the version drawn at random.
 fn any_header() -> impl Strategy<Value = etherparse::Ipv4Header> {
-    (any::<[u8; 4]>(), any::<[u8; 4]>(), any::<u8>(), any::<u8>(), 0u16..1480, any::<u16>(), any::<bool>()).prop_map(
-        |(source, destination, ttl, protocol, payload, id, df)| {
+    (
+        any::<[u8; 4]>(),
+        any::<[u8; 4]>(),
+        any::<u8>(),
+        any::<u8>(),
+        0u16..1480,
+        any::<u16>(),
+        any::<bool>(),
+    )
+        .prop_map(|(source, destination, ttl, protocol, payload, id, df)| {
             let mut header =
-                etherparse::Ipv4Header::new(payload, ttl, IpNumber(protocol), source, destination).unwrap();
+                etherparse::Ipv4Header::new(payload, ttl, IpNumber(protocol), source, destination)
+                    .unwrap();
             header.identification = id;
             header.dont_fragment = df;
             header.header_checksum = header.calc_header_checksum();
             header
-        },
-    )
+        })
 }
 
 fn ours(bytes: &[u8]) -> Ipv4Header {
@@ -48,7 +56,7 @@ proptest! {
         let mut expected =
             etherparse::Ipv4Header::new(length as u16, ttl, IpNumber::IPV4, source, destination).unwrap();
         expected.dont_fragment = true;
-        expected.ecn = Ipv4Ecn::try_new(tos % 4).unwrap();
+        expected.ecn = IpEcn::try_new(tos % 4).unwrap();
         expected.header_checksum = expected.calc_header_checksum();
         prop_assert_eq!(&bytes(&outer)[..], &wire(&expected)[..]);
     }
@@ -64,8 +72,8 @@ proptest! {
         prop_assert_eq!(ours.is_fragment(), theirs.is_fragmenting_payload());
         prop_assert!(ours.checksum_is_right());
         prop_assert!(!ours.has_options());
-        prop_assert_eq!(Ipv4Addr::from({ ours.source }), theirs.source_addr());
-        prop_assert_eq!(Ipv4Addr::from({ ours.destination }), theirs.destination_addr());
+        prop_assert_eq!(Ipv4Addr::from(ours.source), theirs.source_addr());
+        prop_assert_eq!(Ipv4Addr::from(ours.destination), theirs.destination_addr());
     }
 
     #[test]

@@ -58,8 +58,7 @@ pub fn all(
     if !carried.has_header() {
         return Err(Reason::InnerTruncated);
     }
-    let inner: Ipv4Header =
-        frame.read(ETHERNET + OUTER_LENGTH).ok_or(Reason::InnerTruncated)?;
+    let inner: Ipv4Header = frame.read(ETHERNET + OUTER_LENGTH).ok_or(Reason::InnerTruncated)?;
     ipv4::check_inner(&inner, carried)?;
     let suspicion = source(ctx, outer.source, inner.source)?;
     let tos = ecn::decap(outer.tos, inner.tos).ok_or(Reason::EcnViolation)?;
@@ -71,11 +70,7 @@ pub fn all(
 
 /// The source check. A lie is an error, or a suspicion where the stack shall judge.
 #[inline(always)]
-fn source(
-    ctx: &impl EbpfContext,
-    outer: Ipv4Be,
-    inner: Ipv4Be,
-) -> Result<Option<Reason>, Reason> {
+fn source(ctx: &impl EbpfContext, outer: Ipv4Be, inner: Ipv4Be) -> Result<Option<Reason>, Reason> {
     let (drop, stack) = match source::judge(outer, inner, maps::route(inner)) {
         Source::Belongs => return Ok(None),
         Source::Unknown => return Err(Reason::SourceUnknown),

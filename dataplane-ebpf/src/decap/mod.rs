@@ -43,6 +43,10 @@ pub fn tc(ctx: &TcContext) -> TcExit {
 /// What XDP has checked and unwrapped lacks only its delivery.
 #[inline(always)]
 fn verified(ctx: &TcContext, node: Ipv4Be) -> TcExit {
+    // A tag the NIC took out of the frame is unknown to XDP.
+    if kernel::has_vlan_tag(ctx) {
+        return Err(Reason::NotIpv4);
+    }
     if !kernel::is_for_host(ctx) {
         return Err(Reason::NotForHost);
     }
@@ -59,6 +63,10 @@ pub fn xdp(ctx: &XdpContext) -> Option<Reason> {
     let frame = Frame::of_xdp(ctx);
     let outer = check::ipip(frame, false).ok()?;
     let ethernet: Ethernet = frame.read(0)?;
+    // The one thing XDP can tell of `pkt_type`: whose the NIC's MAC is, it cannot.
+    if ethernet.destination.is_group() {
+        return None;
+    }
     let length = frame.length() - ETHERNET as u32;
     let checked = match check::all(ctx, frame, &outer, Room::bytes(length)) {
         Ok(checked) if checked.suspicion.is_none() => checked,

@@ -32,8 +32,7 @@ pub fn push(
         NoRoom::AlreadyEncapsulated => reasons.already_encapsulated,
         NoRoom::Other => reasons.cannot_encapsulate,
     })?;
-    let outer =
-        Ipv4Header::outer(inner.header.tos, ttl, inner.length, settings::node(), node);
+    let outer = Ipv4Header::outer(inner.header.tos, ttl, inner.length, settings::node(), node);
     // There is room: the Ethernet and the inner header were readable before.
     Frame::of_tc(ctx)
         .edit(ETHERNET, |header: &mut Ipv4Header| *header = outer)

@@ -124,7 +124,7 @@ impl Maps {
     /// If the kernel refuses.
     pub fn all_routes(&self) -> Result<BTreeMap<Ipv4Net, Route>> {
         let mut routes = BTreeMap::new();
-        for entry in self.routes.iter() {
+        for entry in &self.routes {
             let (key, route) = entry?;
             let length = u8::try_from(key.prefix_len())?;
             routes.insert(Ipv4Net::new(Ipv4Addr::from(key.data()), length)?, route);

@@ -30,6 +30,6 @@ pub fn show(path: &Path, format: Format) -> Result<Exit> {
 }
 
 pub fn example() -> Result<Exit> {
-    print!("{EXAMPLE}");
+    output::text(EXAMPLE)?;
     Ok(Exit::Ok)
 }

@@ -1,10 +1,10 @@
 //! `tunless detach`: everything of ours goes, and nothing else.
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result};
 
 use crate::{
     bpf::Pins,
-    daemon,
+    daemon::Lock,
     exit::Exit,
     kernel::{Kernel, PROTOCOL, TUNNEL},
 };
@@ -12,12 +12,10 @@ use crate::{
 /// Routes first, so that nothing is sent into a device without a program; then
 /// device, programs and maps.
 pub async fn detach(pins: &Pins) -> Result<Exit> {
-    if daemon::is_running(pins) {
-        bail!(
-            "the daemon is running and would put everything back; stop it first \
-             (`systemctl stop tunless`)"
-        );
-    }
+    // No daemon may start while we remove what it would rely on.
+    let lock = Lock::take(pins).context(
+        "the daemon would put everything back; stop it first (`systemctl stop tunless`)",
+    )?;
     let kernel = Kernel::connect()?;
     let host = kernel.look().await?;
     let tunnel = host.link(TUNNEL).map(|(ifindex, _)| ifindex);
@@ -34,7 +32,7 @@ pub async fn detach(pins: &Pins) -> Result<Exit> {
     if routes > 0 {
         done.push(format!("{routes} routes"));
     }
-    if kernel.delete_tunnel(&host).await? {
+    if kernel.delete_tunnel(&host, pins.root()).await? {
         done.push(format!("the device {TUNNEL}"));
     }
     if pins.exist() {
@@ -42,6 +40,7 @@ pub async fn detach(pins: &Pins) -> Result<Exit> {
         pins.remove_all()?;
         done.push(format!("{links} programs and the pins in {}", pins.root().display()));
     }
+    lock.remove()?;
     match done.is_empty() {
         true => eprintln!("there was nothing of ours"),
         false => eprintln!("removed {}", done.join(", ")),

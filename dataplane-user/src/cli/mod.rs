@@ -20,10 +20,10 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::{
     bpf::{Maps, Pins},
-    config::{BpffsDir, ConfigFile, DEFAULT_PATH},
+    config::{BpffsDir, DEFAULT_PATH, file as config_file},
     daemon,
     exit::Exit,
-    output::Format,
+    output::{self, Format},
 };
 
 /// IP-in-IP between Calico nodes without the kernel's tunl0.
@@ -63,7 +63,7 @@ enum Command {
     ///
     /// Stopping it stops no traffic; `tunless detach` does. SIGHUP, or saving the
     /// file, applies a new configuration; a bad one is refused and the old stays.
-    /// Log level: RUST_LOG, like RUST_LOG=debug.
+    /// Log level by environment: `RUST_LOG=debug`.
     Run,
     /// Is everything in place? Exit code 3 if not.
     Status {
@@ -186,7 +186,9 @@ impl Cli {
             Command::Version => version::version(format),
             Command::Completions { shell } => {
                 let mut command = Self::command();
-                clap_complete::generate(shell, &mut command, "tunless", &mut std::io::stdout());
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut command, "tunless", &mut script);
+                output::text(&String::from_utf8_lossy(&script))?;
                 Ok(Exit::Ok)
             }
         }
@@ -202,8 +204,7 @@ impl Global {
         if !self.config.exists() && self.config == Path::new(DEFAULT_PATH) {
             return Ok(Pins::new(BpffsDir::default().as_ref()));
         }
-        let file = ConfigFile::read(&self.config)?;
-        Ok(Pins::new(file.config.bpffs.as_ref()))
+        Ok(Pins::new(config_file::bpffs(&self.config)?.as_ref()))
     }
 
     /// The maps, if a daemon ever ran.

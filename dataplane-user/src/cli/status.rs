@@ -100,7 +100,7 @@ fn look(pins: &Pins) -> Result<Status> {
         daemon: DaemonStatus {
             running,
             pid: running.then_some(state.pid),
-            last_round_seconds: (state.heartbeat != 0).then(|| ago.as_secs_f64()),
+            last_round_seconds: (state.heartbeat != 0).then_some(ago.as_secs_f64()),
         },
         mode: "replace",
         fastpath: if state.fastpath == Settings::TRUSTED { "trusted" } else { "off" },
@@ -178,7 +178,7 @@ fn describe(status: &Status) -> String {
         (false, _) => "not running; forwarding does not need it, changes do".to_owned(),
     };
     let shown = |value: &Option<Ipv4Addr>| {
-        value.as_ref().map_or_else(|| "-".to_owned(), |address| address.to_string())
+        value.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string)
     };
     let _ = writeln!(text, "daemon:     {daemon}");
     let _ = writeln!(

@@ -7,8 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde::Deserialize;
+
 use super::{
-    Config, HostFacts, Problem,
+    BpffsDir, Config, HostFacts, Problem,
     check::{check_config, check_host},
     locate,
 };
@@ -83,6 +85,35 @@ impl ConfigFile {
     }
 }
 
+/// Where a file says the pins are, even if the rest of it is refused: who looks
+/// for trouble must not be stopped by it.
+///
+/// # Errors
+/// If it cannot be read, or is no YAML.
+pub fn bpffs(path: &Path) -> Result<BpffsDir, Refusal> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Pins {
+        bpffs: BpffsDir,
+    }
+
+    let shown = path.display();
+    let refuse = |error: &dyn std::error::Error| {
+        Refusal(format!("{shown}: {error}; name the directory of pins with --bpffs"))
+    };
+    let text = fs::read_to_string(path).map_err(|error| refuse(&error))?;
+    if says_nothing(&text) {
+        return Ok(BpffsDir::default());
+    }
+    let pins: Pins = serde_yaml::from_str(&text).map_err(|error| refuse(&error))?;
+    Ok(pins.bpffs)
+}
+
+/// Nothing but comments is a mapping without keys, not a missing value.
+fn says_nothing(text: &str) -> bool {
+    text.lines().map(str::trim).all(|line| line.is_empty() || line.starts_with('#'))
+}
+
 fn parse(shown: &str, text: &str) -> Result<Config, Refusal> {
     // An editor that saves in place empties the file first; taken at its word,
     // that would remove every route.
@@ -91,8 +122,7 @@ fn parse(shown: &str, text: &str) -> Result<Config, Refusal> {
             "{shown}: the file is empty; `tunless config example` prints one to start from"
         )));
     }
-    // Nothing but comments is a mapping without keys, not a missing value.
-    if text.lines().map(str::trim).all(|line| line.is_empty() || line.starts_with('#')) {
+    if says_nothing(text) {
         return Ok(Config::default());
     }
     serde_yaml::from_str(text).map_err(|error| {

@@ -18,6 +18,7 @@ const DIRECTORY: &str = "/run/tunless";
 
 /// Held as long as the daemon runs; the kernel lets go of it when it dies.
 pub struct Lock {
+    path: PathBuf,
     _file: Flock<File>,
 }
 
@@ -40,7 +41,7 @@ impl Lock {
             Ok(mut file) => {
                 file.set_len(0)?;
                 writeln!(file, "{}", std::process::id())?;
-                Ok(Self { _file: file })
+                Ok(Self { path, _file: file })
             }
             Err((mut file, _)) => {
                 let mut owner = String::new();
@@ -53,6 +54,17 @@ impl Lock {
                 )
             }
         }
+    }
+
+    /// Gives up the lock and leaves nothing behind.
+    ///
+    /// # Errors
+    /// If the file cannot be removed.
+    pub fn remove(self) -> Result<()> {
+        fs::remove_file(&self.path).with_context(|| format!("removing {}", self.path.display()))?;
+        // Others may have locks there, and systemd may keep it.
+        let _ = fs::remove_dir(DIRECTORY);
+        Ok(())
     }
 }
 

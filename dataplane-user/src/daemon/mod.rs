@@ -19,7 +19,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use self::{config_watch::ConfigWatch, lock::Lock, round::Reconciler};
+use self::{config_watch::ConfigWatch, round::Reconciler};
 use crate::{
     bpf::Pins,
     config::{ConfigFile, Fastpath},
@@ -27,16 +27,16 @@ use crate::{
     policy::{self, Finding},
 };
 
-pub use self::lock::is_running;
+pub use self::lock::{Lock, is_running};
 
 /// At least this often everything is compared, whatever was announced.
 const RESYNC: Duration = Duration::from_secs(10);
-/// How soon a failed change is tried again.
+/// How soon a failed change is tried again; twice as long each time, up to [`RESYNC`].
 const RETRY: Duration = Duration::from_secs(1);
 /// Events within this time make one round: pods come in hundreds.
 const GATHER: Duration = Duration::from_millis(20);
-/// Every how many resyncs the rules of others are looked at again.
-const POLICY_EVERY: u32 = 3;
+/// How often the rules of others are looked at again.
+const POLICY: Duration = Duration::from_secs(30);
 
 /// Runs until told to stop.
 ///
@@ -63,7 +63,8 @@ pub async fn run(path: &Path, bpffs: Option<&Path>) -> Result<()> {
         watch: ConfigWatch::new(path)?,
         reconciler,
         bpffs_override: bpffs.is_some(),
-        resyncs: 0,
+        retry: RETRY,
+        policy_seen: Instant::now(),
         _raw_socket: raw_socket::open(),
         _lock: lock,
     }
@@ -95,7 +96,10 @@ struct Daemon {
     watch: ConfigWatch,
     reconciler: Reconciler,
     bpffs_override: bool,
-    resyncs: u32,
+    /// The pause after the next failure.
+    retry: Duration,
+    /// When the rules of others were last looked at.
+    policy_seen: Instant,
     /// Keeps the kernel from answering "protocol unreachable" for us.
     _raw_socket: Option<socket2::Socket>,
     _lock: Lock,
@@ -178,15 +182,16 @@ impl Daemon {
         Ok(wake)
     }
 
-    fn next_round(&self, complete: bool) -> Instant {
-        let pause = if complete { RESYNC } else { RETRY };
+    fn next_round(&mut self, complete: bool) -> Instant {
+        let pause = if complete { RESYNC } else { self.retry };
+        self.retry = if complete { RETRY } else { (self.retry * 2).min(RESYNC) };
         Instant::now() + service::watchdog().map_or(pause, |limit| pause.min(limit / 2))
     }
 
     async fn resync(&mut self) {
         self.reconciler.refresh_next_hops().await;
-        self.resyncs += 1;
-        if self.resyncs.is_multiple_of(POLICY_EVERY) {
+        if self.policy_seen.elapsed() >= POLICY {
+            self.policy_seen = Instant::now();
             // At boot we come before Felix and kube-proxy; they are found here.
             let reason = refuse_untrusted(self.reconciler.file()).err();
             self.reconciler.withhold_fastpath(reason.map(|error| format!("{error:#}")));

@@ -153,7 +153,7 @@ impl Reconciler {
         let facts = Facts::find(&self.file.config, &host, &self.paths, self.node)
             .context("this node has no underlay address; set node.address")?;
         self.node = Some(facts.node);
-        if self.kernel.ensure_tunnel(&host, facts.tunnel).await? {
+        if self.kernel.ensure_tunnel(&host, facts.tunnel, self.pins.root()).await? {
             host = self.kernel.look().await?;
         }
         let tunnel = host.link(TUNNEL).with_context(|| format!("{TUNNEL} vanished"))?;
@@ -170,7 +170,7 @@ impl Reconciler {
         );
         self.host = host;
 
-        let mut round = Round { failures: desired.warnings.clone(), ..Round::default() };
+        let mut round = Round::default();
         self.load(&desired, &mut round)?;
         self.apply(&desired, &mut round).await?;
         let outcome = Outcome {
@@ -179,7 +179,7 @@ impl Reconciler {
             endpoints: desired.endpoints.len(),
         };
         self.write_state(&desired, &facts, outcome.is_complete())?;
-        self.report(round.failures);
+        self.report([desired.warnings, round.failures].concat());
         if outcome.is_complete() {
             self.remove_other_versions();
         }
@@ -281,7 +281,7 @@ impl Reconciler {
         self.report(vec![format!("{error:#}")]);
     }
 
-    /// Says what failed, once, and when it no longer does.
+    /// Says what is wrong, once, and when it no longer is.
     pub fn report(&mut self, failures: Vec<String>) {
         for failure in failures.iter().filter(|failure| !self.reported.contains(failure)) {
             tracing::error!("{failure}");

@@ -1,4 +1,4 @@
-//! What systemd hears from us (sd_notify(3)). Without systemd, nothing.
+//! What systemd hears from us (`sd_notify(3)`). Without systemd, nothing.
 
 use std::time::Duration;
 

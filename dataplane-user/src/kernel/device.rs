@@ -1,13 +1,13 @@
 //! The tunnel device: where the stack hands us packets for remote pods and gets
 //! unwrapped ones back.
 //!
-//! It plays tunl0's part, so that rp_filter, `src`, MASQUERADE and `-i` rules
+//! It plays tunl0's part, so that `rp_filter`, `src`, MASQUERADE and `-i` rules
 //! behave as with tunl0. It is a veth pair without ARP: [`TUNNEL`] has the
 //! routes and the program on its egress. What gets past a missing program
 //! arrives at [`TUNNEL_PEER`] with another interface's MAC and is dropped there
 //! (`PACKET_OTHERHOST`): nothing plain ever reaches the wire.
 
-use std::{fs, net::Ipv4Addr};
+use std::{fs, net::Ipv4Addr, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 use ipnet::Ipv4Net;
@@ -20,8 +20,12 @@ use super::{Host, Kernel, errno, explain};
 pub const TUNNEL: &str = "tunless0";
 /// The name of its other end.
 pub const TUNNEL_PEER: &str = "tunless0-peer";
-/// Says whose the device is; one without it is not ours to touch.
-pub const TUNNEL_ALIAS: &str = "tunless tunnel device";
+
+/// Says whose the device is: the instance's that has these pins. One without it
+/// is not ours to touch.
+fn alias(pins: &Path) -> String {
+    format!("tunless {}", pins.display())
+}
 
 /// How the tunnel device should be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,16 +41,29 @@ impl Kernel {
     ///
     /// # Errors
     /// If a device of that name is not ours, or the kernel refuses.
-    pub async fn ensure_tunnel(&self, host: &Host, wanted: TunnelDevice) -> Result<bool> {
+    pub async fn ensure_tunnel(
+        &self,
+        host: &Host,
+        wanted: TunnelDevice,
+        pins: &Path,
+    ) -> Result<bool> {
         let Some((ifindex, link)) = host.link(TUNNEL) else {
-            self.create_tunnel(wanted).await.with_context(|| format!("making {TUNNEL}"))?;
+            self.create_tunnel(wanted, &alias(pins))
+                .await
+                .with_context(|| format!("making {TUNNEL}"))?;
             return Ok(true);
         };
-        if link.alias.as_deref() != Some(TUNNEL_ALIAS) {
-            bail!(
+        match &link.alias {
+            Some(owner) if *owner == alias(pins) => {}
+            Some(owner) if owner.starts_with("tunless ") => bail!(
+                "the interface {TUNNEL} belongs to another instance of tunless here ({owner}); \
+                 detach that one first: `tunless detach --bpffs {}`",
+                owner.trim_start_matches("tunless ")
+            ),
+            _ => bail!(
                 "there is an interface {TUNNEL} that tunless did not make; rename or remove it \
                  (`ip link show {TUNNEL}`)"
-            );
+            ),
         }
         let mut changed = false;
         if link.mtu != wanted.mtu || !link.is_up || link.does_arp {
@@ -69,9 +86,9 @@ impl Kernel {
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub async fn delete_tunnel(&self, host: &Host) -> Result<bool> {
+    pub async fn delete_tunnel(&self, host: &Host, pins: &Path) -> Result<bool> {
         match host.link(TUNNEL) {
-            Some((ifindex, link)) if link.alias.as_deref() == Some(TUNNEL_ALIAS) => {
+            Some((ifindex, link)) if link.alias == Some(alias(pins)) => {
                 self.handle
                     .link()
                     .del(ifindex)
@@ -85,14 +102,14 @@ impl Kernel {
         }
     }
 
-    async fn create_tunnel(&self, wanted: TunnelDevice) -> Result<()> {
+    async fn create_tunnel(&self, wanted: TunnelDevice, alias: &str) -> Result<()> {
         let request = LinkVeth::new(TUNNEL, TUNNEL_PEER).build();
         self.handle.link().add(request).execute().await.map_err(explain)?;
         let host = self.look().await?;
         let find = |name| host.link(name).map(|(index, _)| index).context("it vanished at once");
         let (tunnel, peer) = (find(TUNNEL)?, find(TUNNEL_PEER)?);
         for ifindex in [tunnel, peer] {
-            let message = LinkUnspec::new_with_index(ifindex).alias(TUNNEL_ALIAS).build();
+            let message = LinkUnspec::new_with_index(ifindex).alias(alias).build();
             self.handle.link().set(message).execute().await.map_err(explain)?;
             // IPv6 would send router solicitations into the tunnel. A kernel or
             // namespace without it refuses, and needs it not.

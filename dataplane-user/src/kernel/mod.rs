@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result};
 use rtnetlink::Handle;
 
 pub use self::{
-    device::{TUNNEL, TUNNEL_ALIAS, TUNNEL_PEER, TunnelDevice},
+    device::{TUNNEL, TUNNEL_PEER, TunnelDevice},
     events::Events,
     host::{Host, KernelRoute, Link, Neighbour},
     path::Path,

@@ -21,6 +21,8 @@ use crate::netns::{NETNS_DIR, Netns};
 const RUN_DIR: &str = "/run/tunless-lab";
 const BPFFS: &str = "/sys/fs/bpf";
 const BPFFS_PREFIX: &str = "tunless-lab-";
+/// Where daemons lock their pins; each lock bears the name of its directory.
+const LOCK_DIR: &str = "/run/tunless";
 /// A file in the lab's directory that keeps the sweep away.
 const KEPT: &str = "kept";
 
@@ -109,7 +111,18 @@ impl LabId {
         for dir in self.bpffs_dirs() {
             first = first.and(remove_dir(&dir));
         }
+        self.remove_locks();
         first.and(remove_dir(&self.dir()))
+    }
+
+    /// A lock outlives its daemon, since whoever removes one may remove that of
+    /// another daemon. Ours are of no use to anybody else.
+    fn remove_locks(&self) {
+        let prefix = format!("sys-fs-bpf-{BPFFS_PREFIX}{}-", self.0);
+        for name in names_in(LOCK_DIR).iter().filter(|name| name.starts_with(&prefix)) {
+            // An empty file left in /run is not worth an error.
+            let _ = fs::remove_file(Path::new(LOCK_DIR).join(name));
+        }
     }
 
     /// Keeps the lab when its process ends.
@@ -142,6 +155,13 @@ impl LabId {
 /// Removes what labs of dead processes left, except labs that were kept.
 pub fn sweep() -> Result<()> {
     remove_all(all_labs().into_iter().filter(|id| !id.owner_is_alive() && !id.is_kept()))
+}
+
+/// Removes the labs of this process, except labs that were kept: for a signal
+/// handler that cannot know how far the building of a lab has come.
+pub fn remove_own() -> Result<()> {
+    let own = std::process::id();
+    remove_all(all_labs().into_iter().filter(|id| id.owner() == Some(own) && !id.is_kept()))
 }
 
 /// Labs that were kept, alive process or not.

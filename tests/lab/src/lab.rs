@@ -174,6 +174,12 @@ impl Lab {
         Ok(())
     }
 
+    /// Whether it stays up.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.shared.is_kept()
+    }
+
     /// Removes every kept lab; returns how many there were.
     pub fn remove_kept() -> Result<usize> {
         let labs = kept_labs();

@@ -1,6 +1,6 @@
 //! The daemon's life, with a stand-in for `tunless`.
 
-use std::{fs, time::Duration};
+use std::{env, fs, path::PathBuf, time::Duration};
 
 use serde_json::Value;
 use tunless_lab::{Daemon, Lab, daemon::expect_failure};
@@ -8,7 +8,16 @@ use tunless_lab::{Daemon, Lab, daemon::expect_failure};
 const SOON: Duration = Duration::from_secs(10);
 
 fn lab() -> Lab {
-    Lab::new().default_pods(false).tunless(env!("CARGO_BIN_EXE_fake-tunless")).build().unwrap()
+    Lab::new().default_pods(false).tunless(fake_tunless()).build().unwrap()
+}
+
+/// Cargo names no path for an example; it lies beside the tests' own directory.
+fn fake_tunless() -> PathBuf {
+    let this = env::current_exe().unwrap();
+    let profile = this.ancestors().nth(2).unwrap();
+    let fake = profile.join("examples/fake-tunless");
+    assert!(fake.exists(), "no {}: `cargo test` without --test builds it", fake.display());
+    fake
 }
 
 #[test]

@@ -13,13 +13,19 @@ use nix::{
 
 /// Fails with the one thing to do about it.
 pub fn run() -> Result<()> {
+    root()?;
+    network_namespaces()?;
+    rustup()
+}
+
+/// Fails unless we are root.
+pub fn root() -> Result<()> {
     ensure!(
         geteuid().is_root(),
         "not root: packages, network namespaces and eBPF programs need it; run this again as \
          root, for example with `sudo -E env \"PATH=$PATH\" cargo xtask …`"
     );
-    network_namespaces()?;
-    rustup()
+    Ok(())
 }
 
 fn network_namespaces() -> Result<()> {

@@ -42,6 +42,11 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
+/// For what needs root and nothing to be installed.
+pub fn root() -> Result<()> {
+    checks::root()
+}
+
 /// Adds the components that `cargo xtask test --only lint` needs: rustup's
 /// minimal profile comes without them.
 pub fn lint_tools() -> Result<()> {

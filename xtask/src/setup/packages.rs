@@ -15,6 +15,7 @@ pub struct Package {
 pub const BASE: &[Package] = &[
     tool("binutils", "ld", "the linker behind gcc"),
     tool("conntrack", "conntrack", "tests list and flush connection tracking"),
+    tool("curl", "curl", "the demo fetches a page from its service"),
     tool("ethtool", "ethtool", "tests switch offloads of the lab's interfaces"),
     tool("gcc", "gcc", "links what rustc compiles"),
     tool("iperf3", "iperf3", "bulk traffic in tests and measurements"),

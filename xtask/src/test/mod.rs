@@ -20,7 +20,7 @@ use self::{
 };
 use crate::setup;
 
-/// Run the tests: formatting and lints, host tests, programs, namespaces.
+/// Run the tests: formatting and lints, host tests, programs, namespaces, demo.
 ///
 /// Sets the machine up first (see `setup`), runs the suites in order and
 /// prints their output as it comes; then a table of cases per suite, and last
@@ -41,8 +41,8 @@ pub struct Arguments {
     #[arg(long, value_name = "MINUTES", default_value_t = 24)]
     budget: u64,
     /// Run only cases whose name contains FILTER (as `cargo test -- FILTER`;
-    /// any other argument of test binaries will do). Leaves `lint` out, which
-    /// has no cases to choose from.
+    /// any other argument of test binaries will do). Leaves `lint` and `demo`
+    /// out, which have no cases to choose from.
     #[arg(last = true, value_name = "FILTER")]
     filter: Vec<String>,
 }
@@ -97,7 +97,7 @@ fn chosen(only: &[Suite], filtered: bool) -> Vec<Suite> {
         .into_iter()
         .filter(|suite| {
             if only.is_empty() {
-                !(filtered && *suite == Suite::Lint)
+                !(filtered && matches!(suite, Suite::Lint | Suite::Demo))
             } else {
                 only.contains(suite)
             }
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn suites_run_in_order_and_a_filter_leaves_lint_out() {
+    fn suites_run_in_order_and_a_filter_takes_those_with_named_cases() {
         assert_eq!(chosen(&[], false), Suite::ALL);
         assert_eq!(chosen(&[], true), [Suite::Host, Suite::Prog, Suite::Netns]);
         assert_eq!(chosen(&[Suite::Netns, Suite::Lint], true), [Suite::Lint, Suite::Netns]);

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use crate::demo::{PROVED, REFUTED};
+
 /// Cases of one suite.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
@@ -49,6 +51,15 @@ impl Outcome {
             self.ignored += count(summary, "ignored");
         } else if let Some(name) = failed_case(line) {
             self.failures.push(name.to_owned());
+        }
+    }
+
+    /// Takes one line of the demo's output.
+    pub fn read_step(&mut self, line: &str) {
+        if line.starts_with(PROVED) {
+            self.passed += 1;
+        } else if let Some(why) = line.strip_prefix(REFUTED) {
+            self.fail(why.trim());
         }
     }
 }
@@ -104,6 +115,16 @@ mod tests {
             outcome.read_line(line);
         }
         assert_eq!(outcome, Outcome::default());
+    }
+
+    #[test]
+    fn steps_of_the_demo_are_cases() {
+        let mut outcome = Outcome::default();
+        for line in ["[1/2] A title", "✔ It is so,", "  as one can see.", "✘ it is not so"] {
+            outcome.read_step(line);
+        }
+        assert_eq!((outcome.passed, outcome.failed), (1, 1));
+        assert_eq!(outcome.failures, ["it is not so"]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The suites: which commands each one is.
 
 use std::{
+    env,
     process::Command,
     time::{Duration, Instant},
 };
@@ -8,6 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 use serde_json::Value;
+use tunless_lab::identity::sweep;
 
 use super::{
     outcome::Outcome,
@@ -31,11 +33,13 @@ pub enum Suite {
     Prog,
     /// Two nodes in network namespaces, with the release build of tunless.
     Netns,
+    /// The demo, whose steps check what they show.
+    Demo,
 }
 
 impl Suite {
     /// In the order they run: the quick ones first.
-    pub const ALL: [Self; 4] = [Self::Lint, Self::Host, Self::Prog, Self::Netns];
+    pub const ALL: [Self; 5] = [Self::Lint, Self::Host, Self::Prog, Self::Netns, Self::Demo];
 
     /// As typed after `--only`.
     pub fn name(self) -> &'static str {
@@ -44,6 +48,7 @@ impl Suite {
             Self::Host => "host",
             Self::Prog => "prog",
             Self::Netns => "netns",
+            Self::Demo => "demo",
         }
     }
 
@@ -53,6 +58,7 @@ impl Suite {
             Self::Host => "unit and property tests of every crate",
             Self::Prog => "the eBPF programs packet by packet, through BPF_PROG_TEST_RUN",
             Self::Netns => "two nodes in network namespaces, with the release build of tunless",
+            Self::Demo => "the demo, whose steps check what they show",
         }
     }
 }
@@ -97,7 +103,7 @@ fn test_targets(metadata: &Value) -> Vec<String> {
 /// One line for `--list`.
 pub fn describe(suite: Suite, targets: &Targets) -> String {
     let what = match suite {
-        Suite::Lint => String::new(),
+        Suite::Lint | Suite::Demo => String::new(),
         Suite::Host => format!(": {}", HOST_PACKAGES.join(", ")),
         Suite::Prog | Suite::Netns => format!(": {}", targets.of(suite).join(", ")),
     };
@@ -124,6 +130,11 @@ pub fn run(suite: Suite, targets: &Targets, filter: &[String], deadline: Instant
         }
         Suite::Prog | Suite::Netns => {
             kernel_cases(&mut outcome, suite, targets, filter, deadline);
+        }
+        Suite::Demo => {
+            for fastpath in ["off", "trusted"] {
+                demo(&mut outcome, fastpath, deadline);
+            }
         }
     }
     outcome.took = started.elapsed().max(Duration::from_millis(1));
@@ -169,6 +180,29 @@ fn cases(outcome: &mut Outcome, command: &mut Command, filter: &[String], deadli
         outcome.fail(format!("cargo test: {}", reason(ended)));
     } else if outcome.cases() == 0 && filter.is_empty() {
         outcome.fail("no case ran");
+    }
+}
+
+/// Runs the demo and counts its steps.
+fn demo(outcome: &mut Outcome, fastpath: &str, deadline: Instant) {
+    let what = format!("demo --fastpath {fastpath}");
+    println!("--- cargo xtask {what}");
+    let before = outcome.clone();
+    let ended = env::current_exe().context("this program's own path is unknown").and_then(|this| {
+        let mut command = Command::new(this);
+        command.args(["demo", "--fastpath", fastpath]);
+        stream::run(&mut command, deadline, |line| outcome.read_step(line))
+    });
+    if matches!(ended, Ok(Ended::OutOfTime))
+        && let Err(error) = sweep()
+    {
+        // It had no time to do so itself.
+        outcome.fail(format!("{what}: {error:#}"));
+    }
+    if !matches!(ended, Ok(Ended::Well)) && outcome.failed == before.failed {
+        outcome.fail(format!("{what}: {}", reason(ended)));
+    } else if outcome.cases() == before.cases() {
+        outcome.fail(format!("{what}: no step ran"));
     }
 }
 

@@ -1,0 +1,26 @@
+//! No reason without a case. The list is the enum's own: a new variant fails
+//! here until a table knows it.
+
+use std::collections::BTreeSet;
+
+use dataplane_common::Reason;
+use tunless_tests::{case::Case, live::LiveCase};
+
+use super::{prog_decap_tc, prog_decap_xdp, prog_encap_host, prog_encap_pod, prog_live};
+
+#[test]
+fn every_reason_has_a_case() {
+    let rows = [
+        prog_encap_pod::cases(),
+        prog_encap_host::cases(),
+        prog_decap_tc::cases(),
+        prog_decap_xdp::cases(),
+    ]
+    .concat();
+    let live = [prog_live::cases(), prog_live::cases_with_the_fast_path_off()].concat();
+    let mut covered: BTreeSet<Reason> = rows.iter().flat_map(Case::reasons).collect();
+    covered.extend(live.iter().flat_map(LiveCase::reasons));
+    let missing: Vec<_> = Reason::ALL.iter().filter(|reason| !covered.contains(reason)).collect();
+    println!("coverage: {} of {} reasons", covered.len(), Reason::COUNT);
+    assert!(missing.is_empty(), "no case in any table for {missing:?}");
+}

@@ -1,0 +1,166 @@
+//! Frames nobody would think of: sound ones, spoilt at random.
+
+use std::net::Ipv4Addr;
+
+use etherparse::checksum::Sum16BitWords;
+
+use super::{
+    packet::{ETHERNET, Frame, IPV4, eth},
+    prog::Program,
+    world,
+};
+
+/// `SplitMix64` (<https://prng.di.unimi.it/splitmix64.c>): small, and the same
+/// everywhere from the same seed.
+pub struct Random(pub u64);
+
+impl Random {
+    /// The next 64 bits.
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    /// A number below `end`.
+    pub fn below(&mut self, end: usize) -> usize {
+        (self.bits() % end as u64) as usize
+    }
+
+    fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+
+    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.below(of.len())]
+    }
+
+    fn byte(&mut self) -> u8 {
+        self.bits() as u8
+    }
+}
+
+const ADDRESSES: [Ipv4Addr; 20] = [
+    world::NODE1,
+    world::NODE2,
+    world::NODE3,
+    world::NODE_AWAY,
+    world::NODE_UNKNOWN,
+    world::POD,
+    world::NEIGHBOUR,
+    world::YOUNG_POD,
+    world::TUNNEL_ADDRESS,
+    world::REMOTE,
+    world::REMOTE3,
+    world::BORROWED,
+    world::REMOTE_AWAY,
+    world::REMOTE_UNKNOWN,
+    world::EXTRA_SOURCE,
+    world::STRANGER,
+    Ipv4Addr::UNSPECIFIED,
+    Ipv4Addr::LOCALHOST,
+    Ipv4Addr::BROADCAST,
+    Ipv4Addr::new(224, 0, 0, 5),
+];
+
+/// A frame for `program`, most likely one it cares about; 34 bytes or more.
+pub fn frame(random: &mut Random, program: Program) -> Vec<u8> {
+    let mut bytes = sound(random, program).bytes();
+    for _ in 0..random.pick(&[0, 0, 0, 1, 1, 2, 3, 8]) {
+        spoil(random, &mut bytes);
+    }
+    // Without right checksums nothing would come past them.
+    if !random.one_in(6) {
+        mend(&mut bytes, ETHERNET);
+        if bytes.get(ETHERNET + 9) == Some(&4) {
+            mend(&mut bytes, ETHERNET + IPV4);
+        }
+    }
+    let length = bytes.len().max(ETHERNET + IPV4);
+    bytes.resize(length, 0);
+    bytes
+}
+
+fn sound(random: &mut Random, program: Program) -> Frame {
+    let (mut frame, pairs) = match program {
+        Program::EncapPod => {
+            (world::from_pod(), vec![(world::POD, world::REMOTE), (world::POD, world::REMOTE3)])
+        }
+        Program::EncapHost => (
+            world::from_stack(),
+            vec![(world::POD, world::REMOTE), (world::TUNNEL_ADDRESS, world::REMOTE3)],
+        ),
+        Program::DecapTc | Program::DecapXdp => (
+            world::from_wire().ipv4(world::NODE2, world::NODE1),
+            vec![(world::REMOTE, world::POD), (world::REMOTE, world::TUNNEL_ADDRESS)],
+        ),
+    };
+    if random.one_in(200) {
+        frame = eth();
+    }
+    let (from, to) = random.pick(&pairs);
+    frame = frame.ipv4(from, to).ttl(random.pick(&[0, 1, 2, 3, 64, 255])).tos(random.byte());
+    frame = frame.id(random.bits() as u16);
+    if random.one_in(8) {
+        frame = frame.fragment(random.bits() as u16);
+    }
+    if random.one_in(8) {
+        frame = frame.options(&[1; 40][..4 * random.below(11)]);
+    }
+    let flags = random.byte();
+    frame = match random.below(4) {
+        0 => frame.tcp(1, 2, flags & 0x18),
+        1 => frame.tcp(1, 2, flags),
+        2 => frame.udp(1, 2),
+        _ => frame.raw(random.byte()),
+    };
+    let size = if random.one_in(10) { 1200 + random.below(300) } else { random.below(100) };
+    frame = frame.payload(size);
+    if random.one_in(4) { frame.padding(random.below(30)) } else { frame }
+}
+
+/// One small wrong.
+fn spoil(random: &mut Random, bytes: &mut Vec<u8>) {
+    let headers = bytes.len().min(ETHERNET + 2 * IPV4 + 20);
+    let layer = ETHERNET + if random.one_in(2) { 0 } else { IPV4 };
+    match random.below(10) {
+        0 => {
+            let at = random.below(headers);
+            bytes[at] ^= 1 << random.below(8);
+        }
+        1 => {
+            let at = random.below(headers);
+            bytes[at] = random.byte();
+        }
+        2 => bytes.truncate(ETHERNET + IPV4 + random.below(bytes.len())),
+        3 => put(bytes, layer + 12, &random.pick(&ADDRESSES).octets()),
+        4 => put(bytes, layer + 16, &random.pick(&ADDRESSES).octets()),
+        5 => {
+            let length = random.pick(&[0, 1, 19, 20, 39, 40, 41, 0x8000, 0xffff]);
+            put(bytes, layer + 2, &u16::to_be_bytes(length));
+        }
+        6 => {
+            let length = (bytes.len() as u16).wrapping_sub(random.below(90) as u16);
+            put(bytes, layer + 2, &length.to_be_bytes());
+        }
+        7 => put(bytes, layer + 9, &[random.pick(&[1, 4, 6, 17, 41])]),
+        8 => put(bytes, layer + 1, &[random.byte()]),
+        _ => put(bytes, layer, &[0x40 | random.byte() & 15]),
+    }
+}
+
+fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+    if let Some(place) = bytes.get_mut(at..at + value.len()) {
+        place.copy_from_slice(value);
+    }
+}
+
+/// Makes the checksum of the twenty bytes at `at` right.
+fn mend(bytes: &mut [u8], at: usize) {
+    put(bytes, at + 10, &[0, 0]);
+    if let Some(header) = bytes.get(at..at + IPV4) {
+        let checksum = Sum16BitWords::new().add_slice(header).ones_complement().to_be();
+        put(bytes, at + 10, &checksum.to_be_bytes());
+    }
+}

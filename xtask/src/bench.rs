@@ -1,0 +1,158 @@
+//! `cargo xtask bench`: what tunless costs beside plain kernel routing.
+//!
+//! Speed on a shared machine drifts, so nothing absolute is said: the paths
+//! take turns, round by round, and only their ratio within a round counts.
+
+use std::{
+    fs,
+    process::{Child, Stdio},
+    thread::sleep,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Args;
+use serde_json::{Value, json};
+use tunless_lab::{Daemon, Lab, Netns, Node};
+
+use crate::{setup, workspace};
+
+/// Measure TCP through tunless against plain kernel routing.
+///
+/// Two nodes behind a router, in network namespaces: once with plain routes to
+/// the pods, once with `fastpath: off`, once with `trusted`. The three take
+/// turns; printed is the ratio to plain routing, median and range over the
+/// rounds, and `target/bench/native.json` has it for programs.
+#[derive(Args)]
+pub struct Arguments {
+    /// How many rounds.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// How long each measurement takes, seconds.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=60))]
+    seconds: u32,
+}
+
+/// A way from pod to pod.
+struct Path {
+    name: &'static str,
+    server: Child,
+    daemons: Vec<Daemon>,
+    lab: Lab,
+}
+
+const PATHS: [(&str, Option<&str>); 3] =
+    [("plain", None), ("off", Some("off")), ("trusted", Some("trusted"))];
+
+/// Runs the benchmark.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    setup::run()?;
+    workspace::build_release()?;
+    let mut paths = Vec::new();
+    for (name, fastpath) in PATHS {
+        println!("bench: two nodes for the path `{name}`");
+        paths.push(Path::new(name, fastpath)?);
+    }
+    let mut rates: Vec<Vec<f64>> = vec![Vec::new(); paths.len()];
+    for round in 1..=arguments.rounds {
+        for (path, rates) in paths.iter().zip(&mut rates) {
+            let rate = path.measure(arguments.seconds)?;
+            println!("bench: round {round}: {:<8} {rate:.2} Gbit/s", path.name);
+            rates.push(rate);
+        }
+    }
+
+    let mut rows = Vec::new();
+    println!("\nTCP from pod to pod, ratio to plain kernel routing in the same round");
+    println!("{:<10}{:>8}{:>8}{:>8}", "path", "median", "min", "max");
+    for (path, rates_of_path) in paths.iter().zip(&rates) {
+        let mut ratios: Vec<f64> =
+            rates_of_path.iter().zip(&rates[0]).map(|(rate, plain)| rate / plain).collect();
+        ratios.sort_by(f64::total_cmp);
+        let median = ratios[ratios.len() / 2];
+        let (min, max) = (ratios[0], ratios[ratios.len() - 1]);
+        println!("{:<10}{median:>8.2}{min:>8.2}{max:>8.2}", path.name);
+        rows.push(json!({
+            "path": path.name, "load": "tcp", "rounds": ratios.len(),
+            "ratio_to_plain": median, "min": min, "max": max,
+        }));
+    }
+    let directory = workspace::root().join("target/bench");
+    fs::create_dir_all(&directory)?;
+    let file = directory.join("native.json");
+    fs::write(&file, serde_json::to_string_pretty(&json!({ "rows": rows }))?)
+        .with_context(|| file.display().to_string())?;
+    Ok(())
+}
+
+impl Path {
+    fn new(name: &'static str, fastpath: Option<&str>) -> Result<Self> {
+        let lab = Lab::new().build()?;
+        let mut daemons = Vec::new();
+        match fastpath {
+            Some(fastpath) => {
+                for (node, peer) in [(&lab.node1, &lab.node2), (&lab.node2, &lab.node1)] {
+                    daemons.push(Daemon::start(node, &config(node, peer, fastpath))?);
+                }
+            }
+            None => {
+                for node in lab.nodes() {
+                    lab.router.ip(&format!("route add {} via {}", node.block, node.ip))?;
+                }
+            }
+        }
+        let server = lab
+            .sit()
+            .netns
+            .command("iperf3")
+            .arg("-s")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("starting iperf3")?;
+        let path = Self { name, server, daemons, lab };
+        path.wait_for_server()?;
+        Ok(path)
+    }
+
+    fn wait_for_server(&self) -> Result<()> {
+        for _ in 0..50 {
+            if iperf(&self.lab.perf().netns, self.lab.sit().ip.to_string(), "1").is_ok() {
+                return Ok(());
+            }
+            sleep(Duration::from_millis(100));
+        }
+        anyhow::bail!("{}: no TCP connection from pod to pod", self.name)
+    }
+
+    /// Gbit/s, as received.
+    fn measure(&self, seconds: u32) -> Result<f64> {
+        iperf(&self.lab.perf().netns, self.lab.sit().ip.to_string(), &seconds.to_string())
+            .with_context(|| self.name)
+    }
+}
+
+impl Drop for Path {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+        // Daemons end before the lab they run in.
+        self.daemons.clear();
+    }
+}
+
+fn iperf(client: &Netns, server: String, seconds: &str) -> Result<f64> {
+    let output = client.command("iperf3").args(["-J", "-c", &server, "-t", seconds]).output()?;
+    let report: Value = serde_json::from_slice(&output.stdout).context("iperf3's report")?;
+    let rate = report["end"]["sum_received"]["bits_per_second"].as_f64();
+    ensure!(output.status.success(), "iperf3: {}", report["error"]);
+    Ok(rate.context("iperf3 reported no rate")? / 1e9)
+}
+
+fn config(node: &Node, peer: &Node, fastpath: &str) -> String {
+    format!(
+        "node: {{tunnel_address: {}}}\nfastpath: {fastpath}\nroutes:\n  static:\n    - {{cidr: {}, node: {}}}\n",
+        node.tunnel, peer.block, peer.ip
+    )
+}

@@ -1,0 +1,63 @@
+//! What of tunless the demo shows.
+
+use clap::ValueEnum;
+use tunless_lab::Node;
+
+/// Which way packets take through a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Fastpath {
+    /// Through the kernel's stack: network policies and services work.
+    Off,
+    /// Past it: faster, for clusters without either.
+    Trusted,
+}
+
+/// Where arriving packets are unwrapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Decap {
+    /// Where the interface does it best.
+    Auto,
+    /// At TC, with any interface.
+    Tc,
+    /// At XDP, before the kernel makes a packet of it.
+    Xdp,
+}
+
+/// Both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Which way packets take through a node.
+    pub fastpath: Fastpath,
+    /// Where arriving packets are unwrapped.
+    pub decap: Decap,
+}
+
+impl Options {
+    /// Whether netfilter is passed by.
+    pub fn is_trusted(self) -> bool {
+        self.fastpath == Fastpath::Trusted
+    }
+
+    /// The configuration of a node: all that tunless cannot find out by itself.
+    pub fn config(self, node: &Node, peer: &Node) -> String {
+        let fastpath = match self.fastpath {
+            Fastpath::Off => "off",
+            Fastpath::Trusted => "trusted",
+        };
+        let decap = match self.decap {
+            Decap::Auto => "auto",
+            Decap::Tc => "tc",
+            Decap::Xdp => "xdp",
+        };
+        let Node { name, tunnel, .. } = node;
+        format!(
+            "node: {{name: {name}, tunnel_address: {tunnel}}}\n\
+             underlay: {{decap: {decap}}}\n\
+             fastpath: {fastpath}\n\
+             routes:\n  \
+               static:\n    \
+                 - {{cidr: {}, node: {}}}   # {}\n",
+            peer.block, peer.ip, peer.name
+        )
+    }
+}
