@@ -101,11 +101,16 @@ fn default_route_source(host: &Host) -> Option<Ipv4Addr> {
 }
 
 impl Facts {
-    /// Finds out what the configuration leaves open. `None` if this host has no
-    /// node address that we could tell.
+    /// Finds out what the configuration leaves open. The node address is the one
+    /// `known` before where nothing tells a new one; `None` if nothing ever did.
     #[must_use]
-    pub fn find(config: &Config, host: &Host, paths: &Paths) -> Option<Self> {
-        let node = node_address(config, host, paths)?;
+    pub fn find(
+        config: &Config,
+        host: &Host,
+        paths: &Paths,
+        known: Option<Ipv4Addr>,
+    ) -> Option<Self> {
+        let node = node_address(config, host, paths).or(known)?;
         let underlay: BTreeSet<u32> = if config.underlay.interfaces.is_empty() {
             // The interfaces the nodes are reached by, and the one with our address.
             paths.values().map(|path| path.ifindex).chain(host.owner(node)).collect()

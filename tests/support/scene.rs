@@ -1,6 +1,26 @@
 //! A lab whose two nodes run tunless, configured one way or another.
 
-use tunless_lab::{Daemon, Lab, LabBuilder, Node};
+#[path = "scene/counters.rs"]
+pub mod counters;
+#[path = "scene/hostile.rs"]
+pub mod hostile;
+#[path = "scene/until.rs"]
+pub mod until;
+
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    time::Duration,
+};
+
+use tunless_lab::{
+    Daemon, Lab, LabBuilder, Netns, Node, Pod,
+    traffic::{ping, stream},
+};
+
+pub use self::{
+    counters::Counters,
+    until::{SOON, until},
+};
 
 /// How both nodes are set up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,17 +42,40 @@ impl Setup {
 
     /// The stack path, unwrapped by TC.
     pub const OFF: Self = Self::ALL[0];
+    /// The stack path, unwrapped by XDP.
+    pub const OFF_XDP: Self = Self::ALL[1];
     /// The fast path, unwrapped by TC.
     pub const TRUSTED: Self = Self::ALL[2];
+    /// The fast path, unwrapped by XDP.
+    pub const TRUSTED_XDP: Self = Self::ALL[3];
+
+    /// Whether pods have the fast path.
+    pub fn is_trusted(self) -> bool {
+        self.fastpath == "trusted"
+    }
+
+    /// Whether XDP unwraps.
+    pub fn is_xdp(self) -> bool {
+        self.decap == "xdp"
+    }
 
     /// A node's configuration: one route to the other node's block, and `more` lines.
     pub fn config(self, node: &Node, peer: &Node, more: &str) -> String {
+        self.config_with(node, &[(peer.block, peer.ip)], more)
+    }
+
+    /// A node's configuration with these routes, and `more` lines.
+    pub fn config_with(self, node: &Node, routes: &[(&str, Ipv4Addr)], more: &str) -> String {
+        let routes: String = routes
+            .iter()
+            .map(|(cidr, node)| format!("    - {{cidr: {cidr}, node: {node}}}\n"))
+            .collect();
         format!(
             "node: {{name: {}, tunnel_address: {}}}\n\
              underlay: {{decap: {}}}\n\
              fastpath: {}\n\
-             routes:\n  static:\n    - {{cidr: {}, node: {}}}\n{more}",
-            node.name, node.tunnel, self.decap, self.fastpath, peer.block, peer.ip,
+             routes:\n  static:\n{routes}{more}",
+            node.name, node.tunnel, self.decap, self.fastpath,
         )
     }
 }
@@ -45,17 +88,111 @@ pub struct Scene {
     pub daemon2: Daemon,
     /// The lab.
     pub lab: Lab,
+    /// How both daemons are set up.
+    pub setup: Setup,
 }
 
 impl Scene {
     /// Builds the lab and starts both daemons.
     pub fn new(lab: LabBuilder, setup: Setup) -> Self {
+        Self::with(lab, setup, "", &[])
+    }
+
+    /// [`Scene::new`] with further lines of configuration and environment variables.
+    pub fn with(lab: LabBuilder, setup: Setup, more: &str, environment: &[(&str, &str)]) -> Self {
+        // Shown only if the test fails.
+        println!("{setup:?}");
         let lab = lab.build().expect("the lab is built");
         let start = |node: &Node, peer: &Node| {
-            Daemon::start(node, &setup.config(node, peer, "")).expect("the daemon starts")
+            Daemon::start_with(node, &setup.config(node, peer, more), environment)
+                .expect("the daemon starts")
         };
         let daemon1 = start(&lab.node1, &lab.node2);
         let daemon2 = start(&lab.node2, &lab.node1);
-        Self { daemon1, daemon2, lab }
+        Self { daemon1, daemon2, lab, setup }
     }
+
+    /// Runs a test in every setup, and lets each scene end by [`Scene::finish`].
+    pub fn each(lab: &LabBuilder, test: impl Fn(&mut Self)) {
+        Self::each_of(&Setup::ALL, lab, test);
+    }
+
+    /// [`Scene::each`] for some setups.
+    pub fn each_of(setups: &[Setup], lab: &LabBuilder, test: impl Fn(&mut Self)) {
+        for setup in setups {
+            let mut scene = Self::new(lab.clone(), *setup);
+            test(&mut scene);
+            scene.finish();
+        }
+    }
+
+    /// Stops everything. Nothing of it may have been amiss.
+    pub fn finish(self) {
+        let Self { daemon1, daemon2, lab, setup } = self;
+        for daemon in [daemon1, daemon2] {
+            daemon.finish().unwrap_or_else(|error| panic!("{setup:?}: {error:#}"));
+        }
+        assert_eq!(lab.problems(), Vec::<String>::new(), "{setup:?}");
+    }
+
+    /// The pods demo-hello-perf (node2) and demo-hello-sit (node1).
+    pub fn pods(&self) -> (&Pod, &Pod) {
+        (self.lab.perf(), self.lab.sit())
+    }
+
+    /// Lets both pods talk until every MAC on the way is known to the programs,
+    /// so that from here on every packet takes the way the setup says.
+    pub fn warm_up(&self) {
+        let (perf, sit) = self.pods();
+        assert_answered(&perf.netns, sit.ip);
+        for daemon in [&self.daemon1, &self.daemon2] {
+            for (list, key) in [("endpoints", "mac"), ("nodes", "next_hop_mac")] {
+                daemon
+                    .wait_json(&[list, "list"], SOON, |answer| {
+                        answer["items"].as_array().is_some_and(|items| {
+                            !items.is_empty() && items.iter().all(|item| item[key].is_string())
+                        })
+                    })
+                    .unwrap();
+            }
+        }
+        assert_answered(&perf.netns, sit.ip);
+    }
+
+    /// That the fabric saw no packet of a pod un-encapsulated.
+    pub fn assert_nothing_plain(&self) {
+        assert_eq!(self.lab.plain_packets_on_wire().unwrap(), 0, "{:?}", self.setup);
+    }
+}
+
+/// That three pings are all answered; what they said.
+pub fn assert_answered(from: &Netns, to: Ipv4Addr) -> ping::Report {
+    let report = ping::ping(from, to, &ping::Options::default()).unwrap();
+    assert!(report.all_answered(), "{}", report.text);
+    report
+}
+
+/// Whether a single ping is answered; for when it should not be.
+pub fn answers(from: &Netns, to: Ipv4Addr) -> bool {
+    let wait = Duration::from_millis(500);
+    let options = ping::Options { count: 1, wait, ..Default::default() };
+    ping::ping(from, to, &options).unwrap().received > 0
+}
+
+/// A stream of datagrams from one pod to another.
+pub fn stream_between(from: &Pod, to: &Pod, port: u16) -> stream::Stream {
+    let address = SocketAddrV4::new(to.ip, port);
+    let stream =
+        stream::Stream::start(&from.netns, address, &to.netns, port, &Default::default()).unwrap();
+    assert!(stream.wait_for(20, SOON), "the stream gets going");
+    stream
+}
+
+/// That a stream lost nothing, up to now.
+pub fn assert_lossless(stream: stream::Stream) {
+    // What happened a moment ago shows in the packets that come now.
+    assert!(stream.wait_for(50, SOON), "the stream stands still");
+    let report = stream.stop().unwrap();
+    assert_eq!(report.lost, Vec::<u64>::new(), "{report:?}");
+    assert_eq!(report.send_error, None);
 }

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::{
     sync::mpsc::{UnboundedReceiver, unbounded_channel},
-    time::timeout,
+    time::{Instant, timeout_at},
 };
 
 /// Quiet for so long means that the editor is done.
@@ -28,6 +28,8 @@ pub struct ConfigWatch {
     watched: BTreeSet<PathBuf>,
     watcher: RecommendedWatcher,
     events: UnboundedReceiver<()>,
+    /// When it will have been quiet for long enough, if anything happened.
+    quiet_at: Option<Instant>,
 }
 
 impl ConfigWatch {
@@ -45,17 +47,35 @@ impl ConfigWatch {
         })
         .context("watching the configuration")?;
         let text = fs::read_to_string(path).ok();
-        let mut watch =
-            Self { path: path.to_owned(), text, watched: BTreeSet::new(), watcher, events };
+        let mut watch = Self {
+            path: path.to_owned(),
+            text,
+            watched: BTreeSet::new(),
+            watcher,
+            events,
+            quiet_at: None,
+        };
         watch.follow()?;
         Ok(watch)
     }
 
     /// Waits until something happened in a watched directory and it is quiet again.
+    /// Whoever stops waiting half-way, because something else woke him, goes on
+    /// next time where he stopped: nothing that happened is forgotten.
     pub async fn changed(&mut self) {
-        // The sender lives as long as the watcher: there is always another event.
-        self.events.recv().await;
-        while let Ok(Some(())) = timeout(SETTLE, self.events.recv()).await {}
+        loop {
+            // The sender lives as long as the watcher: there is always another event.
+            match self.quiet_at {
+                None => drop(self.events.recv().await),
+                Some(at) => {
+                    if timeout_at(at, self.events.recv()).await.is_err() {
+                        self.quiet_at = None;
+                        return;
+                    }
+                }
+            }
+            self.quiet_at = Some(Instant::now() + SETTLE);
+        }
     }
 
     /// Whether the file says something else than when last asked.

@@ -144,16 +144,19 @@ impl Daemon {
                 }
                 Wake::Time => self.resync().await,
             }
-            next = match self.reconciler.round(resync).await {
+            let complete = match self.reconciler.round(resync).await {
                 Ok(outcome) => {
                     service::status(&outcome.summary());
-                    self.next_round(outcome.is_complete())
+                    outcome.is_complete()
                 }
                 Err(error) => {
-                    self.reconciler.report(vec![format!("{error:#}")]);
-                    self.next_round(false)
+                    self.reconciler.give_up(&error);
+                    false
                 }
             };
+            let after = self.next_round(complete);
+            // However much the kernel has to announce, it must not put this off.
+            next = if resync { after } else { next.min(after) };
             if matches!(wake, Wake::File | Wake::Hangup) {
                 service::ready_again();
             }

@@ -1,6 +1,9 @@
 //! One round of reconciliation.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 use anyhow::{Context as _, Result};
 use dataplane_common::State;
@@ -28,6 +31,8 @@ pub struct Reconciler {
     withheld: Option<String>,
     host: Host,
     paths: Paths,
+    /// Our node address as last known: a NIC that is down has no routes to tell it by.
+    node: Option<Ipv4Addr>,
     next_hops: NextHops,
     /// What was last complained about, to say it once.
     reported: Vec<String>,
@@ -71,6 +76,7 @@ impl Reconciler {
             withheld: None,
             host: Host::default(),
             paths: Paths::new(),
+            node: None,
             next_hops: NextHops::default(),
             reported: Vec::new(),
         }
@@ -144,8 +150,9 @@ impl Reconciler {
         if resync || ways_may_differ {
             self.paths = self.ask_for_ways().await;
         }
-        let facts = Facts::find(&self.file.config, &host, &self.paths)
+        let facts = Facts::find(&self.file.config, &host, &self.paths, self.node)
             .context("this node has no underlay address; set node.address")?;
+        self.node = Some(facts.node);
         if self.kernel.ensure_tunnel(&host, facts.tunnel, self.pins.root()).await? {
             host = self.kernel.look().await?;
         }
@@ -261,6 +268,17 @@ impl Reconciler {
         };
         let maps = self.maps.as_mut().context("no maps")?;
         maps.state.set(0, state, 0).context("writing the state")
+    }
+
+    /// After a round that could not even compare: says so, here and to `status`.
+    pub fn give_up(&mut self, error: &anyhow::Error) {
+        if let Some(maps) = &mut self.maps
+            && let Ok(state) = maps.state()
+        {
+            let outcome = maps.state.set(0, State { synced: 0, ..state }, 0);
+            outcome.unwrap_or_else(|error| tracing::debug!("writing the state: {error}"));
+        }
+        self.report(vec![format!("{error:#}")]);
     }
 
     /// Says what is wrong, once, and when it no longer is.

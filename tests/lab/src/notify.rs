@@ -64,22 +64,23 @@ impl NotifySocket {
         let mark =
             UnixDatagram::unbound().and_then(|from| from.send_to(MARK.as_bytes(), &self.path));
         mark.context("cannot write to the notify socket")?;
-        self.wait_for(MARK, Duration::from_secs(10), || Ok(()))
+        self.wait_for(MARK, Duration::from_secs(10), || Ok(())).map(drop)
     }
 
-    /// Waits until the daemon says `wanted` (`READY=1`). `alive` is asked all
-    /// the time, so that a daemon that ended is not waited for.
+    /// Waits until the daemon says `wanted` (`READY=1`), and returns all that it
+    /// said in the same breath. `alive` is asked all the time, so that a daemon
+    /// that ended is not waited for.
     pub fn wait_for(
         &self,
         wanted: &str,
         timeout: Duration,
         mut alive: impl FnMut() -> Result<()>,
-    ) -> Result<()> {
+    ) -> Result<String> {
         let end = Instant::now() + timeout;
         let mut heard = String::new();
         loop {
             match self.messages.recv_timeout(TICK) {
-                Ok(text) if text.lines().any(|line| line == wanted) => return Ok(()),
+                Ok(text) if text.lines().any(|line| line == wanted) => return Ok(text),
                 Ok(text) => heard.push_str(&text),
                 Err(_) => alive()?,
             }
@@ -123,7 +124,8 @@ mod tests {
         let notify = NotifySocket::bind(&dir.path().join("s")).unwrap();
         let daemon = UnixDatagram::unbound().unwrap();
         daemon.send_to(b"STATUS=syncing\nREADY=1", notify.path()).unwrap();
-        notify.wait_for("READY=1", Duration::from_secs(5), || Ok(())).unwrap();
+        let said = notify.wait_for("READY=1", Duration::from_secs(5), || Ok(())).unwrap();
+        assert_eq!(said, "STATUS=syncing\nREADY=1\n");
         for _ in 0..1000 {
             // More than a socket queues: nobody waits, and it still does not block.
             daemon.send_to(b"READY=1", notify.path()).unwrap();

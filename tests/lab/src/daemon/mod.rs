@@ -126,11 +126,12 @@ impl Daemon {
         self.process.forget_notifications()?;
         self.process.signal(Signal::SIGHUP)?;
         self.process.wait_for("RELOADING=1", READY)?;
-        self.process.wait_for("READY=1", READY)
+        self.process.wait_for("READY=1", READY).map(drop)
     }
 
-    /// Waits until the daemon says something to systemd, e.g. `WATCHDOG=1`.
-    pub fn wait_notified(&mut self, state: &str, timeout: Duration) -> Result<()> {
+    /// Waits until the daemon says something to systemd, e.g. `WATCHDOG=1`;
+    /// returns the whole message.
+    pub fn wait_notified(&mut self, state: &str, timeout: Duration) -> Result<String> {
         self.process.wait_for(state, timeout)
     }
 

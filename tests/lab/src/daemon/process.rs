@@ -54,11 +54,11 @@ impl Process {
         let shown = cmd::show(command);
         let child = command.spawn().with_context(|| format!("cannot start `{shown}`"))?;
         self.child = Some(child);
-        self.wait_for("READY=1", READY).with_context(|| format!("`{shown}`"))
+        self.wait_for("READY=1", READY).with_context(|| format!("`{shown}`")).map(drop)
     }
 
-    /// Waits until the daemon says `state` to systemd.
-    pub fn wait_for(&mut self, state: &str, timeout: Duration) -> Result<()> {
+    /// Waits until the daemon says `state` to systemd; the whole message.
+    pub fn wait_for(&mut self, state: &str, timeout: Duration) -> Result<String> {
         let Self { notify, child, log } = self;
         let result = notify.wait_for(state, timeout, || match child {
             Some(child) => match child.try_wait()? {

@@ -1,0 +1,241 @@
+//! The daemon dies, returns, is told to stop: packets do not care. And when it
+//! is told to take everything away, everything of it goes.
+
+use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt as _};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+use tunless_lab::{
+    Daemon, Lab, LabBuilder, Node, daemon::expect_failure, trace::Snapshot, traffic::stream::Stream,
+};
+use tunless_tests::scene::{
+    Counters, SOON, Scene, Setup, assert_answered, assert_lossless, stream_between,
+};
+
+fn lab() -> LabBuilder {
+    Lab::new().fabric_filter(true)
+}
+
+/// A stream each way between the pods.
+fn both_ways(scene: &Scene) -> [Stream; 2] {
+    let (perf, sit) = scene.pods();
+    [stream_between(perf, sit, 5011), stream_between(sit, perf, 5012)]
+}
+
+/// Every pinned link, and its inode: another one means that it was made anew,
+/// and that packets met an empty hook meanwhile.
+fn link_pins(node: &Node) -> BTreeMap<String, u64> {
+    let entries = fs::read_dir(node.bpffs.join("links")).unwrap().map(Result::unwrap);
+    entries
+        .map(|entry| (entry.file_name().into_string().unwrap(), entry.metadata().unwrap().ino()))
+        .collect()
+}
+
+#[test]
+fn killing_the_daemon_loses_nothing() {
+    Scene::each(&lab(), |scene| {
+        scene.warm_up();
+        let pins = link_pins(&scene.lab.node2);
+        let counters = [Counters::of(&scene.daemon1), Counters::of(&scene.daemon2)];
+        let streams = both_ways(scene);
+        for _ in 0..3 {
+            scene.daemon2.kill9().unwrap();
+            assert!(streams[0].wait_for(20, SOON), "forwarding goes on");
+            scene.daemon2.restart().unwrap();
+            assert!(streams[1].wait_for(20, SOON));
+            assert_eq!(link_pins(&scene.lab.node2), pins, "taken over in place");
+        }
+        streams.into_iter().for_each(assert_lossless);
+        counters[0].assert_nothing_dropped(&scene.daemon1);
+        counters[1].assert_nothing_dropped(&scene.daemon2);
+        scene.assert_nothing_plain();
+    });
+}
+
+#[test]
+fn the_command_line_works_while_the_daemon_is_down() {
+    Scene::each(&lab(), |scene| {
+        scene.warm_up();
+        let streams = both_ways(scene);
+        let pins = link_pins(&scene.lab.node2);
+        scene.daemon2.terminate().unwrap();
+        assert!(streams[0].wait_for(20, SOON), "forwarding goes on after SIGTERM");
+
+        let status = scene.daemon2.cli_json(&["status"]).unwrap();
+        assert_eq!((&status["ready"], &status["daemon"]["running"]), (&true.into(), &false.into()));
+        assert_eq!(status["fastpath"], scene.setup.fastpath);
+        for list in ["routes", "nodes", "endpoints", "counters"] {
+            let output = scene.daemon2.cli(&[list, "list", "-o", "json"]).unwrap();
+            assert_eq!(output.status, Some(0), "{}", output.stderr);
+            assert!(output.stderr.contains("daemon is not running"), "{}", output.stderr);
+            let answer: Value = serde_json::from_str(&output.stdout).unwrap();
+            assert!(!answer["items"].as_array().unwrap().is_empty(), "{list}");
+        }
+        assert_eq!(scene.daemon2.cli(&["routes", "get", "10.20.42.31"]).unwrap().status, Some(0));
+        scene.daemon2.cli(&["counters", "flush"]).unwrap();
+
+        scene.daemon2.restart().unwrap();
+        assert_eq!(link_pins(&scene.lab.node2), pins);
+        streams.into_iter().for_each(assert_lossless);
+    });
+}
+
+#[test]
+fn the_fast_path_goes_on_and_off_under_traffic() {
+    for decap in ["tc", "xdp"] {
+        let [off, trusted] = ["off", "trusted"].map(|fastpath| Setup { fastpath, decap });
+        let scene = Scene::new(lab(), off);
+        scene.warm_up();
+        let streams = both_ways(&scene);
+        let (node1, node2) = (&scene.lab.node1, &scene.lab.node2);
+        for setup in [trusted, off, trusted, off] {
+            for (daemon, node, peer) in
+                [(&scene.daemon1, node1, node2), (&scene.daemon2, node2, node1)]
+            {
+                daemon.rewrite_config(&setup.config(node, peer, "")).unwrap();
+                let is_so = |status: &Value| {
+                    let pods = status["attachments"].to_string().contains("encap_pod");
+                    status["fastpath"] == setup.fastpath && pods == setup.is_trusted()
+                };
+                daemon.wait_json(&["status", "--wait=10s"], SOON, is_so).unwrap();
+            }
+            assert!(streams[0].wait_for(50, SOON));
+        }
+        streams.into_iter().for_each(assert_lossless);
+        scene.assert_nothing_plain();
+        scene.finish();
+    }
+}
+
+#[test]
+fn unwrapping_moves_between_tc_and_xdp() {
+    for fastpath in ["off", "trusted"] {
+        let [tc, xdp] = ["tc", "xdp"].map(|decap| Setup { fastpath, decap });
+        let scene = Scene::new(lab(), tc);
+        scene.warm_up();
+        let (node1, node2) = (&scene.lab.node1, &scene.lab.node2);
+        for setup in [xdp, tc] {
+            scene.daemon2.rewrite_config(&setup.config(node2, node1, "")).unwrap();
+            let is_so = |status: &Value| {
+                status["attachments"].to_string().contains("decap_xdp") == setup.is_xdp()
+            };
+            scene.daemon2.wait_json(&["status", "--wait=10s"], SOON, is_so).unwrap();
+            let (perf, sit) = scene.pods();
+            let streams = both_ways(&scene);
+            assert_eq!(assert_answered(&perf.netns, sit.ip).ttl(), Some(62));
+            streams.into_iter().for_each(assert_lossless);
+        }
+        scene.finish();
+    }
+}
+
+/// Things of others that look a little like ours.
+fn furnish(node: &Node) {
+    node.netns
+        .ip_batch(
+            "route add 10.20.200.0/24 dev eth0 proto 116\n\
+             route add blackhole 10.20.201.0/24\n\
+             link add other0 type veth peer name other1\n",
+        )
+        .unwrap();
+    let run = |program: &str, args: &str| {
+        node.netns.exec(program, &args.split(' ').collect::<Vec<_>>()).unwrap();
+    };
+    run("tc", "qdisc add dev eth0 clsact");
+    run("tc", "filter add dev eth0 ingress prio 7 protocol ip matchall action pass");
+    run("nft", "add table ip tunless_of_somebody_else");
+}
+
+#[test]
+fn detach_leaves_no_trace() {
+    for setup in Setup::ALL {
+        println!("{setup:?}");
+        let lab = lab().build().unwrap();
+        let (node1, node2) = (&lab.node1, &lab.node2);
+        furnish(node2);
+        let before = Snapshot::take(&node2.netns).unwrap();
+        let daemon1 = Daemon::start(node1, &setup.config(node1, node2, "")).unwrap();
+        let mut daemon2 = Daemon::start(node2, &setup.config(node2, node1, "")).unwrap();
+        assert_answered(&lab.perf().netns, lab.sit().ip);
+        let during = before.difference(&Snapshot::take(&node2.netns).unwrap());
+        assert!(during.iter().any(|line| line.contains("tunless0")), "{during:?}");
+
+        let refused = daemon2.cli(&["detach"]).unwrap();
+        assert_eq!(refused.status, Some(1), "{}", refused.stdout);
+        assert!(refused.stderr.contains("the daemon is running"), "{}", refused.stderr);
+        assert_answered(&lab.perf().netns, lab.sit().ip);
+
+        daemon2.terminate().unwrap();
+        let output = daemon2.cli(&["detach"]).unwrap();
+        assert_eq!(output.status, Some(0), "{}", output.stderr);
+        let after = Snapshot::take(&node2.netns).unwrap();
+        assert_eq!(before.difference(&after), Vec::<String>::new());
+        assert!(!node2.bpffs.exists());
+        let name = node2.bpffs.display().to_string().trim_matches('/').replace('/', "-");
+        let lock = format!("/run/tunless/{name}.lock");
+        assert!(!fs::exists(&lock).unwrap(), "{lock} is left");
+        // Once more: there is nothing to do, and that is fine.
+        let again = daemon2.cli(&["detach"]).unwrap();
+        assert_eq!(again.status, Some(0), "{}", again.stderr);
+        assert!(again.stderr.contains("nothing of ours"), "{}", again.stderr);
+        daemon2.finish().unwrap();
+        daemon1.finish().unwrap();
+        assert_eq!(lab.problems(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn one_daemon_per_set_of_pins() {
+    let mut scene = Scene::new(lab(), Setup::OFF);
+    let (node1, node2) = (&scene.lab.node1, &scene.lab.node2);
+    let pid = scene.daemon2.pid().unwrap().to_string();
+    let (code, stderr) = expect_failure(node2, &Setup::OFF.config(node2, node1, "")).unwrap();
+    assert_eq!(code, 1, "{stderr}");
+    for said in [&format!("process {pid}"), &node2.bpffs.display().to_string(), "--bpffs"] {
+        assert!(stderr.contains(said), "no {said} in {stderr}");
+    }
+    assert!(scene.daemon2.is_running());
+    assert_answered(&scene.lab.perf().netns, scene.lab.sit().ip);
+    // node1's daemon never minded: it has pins of its own.
+    assert!(node1.bpffs.exists() && node2.bpffs.exists() && node1.bpffs != node2.bpffs);
+    scene.finish();
+}
+
+#[test]
+fn ready_means_that_everything_is_in_place() {
+    Scene::each(&lab(), |scene| {
+        // Scene has waited for READY=1 and for nothing else.
+        let (perf, sit) = scene.pods();
+        for (daemon, peer) in
+            [(&scene.daemon1, "10.20.105.192/26"), (&scene.daemon2, "10.20.42.0/26")]
+        {
+            let status = daemon.cli_json(&["status"]).unwrap();
+            assert_eq!(status["ready"], true);
+            assert_eq!((&status["routes"], &status["endpoints"]), (&1.into(), &1.into()));
+            let routes = daemon.cli_json(&["routes", "list"]).unwrap();
+            assert_eq!(routes["items"][0]["cidr"], peer);
+        }
+        assert_answered(&perf.netns, sit.ip);
+    });
+}
+
+#[test]
+fn systemd_hears_what_it_wants_to() {
+    let scene = Scene::with(lab(), Setup::OFF, "", &[("WATCHDOG_USEC", "2000000")]);
+    let Scene { daemon1, mut daemon2, lab, setup } = scene;
+    // Twice, so that it is not the one at the start. Nothing else happens here.
+    for _ in 0..2 {
+        daemon2.wait_notified("WATCHDOG=1", SOON).unwrap();
+    }
+    let pid = Pid::from_raw(daemon2.pid().unwrap().cast_signed());
+    kill(pid, Signal::SIGHUP).unwrap();
+    let said = daemon2.wait_notified("RELOADING=1", SOON).unwrap();
+    let value = |key| said.lines().find_map(|line| line.strip_prefix(key));
+    let when: u64 = value("MONOTONIC_USEC=").expect(&said).parse().unwrap();
+    assert!(when > 0);
+    daemon2.wait_notified("READY=1", SOON).unwrap();
+    Scene { daemon1, daemon2, lab, setup }.finish();
+}

@@ -1,0 +1,110 @@
+//! Pods come and go, one at a time and by the hundred.
+
+use std::{collections::BTreeSet, fs, net::Ipv4Addr, time::Duration};
+
+use serde_json::Value;
+use tunless_lab::{Daemon, Lab, LabBuilder, Node, Pod};
+use tunless_tests::scene::{
+    SOON, Scene, Setup, assert_answered, assert_lossless, stream_between, until,
+};
+
+fn lab() -> LabBuilder {
+    Lab::new().fabric_filter(true)
+}
+
+/// The endpoint of a pod, once it is listed.
+fn endpoint_of(daemon: &Daemon, pod: &Pod) -> Value {
+    until("the endpoint is listed", SOON, || {
+        let answer = daemon.cli_json(&["endpoints", "list"]).unwrap();
+        let is_it = |item: &&Value| item["interface"] == pod.cali.as_str();
+        answer["items"].as_array().unwrap().iter().find(is_it).cloned()
+    })
+}
+
+fn wait_until_listed(daemon: &Daemon, count: usize, timeout: Duration) -> Vec<Value> {
+    let has_all = |answer: &Value| answer["items"].as_array().is_some_and(|all| all.len() == count);
+    let answer = daemon.wait_json(&["endpoints", "list"], timeout, has_all).unwrap();
+    answer["items"].as_array().unwrap().clone()
+}
+
+/// Interfaces whose `encap_pod` is pinned.
+fn pod_links(node: &Node) -> BTreeSet<u64> {
+    let names = fs::read_dir(node.bpffs.join("links")).unwrap();
+    let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter_map(|name| name.strip_prefix("encap_pod_")?.parse().ok()).collect()
+}
+
+#[test]
+fn a_pod_can_talk_as_soon_as_it_is_listed() {
+    Scene::each(&lab(), |scene| {
+        let (node2, sit) = (&scene.lab.node2, scene.lab.sit());
+        let stream = stream_between(scene.lab.perf(), sit, 5005);
+        let mut indices = BTreeSet::new();
+        // Three pods one after the other, with the same address.
+        for name in ["first", "second", "third"] {
+            let pod = node2.add_pod(name, Lab::pod_ip(node2, 40)).unwrap();
+            let endpoint = endpoint_of(&scene.daemon2, &pod);
+            assert_eq!(endpoint["ip"], pod.ip.to_string());
+            let ifindex = endpoint["ifindex"].as_u64().unwrap();
+            assert!(indices.insert(ifindex), "another interface");
+            assert_eq!(assert_answered(&pod.netns, sit.ip).ttl(), Some(62));
+            assert_answered(&sit.netns, pod.ip);
+            assert_answered(&pod.netns, scene.lab.perf().ip);
+            if scene.setup.is_trusted() {
+                until("its program is pinned", SOON, || {
+                    pod_links(node2).contains(&ifindex).then_some(())
+                });
+            }
+            node2.remove_pod(&pod).unwrap();
+            let left = wait_until_listed(&scene.daemon2, 1, SOON);
+            assert_eq!(left[0]["ip"], scene.lab.perf().ip.to_string());
+            until("its pin is gone", SOON, || (!pod_links(node2).contains(&ifindex)).then_some(()));
+        }
+        assert_lossless(stream);
+        scene.assert_nothing_plain();
+    });
+}
+
+/// As after a node's restart.
+#[test]
+fn a_hundred_pods_at_once() {
+    for setup in Setup::ALL {
+        println!("{setup:?}");
+        let lab = lab().build().unwrap();
+        let (node1, node2) = (&lab.node1, &lab.node2);
+        // A second block, with room for them.
+        let routes = [(node2.block, node2.ip), ("10.20.106.0/24", node2.ip)];
+        let daemon1 = Daemon::start(node1, &setup.config_with(node1, &routes, "")).unwrap();
+        let daemon2 = Daemon::start(node2, &setup.config(node2, node1, "")).unwrap();
+        let scene = Scene { daemon1, daemon2, lab, setup };
+        let node2 = &scene.lab.node2;
+        let stream = stream_between(scene.lab.perf(), scene.lab.sit(), 5006);
+
+        let wanted: Vec<_> =
+            (1..=100).map(|n| (format!("crowd-{n}"), Ipv4Addr::new(10, 20, 106, n))).collect();
+        let pods = node2.add_pods(&wanted).unwrap();
+        let endpoints = wait_until_listed(&scene.daemon2, 101, 2 * SOON);
+        let indices: BTreeSet<u64> =
+            endpoints.iter().map(|item| item["ifindex"].as_u64().unwrap()).collect();
+        assert_eq!(indices.len(), 101);
+        if setup.is_trusted() {
+            until("every pod has its program", 2 * SOON, || {
+                (pod_links(node2) == indices).then_some(())
+            });
+        }
+        let status = scene.daemon2.cli_json(&["status", "--wait=15s"]).unwrap();
+        assert_eq!((&status["endpoints"], &status["ready"]), (&101.into(), &true.into()));
+        for pod in [&pods[0], &pods[57], &pods[99]] {
+            assert_eq!(assert_answered(&pod.netns, scene.lab.sit().ip).ttl(), Some(62));
+        }
+
+        node2.remove_pods(&pods).unwrap();
+        wait_until_listed(&scene.daemon2, 1, 2 * SOON);
+        let left = usize::from(setup.is_trusted());
+        until("their pins are gone", 2 * SOON, || (pod_links(node2).len() == left).then_some(()));
+        scene.daemon2.cli_json(&["status", "--wait=15s"]).unwrap();
+        assert_lossless(stream);
+        scene.assert_nothing_plain();
+        scene.finish();
+    }
+}

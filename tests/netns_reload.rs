@@ -1,0 +1,210 @@
+//! The configuration changes while packets flow.
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use serde_json::{Value, json};
+use tunless_lab::{Daemon, Lab, LabBuilder, Pod};
+use tunless_tests::scene::{
+    Counters, SOON, Scene, Setup, assert_answered, assert_lossless, stream_between, until,
+};
+
+fn lab() -> LabBuilder {
+    Lab::new().fabric_filter(true).third_node(true)
+}
+
+/// node1 and node2 know each other, node3 knows both; on node3 there is a pod.
+struct Three {
+    scene: Scene,
+    daemon3: Daemon,
+    pod3: Pod,
+}
+
+impl Three {
+    fn new(setup: Setup, start2: impl Fn(&tunless_lab::Node, &str) -> Daemon) -> Self {
+        println!("{setup:?}");
+        let lab = lab().build().unwrap();
+        let node3 = lab.node3.as_ref().unwrap();
+        let pod3 = node3.add_pod("third", Lab::pod_ip(node3, 9)).unwrap();
+        let (node1, node2) = (&lab.node1, &lab.node2);
+        let daemon1 = Daemon::start(node1, &setup.config(node1, node2, "")).unwrap();
+        let daemon2 = start2(node2, &setup.config(node2, node1, ""));
+        let both = [(node1.block, node1.ip), (node2.block, node2.ip)];
+        let daemon3 = Daemon::start(node3, &setup.config_with(node3, &both, "")).unwrap();
+        let scene = Scene { daemon1, daemon2, lab, setup };
+        Self { scene, daemon3, pod3 }
+    }
+
+    /// What node2 is configured with: node1's block, and these besides.
+    fn config(&self, more: &[(&str, Ipv4Addr)]) -> String {
+        let (node1, node2) = (&self.scene.lab.node1, &self.scene.lab.node2);
+        let routes = [&[(node1.block, node1.ip)], more].concat();
+        self.scene.setup.config_with(node2, &routes, "")
+    }
+
+    /// Adds, changes and removes a route by `apply`, under a stream to node1
+    /// that loses nothing.
+    fn routes_change_by(&mut self, apply: impl Fn(&mut Daemon, &str)) {
+        let (perf, sit) = (self.scene.lab.perf().clone(), self.scene.lab.sit().clone());
+        let stream = stream_between(&perf, &sit, 5007);
+        let back = stream_between(&sit, &perf, 5008);
+        let (node1, node3) = (self.scene.lab.node1.ip, self.scene.lab.node3.as_ref().unwrap());
+        let (block, node3) = (node3.block, node3.ip);
+        let borrowed = format!("{}/32", self.pod3.ip);
+
+        let steps: [&[(&str, Ipv4Addr)]; 4] = [
+            &[(block, node3)],
+            // The block moves; then one address of it stays behind.
+            &[(block, node1)],
+            &[(block, node1), (&borrowed, node3)],
+            &[],
+        ];
+        for routes in steps {
+            let text = self.config(routes);
+            apply(&mut self.scene.daemon2, &text);
+            let expected = routes.iter().map(|(cidr, node)| json!([cidr, node.to_string()]));
+            let expected: Vec<Value> = expected.collect();
+            let listed = |answer: &Value| {
+                let others = answer["items"].as_array().unwrap().iter();
+                let others = others.filter(|item| item["cidr"] != "10.20.42.0/26");
+                others.map(|item| json!([item["cidr"], item["node"]])).collect::<Vec<_>>()
+            };
+            let same = |answer: &Value| {
+                let listed = listed(answer);
+                listed.len() == expected.len() && expected.iter().all(|e| listed.contains(e))
+            };
+            self.scene.daemon2.wait_json(&["routes", "list"], SOON, same).unwrap();
+            self.scene.daemon2.cli_json(&["status", "--wait=15s"]).unwrap();
+            let kernel = self.scene.lab.node2.netns.ip("route show dev tunless0").unwrap();
+            for cidr in [block, &self.pod3.ip.to_string()] {
+                let wanted = routes.iter().any(|(it, _)| it.trim_end_matches("/32") == cidr);
+                assert_eq!(kernel.lines().any(|line| line.starts_with(cidr)), wanted, "{kernel}");
+            }
+            // As the longest prefix says.
+            let pod3 = self.pod3.ip.to_string();
+            let got = self.scene.daemon2.cli(&["routes", "get", &pod3, "-o", "json"]).unwrap();
+            match routes.last() {
+                None => assert_eq!(got.status, Some(3), "{}", got.stdout),
+                Some((_, node)) => {
+                    let got: Value = serde_json::from_str(&got.stdout).unwrap();
+                    assert_eq!(got["node"], node.to_string());
+                    if *node == node3 {
+                        assert_answered(&perf.netns, self.pod3.ip);
+                    }
+                }
+            }
+        }
+        assert_lossless(stream);
+        assert_lossless(back);
+        self.scene.assert_nothing_plain();
+    }
+
+    fn finish(self) {
+        self.daemon3.finish().unwrap();
+        self.scene.finish();
+    }
+}
+
+#[test]
+fn routes_change_with_a_plain_file() {
+    for setup in Setup::ALL {
+        let mut three = Three::new(setup, |node, yaml| Daemon::start(node, yaml).unwrap());
+        // In place, by rename, and by a signal.
+        three.routes_change_by(|daemon, yaml| daemon.rewrite_config(yaml).unwrap());
+        three.routes_change_by(|daemon, yaml| daemon.replace_config(yaml).unwrap());
+        three.routes_change_by(|daemon, yaml| {
+            daemon.rewrite_config(yaml).unwrap();
+            daemon.reload().unwrap();
+        });
+        three.finish();
+    }
+}
+
+#[test]
+fn routes_change_with_a_config_map() {
+    for setup in Setup::ALL {
+        let mut three = Three::new(setup, |node, yaml| Daemon::start_mounted(node, yaml).unwrap());
+        three.routes_change_by(|daemon, yaml| daemon.swap_config(yaml).unwrap());
+        three.finish();
+    }
+}
+
+#[test]
+fn a_bad_file_changes_nothing() {
+    Scene::each(&Lab::new().fabric_filter(true), |scene| {
+        scene.warm_up();
+        let (node1, node2) = (&scene.lab.node1, &scene.lab.node2);
+        let (perf, sit) = (scene.lab.perf(), scene.lab.sit());
+        let (out, back) = (stream_between(perf, sit, 5009), stream_between(sit, perf, 5010));
+        let good = scene.setup.config(node2, node1, "");
+        let before = scene.daemon2.cli_json(&["routes", "list"]).unwrap();
+        let path = scene.daemon2.config_path();
+        let bad = [
+            // Line 7 comes after the six of the good one.
+            (format!("{good}colour: red\n"), ":7: "),
+            (good.replace("10.20.42.0/26", "10.20.42.1/26"), ":6: "),
+            (good.replace(&node1.ip.to_string(), &node2.ip.to_string()), ":6: "),
+            (good.replace("routes:", "routes: {"), ":"),
+            (good.replace("underlay: {", "underlay: {interfaces: [eth7], "), ":2: "),
+            (format!("{good}bpffs: /sys/fs/bpf/elsewhere\n"), ": bpffs"),
+            (String::new(), ":"),
+        ];
+        for (number, (text, place)) in bad.iter().enumerate() {
+            scene.daemon2.rewrite_config(text).unwrap();
+            let log = until("it is refused", SOON, || {
+                let log = scene.daemon2.log();
+                let refusals = log.matches("the new configuration is refused").count();
+                (refusals > number).then_some(log)
+            });
+            let said = format!("{}{place}", path.display());
+            let last = log.rsplit("the new configuration is refused").next().unwrap();
+            assert!(last.contains(&said), "no {said} in {last}");
+            assert_eq!(scene.daemon2.cli_json(&["routes", "list"]).unwrap(), before);
+            let status = scene.daemon2.cli(&["status"]).unwrap();
+            assert_eq!(status.status, Some(0), "{}", status.stdout);
+        }
+        // By signal it is the same.
+        scene.daemon2.rewrite_config("colour: red\n").unwrap();
+        scene.daemon2.reload().unwrap();
+        assert_eq!(scene.daemon2.cli_json(&["routes", "list"]).unwrap(), before);
+        // And a good one is taken again.
+        let counters = Counters::of(&scene.daemon2);
+        scene.daemon2.rewrite_config(&good.replace("routes:", "spoof: stack\nroutes:")).unwrap();
+        let stack = |status: &Value| status["spoof"] == "stack";
+        scene.daemon2.wait_json(&["status"], SOON, stack).unwrap();
+        assert_lossless(out);
+        assert_lossless(back);
+        counters.assert_nothing_dropped(&scene.daemon2);
+        scene.assert_nothing_plain();
+    });
+}
+
+/// A change of the file must not be forgotten because the kernel, too, has
+/// something to say at that very moment.
+#[test]
+fn a_change_is_seen_while_the_kernel_is_busy() {
+    Scene::each_of(&[Setup::OFF], &Lab::new(), |scene| {
+        let (node1, node2) = (&scene.lab.node1, &scene.lab.node2);
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // A route comes and goes every 20 ms: no 100 ms of quiet.
+            scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    for verb in ["add", "del"] {
+                        node2.netns.ip(&format!("route {verb} 198.51.100.0/24 dev eth0")).unwrap();
+                        std::thread::sleep(Duration::from_millis(10));
+                    }
+                }
+            });
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                for spoof in ["stack", "drop", "stack", "drop"] {
+                    let text = scene.setup.config(node2, node1, &format!("spoof: {spoof}\n"));
+                    scene.daemon2.rewrite_config(&text).unwrap();
+                    let seen = |status: &Value| status["spoof"] == spoof;
+                    scene.daemon2.wait_json(&["status"], Duration::from_secs(5), seen).unwrap();
+                }
+            }));
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        });
+    });
+}

@@ -1,0 +1,25 @@
+//! Waiting for something to become true, never for time to pass.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How long anything may take that should be done at once. Only a bug waits so
+/// long; a slow machine does not come near it.
+pub const SOON: Duration = Duration::from_secs(15);
+
+/// Polls until `done` gives something.
+///
+/// # Panics
+/// When it does not in time: `what` was awaited.
+pub fn until<T>(what: &str, timeout: Duration, mut done: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + timeout;
+    loop {
+        if let Some(found) = done() {
+            return found;
+        }
+        assert!(Instant::now() < end, "not within {timeout:?}: {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
