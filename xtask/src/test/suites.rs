@@ -133,7 +133,9 @@ pub fn run(suite: Suite, targets: &Targets, filter: &[String], deadline: Instant
         }
         Suite::Demo => {
             for fastpath in ["off", "trusted"] {
-                demo(&mut outcome, fastpath, deadline);
+                if !stream::interrupted() {
+                    demo(&mut outcome, fastpath, deadline);
+                }
             }
         }
     }
