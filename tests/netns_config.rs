@@ -156,7 +156,7 @@ const BAD: &[Bad] = &[
         said: &["bpffs", "not an absolute path"],
     },
     Bad { what: "an MTU too small", yaml: "mtu: 20\n", place: ":1: ", said: &["mtu", "68"] },
-    Bad { what: "an empty file", yaml: "bpffs:\n", place: ":1: ", said: &["bpffs"] },
+    Bad { what: "a key without a value", yaml: "bpffs:\n", place: ":1: ", said: &["bpffs"] },
 ];
 
 /// Nothing was made on the node.

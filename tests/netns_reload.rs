@@ -1,11 +1,17 @@
 //! The configuration changes while packets flow.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    net::Ipv4Addr,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
 use serde_json::{Value, json};
-use tunless_lab::{Daemon, Lab, LabBuilder, Pod};
+use tunless_lab::{Daemon, Lab, LabBuilder, Pod, traffic::ping};
 use tunless_tests::scene::{
-    Counters, SOON, Scene, Setup, assert_answered, assert_lossless, stream_between, until,
+    Counters, HASTY, SOON, Scene, Setup, assert_answered, assert_lossless, stream_between, until,
 };
 
 fn lab() -> LabBuilder {
@@ -146,7 +152,6 @@ fn a_bad_file_changes_nothing() {
             (good.replace("routes:", "routes: {"), ":"),
             (good.replace("underlay: {", "underlay: {interfaces: [eth7], "), ":2: "),
             (format!("{good}bpffs: /sys/fs/bpf/elsewhere\n"), ": bpffs"),
-            (String::new(), ":"),
         ];
         for (number, (text, place)) in bad.iter().enumerate() {
             scene.daemon2.rewrite_config(text).unwrap();
@@ -162,6 +167,12 @@ fn a_bad_file_changes_nothing() {
             let status = scene.daemon2.cli(&["status"]).unwrap();
             assert_eq!(status.status, Some(0), "{}", status.stdout);
         }
+        // Emptied, as by an editor that is about to write it anew.
+        std::fs::write(&path, "").unwrap();
+        until("it is refused", SOON, || {
+            scene.daemon2.log().contains("the file is empty").then_some(())
+        });
+        assert_eq!(scene.daemon2.cli_json(&["routes", "list"]).unwrap(), before);
         // By signal it is the same.
         scene.daemon2.rewrite_config("colour: red\n").unwrap();
         scene.daemon2.reload().unwrap();
@@ -178,33 +189,58 @@ fn a_bad_file_changes_nothing() {
     });
 }
 
+/// Runs a test while the kernel announces something every 10 ms or so: there are
+/// never 100 ms of quiet.
+fn while_the_kernel_is_busy(scene: &Scene, test: impl FnOnce()) {
+    let (stop, netns) = (AtomicBool::new(false), &scene.lab.node2.netns);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                for verb in ["add", "del"] {
+                    let neighbour = "172.16.36.99 lladdr 02:00:00:00:00:99 dev eth0";
+                    netns.ip(&format!("neigh {verb} {neighbour}")).unwrap();
+                    thread::sleep(Duration::from_millis(10));
+                }
+            }
+        });
+        let result = catch_unwind(AssertUnwindSafe(test));
+        stop.store(true, Ordering::Relaxed);
+        result.unwrap_or_else(|panic| resume_unwind(panic));
+    });
+}
+
 /// A change of the file must not be forgotten because the kernel, too, has
 /// something to say at that very moment.
 #[test]
 fn a_change_is_seen_while_the_kernel_is_busy() {
     Scene::each_of(&[Setup::OFF], &Lab::new(), |scene| {
-        let (node1, node2) = (&scene.lab.node1, &scene.lab.node2);
-        let stop = std::sync::atomic::AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            // A route comes and goes every 20 ms: no 100 ms of quiet.
-            scope.spawn(|| {
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                    for verb in ["add", "del"] {
-                        node2.netns.ip(&format!("route {verb} 198.51.100.0/24 dev eth0")).unwrap();
-                        std::thread::sleep(Duration::from_millis(10));
-                    }
-                }
-            });
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                for spoof in ["stack", "drop", "stack", "drop"] {
-                    let text = scene.setup.config(node2, node1, &format!("spoof: {spoof}\n"));
-                    scene.daemon2.rewrite_config(&text).unwrap();
-                    let seen = |status: &Value| status["spoof"] == spoof;
-                    scene.daemon2.wait_json(&["status"], Duration::from_secs(5), seen).unwrap();
-                }
-            }));
-            stop.store(true, std::sync::atomic::Ordering::Relaxed);
-            result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        while_the_kernel_is_busy(scene, || {
+            for spoof in ["stack", "drop", "stack", "drop"] {
+                let more = format!("spoof: {spoof}\n");
+                let text = scene.setup.config(&scene.lab.node2, &scene.lab.node1, &more);
+                scene.daemon2.rewrite_config(&text).unwrap();
+                let seen = |status: &Value| status["spoof"] == spoof;
+                scene.daemon2.wait_json(&["status"], SOON, seen).unwrap();
+            }
         });
     });
+}
+
+/// A path MTU has no event: it takes a resync to notice, and no event may put
+/// that off.
+#[test]
+fn everything_is_compared_while_the_kernel_is_busy() {
+    let scene = Scene::with(Lab::new(), Setup::OFF, "", &HASTY);
+    while_the_kernel_is_busy(&scene, || {
+        scene.warm_up();
+        scene.lab.set_path_mtu(&scene.lab.node1, 1300).unwrap();
+        let (perf, sit) = (scene.lab.perf(), scene.lab.sit().ip);
+        let options = ping::Options { count: 1, size: 1400, df: true, ..Default::default() };
+        until("the path MTU is known", SOON, || {
+            ping::ping(&perf.netns, sit, &options).unwrap();
+            let nodes = scene.daemon2.cli_json(&["nodes", "list"]).unwrap();
+            (nodes["items"][0]["mtu"] == 1300).then_some(())
+        });
+    });
+    scene.finish();
 }

@@ -11,7 +11,7 @@ use tunless_lab::{
     traffic::{ping, tcp},
 };
 use tunless_tests::scene::{
-    Counters, SOON, Scene, answers, assert_answered, hostile::Attack, until,
+    Counters, HASTY, SOON, Scene, Setup, answers, assert_answered, hostile::Attack, until,
 };
 
 fn lab() -> LabBuilder {
@@ -62,10 +62,11 @@ fn without_its_pin_the_program_is_gone_and_nothing_leaves() {
 
 #[test]
 fn a_detached_program_is_attached_again() {
-    Scene::each(&lab(), |scene| {
+    for setup in Setup::ALL {
+        let mut scene = Scene::with(lab(), setup, "", &HASTY);
         scene.warm_up();
         scene.daemon2.kill9().unwrap();
-        let pin = encap_host_pin(scene);
+        let pin = encap_host_pin(&scene);
         let detach = || {
             let mut command = Command::new("bpftool");
             cmd::check(command.args(["link", "detach", "pinned"]).arg(&pin), b"").unwrap();
@@ -74,9 +75,9 @@ fn a_detached_program_is_attached_again() {
         let status = scene.daemon2.cli(&["status"]).unwrap();
         assert_eq!(status.status, Some(3), "{}", status.stdout);
         assert!(status.stdout.contains("encap_host is no longer attached to tunless0"));
-        assert_cut_off(scene);
+        assert_cut_off(&scene);
         scene.daemon2.restart().unwrap();
-        assert_repaired(scene);
+        assert_repaired(&scene);
 
         // A daemon that runs notices by itself, at the latest when it compares
         // everything again.
@@ -84,8 +85,9 @@ fn a_detached_program_is_attached_again() {
         until("the host is heard again", SOON, || {
             answers(&scene.lab.node2.netns, scene.lab.sit().ip).then_some(())
         });
-        assert_repaired(scene);
-    });
+        assert_repaired(&scene);
+        scene.finish();
+    }
 }
 
 /// rp_filter judges it as it would with tunl0: the way back leads into the

@@ -5,22 +5,18 @@ use std::net::SocketAddrV4;
 use dataplane_common::Reason;
 use serde_json::Value;
 use tunless_lab::{
-    Daemon, Lab, LabBuilder,
+    Daemon, Lab, LabBuilder, Netns,
     capture::Capture,
     daemon::expect_failure,
     service::{Protocol, Service, felix, kube_proxy, masquerade, remove_rules},
     traffic::{http, tcp, udp},
 };
 use tunless_tests::scene::{
-    Counters, SOON, Scene, Setup, assert_answered, assert_lossless, stream_between, until,
+    Counters, HASTY, SOON, Scene, Setup, assert_answered, assert_lossless, stream_between, until,
 };
 
 /// ClusterIP needs netfilter, so it is for `off` alone.
 const OFF: [Setup; 2] = [Setup::OFF, Setup::OFF_XDP];
-
-/// Two resyncs a second, so that the rules of others are looked at every 1.5 s
-/// instead of every 30: the daemon goes round at least twice per watchdog period.
-const HASTY: [(&str, &str); 1] = [("WATCHDOG_USEC", "1000000")];
 
 fn lab() -> LabBuilder {
     Lab::new().fabric_filter(true)
@@ -157,46 +153,52 @@ fn trusted_carries_pods_where_the_operator_insists() {
 }
 
 /// At boot tunless comes before Felix and kube-proxy: their rules appear later.
+/// They are looked for every 30 s, so both setups wait at the same time.
 #[test]
 fn trusted_is_withheld_while_there_are_rules() {
-    for setup in [Setup::TRUSTED, Setup::TRUSTED_XDP] {
-        let scene = Scene::with(lab(), setup, "", &HASTY);
-        scene.warm_up();
-        let (perf, sit) = scene.pods();
-        let (node, daemon) = (&scene.lab.node2.netns, &scene.daemon2);
-        let stream = stream_between(perf, sit, 5004);
-        let appear: [&dyn Fn(); 2] =
-            [&|| felix(node).unwrap(), &|| kube_proxy(node, &[Service::hello(sit.ip)]).unwrap()];
-        for appear in appear {
-            appear();
-            let status = wait_for_status(daemon, 3);
-            assert_eq!((&status["ready"], &status["fastpath"]), (&false.into(), &"off".into()));
-            let problems = status["problems"].to_string();
-            assert!(problems.contains("withheld"), "{problems}");
-            let attached = status["attachments"].to_string();
-            assert!(!attached.contains("encap_pod"), "{attached}");
-            let before = Counters::of(daemon);
-            assert_answered(&perf.netns, sit.ip);
-            let moved = before.moved(daemon);
-            assert!(moved[&Reason::HostEncapsulated] >= 3, "{moved:?}");
-            assert!(!moved.contains_key(&Reason::PodEncapsulated), "{moved:?}");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            withheld_while(Setup::TRUSTED, |scene, node| {
+                kube_proxy(node, &[Service::hello(scene.lab.sit().ip)]).unwrap();
+            })
+        });
+        scope.spawn(|| withheld_while(Setup::TRUSTED_XDP, |_, node| felix(node).unwrap()));
+    });
+}
 
-            remove_rules(node).unwrap();
-            let status = wait_for_status(daemon, 0);
-            assert_eq!(status["fastpath"], "trusted");
-            assert!(status["attachments"].to_string().contains("encap_pod"));
-        }
-        assert_lossless(stream);
-        assert!(daemon.log().contains("the fast path is off from now on"));
-        assert!(daemon.log().contains("the fast path is on again"));
-        scene.assert_nothing_plain();
-        scene.finish();
-    }
+fn withheld_while(setup: Setup, appear: impl Fn(&Scene, &Netns)) {
+    let scene = Scene::with(lab(), setup, "", &HASTY);
+    scene.warm_up();
+    let (perf, sit) = scene.pods();
+    let (node, daemon) = (&scene.lab.node2.netns, &scene.daemon2);
+    let stream = stream_between(perf, sit, 5004);
+    appear(&scene, node);
+    let status = wait_for_status(daemon, 3);
+    assert_eq!((&status["ready"], &status["fastpath"]), (&false.into(), &"off".into()));
+    let problems = status["problems"].to_string();
+    assert!(problems.contains("withheld"), "{problems}");
+    let attached = status["attachments"].to_string();
+    assert!(!attached.contains("encap_pod"), "{attached}");
+    let before = Counters::of(daemon);
+    assert_answered(&perf.netns, sit.ip);
+    let moved = before.moved(daemon);
+    assert!(moved[&Reason::HostEncapsulated] >= 3, "{moved:?}");
+    assert!(!moved.contains_key(&Reason::PodEncapsulated), "{moved:?}");
+
+    remove_rules(node).unwrap();
+    let status = wait_for_status(daemon, 0);
+    assert_eq!(status["fastpath"], "trusted");
+    assert!(status["attachments"].to_string().contains("encap_pod"));
+    assert_lossless(stream);
+    assert!(daemon.log().contains("the fast path is off from now on"));
+    assert!(daemon.log().contains("the fast path is on again"));
+    scene.assert_nothing_plain();
+    scene.finish();
 }
 
 /// `tunless status` once it ends with this exit code.
 fn wait_for_status(daemon: &Daemon, code: i32) -> Value {
-    until("status", SOON, || {
+    until("status", 3 * SOON, || {
         let output = daemon.cli(&["status", "-o", "json"]).unwrap();
         (output.status == Some(code)).then(|| serde_json::from_str(&output.stdout).unwrap())
     })

@@ -5,12 +5,8 @@ use std::time::Duration;
 use serde_json::Value;
 use tunless_lab::{Daemon, Lab, LabBuilder, Node, addr::mac_text, traffic::ping};
 use tunless_tests::scene::{
-    SOON, Scene, Setup, answers, assert_answered, assert_lossless, stream_between, until,
+    HASTY, SOON, Scene, Setup, answers, assert_answered, assert_lossless, stream_between, until,
 };
-
-/// Resyncs every half second, not every 10 s: what the kernel announces to
-/// nobody (a path MTU, a stale neighbour) is looked at then.
-const HASTY: [(&str, &str); 1] = [("WATCHDOG_USEC", "1000000")];
 
 fn lab() -> LabBuilder {
     Lab::new().fabric_filter(true)
@@ -128,11 +124,13 @@ fn a_nic_may_go_down_and_up() {
             .daemon2
             .wait_json(&["nodes", "list"], SOON, |nodes| nodes["items"][0]["interface"].is_null())
             .unwrap();
-        assert_eq!(scene.daemon2.cli(&["status"]).unwrap().status, Some(3));
+        let route = scene.daemon2.cli(&["routes", "get", "10.20.42.31"]).unwrap();
+        assert_eq!(route.status, Some(3), "{}", route.stdout);
         assert!(!answers(&scene.lab.perf().netns, scene.lab.sit().ip));
         node2.netns.ip("link set eth0 up").unwrap();
         node2.netns.ip(&format!("route add default via {}", node2.gateway)).unwrap();
-        scene.daemon2.cli_json(&["status", "--wait=15s"]).unwrap();
+        let is_back = |nodes: &Value| nodes["items"][0]["interface"] == "eth0";
+        scene.daemon2.wait_json(&["nodes", "list"], SOON, is_back).unwrap();
         scene.warm_up();
         assert!(scene.daemon2.is_running());
         scene.assert_nothing_plain();
@@ -148,9 +146,9 @@ fn a_node_may_change_its_address() {
         node2
             .netns
             .ip_batch(&format!(
-                "addr add {new}/24 dev eth0\n\
-                 addr del {} dev eth0\n\
-                 route replace default via {} src {new}\n",
+                "addr del {} dev eth0\n\
+                 addr add {new}/24 dev eth0\n\
+                 route add default via {} src {new}\n",
                 node2.cidr(),
                 node2.gateway
             ))
@@ -207,6 +205,9 @@ fn a_next_hop_that_keeps_silent_about_its_new_mac_is_found() {
         ] {
             node2.netns.set_sysctl(&format!("ipv4/neigh/eth0/{key}"), value).unwrap();
         }
+        // The entry there is has a timer of the old kind.
+        node2.netns.ip("neigh flush dev eth0").unwrap();
+        scene.warm_up();
         let mac = [2, 0, 0, 0, 0, 0x77];
         let (perf, sit) = scene.pods();
         router.ip(&format!("link set {} address {}", node2.router_port, mac_text(mac))).unwrap();

@@ -6,9 +6,10 @@ use anyhow::Result;
 use ipnet::Ipv4Net;
 
 use super::Table;
-use crate::kernel::{Host, Kernel, PROTOCOL, TunnelRoute};
+use crate::kernel::{Host, Kernel, PROTOCOL, TUNNEL, TunnelRoute};
 
-/// Our part of the main table: routes with our protocol number.
+/// Our part of the main table: routes over the tunnel device with our protocol
+/// number. The number alone is no proof: nobody registers those.
 pub struct KernelRoutes<'a> {
     kernel: &'a Kernel,
     present: HashMap<Ipv4Net, TunnelRoute>,
@@ -18,10 +19,11 @@ impl<'a> KernelRoutes<'a> {
     /// As the last look found them.
     #[must_use]
     pub fn new(kernel: &'a Kernel, host: &Host) -> Self {
+        let tunnel = host.link(TUNNEL).map(|(ifindex, _)| ifindex);
         let present = host
             .routes
             .iter()
-            .filter(|route| route.protocol == PROTOCOL)
+            .filter(|route| route.protocol == PROTOCOL && route.ifindex == tunnel)
             .map(|route| {
                 let entry = TunnelRoute {
                     ifindex: route.ifindex.unwrap_or(0),
