@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader,
     programs::{
-        Program, ProgramError, SchedClassifier, Xdp, XdpMode,
+        Program, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
         links::{FdLink, PinnedLink},
         tc::{SchedClassifierLink, TcAttachOptions},
         xdp::XdpLink,
@@ -150,6 +150,26 @@ impl Programs {
     fn xdp(&mut self) -> Result<&mut Xdp> {
         let program = self.ebpf.program_mut(Hook::DecapXdp.program()).context("no such program")?;
         Ok(program.try_into()?)
+    }
+}
+
+/// Makes sure that the kernel has TCX links (6.6, `CONFIG_NET_XGRESS`), by
+/// asking it, not by its version.
+///
+/// # Errors
+/// If it has none: what it would take.
+pub fn require_tcx() -> Result<()> {
+    let unsupported = |error: &ProgramError| {
+        matches!(error, ProgramError::SyscallError(error)
+            if error.io_error.raw_os_error() == Some(libc::EINVAL))
+    };
+    // Reading the programs of others may be forbidden; that is an answer, too.
+    match SchedClassifier::query_tcx("lo", TcAttachType::Ingress) {
+        Err(error) if unsupported(&error) => bail!(
+            "this kernel has no TCX links, which the programs are attached by; use 6.6 or newer \
+             (CONFIG_NET_XGRESS)"
+        ),
+        _ => Ok(()),
     }
 }
 

@@ -21,7 +21,7 @@ use tokio::{
 
 use self::{config_watch::ConfigWatch, round::Reconciler};
 use crate::{
-    bpf::Pins,
+    bpf::{Pins, programs::require_tcx},
     config::{ConfigFile, Fastpath},
     kernel::{Events, Kernel},
     policy::{self, Finding},
@@ -55,6 +55,7 @@ pub async fn run(path: &Path, bpffs: Option<&Path>) -> Result<()> {
     reconciler.check_host(reconciler.file()).await?;
     refuse_untrusted(reconciler.file())?;
 
+    require_tcx()?;
     let pins = Pins::new(reconciler.file().config.bpffs.as_ref());
     pins.prepare()?;
     let lock = Lock::take(&pins)?;
