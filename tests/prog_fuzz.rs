@@ -9,7 +9,9 @@ use std::{
 
 use dataplane_common::{Counter, Reason, Settings};
 use tunless_tests::{
-    case, fuzz, hex,
+    case,
+    case::announce,
+    fuzz, hex,
     model::Model,
     netns::in_namespace,
     prog::{Context, Loaded, Program},
@@ -62,7 +64,7 @@ fn seed() -> u64 {
 fn fuzz(program: Program, settings: &[(u8, u8)]) {
     let seed = seed();
     println!("fuzz {program}: SEED={seed}");
-    let (mut frames, mut reasons) = (0, BTreeMap::<Reason, usize>::new());
+    let (mut frames, mut reasons) = (0usize, BTreeMap::<Reason, usize>::new());
     in_namespace(|_| {
         let mut random = fuzz::Random(seed);
         for (fastpath, spoof) in settings {
@@ -80,6 +82,7 @@ fn fuzz(program: Program, settings: &[(u8, u8)]) {
         }
     });
     println!("fuzz {program}: {frames} frames: {reasons:?}");
+    announce(&format!("fuzz {program}"), frames);
 }
 
 fn round(

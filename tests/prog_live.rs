@@ -299,9 +299,7 @@ fn handed_over() -> Vec<LiveCase> {
             .counted(XdpUnwrapped)
             .counted_bytes(Reason::NoEndpointToStack, INNER)
             .sent(Exit::Tunnel, &stack(&stranger), NODE2, INNER),
-        LiveCase::new(Hook::NicXdp, "for another machine", &other)
-            .counted(XdpUnwrapped)
-            .counted_bytes(NotForHost, INNER),
+        LiveCase::new(Hook::NicXdp, "for another machine", &other).counted(NotForHost),
         LiveCase::new(Hook::NicXdp, "for many", &many).counted(NotForHost),
         LiveCase::new(Hook::NicXdp, "a lie", &forged).counted(Reason::ForgedSource),
         LiveCase::new(Hook::NicXdp, "left to TC", &unknown).counted(Reason::SourceUnknown),

@@ -101,7 +101,7 @@ plain! {
         /// The next hop's MAC while its neighbour entry is valid, else zero:
         /// then the kernel resolves it.
         pub next_hop: Mac,
-        /// Our MAC on that interface.
+        /// Our MAC on that interface, whether the next hop's is known or not.
         pub source: Mac,
     }
 }

@@ -6,7 +6,7 @@ use std::{
     net::Ipv4Addr,
 };
 
-use dataplane_common::{Mac, Node, Route, Settings, ipv4::OUTER_LENGTH};
+use dataplane_common::{Node, Route, Settings, ipv4::OUTER_LENGTH};
 use ipnet::Ipv4Net;
 
 use crate::{
@@ -237,8 +237,7 @@ fn node_entry(config: &Config, host: &Host, path: &Path, link: &Link) -> Node {
     };
     let neighbour = host.neighbours.get(&(path.ifindex, path.next_hop));
     let next_hop = neighbour.map(|neighbour| neighbour.mac).unwrap_or_default();
-    let source = if next_hop.is_known() { link.mac } else { Mac::default() };
-    Node { ifindex: path.ifindex, mtu, next_hop, source }
+    Node { ifindex: path.ifindex, mtu, next_hop, source: link.mac }
 }
 
 fn desired_attachments(

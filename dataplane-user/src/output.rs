@@ -85,6 +85,12 @@ pub fn object<T: Serialize>(
     document(format, &Object { api_version: API_VERSION, item })
 }
 
+/// "1 route", "2 routes".
+#[must_use]
+pub fn count(number: usize, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
+
 /// Prints text as it is, ended by one newline. A reader that has seen enough
 /// (`| head`) is no failure.
 ///

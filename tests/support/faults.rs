@@ -226,9 +226,13 @@ pub fn decap(program: Program) -> Vec<Fault> {
         }),
     ];
     match program {
-        // It does not know the NIC's MAC, and never sees a GSO packet.
+        // It never sees a GSO packet, and knows whose a MAC is only by the node.
         Program::DecapXdp => {
-            faults.retain(|fault| !matches!(fault.fails, Passed(Reason::NotForHost)));
+            let of = |reason| move |fault: &Fault| matches!(fault.fails, Passed(fails) if fails == reason);
+            let mac = faults.iter().position(of(Reason::NotForHost)).expect("it is there");
+            let mac = faults.remove(mac);
+            let node = faults.iter().position(of(Reason::UnknownNode)).expect("it is there");
+            faults.insert(node + 1, mac);
         }
         // Of a GSO packet no length field is believed.
         _ => faults.push(Fault {

@@ -253,7 +253,7 @@ pub fn run(table: &str, fastpath: u8, cases: &[LiveCase]) {
             failures
         }));
     }
-    println!("{table}: {} cases", cases.len());
+    crate::case::announce(table, cases.len());
     assert!(
         failures.is_empty(),
         "{table}: {} cases fail\n\n{}",

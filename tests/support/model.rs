@@ -234,15 +234,17 @@ impl Model {
         let pass = |wrong, reason| if wrong { Err(No::Pass(reason)) } else { Ok(()) };
         pass(frame[12..14] != [0x08, 0x00], Reason::NotIpv4)?;
         pass(outer.protocol() != 4, Reason::NotIpip)?;
-        let for_us = if xdp { frame[0] & 1 == 0 } else { frame[..6] == NIC_MAC };
-        pass(!for_us, Reason::NotForHost)?;
+        pass(!xdp && frame[..6] != NIC_MAC, Reason::NotForHost)?;
         pass(!outer.is_sane(), Reason::OuterBadHeader)?;
         pass(outer.header() != IPV4, Reason::OuterOptions)?;
         pass(!outer.checks(), Reason::OuterBadChecksum)?;
         pass(outer.is_fragment(), Reason::OuterFragment)?;
         pass(outer.total() < IPV4 || outer.total() > outer.0.len(), Reason::OuterBadLength)?;
         pass(outer.destination() != Ipv4Addr::from(self.settings.node), Reason::OtherDestination)?;
-        pass(self.node(outer.source()).is_none(), Reason::UnknownNode)?;
+        let Some(node) = self.node(outer.source()) else {
+            return Err(No::Pass(Reason::UnknownNode));
+        };
+        pass(xdp && frame[..6] != Mac::from(node.source), Reason::NotForHost)?;
         pass(outer.total() < 2 * IPV4, Reason::InnerTruncated)?;
         let inner = Ip(&outer.0[IPV4..]);
         pass(!inner.is_sane(), Reason::InnerBadHeader)?;

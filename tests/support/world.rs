@@ -98,7 +98,7 @@ pub fn route(prefix: Ipv4Addr, length: u8, node: Ipv4Addr, flags: u16) -> Entry 
 /// A node whose next hop's MAC is not known.
 #[must_use]
 pub fn node(address: Ipv4Addr, ifindex: u32, mtu: u32) -> Entry {
-    Entry::Node(address, Node { ifindex, mtu, ..Node::default() })
+    Entry::Node(address, Node { ifindex, mtu, source: NIC_MAC.into(), ..Node::default() })
 }
 
 /// A local pod on `ifindex`.

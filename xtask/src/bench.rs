@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    net::Ipv4Addr,
     process::{Child, Stdio},
     thread::sleep,
     time::Duration,
@@ -118,7 +119,7 @@ impl Path {
 
     fn wait_for_server(&self) -> Result<()> {
         for _ in 0..50 {
-            if iperf(&self.lab.perf().netns, self.lab.sit().ip.to_string(), "1").is_ok() {
+            if iperf(&self.lab.perf().netns, self.lab.sit().ip, 1).is_ok() {
                 return Ok(());
             }
             sleep(Duration::from_millis(100));
@@ -128,8 +129,7 @@ impl Path {
 
     /// Gbit/s, as received.
     fn measure(&self, seconds: u32) -> Result<f64> {
-        iperf(&self.lab.perf().netns, self.lab.sit().ip.to_string(), &seconds.to_string())
-            .with_context(|| self.name)
+        iperf(&self.lab.perf().netns, self.lab.sit().ip, seconds).with_context(|| self.name)
     }
 }
 
@@ -142,8 +142,9 @@ impl Drop for Path {
     }
 }
 
-fn iperf(client: &Netns, server: String, seconds: &str) -> Result<f64> {
-    let output = client.command("iperf3").args(["-J", "-c", &server, "-t", seconds]).output()?;
+fn iperf(client: &Netns, server: Ipv4Addr, seconds: u32) -> Result<f64> {
+    let (server, seconds) = (server.to_string(), seconds.to_string());
+    let output = client.command("iperf3").args(["-J", "-c", &server, "-t", &seconds]).output()?;
     let report: Value = serde_json::from_slice(&output.stdout).context("iperf3's report")?;
     let rate = report["end"]["sum_received"]["bits_per_second"].as_f64();
     ensure!(output.status.success(), "iperf3: {}", report["error"]);

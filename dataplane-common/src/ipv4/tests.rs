@@ -3,7 +3,7 @@
 use core::net::Ipv4Addr;
 use std::vec::Vec;
 
-use etherparse::{IpNumber, IpEcn, Ipv4HeaderSlice};
+use etherparse::{IpEcn, IpNumber, Ipv4HeaderSlice};
 use proptest::prelude::*;
 
 use super::*;

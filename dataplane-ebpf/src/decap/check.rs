@@ -3,7 +3,7 @@
 use aya_ebpf::EbpfContext;
 use aya_log_ebpf::warn;
 use dataplane_common::{
-    Ipv4Be, Reason, ecn,
+    Ipv4Be, Mac, Reason, ecn,
     ipv4::{self, Ipv4Header, OUTER_LENGTH, PROTOCOL_IPIP, Room},
     source::{self, Source},
 };
@@ -37,20 +37,24 @@ pub fn ipip(frame: Frame, has_vlan_tag: bool) -> Result<Ipv4Header, Reason> {
     Ok(outer)
 }
 
-/// `room`: from the outer header to the end of the frame.
+/// `room`: from the outer header to the end of the frame. `frame_for`: the MAC
+/// it is addressed to, where the kernel has not told yet whose that is (XDP);
+/// it has to be the one we send to that node from.
 #[inline(always)]
 pub fn all(
     ctx: &impl EbpfContext,
     frame: Frame,
     outer: &Ipv4Header,
     room: Room,
+    frame_for: Option<Mac>,
 ) -> Result<Checked, Reason> {
     ipv4::check_outer(outer, room)?;
     if { outer.destination } != settings::node() {
         return Err(Reason::OtherDestination);
     }
-    if maps::node(outer.source).is_none() {
-        return Err(Reason::UnknownNode);
+    let node = maps::node(outer.source).ok_or(Reason::UnknownNode)?;
+    if frame_for.is_some_and(|mac| !mac.is(node.source)) {
+        return Err(Reason::NotForHost);
     }
 
     // The outer length, not the frame's: padding is not ours to deliver.

@@ -35,7 +35,7 @@ pub fn tc(ctx: &TcContext) -> TcExit {
     }
     let length = kernel::length(ctx) - ETHERNET as u32;
     let room = if kernel::gso_size(ctx) == 0 { Room::bytes(length) } else { Room::UNKNOWN };
-    let checked = check::all(ctx, frame, &outer, room)?;
+    let checked = check::all(ctx, frame, &outer, room, None)?;
     unwrap::tc(ctx, &checked)?;
     deliver::deliver(ctx, &checked.inner, outer.source, checked.suspicion)
 }
@@ -63,16 +63,13 @@ pub fn xdp(ctx: &XdpContext) -> Option<Reason> {
     let frame = Frame::of_xdp(ctx);
     let outer = check::ipip(frame, false).ok()?;
     let ethernet: Ethernet = frame.read(0)?;
-    // The one thing XDP can tell of `pkt_type`: whose the NIC's MAC is, it cannot.
-    if ethernet.destination.is_group() {
-        return None;
-    }
     let length = frame.length() - ETHERNET as u32;
-    let checked = match check::all(ctx, frame, &outer, Room::bytes(length)) {
-        Ok(checked) if checked.suspicion.is_none() => checked,
-        Err(reason) if reason.verdict() == Verdict::Dropped => return Some(reason),
-        _ => return None,
-    };
+    let checked =
+        match check::all(ctx, frame, &outer, Room::bytes(length), Some(ethernet.destination)) {
+            Ok(checked) if checked.suspicion.is_none() => checked,
+            Err(reason) if reason.verdict() == Verdict::Dropped => return Some(reason),
+            _ => return None,
+        };
     if handover::reserve(ctx).is_err() || unwrap::xdp(ctx, ethernet, &checked).is_err() {
         return Some(Reason::XdpUnable);
     }

@@ -13,10 +13,10 @@ use crate::{
 pub fn validate(path: &Path) -> Result<Exit> {
     let file = ConfigFile::read(path)?;
     eprintln!(
-        "{}: fine: {} routes to {} nodes",
+        "{}: fine: {} to {}",
         path.display(),
-        file.config.routes.fixed.len(),
-        crate::desired::nodes(&file.config).len()
+        output::count(file.config.routes.fixed.len(), "route"),
+        output::count(crate::desired::nodes(&file.config).len(), "node")
     );
     Ok(Exit::Ok)
 }

@@ -7,6 +7,7 @@ use crate::{
     daemon::Lock,
     exit::Exit,
     kernel::{Kernel, PROTOCOL, TUNNEL},
+    output,
 };
 
 /// Routes first, so that nothing is sent into a device without a program; then
@@ -30,7 +31,7 @@ pub async fn detach(pins: &Pins) -> Result<Exit> {
         routes += 1;
     }
     if routes > 0 {
-        done.push(format!("{routes} routes"));
+        done.push(output::count(routes, "route"));
     }
     if kernel.delete_tunnel(&host, pins.root()).await? {
         done.push(format!("the device {TUNNEL}"));
@@ -38,7 +39,11 @@ pub async fn detach(pins: &Pins) -> Result<Exit> {
     if pins.exist() {
         let links = crate::bpf::links::list(pins)?.len();
         pins.remove_all()?;
-        done.push(format!("{links} programs and the pins in {}", pins.root().display()));
+        done.push(format!(
+            "{} and the pins in {}",
+            output::count(links, "program"),
+            pins.root().display()
+        ));
     }
     lock.remove()?;
     match done.is_empty() {

@@ -194,8 +194,10 @@ fn describe(status: &Status) -> String {
     }
     let _ = writeln!(
         text,
-        "tables:     {} routes, {} nodes, {} endpoints",
-        status.routes, status.nodes, status.endpoints
+        "tables:     {}, {}, {}",
+        output::count(status.routes, "route"),
+        output::count(status.nodes, "node"),
+        output::count(status.endpoints, "endpoint")
     );
     for (position, at) in status.attachments.iter().enumerate() {
         let head = if position == 0 { "programs:" } else { "" };

@@ -15,6 +15,7 @@ use crate::{
     config::{ConfigFile, Fastpath, HostFacts},
     desired::{self, Desired, Facts, Paths},
     kernel::{Host, Kernel, TUNNEL},
+    output,
     tables::{Attachments, Endpoints, KernelRoutes, NodeCounters, Nodes, Round, Routes},
 };
 
@@ -54,11 +55,14 @@ impl Outcome {
     /// One line for `systemctl status`.
     pub fn summary(&self) -> String {
         let Self { failures, routes, endpoints } = self;
+        let tables = format!(
+            "{}, {}",
+            output::count(*routes, "route"),
+            output::count(*endpoints, "endpoint")
+        );
         match failures {
-            0 => format!("{routes} routes, {endpoints} endpoints"),
-            _ => {
-                format!("{routes} routes, {endpoints} endpoints; {failures} failures, see the log")
-            }
+            0 => tables,
+            _ => format!("{tables}; {}, see the log", output::count(*failures, "failure")),
         }
     }
 }

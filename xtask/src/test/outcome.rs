@@ -16,6 +16,8 @@ pub struct Outcome {
     pub failed: u64,
     /// Cases marked `#[ignore]`.
     pub ignored: u64,
+    /// Rows of tables that cases went through.
+    pub rows: u64,
     /// Names of failed cases, or what else went wrong.
     pub failures: Vec<String>,
     /// How long the suite took.
@@ -49,6 +51,8 @@ impl Outcome {
             self.passed += count(summary, "passed");
             self.failed += count(summary, "failed");
             self.ignored += count(summary, "ignored");
+        } else if let Some(rows) = table_rows(line) {
+            self.rows += rows;
         } else if let Some(name) = failed_case(line) {
             self.failures.push(name.to_owned());
         }
@@ -72,6 +76,13 @@ fn count(summary: &str, word: &str) -> u64 {
         .find(|(_, found)| *found == word)
         .and_then(|(number, _)| number.parse().ok())
         .unwrap_or(0)
+}
+
+/// The number in `table encap_pod: 278 rows`, wherever in the line it begins:
+/// libtest prints names of its own in between.
+fn table_rows(line: &str) -> Option<u64> {
+    let table = &line[line.find("table ")?..];
+    table.strip_suffix(" rows")?.rsplit_once(": ")?.1.parse().ok()
 }
 
 fn failed_case(line: &str) -> Option<&str> {
@@ -102,6 +113,15 @@ mod tests {
     }
 
     #[test]
+    fn rows_of_tables_add_up() {
+        let mut outcome = Outcome::default();
+        for line in ["table encap_pod: 278 rows", "test x ... table fuzz encap_pod: 50000 rows"] {
+            outcome.read_line(line);
+        }
+        assert_eq!(outcome.rows, 50_278);
+    }
+
+    #[test]
     fn lines_that_only_resemble_a_summary_count_nothing() {
         let mut outcome = Outcome::default();
         for line in [
@@ -111,6 +131,8 @@ mod tests {
             "  test result: ok. 5 passed; 0 failed",
             "test FAILED",
             "test x ... ok",
+            "table x: many rows",
+            "a table: 3 rows more",
         ] {
             outcome.read_line(line);
         }

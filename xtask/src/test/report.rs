@@ -7,18 +7,19 @@ use super::outcome::Outcome;
 /// Renders suites with their outcomes; the last line sums them up.
 pub fn render(table: &[(&str, Outcome)]) -> String {
     let mut text = format!(
-        "{:<8} {:>7} {:>7} {:>8} {:>8}\n",
-        "suite", "passed", "failed", "ignored", "seconds"
+        "{:<8} {:>7} {:>7} {:>8} {:>11} {:>8}\n",
+        "suite", "passed", "failed", "ignored", "table rows", "seconds"
     );
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for (suite, outcome) in table {
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "{suite:<8} {:>7} {:>7} {:>8} {:>8.1}",
+            "{suite:<8} {:>7} {:>7} {:>8} {:>11} {:>8.1}",
             outcome.passed,
             outcome.failed,
             outcome.ignored,
+            outcome.rows,
             outcome.took.as_secs_f64()
         );
         passed += outcome.passed;
@@ -53,7 +54,7 @@ mod tests {
     fn the_last_line_sums_all_suites_up() {
         let text = render(&[("host", outcome(5, 0, 0)), ("prog", outcome(40, 2, 0))]);
         assert_eq!(text.lines().last(), Some("45 passed, 2 failed"));
-        assert!(text.contains("prog          40       2        0      1.5"), "{text}");
+        assert!(text.contains("prog          40       2        0           0      1.5"), "{text}");
     }
 
     #[test]

@@ -82,10 +82,13 @@ impl Targets {
         Ok(Self(test_targets(&metadata)))
     }
 
-    /// Those of one suite: `tests/prog_*.rs`, `tests/netns_*.rs`.
+    /// Those of one suite: `prog` itself, `netns_*`.
     fn of(&self, suite: Suite) -> Vec<&str> {
-        let prefix = format!("{}_", suite.name());
-        self.0.iter().map(String::as_str).filter(|name| name.starts_with(&prefix)).collect()
+        let belongs = |name: &&str| {
+            let rest = name.strip_prefix(suite.name());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+        };
+        self.0.iter().map(String::as_str).filter(belongs).collect()
     }
 }
 
@@ -133,7 +136,9 @@ pub fn run(suite: Suite, targets: &Targets, filter: &[String], deadline: Instant
         }
         Suite::Demo => {
             for fastpath in ["off", "trusted"] {
-                demo(&mut outcome, fastpath, deadline);
+                if !stream::interrupted() {
+                    demo(&mut outcome, fastpath, deadline);
+                }
             }
         }
     }
@@ -239,13 +244,14 @@ mod tests {
             {"name": "xtask", "targets": [target("prog_elsewhere", "test")]},
             {"name": "tunless-tests", "targets": [
                 target("tunless_tests", "lib"),
-                target("prog_encap", "test"),
+                target("prog", "test"),
                 target("prog_decap", "test"),
+                target("progress", "test"),
                 target("netns_two_nodes", "test"),
             ]},
         ]});
         let targets = Targets(test_targets(&metadata));
-        assert_eq!(targets.of(Suite::Prog), ["prog_encap", "prog_decap"]);
+        assert_eq!(targets.of(Suite::Prog), ["prog", "prog_decap"]);
         assert_eq!(targets.of(Suite::Netns), ["netns_two_nodes"]);
         assert!(Targets(test_targets(&Value::Null)).of(Suite::Prog).is_empty());
     }

@@ -28,7 +28,7 @@ fn show(page: &mut Page, stage: &mut Stage) -> Result<String> {
     line(page, &stage.node2.place, &format!("kill -9 {pid}"))?;
     // It is dead already; this takes note of it.
     stage.node2.daemon_mut()?.kill9()?;
-    let text = line(page, &stage.node2.place, "tunless status | head -2")?;
+    let text = line(page, &stage.node2.place, "tunless status | grep daemon:")?;
     ensure!(text.contains("not running"), "the daemon lives on");
     interrupt::sleep(BEFORE)?;
     page.typed(&stage.node2.place.name, "tunless run &");
