@@ -90,7 +90,7 @@ fn a_detached_program_is_attached_again() {
     }
 }
 
-/// rp_filter judges it as it would with tunl0: the way back leads into the
+/// `rp_filter` judges it as it would with tunl0: the way back leads into the
 /// tunnel device, not to the NIC.
 #[test]
 fn a_plain_packet_from_a_remote_pods_address_is_not_delivered() {
@@ -110,7 +110,7 @@ fn a_plain_packet_from_a_remote_pods_address_is_not_delivered() {
     });
 }
 
-/// The fast path skips rp_filter, so it must not take the packet.
+/// The fast path skips `rp_filter`, so it must not take the packet.
 #[test]
 fn a_pod_that_sends_with_its_neighbours_address_gets_nowhere() {
     Scene::each(&lab(), |scene| {

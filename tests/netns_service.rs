@@ -15,7 +15,7 @@ use tunless_tests::scene::{
     Counters, HASTY, SOON, Scene, Setup, assert_answered, assert_lossless, stream_between, until,
 };
 
-/// ClusterIP needs netfilter, so it is for `off` alone.
+/// A cluster IP needs netfilter, so it is for `off` alone.
 const OFF: [Setup; 2] = [Setup::OFF, Setup::OFF_XDP];
 
 fn lab() -> LabBuilder {
@@ -157,13 +157,13 @@ fn trusted_carries_pods_where_the_operator_insists() {
 #[test]
 fn trusted_is_withheld_while_there_are_rules() {
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            withheld_while(Setup::TRUSTED, |scene, node| {
-                kube_proxy(node, &[Service::hello(scene.lab.sit().ip)]).unwrap();
-            })
-        });
+        scope.spawn(|| withheld_while(Setup::TRUSTED, kube_proxy_appears));
         scope.spawn(|| withheld_while(Setup::TRUSTED_XDP, |_, node| felix(node).unwrap()));
     });
+}
+
+fn kube_proxy_appears(scene: &Scene, node: &Netns) {
+    kube_proxy(node, &[Service::hello(scene.lab.sit().ip)]).unwrap();
 }
 
 fn withheld_while(setup: Setup, appear: impl Fn(&Scene, &Netns)) {

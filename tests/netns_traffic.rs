@@ -13,7 +13,7 @@ use tunless_lab::{
 };
 use tunless_tests::scene::{Counters, SOON, Scene, Setup, assert_answered};
 
-/// Strict rp_filter, and a fabric that drops and counts pods' plain packets.
+/// Strict `rp_filter`, and a fabric that drops and counts pods' plain packets.
 fn lab() -> LabBuilder {
     Lab::new().fabric_filter(true)
 }
