@@ -1,17 +1,14 @@
 //! `decap_xdp`: unwrapped before an skb exists and vouched for, dropped if a
 //! proven lie, or left as it is for `decap_tc`.
 
-use dataplane_common::{
-    Handover,
-    Reason::{EcnViolation, InnerTtlZero, XdpUnable, XdpUnwrapped},
-};
+use dataplane_common::Reason::{EcnViolation, InnerTtlZero, XdpUnable, XdpUnwrapped};
 use tunless_tests::{
     case::{self, Case},
     decap::{ECN, failing, honest, ip, plain, spoofs, truncated},
     faults::{Fails, decap, fragments, in_order, options},
     packet::{DF, EVIL, Frame, flags},
     prog::Program,
-    world::{NODE2, ROUTER_MAC, STRANGER, TUNNEL_ADDRESS, YOUNG_POD},
+    world::{HANDOVER, NODE2, ROUTER_MAC, STRANGER, TUNNEL_ADDRESS, YOUNG_POD},
 };
 
 #[test]
@@ -37,7 +34,7 @@ fn case(what: impl Into<String>, packet: &Frame) -> Case {
 
 /// What tells `decap_tc` that `node` sent it.
 fn proof(node: std::net::Ipv4Addr) -> Vec<u8> {
-    [Handover::MAGIC.to_ne_bytes(), node.octets()].concat()
+    [HANDOVER.to_ne_bytes(), node.octets()].concat()
 }
 
 /// Handed over without its outer header, otherwise untouched.

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use aya::programs::TcAttachType;
 use dataplane_common::{
-    Direction, Handover,
+    Direction,
     Reason::{
         self, HostEncapsulated, HostTooBig, HostTruncated, InnerTruncated, NotForHost, NotIpip,
         NotIpv4, OuterTruncated, PodEncapsulated, PodNotIpv4, PodTooBig, PodTruncated, ToPod,
@@ -21,9 +21,9 @@ use tunless_tests::{
     prog::{Loaded, Program},
     wire::{Shape, Wire},
     world::{
-        DROP_IF, HOST_MAC, JUMBO, MTU, NEXT_HOP_MAC, NIC_IF, NIC_MAC, NODE_UNKNOWN, NODE1, NODE2,
-        NODE3, OTHER_MAC, POD, POD_MAC, REMOTE, REMOTE3, ROUTER_MAC, STRANGER, TUNNEL_MAC, WIRE_IF,
-        from_pod, from_stack, from_wire, node, route, settings,
+        DROP_IF, HANDOVER, HOST_MAC, JUMBO, MTU, NEXT_HOP_MAC, NIC_IF, NIC_MAC, NODE_UNKNOWN,
+        NODE1, NODE2, NODE3, OTHER_MAC, POD, POD_MAC, REMOTE, REMOTE3, ROUTER_MAC, STRANGER,
+        TUNNEL_MAC, WIRE_IF, from_pod, from_stack, from_wire, node, route, settings,
     },
 };
 
@@ -310,8 +310,8 @@ fn handed_over() -> Vec<LiveCase> {
 
 /// Metadata is believed if it is ours, whole and of our making.
 fn vouched_for() -> Vec<LiveCase> {
-    let magic = Handover::MAGIC.to_ne_bytes();
-    let proof = [magic, NODE2.octets()].concat();
+    let secret = HANDOVER.to_ne_bytes();
+    let proof = [secret, NODE2.octets()].concat();
     let packet = decap::plain().unwrapped();
     let out = packet.clone().macs(POD_MAC, HOST_MAC).edit(0, |ip| ip.ttl -= 1);
     let after = |what: &str, metadata: &[u8]| {
@@ -322,24 +322,24 @@ fn vouched_for() -> Vec<LiveCase> {
         delivered(after("proof", &proof)),
         delivered(after("proof in front of more", &[proof.clone(), vec![9; 4]].concat())),
         after("proof behind more", &[vec![9; 4], proof.clone()].concat()).counted(NotIpip),
-        after("the magic alone", &magic).counted(NotIpip),
+        after("the secret alone", &secret).counted(NotIpip),
         after("room, but no proof", &[0; 8]).counted(NotIpip),
         after("none", &[]).counted(NotIpip),
         LiveCase::new(Hook::AfterXdp, "proof, but the NIC took out a tag", &packet.clone().vlan(9))
             .metadata(&proof)
-            .counted_bytes(NotIpv4, INNER),
+            .counted_bytes(Reason::HandoverStray, INNER),
         LiveCase::new(
             Hook::AfterXdp,
             "proof of another machine's",
             &packet.clone().macs(OTHER_MAC, ROUTER_MAC),
         )
         .metadata(&proof)
-        .counted(NotForHost),
+        .counted(Reason::HandoverStray),
     ];
     for bit in 0..32 {
-        let wrong = (Handover::MAGIC ^ 1 << bit).to_ne_bytes();
+        let wrong = (HANDOVER ^ 1 << bit).to_ne_bytes();
         let wrong = [wrong, NODE2.octets()].concat();
-        cases.push(after(&format!("bit {bit} of the magic wrong"), &wrong).counted(NotIpip));
+        cases.push(after(&format!("bit {bit} of the secret wrong"), &wrong).counted(NotIpip));
     }
     for length in 14..34 {
         let cut = packet.clone().cut(length);

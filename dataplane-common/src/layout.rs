@@ -146,16 +146,11 @@ plain! {
 plain! {
     /// XDP metadata in front of a packet `decap_xdp` has checked and unwrapped.
     pub struct Handover {
-        /// [`Handover::MAGIC`]; anything else is not ours.
-        pub magic: u32,
+        /// [`crate::Settings::handover`]; anything else is not ours.
+        pub secret: u32,
         /// The outer source.
         pub node: Ipv4Be,
     }
-}
-
-impl Handover {
-    /// "tnls"
-    pub const MAGIC: u32 = u32::from_be_bytes(*b"tnls");
 }
 
 plain! {
@@ -184,8 +179,10 @@ plain! {
         pub spoof: u8,
         /// 1 where the fast path was turned off because policy rules appeared.
         pub fastpath_withheld: u8,
-        /// Keeps the size a multiple of eight.
-        pub reserved: u8,
+        /// Keeps the next number aligned.
+        pub reserved: [u8; 5],
+        /// As in [`crate::Settings::handover`]: where the next daemon finds it.
+        pub handover: u32,
     }
 }
 

@@ -18,6 +18,9 @@ plain! {
         pub fastpath: u8,
         /// [`Settings::SPOOF_DROP`] or [`Settings::SPOOF_STACK`].
         pub spoof: u8,
+        /// The secret by which `decap_tc` knows what `decap_xdp` vouches for:
+        /// metadata can be written by others, too. Kept over restarts.
+        pub handover: u32,
     }
 }
 

@@ -71,21 +71,21 @@ impl Ethernet {
 #[derive(Clone, Copy)]
 #[repr(C, packed(2))]
 pub struct PackedHandover {
-    magic: u32,
+    secret: u32,
     node: u32,
 }
 
 impl From<Handover> for PackedHandover {
     #[inline(always)]
     fn from(handover: Handover) -> Self {
-        Self { magic: handover.magic, node: handover.node.0 }
+        Self { secret: handover.secret, node: handover.node.0 }
     }
 }
 
 impl From<PackedHandover> for Handover {
     #[inline(always)]
     fn from(packed: PackedHandover) -> Self {
-        Self { magic: packed.magic, node: dataplane_common::Ipv4Be(packed.node) }
+        Self { secret: packed.secret, node: dataplane_common::Ipv4Be(packed.node) }
     }
 }
 

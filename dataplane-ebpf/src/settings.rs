@@ -16,6 +16,7 @@ static SETTINGS: Settings = Settings {
     tunnel_mac: Mac([0; 3]),
     fastpath: Settings::OFF,
     spoof: Settings::SPOOF_DROP,
+    handover: 0,
 };
 
 /// Our underlay address.
@@ -45,6 +46,13 @@ pub fn tunnel_mac() -> Mac {
 pub fn is_trusted() -> bool {
     // SAFETY: as above.
     unsafe { read_volatile(&SETTINGS.fastpath) == Settings::TRUSTED }
+}
+
+/// What proves that `decap_xdp` has checked a packet.
+#[inline(always)]
+pub fn handover() -> u32 {
+    // SAFETY: as above.
+    unsafe { read_volatile(&SETTINGS.handover) }
 }
 
 /// Whether proven spoofs go to the stack instead of away.

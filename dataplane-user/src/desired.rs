@@ -110,10 +110,21 @@ impl Facts {
         paths: &Paths,
         known: Option<Ipv4Addr>,
     ) -> Option<Self> {
-        let node = node_address(config, host, paths).or(known)?;
+        // One address as long as we have it: every peer knows us by it, and the
+        // kernel's choice may differ from node to node.
+        let known_still = known.filter(|address| host.owner(*address).is_some());
+        let node = config
+            .node
+            .address
+            .or(known_still)
+            .or_else(|| node_address(config, host, paths))
+            .or(known)?;
         let underlay: BTreeSet<u32> = if config.underlay.interfaces.is_empty() {
             // The interfaces the nodes are reached by, and the one with our address.
-            paths.values().map(|path| path.ifindex).chain(host.owner(node)).collect()
+            let ethernet =
+                |ifindex: &u32| host.links.get(ifindex).is_some_and(|link| link.mac.is_known());
+            let used = paths.values().map(|path| path.ifindex).chain(host.owner(node));
+            used.filter(ethernet).collect()
         } else {
             let names = config.underlay.interfaces.iter();
             names.filter_map(|name| host.link(name)).map(|(ifindex, _)| ifindex).collect()
@@ -132,19 +143,27 @@ impl Facts {
     }
 }
 
+/// What the daemon has settled by itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms<'a> {
+    /// The configured fast path, or `off` where it is withheld.
+    pub fastpath: Fastpath,
+    /// Interfaces whose driver refused XDP.
+    pub no_xdp: &'a BTreeSet<u32>,
+    /// The secret between XDP and TC.
+    pub handover: u32,
+}
+
 impl Desired {
-    /// Puts it all together, now that the tunnel device is there. `fastpath` is
-    /// the configured one, or `off` where it is withheld; `no_xdp` names the
-    /// interfaces whose driver refused XDP.
+    /// Puts it all together, now that the tunnel device is there.
     #[must_use]
     pub fn new(
         config: &Config,
-        fastpath: Fastpath,
         host: &Host,
         paths: &Paths,
         facts: &Facts,
         (tunnel_ifindex, tunnel): (u32, &Link),
-        no_xdp: &BTreeSet<u32>,
+        terms: Terms<'_>,
     ) -> Self {
         let mut warnings = Vec::new();
         let nodes = desired_nodes(config, host, paths, facts, &mut warnings);
@@ -153,7 +172,7 @@ impl Desired {
                 node: facts.node.into(),
                 tunnel_ifindex,
                 tunnel_mac: tunnel.mac,
-                fastpath: match fastpath {
+                fastpath: match terms.fastpath {
                     Fastpath::Off => Settings::OFF,
                     Fastpath::Trusted => Settings::TRUSTED,
                 },
@@ -161,9 +180,10 @@ impl Desired {
                     Spoof::Drop => Settings::SPOOF_DROP,
                     Spoof::Stack => Settings::SPOOF_STACK,
                 },
+                handover: terms.handover,
             },
             routes: desired_routes(config, facts),
-            attachments: desired_attachments(config, fastpath, host, facts, tunnel_ifindex, no_xdp),
+            attachments: desired_attachments(config, host, facts, tunnel_ifindex, terms),
             kernel_routes: desired_kernel_routes(config, facts, &nodes, tunnel_ifindex),
             nodes,
             endpoints: facts.pods.clone(),
@@ -242,11 +262,10 @@ fn node_entry(config: &Config, host: &Host, path: &Path, link: &Link) -> Node {
 
 fn desired_attachments(
     config: &Config,
-    fastpath: Fastpath,
     host: &Host,
     facts: &Facts,
     tunnel_ifindex: u32,
-    no_xdp: &BTreeSet<u32>,
+    terms: Terms<'_>,
 ) -> BTreeSet<Attachment> {
     let mut attachments = BTreeSet::new();
     let mut attach = |hook, ifindex| attachments.insert(Attachment { hook, ifindex });
@@ -260,14 +279,14 @@ fn desired_attachments(
             // costs its peer TSO; a bond or VLAN is no driver.
             DecapHook::Auto => {
                 host.links.get(ifindex).is_some_and(|link| link.kind.is_none())
-                    && !no_xdp.contains(ifindex)
+                    && !terms.no_xdp.contains(ifindex)
             }
         };
         if wants_xdp {
             attach(Hook::DecapXdp, *ifindex);
         }
     }
-    if fastpath == Fastpath::Trusted {
+    if terms.fastpath == Fastpath::Trusted {
         for pod in facts.pods.values() {
             attach(Hook::EncapPod, pod.ifindex);
         }

@@ -6,13 +6,13 @@
 
 use std::net::Ipv4Addr;
 
-use dataplane_common::{Direction, Endpoint, Handover, Node, Reason, Route, Settings};
+use dataplane_common::{Direction, Endpoint, Node, Reason, Route, Settings};
 use etherparse::{IpNumber, Ipv4Header, checksum::Sum16BitWords};
 
 use super::{
     packet::{ETHERNET, IPV4, Mac},
     prog::{Action, Program, Ran},
-    world::{Entry, HOST_MAC, NIC_MAC, POD_IF},
+    world::{Entry, HANDOVER, HOST_MAC, NIC_MAC, POD_IF},
 };
 
 /// What must come of a packet.
@@ -136,8 +136,7 @@ impl Model {
                 prediction.ran.packet = packet;
                 prediction.count = Some((reason, bytes));
                 if program == Program::DecapXdp {
-                    prediction.ran.metadata =
-                        [Handover::MAGIC.to_ne_bytes(), node.octets()].concat();
+                    prediction.ran.metadata = [HANDOVER.to_ne_bytes(), node.octets()].concat();
                 } else {
                     prediction.ran.action = Action::Redirect;
                     let direction = match program {

@@ -71,6 +71,9 @@ pub const NEXT_HOP_MAC: Mac = [0x02, 0, 0, 0, 0, 0x33];
 /// MAC of nobody here.
 pub const OTHER_MAC: Mac = [0x02, 0, 0, 0, 0, 0x99];
 
+/// What `decap_xdp` proves its checks with.
+pub const HANDOVER: u32 = 0x736c_6e74;
+
 /// MTU towards [`NODE2`].
 pub const MTU: u32 = 1500;
 /// MTU of the interfaces themselves.
@@ -150,6 +153,7 @@ pub fn settings(fastpath: u8, spoof: u8) -> Settings {
         tunnel_mac: TUNNEL_MAC.into(),
         fastpath,
         spoof,
+        handover: HANDOVER,
     }
 }
 

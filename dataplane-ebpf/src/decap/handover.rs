@@ -10,6 +10,7 @@ use dataplane_common::{Handover, Ipv4Be};
 use crate::{
     kernel,
     packet::{Frame, PackedHandover},
+    settings,
 };
 
 /// Makes room for the proof before the packet is touched; unsigned, lest
@@ -24,7 +25,7 @@ pub fn reserve(ctx: &XdpContext) -> Result<(), i64> {
 /// Signs: checked, unwrapped, came from `node`.
 #[inline(always)]
 pub fn sign(ctx: &XdpContext, node: Ipv4Be) {
-    write(ctx, Handover { magic: Handover::MAGIC, node });
+    write(ctx, Handover { secret: settings::handover(), node });
 }
 
 /// The node the packet came from, if `decap_xdp` vouches for it.
@@ -32,7 +33,8 @@ pub fn sign(ctx: &XdpContext, node: Ipv4Be) {
 pub fn read(ctx: &TcContext) -> Option<Ipv4Be> {
     let packed: PackedHandover = Frame::metadata_of_tc(ctx).read(0)?;
     let handover = Handover::from(packed);
-    (handover.magic == Handover::MAGIC).then_some(handover.node)
+    // Zero is what `reserve` leaves, and no secret.
+    (handover.secret != 0 && handover.secret == settings::handover()).then_some(handover.node)
 }
 
 #[inline(always)]

@@ -40,17 +40,15 @@ pub fn tc(ctx: &TcContext) -> TcExit {
     deliver::deliver(ctx, &checked.inner, outer.source, checked.suspicion)
 }
 
-/// What XDP has checked and unwrapped lacks only its delivery.
+/// What XDP has checked and unwrapped lacks only its delivery. It is no longer
+/// what came from the wire, so what turns out not to be ours cannot be passed up.
 #[inline(always)]
 fn verified(ctx: &TcContext, node: Ipv4Be) -> TcExit {
     // A tag the NIC took out of the frame is unknown to XDP.
-    if kernel::has_vlan_tag(ctx) {
-        return Err(Reason::NotIpv4);
+    if kernel::has_vlan_tag(ctx) || !kernel::is_for_host(ctx) {
+        return Err(Reason::HandoverStray);
     }
-    if !kernel::is_for_host(ctx) {
-        return Err(Reason::NotForHost);
-    }
-    let inner = Frame::linear(ctx, BOTH_HEADERS).read(ETHERNET).ok_or(Reason::InnerTruncated)?;
+    let inner = Frame::linear(ctx, BOTH_HEADERS).read(ETHERNET).ok_or(Reason::HandoverStray)?;
     deliver::deliver(ctx, &inner, node, None)
 }
 

@@ -3,21 +3,23 @@
 use aya::programs::TcAttachType;
 
 /// A program and the kind of hook it belongs on.
+///
+/// In the order of attachment, and backwards that of removal: the wire's side
+/// first, so that a packet a peer answers at once finds its way in.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Hook {
-    /// `encap_pod` on a pod's interface.
-    EncapPod,
-    /// `encap_host` on the tunnel device.
-    EncapHost,
     /// `decap_tc` on an underlay interface.
     DecapTc,
-    /// `decap_xdp` on an underlay interface.
+    /// `decap_xdp` on an underlay interface; `decap_tc` delivers for it.
     DecapXdp,
+    /// `encap_host` on the tunnel device.
+    EncapHost,
+    /// `encap_pod` on a pod's interface.
+    EncapPod,
 }
 
 impl Hook {
-    /// All of them. Order of attachment: the wire's side first, so that a packet
-    /// a peer answers at once finds its way in.
+    /// All of them.
     pub const ALL: [Self; 4] = [Self::DecapTc, Self::DecapXdp, Self::EncapHost, Self::EncapPod];
 
     /// The program's name in the object and in pins.

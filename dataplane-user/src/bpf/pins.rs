@@ -15,7 +15,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -23,7 +23,7 @@ use anyhow::{Context as _, Result, bail};
 use dataplane_common::abi::ABI;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::Hook;
+use super::{Hook, links};
 
 /// The pins of one instance.
 #[derive(Clone, Debug)]
@@ -80,6 +80,7 @@ impl Pins {
     /// # Errors
     /// If the place is not on a bpffs, with what to do about it.
     pub fn prepare(&self) -> Result<()> {
+        self.refuse_mount_point()?;
         let existing = self
             .root
             .ancestors()
@@ -100,29 +101,38 @@ impl Pins {
         Ok(())
     }
 
-    /// Names of the maps pinned by versions with another layout.
+    /// Directories of maps that versions with another layout left.
     ///
     /// # Errors
     /// If the directory cannot be read.
     pub fn other_versions(&self) -> io::Result<Vec<PathBuf>> {
         let ours = self.maps();
-        Ok(directories(&self.root)?
-            .into_iter()
-            .filter(|path| {
-                *path != ours
-                    && path
-                        .file_name()
-                        .and_then(|name| name.to_str())
-                        .is_some_and(|name| name.starts_with('v'))
-            })
-            .collect())
+        Ok(self.versions()?.into_iter().filter(|directory| *directory != ours).collect())
     }
 
-    /// Removes one directory of pins and the pins in it.
+    /// Directories named like ours: `v` and eight hexadecimal digits. Others may
+    /// keep pins of their own beside them.
+    fn versions(&self) -> io::Result<Vec<PathBuf>> {
+        let is_version = |name: &str| {
+            name.strip_prefix('v').is_some_and(|abi| {
+                abi.len() == 8 && abi.bytes().all(|digit| digit.is_ascii_hexdigit())
+            })
+        };
+        let mut versions = Vec::new();
+        for entry in fs::read_dir(&self.root)? {
+            let path = entry?.path();
+            if path.is_dir() && path.file_name().and_then(|n| n.to_str()).is_some_and(is_version) {
+                versions.push(path);
+            }
+        }
+        Ok(versions)
+    }
+
+    /// Removes a version's directory and the maps in it.
     ///
     /// # Errors
     /// If something in it cannot be removed.
-    pub fn remove_directory(directory: &Path) -> Result<()> {
+    pub fn remove_version(directory: &Path) -> Result<()> {
         for entry in fs::read_dir(directory).with_context(|| directory.display().to_string())? {
             let path = entry?.path();
             fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
@@ -130,15 +140,47 @@ impl Pins {
         fs::remove_dir(directory).with_context(|| format!("removing {}", directory.display()))
     }
 
-    /// Removes everything. Programs in links leave their hooks with the pin.
+    /// Removes what is ours, and the directories if nothing else is in them.
+    /// Programs leave their hooks with their links' pins: pods' first, the
+    /// wire's last, TC behind XDP. Returns how many there were.
     ///
     /// # Errors
     /// If something cannot be removed.
-    pub fn remove_all(&self) -> Result<()> {
-        for directory in directories(&self.root)? {
-            Self::remove_directory(&directory)?;
+    pub fn remove_all(&self) -> Result<usize> {
+        let links = links::list(self)?;
+        for (at, _) in links.iter().rev() {
+            let pin = self.link(at.hook, at.ifindex);
+            fs::remove_file(&pin).with_context(|| format!("removing {}", pin.display()))?;
         }
-        fs::remove_dir(&self.root).with_context(|| format!("removing {}", self.root.display()))
+        for directory in self.versions()? {
+            Self::remove_version(&directory)?;
+        }
+        for directory in [self.links(), self.root.clone()] {
+            match fs::remove_dir(&directory) {
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                    tracing::warn!("{} holds what is not ours, so it stays", directory.display());
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                outcome => {
+                    outcome.with_context(|| format!("removing {}", directory.display()))?;
+                }
+            }
+        }
+        Ok(links.len())
+    }
+
+    /// The bpffs itself is everybody's: neither restricted nor emptied by us.
+    fn refuse_mount_point(&self) -> Result<()> {
+        let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev());
+        let parent = self.root.parent().unwrap_or(&self.root);
+        if self.root.is_dir() && device(&self.root).ok() != device(parent).ok() {
+            bail!(
+                "{} is the bpffs itself; name a directory below it, like {}/tunless",
+                self.root.display(),
+                self.root.display()
+            );
+        }
+        Ok(())
     }
 }
 
@@ -146,15 +188,4 @@ impl Pins {
 pub(super) fn restrict(pin: &Path) -> Result<()> {
     fs::set_permissions(pin, fs::Permissions::from_mode(0o640))
         .with_context(|| format!("restricting {}", pin.display()))
-}
-
-fn directories(root: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut directories = Vec::new();
-    for entry in fs::read_dir(root)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            directories.push(path);
-        }
-    }
-    Ok(directories)
 }

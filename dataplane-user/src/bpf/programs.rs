@@ -15,6 +15,7 @@ use aya::{
 use aya_log::EbpfLogger;
 use dataplane_common::Settings;
 use nix::net::if_::if_nametoindex;
+use tokio::task::JoinHandle;
 
 use super::{Attachment, Hook, Maps, Pins, pins};
 use crate::object;
@@ -27,7 +28,17 @@ const LOG_INTERVAL: Duration = Duration::from_millis(200);
 pub struct Programs {
     ebpf: Ebpf,
     settings: Settings,
-    logs_spoofs: bool,
+    /// Prints what the programs log; ends with them.
+    log: Option<Printer>,
+}
+
+/// A task that ends with its owner.
+struct Printer(JoinHandle<()>);
+
+impl Drop for Printer {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Programs {
@@ -62,16 +73,20 @@ impl Programs {
             }
             .with_context(|| format!("loading the program {name}"))?;
         }
-        if logs_spoofs {
-            print_logs(&mut ebpf)?;
-        }
-        Ok(Self { ebpf, settings, logs_spoofs })
+        let log = logs_spoofs.then(|| print_logs(&mut ebpf)).transpose()?;
+        Ok(Self { ebpf, settings, log })
     }
 
     /// Whether these are the programs for that.
     #[must_use]
     pub fn are_for(&self, settings: &Settings, logs_spoofs: bool) -> bool {
-        self.settings == *settings && self.logs_spoofs == logs_spoofs
+        self.settings == *settings && self.log.is_some() == logs_spoofs
+    }
+
+    /// What they were loaded with.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// The kernel's number for the program of `hook`.
@@ -189,13 +204,12 @@ fn is_severed(error: &ProgramError) -> bool {
 }
 
 /// Prints what the programs log, as long as this object is loaded.
-fn print_logs(ebpf: &mut Ebpf) -> Result<()> {
+fn print_logs(ebpf: &mut Ebpf) -> Result<Printer> {
     let mut logger = EbpfLogger::init(ebpf).context("opening the programs' log")?;
-    tokio::spawn(async move {
+    Ok(Printer(tokio::spawn(async move {
         loop {
             tokio::time::sleep(LOG_INTERVAL).await;
             logger.flush();
         }
-    });
-    Ok(())
+    })))
 }

@@ -6,12 +6,16 @@ use anyhow::Result;
 
 use crate::{
     config::{ConfigFile, EXAMPLE},
+    daemon,
     exit::Exit,
     output::{self, Format},
 };
 
-pub fn validate(path: &Path) -> Result<Exit> {
+pub async fn validate(path: &Path, here: bool) -> Result<Exit> {
     let file = ConfigFile::read(path)?;
+    if here {
+        daemon::check_here(&file).await?;
+    }
     eprintln!(
         "{}: fine: {} to {}",
         path.display(),

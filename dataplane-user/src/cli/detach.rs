@@ -37,8 +37,7 @@ pub async fn detach(pins: &Pins) -> Result<Exit> {
         done.push(format!("the device {TUNNEL}"));
     }
     if pins.exist() {
-        let links = crate::bpf::links::list(pins)?.len();
-        pins.remove_all()?;
+        let links = pins.remove_all()?;
         done.push(format!(
             "{} and the pins in {}",
             output::count(links, "program"),

@@ -145,6 +145,9 @@ enum ConfigCommand {
     Validate {
         /// The file [default: the one of --config].
         file: Option<PathBuf>,
+        /// Also judge it by this host: its interfaces, addresses and pods.
+        #[arg(long)]
+        here: bool,
     },
     /// The configuration with every default filled in.
     Show,
@@ -174,8 +177,8 @@ impl Cli {
                 counters::list(&global.maps()?, format, all)
             }
             Command::Counters(CountersCommand::Flush) => counters::flush(&mut global.maps()?),
-            Command::Config(ConfigCommand::Validate { file }) => {
-                config::validate(file.as_deref().unwrap_or(&global.config))
+            Command::Config(ConfigCommand::Validate { file, here }) => {
+                block_on(config::validate(file.as_deref().unwrap_or(&global.config), here))
             }
             Command::Config(ConfigCommand::Show) => config::show(&global.config, format),
             Command::Config(ConfigCommand::Example) => config::example(),
@@ -250,7 +253,10 @@ fn duration(text: &str) -> Result<Duration, String> {
     match unit {
         "" | "s" => Ok(Duration::from_secs(number)),
         "ms" => Ok(Duration::from_millis(number)),
-        "m" => Ok(Duration::from_secs(number * 60)),
+        "m" => number
+            .checked_mul(60)
+            .map(Duration::from_secs)
+            .ok_or_else(|| format!("`{text}` is longer than anybody waits")),
         _ => Err(format!("`{unit}` is no unit of time; use ms, s or m")),
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     bpf::{Maps, Pins, links},
     clock, daemon,
     exit::Exit,
+    kernel::TUNNEL,
     output::{self, Format},
 };
 
@@ -61,15 +62,23 @@ struct AttachmentStatus {
 
 /// Prints the status; with `wait`, only once it is ready or the time is up.
 pub fn status(pins: &Pins, format: Format, wait: Option<Duration>) -> Result<Exit> {
-    let deadline = wait.map(|wait| Instant::now() + wait);
+    // A wait beyond the end of time has no deadline to compare with.
+    let deadline = wait.map(|wait| Instant::now().checked_add(wait));
     loop {
         let status = look(pins)?;
-        if status.ready || deadline.is_none_or(|deadline| Instant::now() >= deadline) {
+        if status.ready || is_over(deadline) {
             let ready = status.ready;
             output::object(format, &status, || describe(&status))?;
             return Ok(if ready { Exit::Ok } else { Exit::No });
         }
         std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn is_over(deadline: Option<Option<Instant>>) -> bool {
+    match deadline {
+        None => true,
+        Some(deadline) => deadline.is_some_and(|deadline| Instant::now() >= deadline),
     }
 }
 
@@ -91,7 +100,7 @@ fn look(pins: &Pins) -> Result<Status> {
             live: link.is_live,
         })
         .collect();
-    let problems = problems(&state, &attachments);
+    let problems = problems(&state, &attachments, running);
     let routes = maps.all_routes()?.iter().filter(|(_, route)| !route.is_local()).count();
     let ago = clock::monotonic().saturating_sub(Duration::from_nanos(state.heartbeat));
     Ok(Status {
@@ -137,8 +146,18 @@ fn nothing(pins: &Pins, running: bool, error: &anyhow::Error) -> Status {
     }
 }
 
-fn problems(state: &State, attachments: &[AttachmentStatus]) -> Vec<String> {
+/// So long without a round means that the daemon hangs: three resyncs.
+const SILENCE: Duration = Duration::from_secs(30);
+
+fn problems(state: &State, attachments: &[AttachmentStatus], running: bool) -> Vec<String> {
     let mut problems = Vec::new();
+    let heartbeat = Duration::from_nanos(state.heartbeat);
+    if running && clock::monotonic().saturating_sub(heartbeat) > SILENCE {
+        problems.push("the daemon is running, but has not gone round for long".to_owned());
+    }
+    if super::interface_name(state.tunnel_ifindex) != TUNNEL {
+        problems.push(format!("the tunnel device {TUNNEL} is gone"));
+    }
     if state.synced == 0 {
         problems.push("the daemon could not put everything in place; its log says what".to_owned());
     }

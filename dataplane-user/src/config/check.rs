@@ -75,6 +75,13 @@ pub fn check_config(config: &Config) -> Vec<Problem> {
             ));
         }
     }
+    if config.bpffs.to_string().contains('.') {
+        problems.push(Problem::new(
+            ["bpffs".into()],
+            "has a dot in it, which a bpffs refuses in names",
+            "name a directory without dots, like /sys/fs/bpf/tunless",
+        ));
+    }
     if !config.bpffs.0.is_absolute() {
         problems.push(Problem::new(
             ["bpffs".into()],
@@ -217,6 +224,16 @@ pub fn check_host(config: &Config, host: &HostFacts) -> Vec<Problem> {
                 route_path(index, "cidr"),
                 format!("our own node address {node} lies inside it"),
                 "correct the CIDR, or set node.address",
+            ));
+        }
+    }
+    for (index, route) in config.routes.fixed.iter().enumerate() {
+        let is_known = host.node == Some(route.node) || config.node.address == Some(route.node);
+        if host.addresses.contains(&route.node) && !is_known {
+            problems.push(Problem::new(
+                route_path(index, "node"),
+                format!("{} is another address of this node", route.node),
+                "only other nodes' CIDRs belong here; our own pods are found by themselves",
             ));
         }
     }

@@ -57,6 +57,12 @@ impl ConfigFile {
         Ok(file)
     }
 
+    /// What it says, word by word.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Checks what the file says against this host.
     ///
     /// # Errors

@@ -33,11 +33,11 @@ pub struct ConfigWatch {
 }
 
 impl ConfigWatch {
-    /// Watches from now on.
+    /// Watches from now on a file that said `text` when it was read.
     ///
     /// # Errors
     /// If inotify has no watch left.
-    pub fn new(path: &Path) -> Result<Self> {
+    pub fn new(path: &Path, text: &str) -> Result<Self> {
         let (sender, events) = unbounded_channel();
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             // Our own reading is no change.
@@ -46,7 +46,7 @@ impl ConfigWatch {
             }
         })
         .context("watching the configuration")?;
-        let text = fs::read_to_string(path).ok();
+        let text = Some(text.to_owned());
         let mut watch = Self {
             path: path.to_owned(),
             text,

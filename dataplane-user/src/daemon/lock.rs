@@ -6,7 +6,10 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{Read as _, Write as _},
-    path::PathBuf,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -15,6 +18,8 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::bpf::Pins;
 
 const DIRECTORY: &str = "/run/tunless";
+/// How long a lock is waited for that may be gone at once.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Held as long as the daemon runs; the kernel lets go of it when it dies.
 pub struct Lock {
@@ -30,28 +35,35 @@ impl Lock {
     pub fn take(pins: &Pins) -> Result<Self> {
         fs::create_dir_all(DIRECTORY).with_context(|| format!("making {DIRECTORY}"))?;
         let path = path(pins);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .with_context(|| path.display().to_string())?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(mut file) => {
-                file.set_len(0)?;
-                writeln!(file, "{}", std::process::id())?;
-                Ok(Self { path, _file: file })
-            }
-            Err((mut file, _)) => {
-                let mut owner = String::new();
-                file.read_to_string(&mut owner)?;
-                bail!(
-                    "another tunless (process {}) keeps {}; stop it, or give this one a \
-                     directory of its own (`bpffs:` in the file, or --bpffs)",
-                    owner.trim(),
-                    pins.root().display()
-                )
+        let started = Instant::now();
+        loop {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)
+                .with_context(|| path.display().to_string())?;
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                // Somebody may have removed the file while we waited for it.
+                Ok(file) if !is_at(&file, &path) => {}
+                Ok(mut file) => {
+                    file.set_len(0)?;
+                    writeln!(file, "{}", std::process::id())?;
+                    return Ok(Self { path, _file: file });
+                }
+                // The CLI asks by locking, too, for a moment.
+                Err(_) if started.elapsed() < PATIENCE => thread::sleep(PATIENCE / 20),
+                Err((mut file, _)) => {
+                    let mut owner = String::new();
+                    file.read_to_string(&mut owner)?;
+                    bail!(
+                        "another tunless (process {}) keeps {}; stop it, or give this one a \
+                         directory of its own (`bpffs:` in the file, or --bpffs)",
+                        owner.trim(),
+                        pins.root().display()
+                    )
+                }
             }
         }
     }
@@ -75,7 +87,17 @@ pub fn is_running(pins: &Pins) -> bool {
     Flock::lock(file, FlockArg::LockSharedNonblock).is_err()
 }
 
+/// One name per directory, whatever way it is written.
 fn path(pins: &Pins) -> PathBuf {
-    let name = pins.root().display().to_string().trim_matches('/').replace('/', "-");
+    let root = fs::canonicalize(pins.root()).unwrap_or_else(|_| pins.root().to_owned());
+    let name = root.display().to_string();
+    let name = name.trim_start_matches('/').replace('%', "%25").replace('/', "%2F");
     PathBuf::from(DIRECTORY).join(format!("{name}.lock"))
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
+        _ => false,
+    }
 }

@@ -19,7 +19,10 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use self::{config_watch::ConfigWatch, round::Reconciler};
+use self::{
+    config_watch::ConfigWatch,
+    round::{Outcome, Reconciler},
+};
 use crate::{
     bpf::{Pins, programs::require_tcx},
     config::{ConfigFile, Fastpath},
@@ -51,17 +54,24 @@ pub async fn run(path: &Path, bpffs: Option<&Path>) -> Result<()> {
     // Before the first look, so that nothing happens unseen in between.
     let events = Events::subscribe()?;
     let kernel = Kernel::connect()?;
-    let reconciler = Reconciler::new(kernel, file);
+    let mut reconciler = Reconciler::new(kernel, file);
     reconciler.check_host(reconciler.file()).await?;
-    refuse_untrusted(reconciler.file())?;
-
     require_tcx()?;
     let pins = Pins::new(reconciler.file().config.bpffs.as_ref());
+    if let Err(error) = refuse_untrusted(reconciler.file()) {
+        // Programs of an earlier run may be at work, and refusing to start
+        // would leave them so: they are replaced by ones that let the stack judge.
+        if !pins.exist() {
+            return Err(error);
+        }
+        reconciler.withhold_fastpath(Some(format!("{error:#}")));
+    }
     pins.prepare()?;
     let lock = Lock::take(&pins)?;
     Daemon {
         events,
-        watch: ConfigWatch::new(path)?,
+        watch: ConfigWatch::new(path, reconciler.file().text())?,
+        refused: false,
         reconciler,
         bpffs_override: bpffs.is_some(),
         retry: RETRY,
@@ -71,6 +81,16 @@ pub async fn run(path: &Path, bpffs: Option<&Path>) -> Result<()> {
     }
     .run()
     .await
+}
+
+/// Judges a file by this host, as the daemon would at its start.
+///
+/// # Errors
+/// If it does not fit.
+pub async fn check_here(file: &ConfigFile) -> Result<()> {
+    let reconciler = Reconciler::new(Kernel::connect()?, file.clone());
+    reconciler.check_host(file).await?;
+    refuse_untrusted(file)
 }
 
 /// `trusted` and somebody else's rules exclude each other, unless the operator says otherwise.
@@ -97,6 +117,8 @@ struct Daemon {
     watch: ConfigWatch,
     reconciler: Reconciler,
     bpffs_override: bool,
+    /// The file as it is was refused; that may be mended without a new text.
+    refused: bool,
     /// The pause after the next failure.
     retry: Duration,
     /// When the rules of others were last looked at.
@@ -123,7 +145,8 @@ impl Daemon {
 
         let outcome = self.reconciler.round(true).await?;
         self.reconciler.announce();
-        service::ready(&outcome.summary());
+        let mut is_ready = outcome.is_complete();
+        self.tell(&outcome, is_ready);
         let mut next = self.next_round(outcome.is_complete());
 
         loop {
@@ -133,7 +156,7 @@ impl Daemon {
                 Wake::Stop(signal) => break self.stop(signal),
                 Wake::Kernel => sleep(GATHER).await,
                 Wake::File => {
-                    if self.watch.changed_text() {
+                    if self.watch.changed_text() || self.refused {
                         self.reload().await;
                     } else {
                         continue;
@@ -143,11 +166,19 @@ impl Daemon {
                     self.watch.changed_text();
                     self.reload().await;
                 }
-                Wake::Time => self.resync().await,
+                Wake::Time => {
+                    // Whatever changed without a word: a directory that is a
+                    // symlink, a file system that announces nothing.
+                    if self.watch.changed_text() {
+                        self.reload().await;
+                    }
+                    self.resync().await;
+                }
             }
             let complete = match self.reconciler.round(resync).await {
                 Ok(outcome) => {
-                    service::status(&outcome.summary());
+                    is_ready |= outcome.is_complete();
+                    self.tell(&outcome, is_ready);
                     outcome.is_complete()
                 }
                 Err(error) => {
@@ -158,9 +189,18 @@ impl Daemon {
             let after = self.next_round(complete);
             // However much the kernel has to announce, it must not put this off.
             next = if resync { after } else { next.min(after) };
-            if matches!(wake, Wake::File | Wake::Hangup) {
+            if is_ready && matches!(wake, Wake::File | Wake::Hangup) {
                 service::ready_again();
             }
+        }
+    }
+
+    /// READY once everything was in place for the first time, not before.
+    fn tell(&self, outcome: &Outcome, is_ready: bool) {
+        if is_ready {
+            service::ready(&outcome.summary());
+        } else {
+            service::starting(&outcome.summary());
         }
     }
 
@@ -203,18 +243,21 @@ impl Daemon {
     async fn reload(&mut self) {
         service::reloading();
         match self.read_again().await {
-            Ok(file) => {
+            Ok((file, withheld)) => {
                 tracing::info!("{}: applying the new configuration", file.path.display());
-                self.reconciler.replace(file);
+                self.refused = false;
+                self.reconciler.replace(file, withheld);
             }
             Err(error) => {
+                self.refused = true;
                 tracing::error!("the new configuration is refused, the old one stays:\n{error:#}");
                 service::status("the new configuration was refused; the old one stays");
             }
         }
     }
 
-    async fn read_again(&self) -> Result<ConfigFile> {
+    /// The file, and why its fast path has to be withheld, if so.
+    async fn read_again(&self) -> Result<(ConfigFile, Option<String>)> {
         let running = self.reconciler.file();
         let mut file = ConfigFile::read(&running.path)?;
         if self.bpffs_override {
@@ -223,8 +266,14 @@ impl Daemon {
             bail!("{}: bpffs: changes only with a restart", file.path.display());
         }
         self.reconciler.check_host(&file).await?;
-        refuse_untrusted(&file)?;
-        Ok(file)
+        match refuse_untrusted(&file) {
+            Ok(()) => Ok((file, None)),
+            // Nothing new: the rules came later, and routes must go on changing.
+            Err(error) if running.config.fastpath == Fastpath::Trusted => {
+                Ok((file, Some(format!("{error:#}"))))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn stop(&self, signal: &str) -> Result<()> {

@@ -2,18 +2,20 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::Read as _,
     net::Ipv4Addr,
 };
 
 use anyhow::{Context as _, Result};
-use dataplane_common::State;
+use dataplane_common::{Settings, State};
 
 use super::next_hops::NextHops;
 use crate::{
-    bpf::{Maps, Pins, Programs},
+    bpf::{Attachment, Hook, Maps, Pins, Programs},
     clock,
     config::{ConfigFile, Fastpath, HostFacts},
-    desired::{self, Desired, Facts, Paths},
+    desired::{self, Desired, Facts, Paths, Terms},
     kernel::{Host, Kernel, TUNNEL},
     output,
     tables::{Attachments, Endpoints, KernelRoutes, NodeCounters, Nodes, Round, Routes},
@@ -35,6 +37,8 @@ pub struct Reconciler {
     /// Our node address as last known: a NIC that is down has no routes to tell it by.
     node: Option<Ipv4Addr>,
     next_hops: NextHops,
+    /// See [`Self::handover`]; 0 until it is known.
+    handover: u32,
     /// What was last complained about, to say it once.
     reported: Vec<String>,
 }
@@ -82,6 +86,7 @@ impl Reconciler {
             paths: Paths::new(),
             node: None,
             next_hops: NextHops::default(),
+            handover: 0,
             reported: Vec::new(),
         }
     }
@@ -91,10 +96,11 @@ impl Reconciler {
         &self.file
     }
 
-    /// From the next round on, another file.
-    pub fn replace(&mut self, file: ConfigFile) {
+    /// From the next round on, another file; `withheld` if its fast path must
+    /// not be had for now.
+    pub fn replace(&mut self, file: ConfigFile, withheld: Option<String>) {
         self.file = file;
-        self.withheld = None;
+        self.withhold_fastpath(withheld);
         self.no_xdp.clear();
         // Ask for the ways anew: there may be new nodes.
         self.host = Host::default();
@@ -118,7 +124,7 @@ impl Reconciler {
         let host = self.kernel.look().await?;
         let mut paths = Paths::new();
         for node in desired::nodes(&file.config) {
-            if let Some(path) = self.kernel.path(node).await {
+            if let Some(path) = self.kernel.path(node).await? {
                 paths.insert(node, path);
                 break;
             }
@@ -163,20 +169,19 @@ impl Reconciler {
         let tunnel = host.link(TUNNEL).with_context(|| format!("{TUNNEL} vanished"))?;
         let fastpath =
             if self.withheld.is_some() { Fastpath::Off } else { self.file.config.fastpath };
-        let desired = Desired::new(
-            &self.file.config,
-            fastpath,
-            &host,
-            &self.paths,
-            &facts,
-            tunnel,
-            &self.no_xdp,
-        );
+        let handover = self.handover()?;
+        let terms = Terms { fastpath, no_xdp: &self.no_xdp, handover };
+        let desired = Desired::new(&self.file.config, &host, &self.paths, &facts, tunnel, terms);
         self.host = host;
 
         let mut round = Round::default();
         self.load(&desired, &mut round)?;
         self.apply(&desired, &mut round).await?;
+        let trimmed = self
+            .kernel
+            .trim_addresses(&self.host, desired.settings.tunnel_ifindex, facts.tunnel.address)
+            .await;
+        round.failures.extend(trimmed.err().map(|error| format!("{error:#}")));
         let outcome = Outcome {
             failures: round.failures.len(),
             routes: desired.kernel_routes.len(),
@@ -190,11 +195,29 @@ impl Reconciler {
         Ok(outcome)
     }
 
+    /// The secret between our XDP and our TC program: the one in use, else a new
+    /// one. While programs are swapped one after the other, both must know it.
+    fn handover(&mut self) -> Result<u32> {
+        if self.handover == 0 {
+            let used = Maps::open(&self.pins).and_then(|maps| maps.state()).ok();
+            self.handover = match used.map(|state| state.handover) {
+                Some(secret) if secret != 0 => secret,
+                _ => random()?,
+            };
+        }
+        Ok(self.handover)
+    }
+
     async fn ask_for_ways(&self) -> Paths {
         let mut paths = Paths::new();
         for node in desired::nodes(&self.file.config) {
-            if let Some(path) = self.kernel.path(node).await {
-                paths.insert(node, path);
+            match self.kernel.path(node).await {
+                Ok(path) => paths.extend(path.map(|path| (node, path))),
+                // No answer is no "no": what we knew stays.
+                Err(error) => {
+                    tracing::warn!("{error:#}");
+                    paths.extend(self.paths.get(&node).map(|path| (node, *path)));
+                }
             }
         }
         paths
@@ -256,6 +279,11 @@ impl Reconciler {
     }
 
     fn write_state(&mut self, desired: &Desired, facts: &Facts, synced: bool) -> Result<()> {
+        // What runs, not what was asked for: new programs may have failed to load.
+        let settings = *self.programs.as_ref().context("no programs")?.settings();
+        let is_refused =
+            |at: &&Attachment| at.hook == Hook::DecapXdp && self.no_xdp.contains(&at.ifindex);
+        let refused = desired.attachments.iter().filter(is_refused).count();
         let state = State {
             heartbeat: u64::try_from(clock::monotonic().as_nanos())?,
             pid: std::process::id(),
@@ -264,11 +292,12 @@ impl Reconciler {
             tunnel: facts.tunnel.address.map(Into::into).unwrap_or_default(),
             tunnel_ifindex: desired.settings.tunnel_ifindex,
             tunnel_mtu: facts.tunnel.mtu,
-            attachments: u32::try_from(desired.attachments.len())?,
-            fastpath: desired.settings.fastpath,
-            spoof: desired.settings.spoof,
+            attachments: u32::try_from(desired.attachments.len() - refused)?,
+            fastpath: settings.fastpath,
+            spoof: settings.spoof,
             fastpath_withheld: self.withheld.is_some().into(),
-            reserved: 0,
+            reserved: [0; 5],
+            handover: settings.handover,
         };
         let maps = self.maps.as_mut().context("no maps")?;
         maps.state.set(0, state, 0).context("writing the state")
@@ -306,7 +335,7 @@ impl Reconciler {
             state.tunnel,
             desired::nodes(config).len(),
             state.attachments,
-            config.fastpath.as_str(),
+            if state.fastpath == Settings::TRUSTED { "trusted" } else { "off" },
             config.bpffs,
         );
         if config.node.tunnel_address.is_none() {
@@ -334,10 +363,19 @@ impl Reconciler {
     /// Maps of versions with another layout are of no use once ours serve.
     fn remove_other_versions(&self) {
         for directory in self.pins.other_versions().unwrap_or_default() {
-            match Pins::remove_directory(&directory) {
+            match Pins::remove_version(&directory) {
                 Ok(()) => tracing::info!("removed {}, of another version", directory.display()),
                 Err(error) => tracing::warn!("{error:#}"),
             }
         }
     }
+}
+
+/// Any number but zero, which stands for none.
+fn random() -> Result<u32> {
+    let mut bytes = [0; 4];
+    File::open("/dev/urandom")
+        .and_then(|mut source| source.read_exact(&mut bytes))
+        .context("/dev/urandom")?;
+    Ok(u32::from_ne_bytes(bytes).max(1))
 }

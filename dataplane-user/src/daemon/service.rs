@@ -10,7 +10,13 @@ fn tell(states: &[NotifyState<'_>]) {
     }
 }
 
-/// The first full round is done.
+/// Not everything is in place yet. systemd shall be patient: it is tried again
+/// and again, and a restart would help nobody.
+pub fn starting(summary: &str) {
+    tell(&[NotifyState::ExtendTimeoutUsec(60_000_000), NotifyState::Status(summary)]);
+}
+
+/// Everything was in place after a round.
 pub fn ready(summary: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(summary)]);
 }

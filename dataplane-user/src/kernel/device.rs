@@ -14,7 +14,7 @@ use ipnet::Ipv4Net;
 use netlink_packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute};
 use rtnetlink::{AddressMessageBuilder, LinkUnspec, LinkVeth};
 
-use super::{Host, Kernel, errno, explain};
+use super::{Host, Kernel, Link, errno, explain};
 
 /// The tunnel device's name.
 pub const TUNNEL: &str = "tunless0";
@@ -55,6 +55,13 @@ impl Kernel {
         };
         match &link.alias {
             Some(owner) if *owner == alias(pins) => {}
+            // A daemon was killed between making it and saying whose it is.
+            None if is_unfinished(host, ifindex, link) => {
+                self.finish_tunnel(host, wanted, &alias(pins))
+                    .await
+                    .with_context(|| format!("finishing {TUNNEL}"))?;
+                return Ok(true);
+            }
             Some(owner) if owner.starts_with("tunless ") => bail!(
                 "the interface {TUNNEL} belongs to another instance of tunless here ({owner}); \
                  detach that one first: `tunless detach --bpffs {}`",
@@ -78,7 +85,8 @@ impl Kernel {
                 .with_context(|| format!("mending {TUNNEL_PEER}"))?;
             changed = true;
         }
-        Ok(changed | self.ensure_address(host, ifindex, wanted.address).await?)
+        isolate_peer();
+        Ok(changed | self.add_address(host, ifindex, wanted.address).await?)
     }
 
     /// Removes the device, its other end and, by the kernel, its addresses and
@@ -106,6 +114,10 @@ impl Kernel {
         let request = LinkVeth::new(TUNNEL, TUNNEL_PEER).build();
         self.handle.link().add(request).execute().await.map_err(explain)?;
         let host = self.look().await?;
+        self.finish_tunnel(&host, wanted, alias).await
+    }
+
+    async fn finish_tunnel(&self, host: &Host, wanted: TunnelDevice, alias: &str) -> Result<()> {
         let find = |name| host.link(name).map(|(index, _)| index).context("it vanished at once");
         let (tunnel, peer) = (find(TUNNEL)?, find(TUNNEL_PEER)?);
         for ifindex in [tunnel, peer] {
@@ -123,12 +135,7 @@ impl Kernel {
             }
             self.set_up(ifindex, wanted.mtu).await?;
         }
-        // What reaches the other end goes no further, even if it were addressed to it.
-        let forwarding = format!("/proc/sys/net/ipv4/conf/{TUNNEL_PEER}/forwarding");
-        if let Err(error) = fs::write(&forwarding, "0") {
-            tracing::debug!("{forwarding}: {error}");
-        }
-        self.ensure_address(&host, tunnel, wanted.address).await?;
+        self.add_address(host, tunnel, wanted.address).await?;
         Ok(())
     }
 
@@ -137,28 +144,39 @@ impl Kernel {
         self.handle.link().set(message).execute().await.map_err(explain)
     }
 
-    async fn ensure_address(
+    async fn add_address(
         &self,
         host: &Host,
         ifindex: u32,
         wanted: Option<Ipv4Addr>,
     ) -> Result<bool> {
-        let present: Vec<Ipv4Net> =
-            host.addresses.iter().filter(|(owner, _)| *owner == ifindex).map(|(_, a)| *a).collect();
-        let mut changed = false;
-        if let Some(address) = wanted
-            && !present.iter().any(|net| net.addr() == address)
-        {
-            self.handle
-                .address()
-                .add(ifindex, address.into(), 32)
-                .execute()
-                .await
-                .map_err(explain)
-                .with_context(|| format!("giving {TUNNEL} the address {address}"))?;
-            changed = true;
+        let Some(address) = wanted else { return Ok(false) };
+        if addresses(host, ifindex).any(|net| net.addr() == address) {
+            return Ok(false);
         }
-        for net in present.iter().filter(|net| Some(net.addr()) != wanted) {
+        self.handle
+            .address()
+            .add(ifindex, address.into(), 32)
+            .execute()
+            .await
+            .map_err(explain)
+            .with_context(|| format!("giving {TUNNEL} the address {address}"))?;
+        Ok(true)
+    }
+
+    /// Takes addresses from the device that it should not have (any more). Only
+    /// after the routes name another source: with an address the kernel removes
+    /// every route that has it as `src`.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn trim_addresses(
+        &self,
+        host: &Host,
+        ifindex: u32,
+        wanted: Option<Ipv4Addr>,
+    ) -> Result<()> {
+        for net in addresses(host, ifindex).filter(|net| Some(net.addr()) != wanted) {
             let message = AddressMessageBuilder::<Ipv4Addr>::new()
                 .index(ifindex)
                 .address(net.addr(), net.prefix_len())
@@ -168,9 +186,34 @@ impl Kernel {
                     return Err(explain(error))
                         .with_context(|| format!("taking the address {net} from {TUNNEL}"));
                 }
-                _ => changed = true,
+                _ => {}
             }
         }
-        Ok(changed)
+        Ok(())
+    }
+}
+
+fn addresses(host: &Host, ifindex: u32) -> impl Iterator<Item = Ipv4Net> {
+    host.addresses.iter().filter(move |(owner, _)| *owner == ifindex).map(|(_, net)| *net)
+}
+
+/// As it is right after it was made, and as nobody would leave one of his own.
+fn is_unfinished(host: &Host, ifindex: u32, link: &Link) -> bool {
+    link.kind.as_deref() == Some("veth")
+        && !link.is_up
+        && host.link(TUNNEL_PEER).is_some()
+        && addresses(host, ifindex).next().is_none()
+}
+
+/// What reaches the other end goes no further, even if it were addressed to it.
+/// `sysctl net.ipv4.ip_forward=1` sets this for every interface, so it is
+/// looked at each time.
+fn isolate_peer() {
+    let forwarding = format!("/proc/sys/net/ipv4/conf/{TUNNEL_PEER}/forwarding");
+    if fs::read_to_string(&forwarding).is_ok_and(|value| value.trim() == "0") {
+        return;
+    }
+    if let Err(error) = fs::write(&forwarding, "0") {
+        tracing::debug!("{forwarding}: {error}");
     }
 }

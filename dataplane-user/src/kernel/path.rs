@@ -2,11 +2,12 @@
 
 use std::net::Ipv4Addr;
 
+use anyhow::{Context as _, Result};
 use futures::TryStreamExt as _;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute};
 use rtnetlink::RouteMessageBuilder;
 
-use super::{Kernel, snapshot};
+use super::{Kernel, errno, explain, snapshot};
 
 /// The way to a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,14 +24,24 @@ pub struct Path {
 
 impl Kernel {
     /// What `ip route get` says; `None` if there is no way.
-    pub async fn path(&self, node: Ipv4Addr) -> Option<Path> {
+    ///
+    /// # Errors
+    /// If the kernel could not answer: that says nothing about the way.
+    pub async fn path(&self, node: Ipv4Addr) -> Result<Option<Path>> {
         let mut request = self
             .handle
             .route()
             .get(RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(node, 32).build());
         request.message_mut().header.table = 0;
         let mut answers = std::pin::pin!(request.execute());
-        let message = answers.try_next().await.ok()??;
+        let message = match answers.try_next().await {
+            Ok(Some(message)) => message,
+            Ok(None) => return Ok(None),
+            Err(error) if is_no_way(&error) => return Ok(None),
+            Err(error) => {
+                return Err(explain(error)).with_context(|| format!("asking the way to {node}"));
+            }
+        };
         let mut path = Path { ifindex: 0, next_hop: node, source: None, mtu: None };
         for attribute in &message.attributes {
             match attribute {
@@ -43,6 +54,12 @@ impl Kernel {
                 _ => {}
             }
         }
-        (path.ifindex != 0).then_some(path)
+        Ok((path.ifindex != 0).then_some(path))
     }
+}
+
+/// No route, or one of the types unreachable, prohibit and blackhole.
+fn is_no_way(error: &rtnetlink::Error) -> bool {
+    let no_way = [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EACCES, libc::EINVAL];
+    errno(error).is_some_and(|number| no_way.contains(&number))
 }

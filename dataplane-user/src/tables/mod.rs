@@ -86,9 +86,9 @@ impl Round {
         plan.delete
     }
 
-    /// Removes what is too much.
+    /// Removes what is too much, last things first.
     pub async fn delete<T: Table>(&mut self, table: &mut T, keys: Vec<T::Key>) {
-        for key in keys {
+        for key in keys.into_iter().rev() {
             let outcome = table.delete(&key).await;
             self.note(outcome, || format!("removing {} {key:?}", T::NAME));
         }

@@ -118,7 +118,7 @@ impl LabId {
     /// A lock outlives its daemon, since whoever removes one may remove that of
     /// another daemon. Ours are of no use to anybody else.
     fn remove_locks(&self) {
-        let prefix = format!("sys-fs-bpf-{BPFFS_PREFIX}{}-", self.0);
+        let prefix = format!("sys%2Ffs%2Fbpf%2F{BPFFS_PREFIX}{}-", self.0);
         for name in names_in(LOCK_DIR).iter().filter(|name| name.starts_with(&prefix)) {
             // An empty file left in /run is not worth an error.
             let _ = fs::remove_file(Path::new(LOCK_DIR).join(name));

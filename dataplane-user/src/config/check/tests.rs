@@ -22,7 +22,7 @@ fn complaint(text: &str, host: Option<&HostFacts>) -> String {
 fn here() -> HostFacts {
     HostFacts {
         interfaces: vec!["lo".into(), "eth0".into()],
-        addresses: vec![Ipv4Addr::new(172, 16, 36, 10)],
+        addresses: vec![Ipv4Addr::new(172, 16, 36, 10), Ipv4Addr::new(192, 168, 0, 9)],
         node: Some(Ipv4Addr::new(172, 16, 36, 10)),
         pods: vec![Ipv4Addr::new(10, 20, 105, 215)],
     }
@@ -87,6 +87,7 @@ const REFUSED: &[(&str, &[&str])] = &[
         &["FILE:4:", "already an extra source of node 1.2.3.4"],
     ),
     ("workloads: {interfaces: [\"*\"]}\n", &["FILE:1:", "every interface"]),
+    ("bpffs: /sys/fs/bpf/tunless.d\n", &["FILE:1:", "has a dot"]),
     ("bpffs: pins\n", &["FILE:1:", "absolute"]),
     ("mtu: 12\n", &["FILE:1:", "mtu", "68 to 65515"]),
     ("fastpath: fast\n", &["FILE:1:", "fastpath", "`off`"]),
@@ -111,6 +112,10 @@ fn a_borrowed_address_is_fine() {
 
 /// (file, what the complaint on this host must say)
 const REFUSED_HERE: &[(&str, &[&str])] = &[
+    (
+        "routes:\n  static:\n    - {cidr: 10.20.42.0/26, node: 192.168.0.9}\n",
+        &["FILE:3:", "another address of this node"],
+    ),
     (
         "underlay:\n  interfaces: [eth0, eth7]\n",
         &["FILE:2:", "underlay.interfaces[1]", "no interface eth7", "lo, eth0"],
