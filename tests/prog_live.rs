@@ -6,9 +6,9 @@ use aya::programs::TcAttachType;
 use dataplane_common::{
     Direction,
     Reason::{
-        self, HostEncapsulated, HostTooBig, HostTruncated, InnerTruncated, NotForHost, NotIpip,
-        NotIpv4, OuterTruncated, PodEncapsulated, PodNotIpv4, PodTooBig, PodTruncated, ToPod,
-        ToStack, XdpUnwrapped,
+        self, HostEncapsulated, HostTooBig, HostTruncated, NotForHost, NotIpip, NotIpv4,
+        OuterTruncated, PodEncapsulated, PodNotIpv4, PodTooBig, PodTruncated, ToPod, ToStack,
+        XdpUnwrapped,
     },
     Settings,
 };
@@ -344,7 +344,7 @@ fn vouched_for() -> Vec<LiveCase> {
     for length in 14..34 {
         let cut = packet.clone().cut(length);
         let case = LiveCase::new(Hook::AfterXdp, format!("proof, cut to {length} bytes"), &cut);
-        cases.push(case.metadata(&proof).counted(InnerTruncated));
+        cases.push(case.metadata(&proof).counted(Reason::HandoverStray));
     }
     cases
 }

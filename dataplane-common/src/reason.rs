@@ -149,7 +149,7 @@ reasons! {
     EcnViolation "ecn_violation" Decap Dropped "congestion marked outside, not ECN-capable inside (RFC 6040 §4.2: must drop)"
     InnerTtlZero "inner_ttl_zero" Decap Dropped "inner TTL is 0 (RFC 2003 §3.1: must discard)"
     CannotUnwrap "cannot_unwrap" Decap Passed "the kernel could not take the outer header off (GSO of another kind, memory)"
-    HandoverStray "handover_stray" Decap Dropped "unwrapped by XDP, but tagged for a VLAN or another machine's after all; passed up it would be plain"
+    HandoverStray "handover_stray" Decap Dropped "unwrapped by XDP, but for a VLAN, for another machine or cut short after all; passed up it would be plain"
     // Delivery of what passed them all.
     MartianToStack "martian_to_stack" Decap Forwarded "as martian_source; unwrapped for the kernel to judge, as `spoof: stack` says"
     OwnToStack "own_to_stack" Decap Forwarded "as own_source; unwrapped for the kernel to judge, as `spoof: stack` says"
