@@ -1,0 +1,145 @@
+//! What once was wrong, or would be if nobody looked: one test each.
+
+use std::{fs, path::Path};
+
+use tunless_lab::{Daemon, Lab, service::felix};
+use tunless_tests::scene::{
+    HASTY, SOON, Scene, Setup, answers, assert_answered, assert_lossless, stream_between, until,
+};
+
+/// The kernel removes routes together with the address that is their `src`: the
+/// old address may only go once the routes name the new one.
+#[test]
+fn a_new_tunnel_address_loses_nothing() {
+    for setup in [Setup::OFF, Setup::TRUSTED] {
+        let scene = Scene::new(Lab::new().fabric_filter(true), setup);
+        scene.warm_up();
+        let (perf, sit) = scene.pods();
+        let stream = stream_between(perf, sit, 5005);
+        let (node1, node2) = (&scene.lab.node1, &scene.lab.node2);
+        let old = format!("tunnel_address: {}", node2.tunnel);
+        let config = setup.config(node2, node1, "").replace(&old, "tunnel_address: 10.20.105.193");
+        scene.daemon2.replace_config(&config).unwrap();
+        let is_there = |address| {
+            let shown = node2.netns.ip("addr show dev tunless0").unwrap();
+            shown.contains(&format!("inet {address}/32"))
+        };
+        until("the new address alone", SOON, || {
+            (is_there("10.20.105.193".to_owned()) && !is_there(node2.tunnel.to_string()))
+                .then_some(())
+        });
+        let routes = node2.netns.ip("route show dev tunless0").unwrap();
+        assert!(routes.contains("src 10.20.105.193"), "{routes}");
+        assert_lossless(stream);
+        scene.assert_nothing_plain();
+        scene.finish();
+    }
+}
+
+/// `trusted` programs stay at work when their daemon dies. If Felix has come
+/// meanwhile, the next daemon must end that, not refuse to start.
+#[test]
+fn a_restart_does_not_leave_trusted_programs_under_felix() {
+    let mut scene = Scene::with(Lab::new(), Setup::TRUSTED, "", &HASTY);
+    scene.warm_up();
+    scene.daemon2.kill9().unwrap();
+    felix(&scene.lab.node2.netns).unwrap();
+    scene.daemon2.restart().unwrap();
+    let status = scene.daemon2.cli_json(&["status"]);
+    let output = scene.daemon2.cli(&["status", "-o", "json"]).unwrap();
+    assert_eq!(output.status, Some(3), "{status:?}");
+    let status: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
+    assert_eq!(status["fastpath"], "off", "{status}");
+    assert!(!status["attachments"].to_string().contains("encap_pod"), "{status}");
+    assert!(scene.daemon2.log().contains("the fast path is off from now on"));
+    scene.finish();
+}
+
+/// Made, but not named yet: what `kill -9` may leave in between.
+#[test]
+fn a_device_left_half_made_is_finished() {
+    let lab = Lab::new().build().unwrap();
+    let node = &lab.node2;
+    node.netns.ip("link add tunless0 type veth peer name tunless0-peer").unwrap();
+    let daemon = Daemon::start(node, &Setup::OFF.config(node, &lab.node1, "")).unwrap();
+    let shown = node.netns.ip("-d link show tunless0").unwrap();
+    assert!(shown.contains("alias tunless ") && shown.contains("NOARP"), "{shown}");
+    assert_eq!(daemon.cli_json(&["status"]).unwrap()["ready"], true);
+    daemon.finish().unwrap();
+    assert!(!node.netns.ip("link show").unwrap().contains("tunless0"));
+    assert_eq!(lab.problems(), Vec::<String>::new());
+}
+
+/// Others may keep pins beside ours.
+#[test]
+fn detach_leaves_the_pins_of_others() {
+    let lab = Lab::new().build().unwrap();
+    let node = &lab.node2;
+    let mut daemon = Daemon::start(node, &Setup::OFF.config(node, &lab.node1, "")).unwrap();
+    // Named so that only a careless look takes it for ours.
+    let others = Path::new(&node.bpffs).join("vlan");
+    fs::create_dir(&others).unwrap();
+    daemon.terminate().unwrap();
+    let output = daemon.cli(&["detach"]).unwrap();
+    assert_eq!(output.status, Some(0), "{}", output.stderr);
+    assert!(others.is_dir(), "{}", output.stderr);
+    assert!(!Path::new(&node.bpffs).join("links").exists());
+    fs::remove_dir(&others).unwrap();
+    fs::remove_dir(&node.bpffs).unwrap();
+    drop(daemon);
+    assert_eq!(lab.problems(), Vec::<String>::new());
+}
+
+/// The bpffs itself is everybody's.
+#[test]
+fn the_bpffs_itself_is_refused() {
+    let lab = Lab::new().build().unwrap();
+    let node = &lab.node2;
+    let config = Setup::OFF.config(node, &lab.node1, "bpffs: /sys/fs/bpf\n");
+    let (code, stderr) = tunless_lab::daemon::expect_failure(node, &config).unwrap();
+    assert_eq!(code, 1);
+    assert!(stderr.contains("is the bpffs itself"), "{stderr}");
+    assert_eq!(lab.problems(), Vec::<String>::new());
+}
+
+/// A file refused for its mode is taken once the mode is mended: its text is
+/// the same.
+#[test]
+fn a_mended_mode_is_noticed() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let scene = Scene::new(Lab::new().third_node(true), Setup::OFF);
+    let (node2, node3) = (&scene.lab.node2, scene.lab.node3.as_ref().unwrap());
+    let more = format!("    - {{cidr: {}, node: {}}}\n", node3.block, node3.ip);
+    let config = Setup::OFF.config(node2, &scene.lab.node1, &more);
+    let path = scene.daemon2.config_path();
+    let mode = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o666);
+    scene.daemon2.rewrite_config(&config).unwrap();
+    // Writing may have put the mode right; then it is the second time that counts.
+    mode(0o666);
+    let routes = |scene: &Scene| {
+        let list = scene.daemon2.cli(&["routes", "list", "-o", "json"]).unwrap();
+        list.stdout.matches("\"cidr\"").count()
+    };
+    until("it is refused or taken", SOON, || {
+        (scene.daemon2.log().contains("chmod o-w") || routes(&scene) == 2).then_some(())
+    });
+    mode(0o600);
+    until("the new route", SOON, || (routes(&scene) == 2).then_some(()));
+    scene.finish();
+}
+
+/// Pods of a node that detached are not reached by what is left.
+#[test]
+fn nothing_forwards_after_detach() {
+    let scene = Scene::new(Lab::new(), Setup::TRUSTED);
+    scene.warm_up();
+    let (perf, sit) = scene.pods();
+    assert_answered(&perf.netns, sit.ip);
+    let Scene { daemon1, daemon2, lab, .. } = scene;
+    daemon2.finish().unwrap();
+    assert!(!answers(&lab.perf().netns, lab.sit().ip));
+    daemon1.finish().unwrap();
+    assert_eq!(lab.problems(), Vec::<String>::new());
+}
