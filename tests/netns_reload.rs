@@ -1,17 +1,12 @@
 //! The configuration changes while packets flow.
 
-use std::{
-    net::Ipv4Addr,
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    sync::atomic::{AtomicBool, Ordering},
-    thread,
-    time::Duration,
-};
+use std::net::Ipv4Addr;
 
 use serde_json::{Value, json};
-use tunless_lab::{Daemon, Lab, LabBuilder, Pod, traffic::ping};
+use tunless_lab::{Daemon, Lab, LabBuilder, Pod};
 use tunless_tests::scene::{
-    Counters, HASTY, SOON, Scene, Setup, assert_answered, assert_lossless, stream_between, until,
+    Counters, SOON, Scene, Setup, assert_answered, assert_lossless, stream_between, until,
+    while_the_kernel_is_busy,
 };
 
 fn lab() -> LabBuilder {
@@ -189,26 +184,6 @@ fn a_bad_file_changes_nothing() {
     });
 }
 
-/// Runs a test while the kernel announces something every 10 ms or so: there are
-/// never 100 ms of quiet.
-fn while_the_kernel_is_busy(scene: &Scene, test: impl FnOnce()) {
-    let (stop, netns) = (AtomicBool::new(false), &scene.lab.node2.netns);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                for verb in ["add", "del"] {
-                    let neighbour = "172.16.36.99 lladdr 02:00:00:00:00:99 dev eth0";
-                    netns.ip(&format!("neigh {verb} {neighbour}")).unwrap();
-                    thread::sleep(Duration::from_millis(10));
-                }
-            }
-        });
-        let result = catch_unwind(AssertUnwindSafe(test));
-        stop.store(true, Ordering::Relaxed);
-        result.unwrap_or_else(|panic| resume_unwind(panic));
-    });
-}
-
 /// A change of the file must not be forgotten because the kernel, too, has
 /// something to say at that very moment.
 #[test]
@@ -224,23 +199,4 @@ fn a_change_is_seen_while_the_kernel_is_busy() {
             }
         });
     });
-}
-
-/// A path MTU has no event: it takes a resync to notice, and no event may put
-/// that off.
-#[test]
-fn everything_is_compared_while_the_kernel_is_busy() {
-    let scene = Scene::with(Lab::new(), Setup::OFF, "", &HASTY);
-    while_the_kernel_is_busy(&scene, || {
-        scene.warm_up();
-        scene.lab.set_path_mtu(&scene.lab.node1, 1300).unwrap();
-        let (perf, sit) = (scene.lab.perf(), scene.lab.sit().ip);
-        let options = ping::Options { count: 1, size: 1400, df: true, ..Default::default() };
-        until("the path MTU is known", SOON, || {
-            ping::ping(&perf.netns, sit, &options).unwrap();
-            let nodes = scene.daemon2.cli_json(&["nodes", "list"]).unwrap();
-            (nodes["items"][0]["mtu"] == 1300).then_some(())
-        });
-    });
-    scene.finish();
 }

@@ -1,5 +1,7 @@
 //! A lab whose two nodes run tunless, configured one way or another.
 
+#[path = "scene/busy.rs"]
+mod busy;
 #[path = "scene/counters.rs"]
 pub mod counters;
 #[path = "scene/hostile.rs"]
@@ -18,6 +20,7 @@ use tunless_lab::{
 };
 
 pub use self::{
+    busy::while_the_kernel_is_busy,
     counters::Counters,
     until::{SOON, until},
 };
