@@ -130,6 +130,28 @@ fn a_mended_mode_is_noticed() {
     scene.finish();
 }
 
+/// The kernel takes a device's routes with the device. With nobody there to mend
+/// it, pods' packets must not take the default route instead.
+#[test]
+fn without_the_device_nothing_leaves_plain() {
+    for setup in [Setup::OFF, Setup::TRUSTED] {
+        let mut scene = Scene::new(Lab::new().fabric_filter(true), setup);
+        scene.warm_up();
+        scene.daemon2.kill9().unwrap();
+        let node = &scene.lab.node2.netns;
+        node.ip("link del tunless0").unwrap();
+        let (perf, sit) = scene.pods();
+        let way = format!("route get {} from {} iif {}", sit.ip, perf.ip, perf.cali);
+        node.ip(&way).expect_err("the stack has no way");
+        answers(&perf.netns, sit.ip);
+        scene.assert_nothing_plain();
+        scene.daemon2.restart().unwrap();
+        scene.warm_up();
+        scene.assert_nothing_plain();
+        scene.finish();
+    }
+}
+
 /// Pods of a node that detached are not reached by what is left.
 #[test]
 fn nothing_forwards_after_detach() {

@@ -6,7 +6,7 @@ use crate::{
     bpf::Pins,
     daemon::Lock,
     exit::Exit,
-    kernel::{Kernel, PROTOCOL, TUNNEL},
+    kernel::{Kernel, PROTOCOL, TUNNEL, is_tunnel_of},
     output,
 };
 
@@ -19,19 +19,28 @@ pub async fn detach(pins: &Pins) -> Result<Exit> {
     )?;
     let kernel = Kernel::connect()?;
     let host = kernel.look().await?;
-    let tunnel = host.link(TUNNEL).map(|(ifindex, _)| ifindex);
     let mut done = Vec::new();
 
-    let ours = |route: &&crate::kernel::KernelRoute| {
-        route.protocol == PROTOCOL && route.ifindex.is_some() && route.ifindex == tunnel
-    };
-    let mut routes = 0;
-    for route in host.routes.iter().filter(ours) {
-        kernel.delete_route(route.destination, route.ifindex.unwrap_or(0)).await?;
-        routes += 1;
-    }
-    if routes > 0 {
-        done.push(output::count(routes, "route"));
+    // Another instance may be at work in this namespace; then the device and the
+    // routes are its.
+    let device = host.link(TUNNEL);
+    if device.is_none_or(|(_, link)| is_tunnel_of(link, pins.root())) {
+        let mut routes = 0;
+        for route in host.routes.iter().filter(|route| route.protocol == PROTOCOL) {
+            match (route.ifindex, device) {
+                (Some(ifindex), Some((tunnel, _))) if ifindex == tunnel => {
+                    kernel.delete_route(route.destination, ifindex).await?;
+                    routes += 1;
+                }
+                (None, _) if route.is_unreachable => {
+                    kernel.delete_backstop(route.destination).await?;
+                }
+                _ => {}
+            }
+        }
+        if routes > 0 {
+            done.push(output::count(routes, "route"));
+        }
     }
     if kernel.delete_tunnel(&host, pins.root()).await? {
         done.push(format!("the device {TUNNEL}"));

@@ -18,7 +18,7 @@ use crate::{
     desired::{self, Desired, Facts, Paths, Terms},
     kernel::{Host, Kernel, TUNNEL},
     output,
-    tables::{Attachments, Endpoints, KernelRoutes, NodeCounters, Nodes, Round, Routes},
+    tables::{Attachments, Backstops, Endpoints, KernelRoutes, NodeCounters, Nodes, Round, Routes},
 };
 
 /// Knows what should be, and makes it so.
@@ -266,10 +266,15 @@ impl Reconciler {
             only_preferred.then_some(&mut self.no_xdp),
         );
         let old_links = round.upsert(&mut attachments, &links).await;
+        let mut backstops = Backstops::new(&self.kernel, &self.host);
+        let stopped: BTreeMap<_, _> =
+            desired.kernel_routes.keys().map(|prefix| (*prefix, ())).collect();
+        let old_backstops = round.upsert(&mut backstops, &stopped).await;
         let mut kernel_routes = KernelRoutes::new(&self.kernel, &self.host);
         let old_kernel_routes = round.upsert(&mut kernel_routes, &desired.kernel_routes).await;
 
         round.delete(&mut kernel_routes, old_kernel_routes).await;
+        round.delete(&mut backstops, old_backstops).await;
         round.delete(&mut attachments, old_links).await;
         round.delete(&mut Routes(maps), old_routes).await;
         round.delete(&mut Endpoints(maps), old_endpoints).await;

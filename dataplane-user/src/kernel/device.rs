@@ -27,6 +27,12 @@ fn alias(pins: &Path) -> String {
     format!("tunless {}", pins.display())
 }
 
+/// Whether a tunnel device belongs to the instance that has these pins.
+#[must_use]
+pub fn is_tunnel_of(link: &Link, pins: &Path) -> bool {
+    link.alias == Some(alias(pins))
+}
+
 /// How the tunnel device should be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TunnelDevice {
@@ -96,7 +102,7 @@ impl Kernel {
     /// If the kernel refuses.
     pub async fn delete_tunnel(&self, host: &Host, pins: &Path) -> Result<bool> {
         match host.link(TUNNEL) {
-            Some((ifindex, link)) if link.alias == Some(alias(pins)) => {
+            Some((ifindex, link)) if is_tunnel_of(link, pins) => {
                 self.handle
                     .link()
                     .del(ifindex)

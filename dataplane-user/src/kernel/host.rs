@@ -47,6 +47,8 @@ pub struct KernelRoute {
     pub destination: Ipv4Net,
     /// Out of which interface; `None` for blackholes and multipath routes.
     pub ifindex: Option<u32>,
+    /// Whether it says that there is no way (`unreachable`).
+    pub is_unreachable: bool,
     /// The next hop, if it is not the destination itself.
     pub gateway: Option<Ipv4Addr>,
     /// The source the host itself uses.

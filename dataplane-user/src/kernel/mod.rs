@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result};
 use rtnetlink::Handle;
 
 pub use self::{
-    device::{TUNNEL, TUNNEL_PEER, TunnelDevice},
+    device::{TUNNEL, TUNNEL_PEER, TunnelDevice, is_tunnel_of},
     events::Events,
     host::{Host, KernelRoute, Link, Neighbour},
     path::Path,

@@ -1,11 +1,15 @@
 //! Our routes to remote pod CIDRs, over the tunnel device.
+//!
+//! Each has a backstop behind it: `unreachable`, with the worst metric there is.
+//! The kernel removes a device's routes with the device; without the backstop
+//! pods' packets would then take the default route, plain.
 
 use std::net::Ipv4Addr;
 
 use anyhow::{Result, bail};
 use ipnet::Ipv4Net;
 use netlink_packet_route::route::{
-    RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
+    RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
 };
 use rtnetlink::RouteMessageBuilder;
 
@@ -67,6 +71,39 @@ impl Kernel {
             _ => Ok(()),
         }
     }
+}
+
+impl Kernel {
+    /// Makes the backstop of a CIDR; that there is one is fine.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn add_backstop(&self, destination: Ipv4Net) -> Result<()> {
+        match self.handle.route().add(backstop(destination)).execute().await {
+            Err(error) if errno(&error) != Some(libc::EEXIST) => Err(explain(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes the backstop of a CIDR; that it is gone already is fine.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn delete_backstop(&self, destination: Ipv4Net) -> Result<()> {
+        match self.handle.route().del(backstop(destination)).execute().await {
+            Err(error) if errno(&error) != Some(libc::ESRCH) => Err(explain(error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn backstop(destination: Ipv4Net) -> RouteMessage {
+    RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(destination.addr(), destination.prefix_len())
+        .kind(RouteType::Unreachable)
+        .priority(u32::MAX)
+        .protocol(RouteProtocol::from(PROTOCOL))
+        .build()
 }
 
 fn message(destination: Ipv4Net, route: &TunnelRoute) -> RouteMessage {

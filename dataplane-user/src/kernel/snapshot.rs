@@ -11,7 +11,7 @@ use netlink_packet_route::{
     address::AddressAttribute,
     link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
-    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric},
+    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType},
 };
 use rtnetlink::RouteMessageBuilder;
 
@@ -110,6 +110,7 @@ fn route(message: &RouteMessage) -> Option<KernelRoute> {
     let mut route = KernelRoute {
         destination: Ipv4Net::default(),
         ifindex: None,
+        is_unreachable: message.header.kind == RouteType::Unreachable,
         gateway: None,
         source: None,
         mtu: None,

@@ -5,6 +5,7 @@
 //! next round; it never stops the rest.
 
 mod attachments;
+mod backstops;
 mod endpoints;
 mod kernel_routes;
 mod node_counters;
@@ -17,6 +18,7 @@ use anyhow::Result;
 
 pub use self::{
     attachments::Attachments,
+    backstops::Backstops,
     endpoints::{Endpoints, LocalPod},
     kernel_routes::KernelRoutes,
     node_counters::NodeCounters,
