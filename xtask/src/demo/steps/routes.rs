@@ -11,8 +11,8 @@ pub const STEP: Step = Step {
     why: "A pod sends everything to 169.254.1.1, an address nobody has: its node answers for it \
           (proxy ARP), with the MAC ee:ee:ee:ee:ee:ee. All of that is as Calico makes it. On a \
           node, a route leads to the other node's block of pods. With the kernel's tunnel it \
-          would say `dev tunl0`. (`proto 116` is how tunless knows
-          the routes that it made. The `unreachable` one behind is for the day the device is gone:
+          would say `dev tunl0`. (`proto 116` is how tunless knows \
+          the routes that it made. The `unreachable` one behind is for the day the device is gone: \
           pods' packets must never take the default route instead.)",
     show,
 };
