@@ -14,9 +14,11 @@ pub struct Package {
 /// What the demo and the tests call.
 pub const BASE: &[Package] = &[
     tool("binutils", "ld", "the linker behind gcc"),
+    tool("bpftool", "bpftool", "tests detach programs behind our back"),
     tool("conntrack", "conntrack", "tests list and flush connection tracking"),
     tool("curl", "curl", "the demo fetches a page from its service"),
     tool("ethtool", "ethtool", "tests switch offloads of the lab's interfaces"),
+    tool("g++", "g++", "the C++ library that LLVM, and with it bpf-linker, stands on"),
     tool("gcc", "gcc", "links what rustc compiles"),
     tool("iperf3", "iperf3", "bulk traffic in tests and measurements"),
     tool("iproute2", "ip", "the lab's namespaces, links and routes"),
