@@ -90,6 +90,26 @@ fn detach_leaves_the_pins_of_others() {
     assert_eq!(lab.problems(), Vec::<String>::new());
 }
 
+/// Commands that do something say so in JSON, too.
+#[test]
+fn what_was_done_is_said_in_json() {
+    let lab = Lab::new().build().unwrap();
+    let node = &lab.node2;
+    let mut daemon = Daemon::start(node, &Setup::OFF.config(node, &lab.node1, "")).unwrap();
+    let flushed = daemon.cli_json(&["counters", "flush"]).unwrap();
+    assert_eq!(flushed, serde_json::json!({"apiVersion": "tunless/v1", "flushed": true}));
+    let validated = daemon.cli_json(&["config", "validate", "--here"]).unwrap();
+    assert_eq!(
+        validated,
+        serde_json::json!({"apiVersion": "tunless/v1", "valid": true, "routes": 1, "nodes": 1})
+    );
+    daemon.terminate().unwrap();
+    let detached = daemon.cli_json(&["detach"]).unwrap();
+    assert!(detached["removed"].to_string().contains("the device tunless0"), "{detached}");
+    drop(daemon);
+    assert_eq!(lab.problems(), Vec::<String>::new());
+}
+
 /// The bpffs itself is everybody's.
 #[test]
 fn the_bpffs_itself_is_refused() {

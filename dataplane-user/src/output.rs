@@ -85,6 +85,18 @@ pub fn object<T: Serialize>(
     document(format, &Object { api_version: API_VERSION, item })
 }
 
+/// Says what was done: to people on stderr, as `text`; to programs on stdout.
+///
+/// # Errors
+/// If it cannot be serialized.
+pub fn done<T: Serialize>(format: Format, item: &T, text: &str) -> Result<()> {
+    if format == Format::Table {
+        eprintln!("{text}");
+        return Ok(());
+    }
+    document(format, &Object { api_version: API_VERSION, item })
+}
+
 /// "1 route", "2 routes".
 #[must_use]
 pub fn count(number: usize, noun: &str) -> String {

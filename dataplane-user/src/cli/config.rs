@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use serde::Serialize;
 
 use crate::{
     config::{ConfigFile, EXAMPLE},
@@ -11,17 +12,27 @@ use crate::{
     output::{self, Format},
 };
 
-pub async fn validate(path: &Path, here: bool) -> Result<Exit> {
+#[derive(Serialize)]
+struct Validated {
+    valid: bool,
+    routes: usize,
+    nodes: usize,
+}
+
+pub async fn validate(path: &Path, here: bool, format: Format) -> Result<Exit> {
     let file = ConfigFile::read(path)?;
     if here {
         daemon::check_here(&file).await?;
     }
-    eprintln!(
+    let routes = file.config.routes.fixed.len();
+    let nodes = crate::desired::nodes(&file.config).len();
+    let text = format!(
         "{}: fine: {} to {}",
         path.display(),
-        output::count(file.config.routes.fixed.len(), "route"),
-        output::count(crate::desired::nodes(&file.config).len(), "node")
+        output::count(routes, "route"),
+        output::count(nodes, "node")
     );
+    output::done(format, &Validated { valid: true, routes, nodes }, &text)?;
     Ok(Exit::Ok)
 }
 

@@ -58,8 +58,13 @@ pub fn list(maps: &Maps, format: Format, all: bool) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
-pub fn flush(maps: &mut Maps) -> Result<Exit> {
+#[derive(Serialize)]
+struct Flushed {
+    flushed: bool,
+}
+
+pub fn flush(maps: &mut Maps, format: Format) -> Result<Exit> {
     maps.flush_counters()?;
-    eprintln!("all counters are zero");
+    output::done(format, &Flushed { flushed: true }, "all counters are zero")?;
     Ok(Exit::Ok)
 }

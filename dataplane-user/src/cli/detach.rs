@@ -1,18 +1,25 @@
 //! `tunless detach`: everything of ours goes, and nothing else.
 
 use anyhow::{Context as _, Result};
+use serde::Serialize;
 
 use crate::{
     bpf::Pins,
     daemon::Lock,
     exit::Exit,
     kernel::{Kernel, PROTOCOL, TUNNEL, is_tunnel_of},
-    output,
+    output::{self, Format},
 };
+
+#[derive(Serialize)]
+struct Detached {
+    /// What there was, for people.
+    removed: Vec<String>,
+}
 
 /// Routes first, so that nothing is sent into a device without a program; then
 /// device, programs and maps.
-pub async fn detach(pins: &Pins) -> Result<Exit> {
+pub async fn detach(pins: &Pins, format: Format) -> Result<Exit> {
     // No daemon may start while we remove what it would rely on.
     let lock = Lock::take(pins).context(
         "the daemon would put everything back; stop it first (`systemctl stop tunless`)",
@@ -54,9 +61,10 @@ pub async fn detach(pins: &Pins) -> Result<Exit> {
         ));
     }
     lock.remove()?;
-    match done.is_empty() {
-        true => eprintln!("there was nothing of ours"),
-        false => eprintln!("removed {}", done.join(", ")),
-    }
+    let text = match done.is_empty() {
+        true => "there was nothing of ours".to_owned(),
+        false => format!("removed {}", done.join(", ")),
+    };
+    output::done(format, &Detached { removed: done }, &text)?;
     Ok(Exit::Ok)
 }

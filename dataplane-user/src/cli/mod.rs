@@ -176,15 +176,17 @@ impl Cli {
             Command::Counters(CountersCommand::List { all }) => {
                 counters::list(&global.maps()?, format, all)
             }
-            Command::Counters(CountersCommand::Flush) => counters::flush(&mut global.maps()?),
+            Command::Counters(CountersCommand::Flush) => {
+                counters::flush(&mut global.maps()?, format)
+            }
             Command::Config(ConfigCommand::Validate { file, here }) => {
-                block_on(config::validate(file.as_deref().unwrap_or(&global.config), here))
+                block_on(config::validate(file.as_deref().unwrap_or(&global.config), here, format))
             }
             Command::Config(ConfigCommand::Show) => config::show(&global.config, format),
             Command::Config(ConfigCommand::Example) => config::example(),
             Command::Detach => {
                 let pins = global.pins()?;
-                block_on(detach::detach(&pins))
+                block_on(detach::detach(&pins, format))
             }
             Command::Version => version::version(format),
             Command::Completions { shell } => {
