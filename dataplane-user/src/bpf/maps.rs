@@ -222,6 +222,17 @@ pub fn insist(mut write: impl FnMut() -> Result<(), MapError>) -> Result<(), Map
     }
 }
 
+/// The outcome of a removal: what was not there need not be removed.
+///
+/// # Errors
+/// Any other refusal.
+pub fn gone_is_fine(outcome: Result<(), MapError>) -> Result<(), MapError> {
+    match outcome {
+        Err(MapError::KeyNotFound) => Ok(()),
+        outcome => outcome,
+    }
+}
+
 fn is_out_of_memory(error: &MapError) -> bool {
     matches!(error, MapError::SyscallError(error)
         if error.io_error.raw_os_error() == Some(libc::ENOMEM))

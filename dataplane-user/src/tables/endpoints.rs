@@ -3,12 +3,14 @@
 use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
 use anyhow::Result;
-use aya::maps::MapError;
 use dataplane_common::{Endpoint, Ipv4Be, Mac};
 
 use super::Table;
 use crate::{
-    bpf::{Maps, maps::insist},
+    bpf::{
+        Maps,
+        maps::{gone_is_fine, insist},
+    },
     clock,
 };
 
@@ -54,10 +56,7 @@ impl Table for Endpoints<'_> {
     }
 
     async fn delete(&mut self, address: &Ipv4Addr) -> Result<()> {
-        match self.0.endpoints.remove(&Ipv4Be::from(*address)) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        Ok(gone_is_fine(self.0.endpoints.remove(&Ipv4Be::from(*address)))?)
     }
 }
 

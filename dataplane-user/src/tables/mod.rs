@@ -47,11 +47,9 @@ pub trait Table {
     async fn delete(&mut self, key: &Self::Key) -> Result<()>;
 }
 
-/// What one round did and failed to do.
+/// What one round failed to do.
 #[derive(Debug, Default)]
 pub struct Round {
-    /// How many entries were changed.
-    pub changes: usize,
     /// What failed, ready to print.
     pub failures: Vec<String>,
 }
@@ -59,10 +57,7 @@ pub struct Round {
 impl Round {
     fn note(&mut self, outcome: Result<()>, what: impl FnOnce() -> String) {
         match outcome {
-            Ok(()) => {
-                self.changes += 1;
-                tracing::debug!("{}", what());
-            }
+            Ok(()) => tracing::debug!("{}", what()),
             Err(error) => self.failures.push(format!("{}: {error:#}", what())),
         }
     }

@@ -3,14 +3,11 @@
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use anyhow::{Result, anyhow};
-use aya::{
-    maps::{MapError, PerCpuValues},
-    util::nr_cpus,
-};
+use aya::{maps::PerCpuValues, util::nr_cpus};
 use dataplane_common::{Ipv4Be, NodeCounter};
 
 use super::Table;
-use crate::bpf::Maps;
+use crate::bpf::{Maps, maps::gone_is_fine};
 
 /// The `NODE_COUNTERS` map. Figures are not ours to compare: an entry is there or not.
 pub struct NodeCounters<'a>(pub &'a mut Maps);
@@ -32,9 +29,6 @@ impl Table for NodeCounters<'_> {
     }
 
     async fn delete(&mut self, address: &Ipv4Addr) -> Result<()> {
-        match self.0.node_counters.remove(&Ipv4Be::from(*address)) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        Ok(gone_is_fine(self.0.node_counters.remove(&Ipv4Be::from(*address)))?)
     }
 }

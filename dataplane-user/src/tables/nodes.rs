@@ -3,11 +3,13 @@
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use anyhow::Result;
-use aya::maps::MapError;
 use dataplane_common::{Ipv4Be, Node};
 
 use super::Table;
-use crate::bpf::{Maps, maps::insist};
+use crate::bpf::{
+    Maps,
+    maps::{gone_is_fine, insist},
+};
 
 /// The `NODES` map.
 pub struct Nodes<'a>(pub &'a mut Maps);
@@ -30,9 +32,6 @@ impl Table for Nodes<'_> {
     }
 
     async fn delete(&mut self, address: &Ipv4Addr) -> Result<()> {
-        match self.0.nodes.remove(&Ipv4Be::from(*address)) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        Ok(gone_is_fine(self.0.nodes.remove(&Ipv4Be::from(*address)))?)
     }
 }

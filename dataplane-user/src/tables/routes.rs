@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use aya::maps::{MapError, lpm_trie::Key};
+use aya::maps::lpm_trie::Key;
 use dataplane_common::{Ipv4Be, Route};
 use ipnet::Ipv4Net;
 
 use super::Table;
-use crate::bpf::{Maps, maps::insist};
+use crate::bpf::{
+    Maps,
+    maps::{gone_is_fine, insist},
+};
 
 /// The `ROUTES` map.
 pub struct Routes<'a>(pub &'a mut Maps);
@@ -31,9 +34,6 @@ impl Table for Routes<'_> {
     }
 
     async fn delete(&mut self, prefix: &Ipv4Net) -> Result<()> {
-        match self.0.routes.remove(&key(*prefix)) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        Ok(gone_is_fine(self.0.routes.remove(&key(*prefix)))?)
     }
 }
