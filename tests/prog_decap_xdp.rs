@@ -8,7 +8,7 @@ use tunless_tests::{
     faults::{Fails, decap, fragments, in_order, options},
     packet::{DF, EVIL, Frame, flags},
     prog::Program,
-    world::{HANDOVER, NODE2, ROUTER_MAC, STRANGER, TUNNEL_ADDRESS, YOUNG_POD},
+    world::{NODE2, ROUTER_MAC, SECRET, STRANGER, TUNNEL_ADDRESS, YOUNG_POD},
 };
 
 #[test]
@@ -34,7 +34,7 @@ fn case(what: impl Into<String>, packet: &Frame) -> Case {
 
 /// What tells `decap_tc` that `node` sent it.
 fn proof(node: std::net::Ipv4Addr) -> Vec<u8> {
-    [HANDOVER.to_ne_bytes(), node.octets()].concat()
+    [SECRET.to_ne_bytes(), node.octets()].concat()
 }
 
 /// Handed over without its outer header, otherwise untouched.

@@ -21,9 +21,9 @@ use tunless_tests::{
     prog::{Loaded, Program},
     wire::{Shape, Wire},
     world::{
-        DROP_IF, HANDOVER, HOST_MAC, JUMBO, MTU, NEXT_HOP_MAC, NIC_IF, NIC_MAC, NODE_UNKNOWN,
-        NODE1, NODE2, NODE3, OTHER_MAC, POD, POD_MAC, REMOTE, REMOTE3, ROUTER_MAC, STRANGER,
-        TUNNEL_MAC, WIRE_IF, from_pod, from_stack, from_wire, node, route, settings,
+        DROP_IF, HOST_MAC, JUMBO, MTU, NEXT_HOP_MAC, NIC_IF, NIC_MAC, NODE_UNKNOWN, NODE1, NODE2,
+        NODE3, OTHER_MAC, POD, POD_MAC, REMOTE, REMOTE3, ROUTER_MAC, SECRET, STRANGER, TUNNEL_MAC,
+        WIRE_IF, from_pod, from_stack, from_wire, node, route, settings,
     },
 };
 
@@ -310,7 +310,7 @@ fn handed_over() -> Vec<LiveCase> {
 
 /// Metadata is believed if it is ours, whole and of our making.
 fn vouched_for() -> Vec<LiveCase> {
-    let secret = HANDOVER.to_ne_bytes();
+    let secret = SECRET.to_ne_bytes();
     let proof = [secret, NODE2.octets()].concat();
     let packet = decap::plain().unwrapped();
     let out = packet.clone().macs(POD_MAC, HOST_MAC).edit(0, |ip| ip.ttl -= 1);
@@ -337,7 +337,7 @@ fn vouched_for() -> Vec<LiveCase> {
         .counted(Reason::HandoverStray),
     ];
     for bit in 0..32 {
-        let wrong = (HANDOVER ^ 1 << bit).to_ne_bytes();
+        let wrong = (SECRET ^ 1 << bit).to_ne_bytes();
         let wrong = [wrong, NODE2.octets()].concat();
         cases.push(after(&format!("bit {bit} of the secret wrong"), &wrong).counted(NotIpip));
     }

@@ -4,7 +4,7 @@
 //! beside the old and swaps the programs, instead of reading the old wrongly.
 
 use crate::{
-    Counter, Endpoint, Handover, Node, NodeCounter, Reason, Route, Settings, State,
+    Counter, Endpoint, Flow, Handover, Lease, Node, NodeCounter, Reason, Route, Settings, State,
     layout::{MAX_ENDPOINTS, MAX_NODES, MAX_ROUTES},
 };
 
@@ -20,6 +20,8 @@ pub const ABI: u32 = {
         State::LAYOUT,
         Handover::LAYOUT,
         Settings::LAYOUT,
+        Flow::LAYOUT,
+        Lease::LAYOUT,
         &[MAX_ROUTES, MAX_NODES, MAX_ENDPOINTS],
     ];
     let mut i = 0;

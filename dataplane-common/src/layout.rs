@@ -7,6 +7,8 @@
 //! | `ENDPOINTS` | hash | pod IP → [`Endpoint`] |
 //! | `COUNTERS` | per-CPU array | [`crate::Reason`] → [`Counter`] |
 //! | `NODE_COUNTERS` | per-CPU hash | node IP → [`NodeCounter`] |
+//! | `LEASES` | LRU hash | [`crate::Flow`] → [`Lease`] |
+//! | `EPOCH` | array of one | 0 → the epoch leases must be of |
 //! | `STATE` | array of one | 0 → [`State`] |
 
 use crate::{Ipv4Be, Mac};
@@ -17,6 +19,9 @@ pub const MAX_ROUTES: usize = 65_536;
 pub const MAX_NODES: usize = 16_384;
 /// Capacity of `ENDPOINTS`: pods of one host, at most.
 pub const MAX_ENDPOINTS: usize = 4_096;
+/// Capacity of `LEASES` unless the configuration names another: 32 thousand
+/// conversations of two directions, about 9 MB.
+pub const DEFAULT_LEASES: usize = 65_536;
 
 /// Defines a `repr(C)` struct that has no padding (checked at compile time),
 /// may be copied to and from a map byte by byte, and knows its own layout.
@@ -121,6 +126,36 @@ plain! {
 }
 
 plain! {
+    /// Leave for one flow, in one direction, to skip the stack for a while.
+    ///
+    /// It holds all that the fast path needs, so that one lookup does.
+    pub struct Lease {
+        /// The flow's destination, once more. An LRU map gives the memory of an
+        /// evicted entry to another flow while somebody may still be reading it;
+        /// who reads this last, and finds his own, has read his own all along.
+        pub destination: Ipv4Be,
+        /// Good only while this is the number in `EPOCH`.
+        pub epoch: u32,
+        /// `CLOCK_MONOTONIC` (coarse), ns.
+        pub expires: u64,
+        /// Packets that went by this lease and its renewals. Added to without a
+        /// lock: a flow on two CPUs at once may lose a few.
+        pub packets: u64,
+        /// Their bytes, inner IP header included.
+        pub bytes: u64,
+        /// The other node: encap's destination, the only outer source at decap.
+        pub node: Ipv4Be,
+        /// The local pod's interface: encap comes from nowhere else.
+        pub endpoint: u32,
+        /// Where packets go: at encap the way to the node, at decap the pod's
+        /// interface and MACs (without an MTU).
+        pub way: Node,
+        /// Keeps the size a multiple of 8.
+        pub reserved: u32,
+    }
+}
+
+plain! {
     /// What was counted under a reason, on one CPU.
     pub struct Counter {
         /// Packets; a GSO packet is one.
@@ -146,7 +181,7 @@ plain! {
 plain! {
     /// XDP metadata in front of a packet `decap_xdp` has checked and unwrapped.
     pub struct Handover {
-        /// [`crate::Settings::handover`]; anything else is not ours.
+        /// [`crate::Settings::secret`]; anything else is not ours.
         pub secret: u32,
         /// The outer source.
         pub node: Ipv4Be,
@@ -177,12 +212,12 @@ plain! {
         pub fastpath: u8,
         /// As in [`crate::Settings::spoof`].
         pub spoof: u8,
-        /// 1 where the fast path was turned off because policy rules appeared.
+        /// 1 where the fast path is off though the configuration asks for it.
         pub fastpath_withheld: u8,
         /// Keeps the next number aligned.
         pub reserved: [u8; 5],
-        /// As in [`crate::Settings::handover`]: where the next daemon finds it.
-        pub handover: u32,
+        /// As in [`crate::Settings::secret`]: where the next daemon finds it.
+        pub secret: u32,
     }
 }
 

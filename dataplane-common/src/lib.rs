@@ -16,6 +16,7 @@ pub mod address;
 pub mod checksum;
 pub mod ecn;
 pub mod fit;
+pub mod flow;
 pub mod ipv4;
 pub mod layout;
 pub mod reason;
@@ -23,6 +24,7 @@ pub mod settings;
 pub mod source;
 
 pub use address::{Ipv4Be, Mac};
-pub use layout::{Counter, Endpoint, Handover, Node, NodeCounter, Route, State};
+pub use flow::Flow;
+pub use layout::{Counter, Endpoint, Handover, Lease, Node, NodeCounter, Route, State};
 pub use reason::{Direction, Reason, Verdict};
 pub use settings::Settings;

@@ -8,19 +8,25 @@ plain! {
     ///
     /// A change means loading anew and swapping the links, which loses no packet.
     pub struct Settings {
+        /// How long a lease is good for, ns.
+        pub lease: u64,
         /// Our underlay address: the source we write, the destination we accept.
         pub node: Ipv4Be,
         /// The tunnel device's interface index.
         pub tunnel_ifindex: u32,
         /// The tunnel device's MAC: a frame handed to its ingress must carry it.
         pub tunnel_mac: Mac,
-        /// [`Settings::OFF`] or [`Settings::TRUSTED`].
+        /// [`Settings::OFF`], [`Settings::TRUSTED`] or [`Settings::VERIFIED`].
         pub fastpath: u8,
         /// [`Settings::SPOOF_DROP`] or [`Settings::SPOOF_STACK`].
         pub spoof: u8,
-        /// The secret by which `decap_tc` knows what `decap_xdp` vouches for:
-        /// metadata can be written by others, too. Kept over restarts.
-        pub handover: u32,
+        /// By this `decap_tc` knows what `decap_xdp` vouches for (metadata can be
+        /// written by others, too), and a granting hook what an ingress hook saw
+        /// ([`crate::Flow::proof`]). Kept over restarts.
+        pub secret: u32,
+        /// The bit of `skb->mark` by which netfilter tells that it would let the
+        /// whole flow pass.
+        pub mark: u32,
     }
 }
 
@@ -29,6 +35,8 @@ impl Settings {
     pub const OFF: u8 = 0;
     /// Straight out for a known CIDR, straight in for a known endpoint.
     pub const TRUSTED: u8 = 1;
+    /// A flow that netfilter has let pass, for as long as its lease.
+    pub const VERIFIED: u8 = 2;
 
     /// A proven lie about the inner source is dropped.
     pub const SPOOF_DROP: u8 = 0;

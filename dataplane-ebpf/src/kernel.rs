@@ -44,6 +44,42 @@ pub fn ifindex(ctx: &TcContext) -> u32 {
     unsafe { (*ctx.skb.skb).ifindex }
 }
 
+/// The interface the packet came in by; 0 if it is this host's own.
+#[inline(always)]
+pub fn ingress_ifindex(ctx: &TcContext) -> u32 {
+    // SAFETY: as above.
+    unsafe { (*ctx.skb.skb).ingress_ifindex }
+}
+
+/// Takes the bits of `mask` off `skb->mark`; whether any was on.
+#[inline(always)]
+pub fn take_mark(ctx: &TcContext, mask: u32) -> bool {
+    // SAFETY: as above.
+    let mark = unsafe { (*ctx.skb.skb).mark };
+    if mark & mask == 0 {
+        return false;
+    }
+    // SAFETY: a field that programs on this hook may write.
+    unsafe { (*ctx.skb.skb).mark = mark & !mask };
+    true
+}
+
+/// What an ingress hook of ours left in the packet; 0: nothing. Routing and
+/// netfilter do not touch `tc_index` (nor may a program in between return
+/// `TC_ACT_OK`, which overwrites it: `net/core/dev.c`, `tcx_action_code`).
+#[inline(always)]
+pub fn proof(ctx: &TcContext) -> u16 {
+    // SAFETY: as above.
+    unsafe { (*ctx.skb.skb).tc_index as u16 }
+}
+
+/// Leaves `proof` in the packet for the hooks behind netfilter.
+#[inline(always)]
+pub fn set_proof(ctx: &TcContext, proof: u16) {
+    // SAFETY: as in `take_mark`.
+    unsafe { (*ctx.skb.skb).tc_index = u32::from(proof) };
+}
+
 /// Whether the frame was addressed to this host.
 #[inline(always)]
 pub fn is_for_host(ctx: &TcContext) -> bool {

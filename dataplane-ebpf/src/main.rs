@@ -6,6 +6,7 @@
 //! | [`encap_host`] | TC egress of the tunnel device | [`encap`]: stack → wire |
 //! | [`decap_tc`] | TC ingress of the underlay NIC | [`decap`]: wire → pod or stack |
 //! | [`decap_xdp`] | XDP of the underlay NIC | [`decap`]: checks and unwrap before an skb exists |
+//! | [`grant_decap`] | TC egress of a pod's `cali*` | [`decap`]: leases for what netfilter let in |
 //!
 //! Every step either goes on or names the [`dataplane_common::Reason`] to
 //! leave; the reason is counted and decides the verdict, here and nowhere else.
@@ -15,7 +16,9 @@
 mod count;
 mod decap;
 mod encap;
+mod flow;
 mod kernel;
+mod lease;
 mod maps;
 mod packet;
 mod settings;
@@ -69,6 +72,12 @@ pub fn decap_xdp(ctx: XdpContext) -> u32 {
             }
         }
     }
+}
+
+/// From the stack into a pod; it only looks, and grants or revokes leases.
+#[classifier]
+pub fn grant_decap(ctx: TcContext) -> i32 {
+    leave(kernel::length(&ctx), Err(decap::into_pod(&ctx)))
 }
 
 /// Counts the exit and translates it. `TC_ACT_UNSPEC` passes to the next

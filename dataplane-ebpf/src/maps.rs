@@ -2,12 +2,12 @@
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap, lpm_trie::Key},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, lpm_trie::Key},
     macros::btf_map,
 };
 use dataplane_common::{
-    Counter, Endpoint, Ipv4Be, Node, NodeCounter, Reason, Route, State,
-    layout::{MAX_ENDPOINTS, MAX_NODES, MAX_ROUTES},
+    Counter, Endpoint, Flow, Ipv4Be, Lease, Node, NodeCounter, Reason, Route, State,
+    layout::{DEFAULT_LEASES, MAX_ENDPOINTS, MAX_NODES, MAX_ROUTES},
 };
 
 /// Prefix → node. Written by the daemon.
@@ -36,6 +36,15 @@ static NODE_COUNTERS: PerCpuHashMap<
     { BPF_F_NO_PREALLOC as usize },
 > = PerCpuHashMap::new();
 
+/// Flow → lease. Written by the programs; the loader gives it the configured size.
+#[btf_map]
+static LEASES: LruHashMap<Flow, Lease, DEFAULT_LEASES> = LruHashMap::new();
+
+/// The number every good lease bears. The daemon raises it when something that
+/// leases hold has changed, which ends them all at once.
+#[btf_map]
+static EPOCH: Array<u32, 1> = Array::new();
+
 /// The daemon's word to the CLI; no program looks at it.
 #[btf_map]
 static STATE: Array<State, 1> = Array::new();
@@ -59,6 +68,33 @@ pub fn node(address: Ipv4Be) -> Option<Node> {
 pub fn endpoint(address: Ipv4Be) -> Option<Endpoint> {
     // SAFETY: as in `node`.
     unsafe { ENDPOINTS.get(&address) }.copied()
+}
+
+/// A flow's lease, good or not.
+#[inline(always)]
+pub fn lease(flow: &Flow) -> Option<&'static mut Lease> {
+    let lease = LEASES.get_ptr_mut(flow)?;
+    // SAFETY: the memory stays a lease's while the program runs, if not always
+    // this flow's (see `Lease::destination`); its numbers are only added to.
+    Some(unsafe { &mut *lease })
+}
+
+/// Grants or renews. A full map forgets whom it has not seen for longest.
+#[inline(always)]
+pub fn grant(flow: &Flow, lease: &Lease) {
+    let _ = LEASES.insert(flow, lease, 0);
+}
+
+/// Ends a lease.
+#[inline(always)]
+pub fn revoke(flow: &Flow) {
+    let _ = LEASES.remove(flow);
+}
+
+/// The number good leases bear.
+#[inline(always)]
+pub fn epoch() -> u32 {
+    EPOCH.get(0).copied().unwrap_or(0)
 }
 
 /// This CPU's counter of a reason.

@@ -27,6 +27,8 @@ unsafe impl Header for u16 {}
 unsafe impl Header for Ipv4Header {}
 // SAFETY: seven numbers of two bytes.
 unsafe impl Header for Ethernet {}
+// SAFETY: two numbers of two bytes.
+unsafe impl Header for Ports {}
 // SAFETY: `repr(C, packed(2))` of two numbers of four bytes.
 unsafe impl Header for PackedHandover {}
 
@@ -65,6 +67,14 @@ impl Ethernet {
         self.destination.0[1] = destination.0[1];
         self.destination.0[2] = destination.0[2];
     }
+}
+
+/// How TCP and UDP headers begin (RFC 9293 §3.1, RFC 768), network byte order.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Ports {
+    pub source: u16,
+    pub destination: u16,
 }
 
 /// [`Handover`] with the alignment metadata has.

@@ -11,12 +11,14 @@ use dataplane_common::{Ipv4Be, Mac, Settings};
 /// Filled in by the loader; read-only from then on.
 #[unsafe(no_mangle)]
 static SETTINGS: Settings = Settings {
+    lease: 0,
     node: Ipv4Be::UNSPECIFIED,
     tunnel_ifindex: 0,
     tunnel_mac: Mac([0; 3]),
     fastpath: Settings::OFF,
     spoof: Settings::SPOOF_DROP,
-    handover: 0,
+    secret: 0,
+    mark: 0,
 };
 
 /// Our underlay address.
@@ -48,11 +50,32 @@ pub fn is_trusted() -> bool {
     unsafe { read_volatile(&SETTINGS.fastpath) == Settings::TRUSTED }
 }
 
-/// What proves that `decap_xdp` has checked a packet.
+/// Whether flows may skip the stack for as long as they have a lease.
 #[inline(always)]
-pub fn handover() -> u32 {
+pub fn is_verified() -> bool {
     // SAFETY: as above.
-    unsafe { read_volatile(&SETTINGS.handover) }
+    unsafe { read_volatile(&SETTINGS.fastpath) == Settings::VERIFIED }
+}
+
+/// How long a lease is good for, ns.
+#[inline(always)]
+pub fn lease() -> u64 {
+    // SAFETY: as above.
+    unsafe { read_volatile(&SETTINGS.lease) }
+}
+
+/// Netfilter's word in `skb->mark`.
+#[inline(always)]
+pub fn mark() -> u32 {
+    // SAFETY: as above.
+    unsafe { read_volatile(&SETTINGS.mark) }
+}
+
+/// What only our own programs know.
+#[inline(always)]
+pub fn secret() -> u32 {
+    // SAFETY: as above.
+    unsafe { read_volatile(&SETTINGS.secret) }
 }
 
 /// Whether proven spoofs go to the stack instead of away.

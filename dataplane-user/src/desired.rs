@@ -12,7 +12,8 @@ use ipnet::Ipv4Net;
 use crate::{
     bpf::{Attachment, Hook},
     config::{Config, DecapHook, Fastpath, Mtu, Spoof},
-    kernel::{Host, Link, Path, TunnelDevice, TunnelRoute},
+    kernel::{Host, Link, Path, TUNNEL, TunnelDevice, TunnelRoute},
+    netfilter::MarkRules,
     tables::LocalPod,
 };
 
@@ -47,6 +48,8 @@ pub struct Desired {
     pub attachments: BTreeSet<Attachment>,
     /// Routes of the main table.
     pub kernel_routes: BTreeMap<Ipv4Net, TunnelRoute>,
+    /// The nft table, where flows are leased.
+    pub mark_rules: Option<MarkRules>,
     /// What cannot be had, for the operator.
     pub warnings: Vec<String>,
 }
@@ -150,8 +153,10 @@ pub struct Terms<'a> {
     pub fastpath: Fastpath,
     /// Interfaces whose driver refused XDP.
     pub no_xdp: &'a BTreeSet<u32>,
-    /// The secret between XDP and TC.
-    pub handover: u32,
+    /// The secret among our programs.
+    pub secret: u32,
+    /// Pods whose interface has filters or shapers of others.
+    pub shaped: &'a BTreeSet<u32>,
 }
 
 impl Desired {
@@ -169,23 +174,24 @@ impl Desired {
         let nodes = desired_nodes(config, host, paths, facts, &mut warnings);
         Self {
             settings: Settings {
+                lease: u64::from(config.leases.seconds) * 1_000_000_000,
                 node: facts.node.into(),
                 tunnel_ifindex,
                 tunnel_mac: tunnel.mac,
-                fastpath: match terms.fastpath {
-                    Fastpath::Off => Settings::OFF,
-                    Fastpath::Trusted => Settings::TRUSTED,
-                },
+                fastpath: terms.fastpath.into(),
                 spoof: match config.spoof {
                     Spoof::Drop => Settings::SPOOF_DROP,
                     Spoof::Stack => Settings::SPOOF_STACK,
                 },
-                handover: terms.handover,
+                secret: terms.secret,
+                mark: config.leases.mark,
             },
             routes: desired_routes(config, facts),
             attachments: desired_attachments(config, host, facts, tunnel_ifindex, terms),
             kernel_routes: desired_kernel_routes(config, facts, &nodes, tunnel_ifindex),
             nodes,
+            mark_rules: (terms.fastpath == Fastpath::Verified)
+                .then(|| desired_mark_rules(config, host, facts, terms)),
             endpoints: facts.pods.clone(),
             warnings,
         }
@@ -268,7 +274,9 @@ fn desired_attachments(
     terms: Terms<'_>,
 ) -> BTreeSet<Attachment> {
     let mut attachments = BTreeSet::new();
-    let mut attach = |hook, ifindex| attachments.insert(Attachment { hook, ifindex });
+    let mut attach = |hook, ifindex| {
+        attachments.insert(Attachment { hook, ifindex });
+    };
     attach(Hook::EncapHost, tunnel_ifindex);
     for ifindex in &facts.underlay {
         attach(Hook::DecapTc, *ifindex);
@@ -286,12 +294,34 @@ fn desired_attachments(
             attach(Hook::DecapXdp, *ifindex);
         }
     }
-    if terms.fastpath == Fastpath::Trusted {
-        for pod in facts.pods.values() {
-            attach(Hook::EncapPod, pod.ifindex);
+    for pod in facts.pods.values() {
+        match terms.fastpath {
+            Fastpath::Off => {}
+            Fastpath::Trusted => attach(Hook::EncapPod, pod.ifindex),
+            Fastpath::Verified => {
+                attach(Hook::EncapPod, pod.ifindex);
+                attach(Hook::GrantDecap, pod.ifindex);
+            }
         }
     }
     attachments
+}
+
+/// Never leased: what the configuration excludes, and pods behind a shaper,
+/// which must see every packet.
+fn desired_mark_rules(config: &Config, host: &Host, facts: &Facts, terms: Terms<'_>) -> MarkRules {
+    let is_shaped = |ifindex: &u32| host.shaped.contains(ifindex) || terms.shaped.contains(ifindex);
+    let shaped = facts.pods.iter().filter(|(_, pod)| is_shaped(&pod.ifindex));
+    let excluded = config.leases.exclude.iter().map(|cidr| cidr.0);
+    let unleased: Vec<Ipv4Net> =
+        shaped.map(|(address, _)| Ipv4Net::from(*address)).chain(excluded).collect();
+    let workloads = config.workloads.interfaces.iter().map(ToString::to_string);
+    MarkRules {
+        mark: config.leases.mark,
+        interfaces: std::iter::once(TUNNEL.to_owned()).chain(workloads).collect(),
+        // An interval set takes no overlaps.
+        unleased: Ipv4Net::aggregate(&unleased).into_iter().collect(),
+    }
 }
 
 fn desired_kernel_routes(

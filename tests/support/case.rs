@@ -124,7 +124,7 @@ impl Case {
             Program::EncapPod | Program::EncapHost => {
                 (&self.out, self.out.len() - ETHERNET - IPV4, Direction::Encap)
             }
-            Program::DecapTc | Program::DecapXdp => {
+            Program::DecapTc | Program::DecapXdp | Program::GrantDecap => {
                 (&self.packet, total_length(&self.out[ETHERNET..]), Direction::Decap)
             }
         };

@@ -87,6 +87,9 @@ fn sound(random: &mut Random, program: Program) -> Frame {
         Program::EncapPod => {
             (world::from_pod(), vec![(world::POD, world::REMOTE), (world::POD, world::REMOTE3)])
         }
+        Program::GrantDecap => {
+            (world::to_pod(), vec![(world::REMOTE, world::POD), (world::STRANGER, world::POD)])
+        }
         Program::EncapHost => (
             world::from_stack(),
             vec![(world::POD, world::REMOTE), (world::TUNNEL_ADDRESS, world::REMOTE3)],

@@ -12,7 +12,7 @@ use etherparse::{IpNumber, Ipv4Header, checksum::Sum16BitWords};
 use super::{
     packet::{ETHERNET, IPV4, Mac},
     prog::{Action, Program, Ran},
-    world::{Entry, HANDOVER, HOST_MAC, NIC_MAC, POD_IF},
+    world::{Entry, HOST_MAC, NIC_MAC, POD_IF, SECRET},
 };
 
 /// What must come of a packet.
@@ -124,6 +124,7 @@ impl Model {
             Program::EncapHost => self.encap(false, frame),
             Program::DecapTc => self.decap(false, frame),
             Program::DecapXdp => self.decap(true, frame),
+            Program::GrantDecap => Err(No::Pass(Reason::GrantNoFlow)),
         };
         let mut prediction = Prediction {
             ran: Ran { action: Action::Pass, packet: frame.to_vec(), metadata: Vec::new() },
@@ -136,7 +137,7 @@ impl Model {
                 prediction.ran.packet = packet;
                 prediction.count = Some((reason, bytes));
                 if program == Program::DecapXdp {
-                    prediction.ran.metadata = [HANDOVER.to_ne_bytes(), node.octets()].concat();
+                    prediction.ran.metadata = [SECRET.to_ne_bytes(), node.octets()].concat();
                 } else {
                     prediction.ran.action = Action::Redirect;
                     let direction = match program {

@@ -32,11 +32,14 @@ pub enum Program {
     DecapTc,
     /// XDP of the NIC.
     DecapXdp,
+    /// TC egress of a pod's interface.
+    GrantDecap,
 }
 
 impl Program {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::EncapPod, Self::EncapHost, Self::DecapTc, Self::DecapXdp];
+    pub const ALL: [Self; 5] =
+        [Self::EncapPod, Self::EncapHost, Self::DecapTc, Self::DecapXdp, Self::GrantDecap];
 
     /// Its name in the object.
     #[must_use]
@@ -46,6 +49,7 @@ impl Program {
             Self::EncapHost => "encap_host",
             Self::DecapTc => "decap_tc",
             Self::DecapXdp => "decap_xdp",
+            Self::GrantDecap => "grant_decap",
         }
     }
 
@@ -53,7 +57,7 @@ impl Program {
     #[must_use]
     pub const fn interface(self) -> u32 {
         match self {
-            Self::EncapPod => world::POD_IF,
+            Self::EncapPod | Self::GrantDecap => world::POD_IF,
             Self::EncapHost => world::TUNNEL_IF,
             Self::DecapTc | Self::DecapXdp => world::NIC_IF,
         }

@@ -28,7 +28,7 @@ pub use self::{
 /// How both nodes are set up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Setup {
-    /// `off` or `trusted`.
+    /// `off`, `trusted` or `verified`.
     pub fastpath: &'static str,
     /// `tc` or `xdp`.
     pub decap: &'static str,
@@ -36,11 +36,13 @@ pub struct Setup {
 
 impl Setup {
     /// Every combination the tests go through.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 6] = [
         Self { fastpath: "off", decap: "tc" },
         Self { fastpath: "off", decap: "xdp" },
         Self { fastpath: "trusted", decap: "tc" },
         Self { fastpath: "trusted", decap: "xdp" },
+        Self { fastpath: "verified", decap: "tc" },
+        Self { fastpath: "verified", decap: "xdp" },
     ];
 
     /// The stack path, unwrapped by TC.
@@ -51,6 +53,11 @@ impl Setup {
     pub const TRUSTED: Self = Self::ALL[2];
     /// The fast path, unwrapped by XDP.
     pub const TRUSTED_XDP: Self = Self::ALL[3];
+
+    /// By leases, unwrapped by TC.
+    pub const VERIFIED: Self = Self::ALL[4];
+    /// By leases, unwrapped by XDP.
+    pub const VERIFIED_XDP: Self = Self::ALL[5];
 
     /// Whether pods have the fast path.
     pub fn is_trusted(self) -> bool {

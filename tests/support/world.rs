@@ -71,8 +71,12 @@ pub const NEXT_HOP_MAC: Mac = [0x02, 0, 0, 0, 0, 0x33];
 /// MAC of nobody here.
 pub const OTHER_MAC: Mac = [0x02, 0, 0, 0, 0, 0x99];
 
-/// What `decap_xdp` proves its checks with.
-pub const HANDOVER: u32 = 0x736c_6e74;
+/// How long leases are granted for, ns.
+pub const LEASE: u64 = 5_000_000_000;
+/// Netfilter's bit.
+pub const MARK: u32 = 0x1000;
+/// What only our programs know.
+pub const SECRET: u32 = 0x736c_6e74;
 
 /// MTU towards [`NODE2`].
 pub const MTU: u32 = 1500;
@@ -148,12 +152,14 @@ pub fn entries() -> Vec<Entry> {
 #[must_use]
 pub fn settings(fastpath: u8, spoof: u8) -> Settings {
     Settings {
+        lease: LEASE,
         node: NODE1.into(),
         tunnel_ifindex: TUNNEL_IF,
         tunnel_mac: TUNNEL_MAC.into(),
         fastpath,
         spoof,
-        handover: HANDOVER,
+        secret: SECRET,
+        mark: MARK,
     }
 }
 
@@ -161,6 +167,12 @@ pub fn settings(fastpath: u8, spoof: u8) -> Settings {
 #[must_use]
 pub fn from_pod() -> Frame {
     eth().macs(HOST_MAC, POD_MAC)
+}
+
+/// A frame as the stack hands it to our pod.
+#[must_use]
+pub fn to_pod() -> Frame {
+    eth().macs(POD_MAC, HOST_MAC)
 }
 
 /// A frame as the stack hands it to the tunnel device.

@@ -39,7 +39,8 @@ pub fn ipip(frame: Frame, has_vlan_tag: bool) -> Result<Ipv4Header, Reason> {
 
 /// `room`: from the outer header to the end of the frame. `frame_for`: the MAC
 /// it is addressed to, where the kernel has not told yet whose that is (XDP);
-/// it has to be the one we send to that node from.
+/// it has to be the one we send to that node from. `vouched`: a lease says that
+/// this node may send from this source.
 #[inline(always)]
 pub fn all(
     ctx: &impl EbpfContext,
@@ -47,14 +48,17 @@ pub fn all(
     outer: &Ipv4Header,
     room: Room,
     frame_for: Option<Mac>,
+    vouched: bool,
 ) -> Result<Checked, Reason> {
     ipv4::check_outer(outer, room)?;
     if { outer.destination } != settings::node() {
         return Err(Reason::OtherDestination);
     }
-    let node = maps::node(outer.source).ok_or(Reason::UnknownNode)?;
-    if frame_for.is_some_and(|mac| !mac.is(node.source)) {
-        return Err(Reason::NotForHost);
+    if !vouched {
+        let node = maps::node(outer.source).ok_or(Reason::UnknownNode)?;
+        if frame_for.is_some_and(|mac| !mac.is(node.source)) {
+            return Err(Reason::NotForHost);
+        }
     }
 
     // The outer length, not the frame's: padding is not ours to deliver.
@@ -64,7 +68,7 @@ pub fn all(
     }
     let inner: Ipv4Header = frame.read(ETHERNET + OUTER_LENGTH).ok_or(Reason::InnerTruncated)?;
     ipv4::check_inner(&inner, carried)?;
-    let suspicion = source(ctx, outer.source, inner.source)?;
+    let suspicion = if vouched { None } else { source(ctx, outer.source, inner.source)? };
     let tos = ecn::decap(outer.tos, inner.tos).ok_or(Reason::EcnViolation)?;
     if inner.ttl == 0 {
         return Err(Reason::InnerTtlZero);

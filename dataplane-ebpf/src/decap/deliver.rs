@@ -2,13 +2,34 @@
 //! device, as if it had arrived there.
 
 use aya_ebpf::programs::TcContext;
-use dataplane_common::{Endpoint, Ipv4Be, Reason, ipv4::Ipv4Header};
+use dataplane_common::{Ipv4Be, Mac, Reason, ipv4::Ipv4Header};
 
+use super::leased::Lookup;
 use crate::{
     Redirected, TcExit, count, kernel, maps,
     packet::{ETHERNET, Ethernet, Frame},
     settings,
 };
+
+/// A pod's interface and MACs.
+struct Pod {
+    ifindex: u32,
+    pod: Mac,
+    host: Mac,
+}
+
+/// Why the stack gets a packet, and the proof it takes along (see [`Lookup`]).
+struct ToStack {
+    reason: Reason,
+    proof: u16,
+}
+
+impl From<Reason> for ToStack {
+    #[inline(always)]
+    fn from(reason: Reason) -> Self {
+        Self { reason, proof: 0 }
+    }
+}
 
 /// `suspicion` forbids the fast path and is the reason to count.
 #[inline(always)]
@@ -17,6 +38,7 @@ pub fn deliver(
     inner: &Ipv4Header,
     node: Ipv4Be,
     suspicion: Option<Reason>,
+    lookup: Lookup,
 ) -> TcExit {
     // Padding is not the node's. Of a GSO packet the length field says nothing.
     let bytes = match kernel::gso_size(ctx) {
@@ -24,19 +46,31 @@ pub fn deliver(
         _ => kernel::length(ctx) - ETHERNET as u32,
     };
     count::decap(node, bytes);
-    let way = match suspicion {
-        Some(reason) => Err(reason),
-        None => local_pod(inner),
+    let way = match (suspicion, lookup) {
+        (Some(reason), _) => Err(reason.into()),
+        (None, Lookup::NoLease { reason, proof }) => Err(ToStack { reason, proof }),
+        (None, Lookup::Leased(_)) if inner.ttl <= 1 => Err(Reason::TtlToStack.into()),
+        (None, Lookup::Leased(leased)) => {
+            let way = leased.way;
+            leased.count(bytes);
+            Ok(Pod { ifindex: way.ifindex, pod: way.next_hop, host: way.source })
+        }
+        (None, Lookup::Unasked) => local_pod(inner).map_err(Into::into),
     };
     Ok(match way {
-        Ok(endpoint) => Redirected { reason: Reason::ToPod, action: to_pod(ctx, &endpoint) },
-        Err(reason) => Redirected { reason, action: to_stack(ctx) },
+        Ok(pod) => Redirected { reason: Reason::ToPod, action: to_pod(ctx, &pod) },
+        Err(ToStack { reason, proof }) => {
+            if settings::is_verified() {
+                kernel::set_proof(ctx, proof);
+            }
+            Redirected { reason, action: to_stack(ctx) }
+        }
     })
 }
 
-/// The pod to put it into, or why the stack gets it.
+/// The pod to put it into without asking anybody, or why the stack gets it.
 #[inline(always)]
-fn local_pod(inner: &Ipv4Header) -> Result<Endpoint, Reason> {
+fn local_pod(inner: &Ipv4Header) -> Result<Pod, Reason> {
     if !settings::is_trusted() {
         return Err(Reason::ToStack);
     }
@@ -50,17 +84,19 @@ fn local_pod(inner: &Ipv4Header) -> Result<Endpoint, Reason> {
         return Err(Reason::FragmentToStack);
     }
     match maps::endpoint(inner.destination) {
-        Some(endpoint) if endpoint.pod.is_known() => Ok(endpoint),
+        Some(endpoint) if endpoint.pod.is_known() => {
+            Ok(Pod { ifindex: endpoint.ifindex, pod: endpoint.pod, host: endpoint.host })
+        }
         _ => Err(Reason::NoEndpointToStack),
     }
 }
 
 #[inline(always)]
-fn to_pod(ctx: &TcContext, endpoint: &Endpoint) -> i32 {
+fn to_pod(ctx: &TcContext, pod: &Pod) -> i32 {
     let frame = Frame::of_tc(ctx);
     let _ = frame.edit(ETHERNET, Ipv4Header::decrement_ttl);
-    let _ = frame.edit(0, |header: &mut Ethernet| header.address(endpoint.pod, endpoint.host));
-    kernel::redirect_peer(endpoint.ifindex)
+    let _ = frame.edit(0, |header: &mut Ethernet| header.address(pod.pod, pod.host));
+    kernel::redirect_peer(pod.ifindex)
 }
 
 #[inline(always)]

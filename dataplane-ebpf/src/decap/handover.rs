@@ -25,7 +25,7 @@ pub fn reserve(ctx: &XdpContext) -> Result<(), i64> {
 /// Signs: checked, unwrapped, came from `node`.
 #[inline(always)]
 pub fn sign(ctx: &XdpContext, node: Ipv4Be) {
-    write(ctx, Handover { secret: settings::handover(), node });
+    write(ctx, Handover { secret: settings::secret(), node });
 }
 
 /// The node the packet came from, if `decap_xdp` vouches for it.
@@ -34,7 +34,7 @@ pub fn read(ctx: &TcContext) -> Option<Ipv4Be> {
     let packed: PackedHandover = Frame::metadata_of_tc(ctx).read(0)?;
     let handover = Handover::from(packed);
     // Zero is what `reserve` leaves, and no secret.
-    (handover.secret != 0 && handover.secret == settings::handover()).then_some(handover.node)
+    (handover.secret != 0 && handover.secret == settings::secret()).then_some(handover.node)
 }
 
 #[inline(always)]

@@ -6,7 +6,9 @@
 
 mod check;
 mod deliver;
+mod grant;
 mod handover;
+mod leased;
 mod unwrap;
 
 use aya_ebpf::programs::{TcContext, XdpContext};
@@ -15,41 +17,47 @@ use dataplane_common::{
     ipv4::{OUTER_LENGTH, Room},
 };
 
+pub use self::grant::into_pod;
 use crate::{
-    TcExit, kernel,
+    TcExit, flow, kernel,
     packet::{ETHERNET, Ethernet, Frame},
 };
 
-const BOTH_HEADERS: u32 = (ETHERNET + 2 * OUTER_LENGTH) as u32;
+/// Where the inner header is while the outer one is on.
+const INNER: usize = ETHERNET + OUTER_LENGTH;
+/// Both IP headers, and what tells the flow.
+const ALL_HEADERS: u32 = (INNER + flow::HEADERS) as u32;
 
 /// From the NIC (TC ingress): wrapped, or unwrapped and vouched for by [`xdp`].
 #[inline(always)]
 pub fn tc(ctx: &TcContext) -> TcExit {
     if let Some(node) = handover::read(ctx) {
-        return verified(ctx, node);
+        return handed_over(ctx, node);
     }
-    let frame = Frame::linear(ctx, BOTH_HEADERS);
+    let frame = Frame::linear(ctx, ALL_HEADERS);
     let outer = check::ipip(frame, kernel::has_vlan_tag(ctx))?;
     if !kernel::is_for_host(ctx) {
         return Err(Reason::NotForHost);
     }
     let length = kernel::length(ctx) - ETHERNET as u32;
     let room = if kernel::gso_size(ctx) == 0 { Room::bytes(length) } else { Room::UNKNOWN };
-    let checked = check::all(ctx, frame, &outer, room, None)?;
+    let lookup = leased::look(frame, INNER, outer.source);
+    let checked = check::all(ctx, frame, &outer, room, None, lookup.vouches())?;
     unwrap::tc(ctx, &checked)?;
-    deliver::deliver(ctx, &checked.inner, outer.source, checked.suspicion)
+    deliver::deliver(ctx, &checked.inner, outer.source, checked.suspicion, lookup)
 }
 
 /// What XDP has checked and unwrapped lacks only its delivery. It is no longer
 /// what came from the wire, so what turns out not to be ours cannot be passed up.
 #[inline(always)]
-fn verified(ctx: &TcContext, node: Ipv4Be) -> TcExit {
+fn handed_over(ctx: &TcContext, node: Ipv4Be) -> TcExit {
     // A tag the NIC took out of the frame is unknown to XDP.
     if kernel::has_vlan_tag(ctx) || !kernel::is_for_host(ctx) {
         return Err(Reason::HandoverStray);
     }
-    let inner = Frame::linear(ctx, BOTH_HEADERS).read(ETHERNET).ok_or(Reason::HandoverStray)?;
-    deliver::deliver(ctx, &inner, node, None)
+    let frame = Frame::linear(ctx, (ETHERNET + flow::HEADERS) as u32);
+    let inner = frame.read(ETHERNET).ok_or(Reason::HandoverStray)?;
+    deliver::deliver(ctx, &inner, node, None, leased::look(frame, ETHERNET, node))
 }
 
 /// From the NIC before an skb exists. `None` leaves the packet to [`tc`].
@@ -62,12 +70,18 @@ pub fn xdp(ctx: &XdpContext) -> Option<Reason> {
     let outer = check::ipip(frame, false).ok()?;
     let ethernet: Ethernet = frame.read(0)?;
     let length = frame.length() - ETHERNET as u32;
-    let checked =
-        match check::all(ctx, frame, &outer, Room::bytes(length), Some(ethernet.destination)) {
-            Ok(checked) if checked.suspicion.is_none() => checked,
-            Err(reason) if reason.verdict() == Verdict::Dropped => return Some(reason),
-            _ => return None,
-        };
+    let checked = match check::all(
+        ctx,
+        frame,
+        &outer,
+        Room::bytes(length),
+        Some(ethernet.destination),
+        false,
+    ) {
+        Ok(checked) if checked.suspicion.is_none() => checked,
+        Err(reason) if reason.verdict() == Verdict::Dropped => return Some(reason),
+        _ => return None,
+    };
     if handover::reserve(ctx).is_err() || unwrap::xdp(ctx, ethernet, &checked).is_err() {
         return Some(Reason::XdpUnable);
     }

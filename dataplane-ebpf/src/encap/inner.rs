@@ -9,13 +9,12 @@ use dataplane_common::{
 
 use super::Reasons;
 use crate::{
+    flow::TCP_OFFSET_AND_FLAGS,
     kernel,
     packet::{ETHERNET, Ethernet, Frame},
 };
 
 const UDP_HEADER: u32 = 8;
-/// Where TCP keeps data offset and flags, bytes into its header (RFC 9293 §3.1).
-const TCP_OFFSET_AND_FLAGS: u32 = 12;
 
 /// What the following steps need to know of the packet.
 pub struct Inner {
@@ -52,7 +51,7 @@ pub fn parse(ctx: &TcContext, reasons: &Reasons) -> Result<Inner, Reason> {
     }
 
     let tcp = if header.protocol == PROTOCOL_TCP && !header.is_fragment() {
-        let end = header.header_length() + TCP_OFFSET_AND_FLAGS + size_of::<u16>() as u32;
+        let end = header.header_length() + TCP_OFFSET_AND_FLAGS as u32 + size_of::<u16>() as u32;
         if length < end {
             return Err(reasons.truncated);
         }

@@ -6,6 +6,7 @@
 //! [`host`] there is nobody: a plain packet must not leave, so a "no" drops.
 
 mod inner;
+mod leased;
 mod node;
 mod push_outer;
 mod sender;
@@ -15,11 +16,33 @@ mod to_wire;
 use aya_ebpf::programs::TcContext;
 use dataplane_common::Reason;
 
-use crate::{Redirected, TcExit};
+use crate::{Redirected, TcExit, kernel, maps, settings};
 
 /// From a pod's interface (TC ingress of `cali*`).
 #[inline(always)]
 pub fn pod(ctx: &TcContext) -> TcExit {
+    if settings::is_verified() { verified(ctx) } else { trusted(ctx) }
+}
+
+/// By a lease, which knows all that there is to look up.
+#[inline(always)]
+fn verified(ctx: &TcContext) -> TcExit {
+    // What a pod's own programs may have left there proves nothing.
+    kernel::set_proof(ctx, 0);
+    let inner = inner::parse(ctx, &POD)?;
+    let leased = leased::find(ctx, &inner)?;
+    let ttl = suitable::hop(&inner)?;
+    suitable::fits(&inner, &leased.way, &POD)?;
+    push_outer::push(ctx, &inner, leased.node, ttl, &POD)?;
+    push_outer::decrement_inner_ttl(ctx);
+    let action = to_wire::send(ctx, &inner, leased.node, &leased.way);
+    leased.count(inner.length);
+    Ok(Redirected { reason: Reason::PodEncapsulated, action })
+}
+
+/// To any known route, whoever would have forbidden it.
+#[inline(always)]
+fn trusted(ctx: &TcContext) -> TcExit {
     let inner = inner::parse(ctx, &POD)?;
     sender::owns_source(ctx, &inner)?;
     let (address, node) = node::find(&inner, &POD)?;
@@ -37,15 +60,22 @@ pub fn pod(ctx: &TcContext) -> TcExit {
 /// hop off the TTL already; a packet of this host's own keeps it.
 #[inline(always)]
 pub fn host(ctx: &TcContext) -> TcExit {
+    // Before the route and the node are looked up, see `lease::settle`.
+    let epoch = if settings::is_verified() { maps::epoch() } else { 0 };
     let inner = inner::parse(ctx, &HOST)?;
     let (address, node) = node::find(&inner, &HOST)?;
     if inner.header.ttl == 0 {
         return Err(Reason::HostTtlExpired);
     }
     suitable::fits(&inner, &node, &HOST)?;
+    let reason = if settings::is_verified() {
+        leased::settle(ctx, &inner, epoch, address, &node)
+    } else {
+        Reason::HostEncapsulated
+    };
     push_outer::push(ctx, &inner, address, inner.header.ttl, &HOST)?;
     let action = to_wire::send(ctx, &inner, address, &node);
-    Ok(Redirected { reason: Reason::HostEncapsulated, action })
+    Ok(Redirected { reason, action })
 }
 
 /// The reasons of one hook for the "no" of a shared step.

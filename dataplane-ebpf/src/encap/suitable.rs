@@ -4,10 +4,7 @@
 use dataplane_common::{Node, Reason};
 
 use super::{Reasons, inner::Inner};
-
-const FIN: u16 = 0x01;
-const SYN: u16 = 0x02;
-const RST: u16 = 0x04;
+use crate::flow::CONNECTION_CONTROL;
 
 /// The TTL after the hop we are, or why there is none.
 #[inline(always)]
@@ -39,5 +36,5 @@ pub fn fits(inner: &Inner, node: &Node, reasons: &Reasons) -> Result<(), Reason>
 /// Connections begin and end in the stack's sight.
 #[inline(always)]
 pub fn leaves_connections_alone(inner: &Inner) -> Result<(), Reason> {
-    if inner.tcp & (SYN | FIN | RST) == 0 { Ok(()) } else { Err(Reason::PodConnectionControl) }
+    if inner.tcp & CONNECTION_CONTROL == 0 { Ok(()) } else { Err(Reason::PodConnectionControl) }
 }

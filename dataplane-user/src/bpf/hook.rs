@@ -1,4 +1,4 @@
-//! The four places where a program of ours sits.
+//! The five places where a program of ours sits.
 
 use aya::programs::TcAttachType;
 
@@ -14,13 +14,16 @@ pub enum Hook {
     DecapXdp,
     /// `encap_host` on the tunnel device.
     EncapHost,
+    /// `grant_decap` on a pod's interface.
+    GrantDecap,
     /// `encap_pod` on a pod's interface.
     EncapPod,
 }
 
 impl Hook {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::DecapTc, Self::DecapXdp, Self::EncapHost, Self::EncapPod];
+    pub const ALL: [Self; 5] =
+        [Self::DecapTc, Self::DecapXdp, Self::EncapHost, Self::GrantDecap, Self::EncapPod];
 
     /// The program's name in the object and in pins.
     #[must_use]
@@ -30,6 +33,7 @@ impl Hook {
             Self::EncapHost => "encap_host",
             Self::DecapTc => "decap_tc",
             Self::DecapXdp => "decap_xdp",
+            Self::GrantDecap => "grant_decap",
         }
     }
 
@@ -38,7 +42,7 @@ impl Hook {
     pub const fn place(self) -> &'static str {
         match self {
             Self::EncapPod | Self::DecapTc => "tc ingress",
-            Self::EncapHost => "tc egress",
+            Self::EncapHost | Self::GrantDecap => "tc egress",
             Self::DecapXdp => "xdp",
         }
     }
@@ -48,7 +52,7 @@ impl Hook {
     pub const fn tc(self) -> Option<TcAttachType> {
         match self {
             Self::EncapPod | Self::DecapTc => Some(TcAttachType::Ingress),
-            Self::EncapHost => Some(TcAttachType::Egress),
+            Self::EncapHost | Self::GrantDecap => Some(TcAttachType::Egress),
             Self::DecapXdp => None,
         }
     }

@@ -4,19 +4,11 @@
 //! it still does is read from the kernel each time: an interface may be gone,
 //! and others may detach a link without asking.
 
-use std::{
-    ffi::CString,
-    fs, io,
-    os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-        unix::ffi::OsStrExt as _,
-    },
-    path::Path,
-};
+use std::{fs, io, os::fd::AsRawFd as _, path::Path};
 
 use anyhow::{Context as _, Result};
 
-use super::{Hook, Pins};
+use super::{Hook, Pins, sys};
 
 /// A program on an interface.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -67,7 +59,7 @@ fn parse_name(path: &Path) -> Option<Attachment> {
 /// needs no privilege beyond opening the pin; `BPF_PROG_QUERY` by aya would ask
 /// for `CAP_SYS_ADMIN`.
 fn look(pin: &Path, ifindex: u32) -> Result<AttachedLink> {
-    let descriptor = open(pin).with_context(|| format!("opening {}", pin.display()))?;
+    let descriptor = sys::open(pin).with_context(|| format!("opening {}", pin.display()))?;
     let path = format!("/proc/self/fdinfo/{}", descriptor.as_raw_fd());
     let fdinfo = fs::read_to_string(&path).context(path)?;
     let field = |name: &str| -> Option<u32> {
@@ -77,39 +69,6 @@ fn look(pin: &Path, ifindex: u32) -> Result<AttachedLink> {
         program_id: field("prog_id:").unwrap_or(0),
         is_live: field("ifindex:") == Some(ifindex),
     })
-}
-
-/// Opens a pinned object (`bpf(2)`, `BPF_OBJ_GET`). aya opens links, too, but
-/// keeps the descriptor to itself.
-fn open(pin: &Path) -> io::Result<OwnedFd> {
-    const BPF_OBJ_GET: libc::c_int = 7;
-
-    /// The part of `union bpf_attr` (`linux/bpf.h`) that this command reads.
-    #[repr(C)]
-    struct Attributes {
-        path: u64,
-        descriptor: u32,
-        flags: u32,
-    }
-
-    let path = CString::new(pin.as_os_str().as_bytes())?;
-    let attributes = Attributes { path: path.as_ptr() as u64, descriptor: 0, flags: 0 };
-    // SAFETY: `attributes` and the path it points to outlive the call, and its
-    // size is passed along.
-    let descriptor = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            BPF_OBJ_GET,
-            &raw const attributes,
-            size_of::<Attributes>() as libc::c_uint,
-        )
-    };
-    if descriptor < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let descriptor = i32::try_from(descriptor).map_err(io::Error::other)?;
-    // SAFETY: the kernel just gave it to us and to nobody else.
-    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use aya::maps::{
     Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, PerCpuHashMap,
 };
 use dataplane_common::{
-    Counter, Endpoint, Ipv4Be, Node, NodeCounter, Reason, Route, State,
+    Counter, Endpoint, Flow, Ipv4Be, Lease, Node, NodeCounter, Reason, Route, State,
     layout::{MAX_ENDPOINTS, MAX_NODES, MAX_ROUTES},
 };
 use ipnet::Ipv4Net;
@@ -26,6 +26,10 @@ pub struct Maps {
     pub counters: PerCpuArray<MapData, Counter>,
     /// Node IP → packets, bytes.
     pub node_counters: PerCpuHashMap<MapData, Ipv4Be, NodeCounter>,
+    /// Flow → lease.
+    pub leases: HashMap<MapData, Flow, Lease>,
+    /// What good leases bear.
+    epoch: Array<MapData, u32>,
     /// The daemon's word.
     pub state: Array<MapData, State>,
 }
@@ -36,12 +40,16 @@ struct Layout {
     kind: MapType,
     key: usize,
     value: usize,
-    entries: usize,
+    /// Capacity; `None`: as configured.
+    entries: Option<usize>,
 }
+
+/// The one map whose size is configured.
+pub const LEASES: &str = "LEASES";
 
 const LPM_KEY: usize = size_of::<u32>() + size_of::<Ipv4Be>();
 
-const LAYOUTS: [Layout; 6] = {
+const LAYOUTS: [Layout; 8] = {
     const fn map(
         name: &'static str,
         kind: MapType,
@@ -49,7 +57,7 @@ const LAYOUTS: [Layout; 6] = {
         value: usize,
         entries: usize,
     ) -> Layout {
-        Layout { name, kind, key, value, entries }
+        Layout { name, kind, key, value, entries: Some(entries) }
     }
     let address = size_of::<Ipv4Be>();
     let index = size_of::<u32>();
@@ -59,6 +67,14 @@ const LAYOUTS: [Layout; 6] = {
         map("ENDPOINTS", MapType::Hash, address, size_of::<Endpoint>(), MAX_ENDPOINTS),
         map("COUNTERS", MapType::PerCpuArray, index, size_of::<Counter>(), Reason::COUNT),
         map("NODE_COUNTERS", MapType::PerCpuHash, address, size_of::<NodeCounter>(), MAX_NODES),
+        Layout {
+            name: LEASES,
+            kind: MapType::LruHash,
+            key: size_of::<Flow>(),
+            value: size_of::<Lease>(),
+            entries: None,
+        },
+        map("EPOCH", MapType::Array, index, size_of::<u32>(), 1),
         map("STATE", MapType::Array, index, size_of::<State>(), 1),
     ]
 };
@@ -86,7 +102,7 @@ impl Maps {
             let same = info.map_type()? == layout.kind
                 && info.key_size() as usize == layout.key
                 && info.value_size() as usize == layout.value
-                && info.max_entries() as usize == layout.entries;
+                && layout.entries.is_none_or(|entries| info.max_entries() as usize == entries);
             if !same {
                 bail!(
                     "the map pinned at {} is not as this version lays it out; \
@@ -114,6 +130,8 @@ impl Maps {
             endpoints: Map::HashMap(open("ENDPOINTS")?).try_into()?,
             counters: Map::PerCpuArray(open("COUNTERS")?).try_into()?,
             node_counters: Map::PerCpuHashMap(open("NODE_COUNTERS")?).try_into()?,
+            leases: Map::LruHashMap(open(LEASES)?).try_into()?,
+            epoch: Map::Array(open("EPOCH")?).try_into()?,
             state: Map::Array(open("STATE")?).try_into()?,
         })
     }
@@ -188,6 +206,43 @@ impl Maps {
         Some(sum)
     }
 
+    /// What good leases bear.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn epoch(&self) -> Result<u32> {
+        Ok(self.epoch.get(&0, 0)?)
+    }
+
+    /// The leases that are good at `now` ([`crate::clock::monotonic`]).
+    ///
+    /// # Errors
+    /// If the kernel refuses. One that ends meanwhile is merely not there.
+    pub fn good_leases(&self, now: Duration) -> Result<Vec<(Flow, Lease)>> {
+        let epoch = self.epoch()?;
+        let is_good =
+            |lease: &Lease| lease.epoch == epoch && Duration::from_nanos(lease.expires) > now;
+        let mut leases = Vec::new();
+        for flow in self.leases.keys() {
+            let flow = flow?;
+            match self.leases.get(&flow, 0) {
+                Ok(lease) if is_good(&lease) => leases.push((flow, lease)),
+                Ok(_) | Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(leases)
+    }
+
+    /// Ends all leases at once.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn end_leases(&mut self) -> Result<()> {
+        let next = self.epoch()?.wrapping_add(1);
+        self.epoch.set(0, next, 0).context("ending all leases")
+    }
+
     /// The daemon's word.
     ///
     /// # Errors
@@ -195,6 +250,23 @@ impl Maps {
     pub fn state(&self) -> Result<State> {
         Ok(self.state.get(&0, 0)?)
     }
+}
+
+/// Unpins a `LEASES` of another size. Programs at work keep theirs until they
+/// are replaced; their flows are leased anew.
+///
+/// # Errors
+/// If it cannot be looked at or removed.
+pub fn forget_other_size(pins: &Pins, leases: u32) -> Result<()> {
+    let path = pins.map(LEASES);
+    if !path.exists() {
+        return Ok(());
+    }
+    let context = || path.display().to_string();
+    if MapInfo::from_pin(&path).with_context(context)?.max_entries() == leases {
+        return Ok(());
+    }
+    std::fs::remove_file(&path).with_context(context)
 }
 
 fn add(sum: &mut Counter, more: &Counter) {

@@ -5,6 +5,7 @@ pub mod links;
 pub mod maps;
 pub mod pins;
 pub mod programs;
+pub mod sys;
 
 pub use self::{
     hook::Hook,

@@ -17,7 +17,7 @@ use dataplane_common::Settings;
 use nix::net::if_::if_nametoindex;
 use tokio::task::JoinHandle;
 
-use super::{Attachment, Hook, Maps, Pins, pins};
+use super::{Attachment, Hook, Maps, Pins, maps, pins};
 use crate::object;
 
 /// How often what the programs logged is printed. A full ring loses lines,
@@ -28,6 +28,8 @@ const LOG_INTERVAL: Duration = Duration::from_millis(200);
 pub struct Programs {
     ebpf: Ebpf,
     settings: Settings,
+    /// Capacity of `LEASES`.
+    leases: u32,
     /// Prints what the programs log; ends with them.
     log: Option<Printer>,
 }
@@ -42,13 +44,15 @@ impl Drop for Printer {
 }
 
 impl Programs {
-    /// Loads the programs onto the pinned maps, making those that are missing.
+    /// Loads the programs onto the pinned maps, making those that are missing;
+    /// `leases`: how many there may be.
     ///
     /// # Errors
     /// If pinned maps differ, or the verifier refuses a program: then with the
     /// verifier's last words.
-    pub fn load(pins: &Pins, settings: Settings, logs_spoofs: bool) -> Result<Self> {
+    pub fn load(pins: &Pins, settings: Settings, leases: u32, logs_spoofs: bool) -> Result<Self> {
         Maps::check_pins(pins)?;
+        maps::forget_other_size(pins, leases)?;
         let paths: Vec<_> = Maps::names().map(|name| (name, pins.map(name))).collect();
         // aya-log's levels: 0 is silence, 2 lets warnings through.
         let level: u8 = if logs_spoofs { 2 } else { 0 };
@@ -58,6 +62,7 @@ impl Programs {
             &level,
             true,
         );
+        loader.map_max_entries(maps::LEASES, leases);
         for (name, path) in &paths {
             loader.map_pin_path(name, path);
         }
@@ -74,13 +79,13 @@ impl Programs {
             .with_context(|| format!("loading the program {name}"))?;
         }
         let log = logs_spoofs.then(|| print_logs(&mut ebpf)).transpose()?;
-        Ok(Self { ebpf, settings, log })
+        Ok(Self { ebpf, settings, leases, log })
     }
 
     /// Whether these are the programs for that.
     #[must_use]
-    pub fn are_for(&self, settings: &Settings, logs_spoofs: bool) -> bool {
-        self.settings == *settings && self.log.is_some() == logs_spoofs
+    pub fn are_for(&self, settings: &Settings, leases: u32, logs_spoofs: bool) -> bool {
+        self.settings == *settings && self.leases == leases && self.log.is_some() == logs_spoofs
     }
 
     /// What they were loaded with.

@@ -8,7 +8,9 @@ use crate::{
     daemon::Lock,
     exit::Exit,
     kernel::{Kernel, PROTOCOL, TUNNEL, is_tunnel_of},
+    netfilter,
     output::{self, Format},
+    tables::Sysctls,
 };
 
 #[derive(Serialize)]
@@ -17,7 +19,7 @@ struct Detached {
     removed: Vec<String>,
 }
 
-/// Routes first, so that nothing is sent into a device without a program; then
+/// The marks first, so that nothing is leased any more; routes next, so that nothing is sent into a device without a program; then
 /// device, programs and maps.
 pub async fn detach(pins: &Pins, format: Format) -> Result<Exit> {
     // No daemon may start while we remove what it would rely on.
@@ -32,6 +34,10 @@ pub async fn detach(pins: &Pins, format: Format) -> Result<Exit> {
     // routes are its.
     let device = host.link(TUNNEL);
     if device.is_none_or(|(_, link)| is_tunnel_of(link, pins.root())) {
+        // Without nft there is no table of ours.
+        if netfilter::remove().unwrap_or_default() {
+            done.push("the nft table `ip tunless`".to_owned());
+        }
         let mut routes = 0;
         for route in host.routes.iter().filter(|route| route.protocol == PROTOCOL) {
             match (route.ifindex, device) {
@@ -59,6 +65,10 @@ pub async fn detach(pins: &Pins, format: Format) -> Result<Exit> {
             output::count(links, "program"),
             pins.root().display()
         ));
+    }
+    let restored = Sysctls::new(pins, false).restore()?;
+    if restored > 0 {
+        done.push(format!("our values of {}", output::count(restored, "sysctl")));
     }
     lock.remove()?;
     let text = match done.is_empty() {

@@ -4,6 +4,7 @@ mod config;
 mod counters;
 mod detach;
 mod endpoints;
+mod leases;
 mod nodes;
 mod routes;
 mod status;
@@ -81,6 +82,9 @@ enum Command {
     /// The local pods.
     #[command(subcommand, visible_alias = "endpoint")]
     Endpoints(EndpointsCommand),
+    /// Flows that skip the stack for now, with netfilter's consent.
+    #[command(subcommand, visible_alias = "lease")]
+    Leases(LeasesCommand),
     /// Why packets left the programs the way they did.
     #[command(subcommand, visible_alias = "counter")]
     Counters(CountersCommand),
@@ -124,6 +128,15 @@ enum EndpointsCommand {
     /// All local pods.
     #[command(visible_alias = "ls")]
     List,
+}
+
+#[derive(Subcommand, Debug)]
+enum LeasesCommand {
+    /// All that are good now, the busiest first.
+    #[command(visible_alias = "ls")]
+    List,
+    /// End all leases: the next packet of every flow asks netfilter again.
+    Flush,
 }
 
 #[derive(Subcommand, Debug)]
@@ -173,6 +186,8 @@ impl Cli {
             Command::Routes(RoutesCommand::Get { ip }) => routes::get(&global.maps()?, format, ip),
             Command::Nodes(NodesCommand::List) => nodes::list(&global.maps()?, format),
             Command::Endpoints(EndpointsCommand::List) => endpoints::list(&global.maps()?, format),
+            Command::Leases(LeasesCommand::List) => leases::list(&global.maps()?, format),
+            Command::Leases(LeasesCommand::Flush) => leases::flush(&mut global.maps()?, format),
             Command::Counters(CountersCommand::List { all }) => {
                 counters::list(&global.maps()?, format, all)
             }

@@ -1,20 +1,24 @@
 //! `tunless status`: is everything in place?
 
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
     net::Ipv4Addr,
     time::{Duration, Instant},
 };
 
 use anyhow::Result;
-use dataplane_common::{Ipv4Be, Settings, State};
+use dataplane_common::{Direction, Ipv4Be, Reason, Settings, State, Verdict};
 use serde::Serialize;
 
 use crate::{
     bpf::{Maps, Pins, links},
-    clock, daemon,
+    clock,
+    config::Fastpath,
+    daemon,
     exit::Exit,
     kernel::TUNNEL,
+    netfilter::conntrack,
     output::{self, Format},
 };
 
@@ -27,6 +31,11 @@ struct Status {
     daemon: DaemonStatus,
     mode: &'static str,
     fastpath: &'static str,
+    fastpath_share: FastpathShare,
+    /// Flows with a good lease, each direction for itself.
+    leased_flows: usize,
+    /// Conntrack's sysctls that leases need to be 1; `null`: none here.
+    sysctls: BTreeMap<&'static str, Option<u32>>,
     spoof: &'static str,
     node: Option<Ipv4Addr>,
     tunnel: TunnelStatus,
@@ -34,6 +43,33 @@ struct Status {
     routes: usize,
     endpoints: usize,
     nodes: usize,
+}
+
+/// Of the packets between pods and the wire, those that skipped the stack, since
+/// the counters were last flushed; `null`: there were none.
+#[derive(Serialize, Default)]
+struct FastpathShare {
+    encap: Option<f64>,
+    decap: Option<f64>,
+}
+
+impl FastpathShare {
+    fn of(maps: &Maps) -> Result<Self> {
+        let share = |direction, fast| -> Result<Option<f64>> {
+            let mut all = 0;
+            for reason in Reason::ALL {
+                if reason.direction() == direction && reason.verdict() == Verdict::Forwarded {
+                    all += maps.counter(*reason)?.packets;
+                }
+            }
+            let fast = maps.counter(fast)?.packets;
+            Ok((all > 0).then(|| fast as f64 / all as f64))
+        };
+        Ok(Self {
+            encap: share(Direction::Encap, Reason::PodEncapsulated)?,
+            decap: share(Direction::Decap, Reason::ToPod)?,
+        })
+    }
 }
 
 #[derive(Serialize)]
@@ -112,7 +148,10 @@ fn look(pins: &Pins) -> Result<Status> {
             last_round_seconds: (state.heartbeat != 0).then_some(ago.as_secs_f64()),
         },
         mode: "replace",
-        fastpath: if state.fastpath == Settings::TRUSTED { "trusted" } else { "off" },
+        fastpath: Fastpath::from(state.fastpath).as_str(),
+        fastpath_share: FastpathShare::of(&maps)?,
+        leased_flows: maps.good_leases(clock::monotonic())?.len(),
+        sysctls: conntrack::RELAXED.map(|name| (name, conntrack::read(name).ok())).into(),
         spoof: if state.spoof == Settings::SPOOF_STACK { "stack" } else { "drop" },
         node: address(state.node),
         tunnel: TunnelStatus {
@@ -136,6 +175,9 @@ fn nothing(pins: &Pins, running: bool, error: &anyhow::Error) -> Status {
         daemon: DaemonStatus { running, pid: None, last_round_seconds: None },
         mode: "replace",
         fastpath: "off",
+        fastpath_share: FastpathShare::default(),
+        leased_flows: 0,
+        sysctls: BTreeMap::new(),
         spoof: "drop",
         node: None,
         tunnel: TunnelStatus { interface: None, address: None, mtu: None },
@@ -173,7 +215,7 @@ fn problems(state: &State, attachments: &[AttachmentStatus], running: bool) -> V
     }
     if state.fastpath_withheld != 0 {
         problems.push(
-            "the fast path is withheld: rules of Felix or kube-proxy appeared; see the log"
+            "the fast path is withheld, so every packet crosses the stack; the log says why"
                 .to_owned(),
         );
     }
@@ -210,6 +252,26 @@ fn describe(status: &Status) -> String {
         let mtu = status.tunnel.mtu.unwrap_or(0);
         let _ =
             writeln!(text, "tunnel:     {interface} {} mtu {mtu}", shown(&status.tunnel.address));
+    }
+    if status.fastpath != Fastpath::Off.as_str() {
+        let percent = |share: Option<f64>| {
+            share.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", share * 100.0))
+        };
+        let FastpathShare { encap, decap } = &status.fastpath_share;
+        let _ = writeln!(
+            text,
+            "fast path:  {} of packets encap, {} decap; {} leased",
+            percent(*encap),
+            percent(*decap),
+            output::count(status.leased_flows, "flow")
+        );
+    }
+    if status.fastpath == Fastpath::Verified.as_str() {
+        for (position, (name, value)) in status.sysctls.iter().enumerate() {
+            let head = if position == 0 { "sysctls:" } else { "" };
+            let value = value.map_or_else(|| "missing".to_owned(), |value| value.to_string());
+            let _ = writeln!(text, "{head:<12}{name} = {value}");
+        }
     }
     let _ = writeln!(
         text,

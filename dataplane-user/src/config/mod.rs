@@ -15,6 +15,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use dataplane_common::layout::DEFAULT_LEASES;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
@@ -45,6 +46,8 @@ pub struct Config {
     pub spoof: Spoof,
     /// Whether packets may skip the stack.
     pub fastpath: Fastpath,
+    /// What `fastpath: verified` gives to flows.
+    pub leases: LeasesConfig,
     /// Allows `fastpath: trusted` where `NetworkPolicy` or Services exist, which then do not work.
     pub i_accept_no_network_policy: bool,
     /// MTU of the tunnel device: what pods should use.
@@ -101,6 +104,28 @@ impl WorkloadConfig {
     #[must_use]
     pub fn matches(&self, interface: &str) -> bool {
         self.interfaces.iter().any(|pattern| pattern.matches(interface))
+    }
+}
+
+/// Leave for flows to skip the stack.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LeasesConfig {
+    /// How long a lease is good for.
+    pub seconds: u32,
+    /// How many there may be, two to a conversation.
+    pub size: u32,
+    /// The bit of `skb->mark` by which our nft table tells the programs.
+    pub mark: u32,
+    /// Addresses whose flows are never leased: rules judge each of their packets.
+    pub exclude: Vec<Cidr>,
+}
+
+impl Default for LeasesConfig {
+    fn default() -> Self {
+        // The mark: a bit that neither Calico (0xffff0000), kube-proxy (0x4000,
+        // 0x8000) nor the portmap plugin (0x2000) uses.
+        Self { seconds: 5, size: DEFAULT_LEASES as u32, mark: 0x1000, exclude: Vec::new() }
     }
 }
 

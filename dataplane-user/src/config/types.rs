@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use dataplane_common::Settings;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -31,10 +32,13 @@ pub enum Spoof {
 #[serde(rename_all = "lowercase")]
 pub enum Fastpath {
     /// Never: netfilter sees every packet.
-    #[default]
     Off,
     /// Always, for known pods: `NetworkPolicy` and Services never see them.
     Trusted,
+    /// For as long as a flow's lease: netfilter sees a packet of each flow every
+    /// few seconds, and all of those it would not let pass untouched.
+    #[default]
+    Verified,
 }
 
 impl Fastpath {
@@ -44,7 +48,27 @@ impl Fastpath {
         match self {
             Self::Off => "off",
             Self::Trusted => "trusted",
+            Self::Verified => "verified",
         }
+    }
+}
+
+impl From<Fastpath> for u8 {
+    /// As in `Settings::fastpath`.
+    fn from(fastpath: Fastpath) -> Self {
+        match fastpath {
+            Fastpath::Off => Settings::OFF,
+            Fastpath::Trusted => Settings::TRUSTED,
+            Fastpath::Verified => Settings::VERIFIED,
+        }
+    }
+}
+
+impl From<u8> for Fastpath {
+    /// From `Settings::fastpath`; a number of no meaning is no fast path.
+    fn from(number: u8) -> Self {
+        let all = [Self::Trusted, Self::Verified];
+        all.into_iter().find(|fastpath| u8::from(*fastpath) == number).unwrap_or(Self::Off)
     }
 }
 
@@ -174,6 +198,12 @@ pub struct Pattern(String);
 impl From<&str> for Pattern {
     fn from(text: &str) -> Self {
         Self(text.to_owned())
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

@@ -15,9 +15,11 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::bpf::Pins;
+use crate::{
+    bpf::Pins,
+    run_dir::{self, DIRECTORY},
+};
 
-const DIRECTORY: &str = "/run/tunless";
 /// How long a lock is waited for that may be gone at once.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -87,12 +89,8 @@ pub fn is_running(pins: &Pins) -> bool {
     Flock::lock(file, FlockArg::LockSharedNonblock).is_err()
 }
 
-/// One name per directory, whatever way it is written.
 fn path(pins: &Pins) -> PathBuf {
-    let root = fs::canonicalize(pins.root()).unwrap_or_else(|_| pins.root().to_owned());
-    let name = root.display().to_string();
-    let name = name.trim_start_matches('/').replace('%', "%25").replace('/', "%2F");
-    PathBuf::from(DIRECTORY).join(format!("{name}.lock"))
+    run_dir::file(pins, "lock")
 }
 
 fn is_at(file: &File, path: &Path) -> bool {

@@ -5,6 +5,7 @@
 //! no packet: programs, maps, device and routes stay.
 
 mod config_watch;
+mod fitness;
 mod lock;
 mod next_hops;
 mod raw_socket;
@@ -21,13 +22,13 @@ use tokio::{
 
 use self::{
     config_watch::ConfigWatch,
+    fitness::Depth,
     round::{Outcome, Reconciler},
 };
 use crate::{
     bpf::{Pins, programs::require_tcx},
     config::{ConfigFile, Fastpath},
-    kernel::{Events, Kernel},
-    policy::{self, Finding},
+    kernel::{Events, Kernel, RuleEvents},
 };
 
 pub use self::lock::{Lock, is_running};
@@ -38,6 +39,8 @@ const RESYNC: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(1);
 /// Events within this time make one round: pods come in hundreds.
 const GATHER: Duration = Duration::from_millis(20);
+/// How soon our nft table is looked at after somebody changed nftables.
+const RULES: Duration = Duration::from_millis(200);
 /// How often the rules of others are looked at again.
 const POLICY: Duration = Duration::from_secs(30);
 
@@ -58,7 +61,8 @@ pub async fn run(path: &Path, bpffs: Option<&Path>) -> Result<()> {
     reconciler.check_host(reconciler.file()).await?;
     require_tcx()?;
     let pins = Pins::new(reconciler.file().config.bpffs.as_ref());
-    if let Err(error) = refuse_untrusted(reconciler.file()) {
+    let file = reconciler.file().clone();
+    if let Err(error) = reconciler.judge_fastpath(&file, Depth::Whole).await {
         // Programs of an earlier run may be at work, and refusing to start
         // would leave them so: they are replaced by ones that let the stack judge.
         if !pins.exist() {
@@ -70,6 +74,10 @@ pub async fn run(path: &Path, bpffs: Option<&Path>) -> Result<()> {
     let lock = Lock::take(&pins)?;
     Daemon {
         events,
+        rule_events: RuleEvents::subscribe()
+            .inspect_err(|error| tracing::warn!("{error:#}; changes are found every 10 s"))
+            .ok(),
+        rules_due: None,
         watch: ConfigWatch::new(path, reconciler.file().text())?,
         refused: false,
         reconciler,
@@ -88,32 +96,24 @@ pub async fn run(path: &Path, bpffs: Option<&Path>) -> Result<()> {
 /// # Errors
 /// If it does not fit.
 pub async fn check_here(file: &ConfigFile) -> Result<()> {
-    let reconciler = Reconciler::new(Kernel::connect()?, file.clone());
+    let mut reconciler = Reconciler::new(Kernel::connect()?, file.clone());
     reconciler.check_host(file).await?;
-    refuse_untrusted(file)
+    reconciler.judge_fastpath(file, Depth::Whole).await
 }
 
-/// `trusted` and somebody else's rules exclude each other, unless the operator says otherwise.
-fn refuse_untrusted(file: &ConfigFile) -> Result<()> {
-    if file.config.fastpath != Fastpath::Trusted || file.config.i_accept_no_network_policy {
-        return Ok(());
-    }
-    let remedy = "use `fastpath: off`, or set `i_accept_no_network_policy: true` if nobody relies \
-                  on NetworkPolicy or Services";
-    match policy::look() {
-        Finding::Nothing => Ok(()),
-        Finding::Rules(found) => {
-            bail!("{}: fastpath: `trusted` would skip {found}; {remedy}", file.path.display())
-        }
-        Finding::Unknown(why) => bail!(
-            "{}: fastpath: cannot tell whether `trusted` would skip anybody's rules: {why}; {remedy}",
-            file.path.display()
-        ),
+/// As [`RuleEvents::changed`]; without events for ever.
+async fn rules_changed(events: &mut Option<RuleEvents>) -> Result<()> {
+    match events {
+        Some(events) => events.changed().await,
+        None => std::future::pending().await,
     }
 }
 
 struct Daemon {
     events: Events,
+    rule_events: Option<RuleEvents>,
+    /// When to look at our nft table: others' may change all the time.
+    rules_due: Option<Instant>,
     watch: ConfigWatch,
     reconciler: Reconciler,
     bpffs_override: bool,
@@ -131,6 +131,10 @@ struct Daemon {
 /// What woke the daemon.
 enum Wake {
     Kernel,
+    /// Somebody changed nftables.
+    Rules,
+    /// Time to see whether it was ours.
+    RulesDue,
     File,
     Hangup,
     Time,
@@ -155,6 +159,14 @@ impl Daemon {
             match wake {
                 Wake::Stop(signal) => break self.stop(signal),
                 Wake::Kernel => sleep(GATHER).await,
+                Wake::Rules => {
+                    self.rules_due.get_or_insert_with(|| Instant::now() + RULES);
+                    continue;
+                }
+                Wake::RulesDue => {
+                    self.rules_due = None;
+                    self.reconciler.rules_touched();
+                }
                 Wake::File => {
                     if self.watch.changed_text() || self.refused {
                         self.reload().await;
@@ -212,13 +224,16 @@ impl Daemon {
         interrupt: &mut Signal,
     ) -> Result<Wake> {
         service::alive();
+        let rules_due = self.rules_due.unwrap_or(next);
         let wake = tokio::select! {
             changed = self.events.changed() => { changed?; Wake::Kernel }
+            changed = rules_changed(&mut self.rule_events) => { changed?; Wake::Rules }
             () = self.watch.changed() => Wake::File,
             _ = hangup.recv() => Wake::Hangup,
             _ = terminate.recv() => Wake::Stop("SIGTERM"),
             _ = interrupt.recv() => Wake::Stop("SIGINT"),
             () = sleep_until(next) => Wake::Time,
+            () = sleep_until(rules_due), if self.rules_due.is_some() => Wake::RulesDue,
         };
         Ok(wake)
     }
@@ -231,12 +246,16 @@ impl Daemon {
 
     async fn resync(&mut self) {
         self.reconciler.refresh_next_hops().await;
-        if self.policy_seen.elapsed() >= POLICY {
+        let file = self.reconciler.file().clone();
+        if file.config.fastpath != Fastpath::Verified {
+            if self.policy_seen.elapsed() < POLICY {
+                return;
+            }
             self.policy_seen = Instant::now();
-            // At boot we come before Felix and kube-proxy; they are found here.
-            let reason = refuse_untrusted(self.reconciler.file()).err();
-            self.reconciler.withhold_fastpath(reason.map(|error| format!("{error:#}")));
         }
+        // At boot we come before Felix and kube-proxy; they are found here.
+        let reason = self.reconciler.judge_fastpath(&file, Depth::Quick).await.err();
+        self.reconciler.withhold_fastpath(reason.map(|error| format!("{error:#}")));
     }
 
     /// Takes the file over if it is sane, else keeps everything as it was.
@@ -257,8 +276,8 @@ impl Daemon {
     }
 
     /// The file, and why its fast path has to be withheld, if so.
-    async fn read_again(&self) -> Result<(ConfigFile, Option<String>)> {
-        let running = self.reconciler.file();
+    async fn read_again(&mut self) -> Result<(ConfigFile, Option<String>)> {
+        let running = self.reconciler.file().clone();
         let mut file = ConfigFile::read(&running.path)?;
         if self.bpffs_override {
             file.config.bpffs.clone_from(&running.config.bpffs);
@@ -266,10 +285,13 @@ impl Daemon {
             bail!("{}: bpffs: changes only with a restart", file.path.display());
         }
         self.reconciler.check_host(&file).await?;
-        match refuse_untrusted(&file) {
+        match self.reconciler.judge_fastpath(&file, Depth::Whole).await {
             Ok(()) => Ok((file, None)),
-            // Nothing new: the rules came later, and routes must go on changing.
-            Err(error) if running.config.fastpath == Fastpath::Trusted => {
+            // Nothing new: what forbids it came later, and routes must go on changing.
+            Err(error)
+                if running.config.fastpath == file.config.fastpath
+                    && running.config.leases == file.config.leases =>
+            {
                 Ok((file, Some(format!("{error:#}"))))
             }
             Err(error) => Err(error),

@@ -8,9 +8,12 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use dataplane_common::{Settings, State};
+use dataplane_common::State;
 
-use super::next_hops::NextHops;
+use super::{
+    fitness::{self, Depth},
+    next_hops::NextHops,
+};
 use crate::{
     bpf::{Attachment, Hook, Maps, Pins, Programs},
     clock,
@@ -18,7 +21,10 @@ use crate::{
     desired::{self, Desired, Facts, Paths, Terms},
     kernel::{Host, Kernel, TUNNEL},
     output,
-    tables::{Attachments, Backstops, Endpoints, KernelRoutes, NodeCounters, Nodes, Round, Routes},
+    tables::{
+        Attachments, Backstops, Endpoints, KernelRoutes, KnownRules, Marks, NodeCounters, Nodes,
+        Round, Routes, Sysctls,
+    },
 };
 
 /// Knows what should be, and makes it so.
@@ -37,8 +43,14 @@ pub struct Reconciler {
     /// Our node address as last known: a NIC that is down has no routes to tell it by.
     node: Option<Ipv4Addr>,
     next_hops: NextHops,
-    /// See [`Self::handover`]; 0 until it is known.
-    handover: u32,
+    /// See [`Self::secret`]; 0 until it is known.
+    secret: u32,
+    /// Pods' interfaces with filters of others.
+    shaped: BTreeSet<u32>,
+    /// Our nft table, as far as we know.
+    rules: KnownRules,
+    /// Somebody changed nftables since we looked.
+    rules_touched: bool,
     /// What was last complained about, to say it once.
     reported: Vec<String>,
 }
@@ -86,7 +98,10 @@ impl Reconciler {
             paths: Paths::new(),
             node: None,
             next_hops: NextHops::default(),
-            handover: 0,
+            secret: 0,
+            shaped: BTreeSet::new(),
+            rules: KnownRules::default(),
+            rules_touched: true,
             reported: Vec::new(),
         }
     }
@@ -114,6 +129,20 @@ impl Reconciler {
             _ => {}
         }
         self.withheld = reason;
+    }
+
+    /// Whether this host is fit for a file's fast path; see [`fitness`].
+    ///
+    /// # Errors
+    /// If not: why, and what to do.
+    pub async fn judge_fastpath(&mut self, file: &ConfigFile, depth: Depth) -> Result<()> {
+        self.shaped = fitness::judge(&self.kernel, &self.pins, file, depth).await?;
+        Ok(())
+    }
+
+    /// Somebody changed nftables: look at our table in the next round.
+    pub fn rules_touched(&mut self) {
+        self.rules_touched = true;
     }
 
     /// Judges a file by this host as it is now.
@@ -169,19 +198,20 @@ impl Reconciler {
         let tunnel = host.link(TUNNEL).with_context(|| format!("{TUNNEL} vanished"))?;
         let fastpath =
             if self.withheld.is_some() { Fastpath::Off } else { self.file.config.fastpath };
-        let handover = self.handover()?;
-        let terms = Terms { fastpath, no_xdp: &self.no_xdp, handover };
+        let secret = self.secret()?;
+        let terms = Terms { fastpath, no_xdp: &self.no_xdp, secret, shaped: &self.shaped };
         let desired = Desired::new(&self.file.config, &host, &self.paths, &facts, tunnel, terms);
         self.host = host;
 
         let mut round = Round::default();
         self.load(&desired, &mut round)?;
-        self.apply(&desired, &mut round).await?;
+        let may_have_changed = resync || std::mem::take(&mut self.rules_touched);
+        self.apply(&desired, may_have_changed, &mut round).await?;
         let trimmed = self
             .kernel
             .trim_addresses(&self.host, desired.settings.tunnel_ifindex, facts.tunnel.address)
             .await;
-        round.failures.extend(trimmed.err().map(|error| format!("{error:#}")));
+        round.attempt(trimmed);
         let outcome = Outcome {
             failures: round.failures.len(),
             routes: desired.kernel_routes.len(),
@@ -195,17 +225,17 @@ impl Reconciler {
         Ok(outcome)
     }
 
-    /// The secret between our XDP and our TC program: the one in use, else a new
-    /// one. While programs are swapped one after the other, both must know it.
-    fn handover(&mut self) -> Result<u32> {
-        if self.handover == 0 {
+    /// The secret among our programs: the one in use, else a new one. While
+    /// programs are swapped one after the other, all must know it.
+    fn secret(&mut self) -> Result<u32> {
+        if self.secret == 0 {
             let used = Maps::open(&self.pins).and_then(|maps| maps.state()).ok();
-            self.handover = match used.map(|state| state.handover) {
+            self.secret = match used.map(|state| state.secret) {
                 Some(secret) if secret != 0 => secret,
                 _ => random()?,
             };
         }
-        Ok(self.handover)
+        Ok(self.secret)
     }
 
     async fn ask_for_ways(&self) -> Paths {
@@ -227,13 +257,17 @@ impl Reconciler {
     /// do not load, the old ones go on.
     fn load(&mut self, desired: &Desired, round: &mut Round) -> Result<()> {
         let logs = self.file.config.log_spoofs;
-        if self.programs.as_ref().is_some_and(|p| p.are_for(&desired.settings, logs)) {
+        let leases = self.file.config.leases.size;
+        if self.programs.as_ref().is_some_and(|p| p.are_for(&desired.settings, leases, logs)) {
             return Ok(());
         }
-        match Programs::load(&self.pins, desired.settings, logs) {
+        match Programs::load(&self.pins, desired.settings, leases, logs) {
             Ok(programs) => {
                 self.programs = Some(programs);
-                self.maps = Some(Maps::open(&self.pins)?);
+                let mut maps = Maps::open(&self.pins)?;
+                // Leases of other settings, or of a time when nobody looked after them.
+                maps.end_leases()?;
+                self.maps = Some(maps);
                 Ok(())
             }
             Err(error) if self.programs.is_some() => {
@@ -246,7 +280,12 @@ impl Reconciler {
 
     /// Upserts from the maps outwards, deletes from the routes inwards: no
     /// packet is sent to where it is not yet, or no longer, expected.
-    async fn apply(&mut self, desired: &Desired, round: &mut Round) -> Result<()> {
+    async fn apply(
+        &mut self,
+        desired: &Desired,
+        rules_may_have_changed: bool,
+        round: &mut Round,
+    ) -> Result<()> {
         let maps = self.maps.as_mut().context("no maps")?;
         let programs = self.programs.as_mut().context("no programs")?;
         let names: BTreeMap<u32, String> =
@@ -258,6 +297,11 @@ impl Reconciler {
         let old_nodes = round.upsert(&mut Nodes(maps), &desired.nodes).await;
         let old_endpoints = round.upsert(&mut Endpoints(maps), &desired.endpoints).await;
         let old_routes = round.upsert(&mut Routes(maps), &desired.routes).await;
+        end_outdated_leases(maps, round);
+        let leases = desired.mark_rules.is_some();
+        let relaxed = if leases { Sysctls::relaxed() } else { BTreeMap::new() };
+        let mut sysctls = Sysctls::new(&self.pins, leases);
+        let old_sysctls = round.upsert(&mut sysctls, &relaxed).await;
         let only_preferred = self.file.config.underlay.decap == crate::config::DecapHook::Auto;
         let mut attachments = Attachments::new(
             &self.pins,
@@ -272,6 +316,14 @@ impl Reconciler {
         let old_backstops = round.upsert(&mut backstops, &stopped).await;
         let mut kernel_routes = KernelRoutes::new(&self.kernel, &self.host);
         let old_kernel_routes = round.upsert(&mut kernel_routes, &desired.kernel_routes).await;
+        // Last, and first to go: only what every hook is ready for is marked.
+        let rules = desired.mark_rules.as_ref();
+        if self.rules.is_due(rules, rules_may_have_changed) {
+            let wanted = rules.map(|rules| ((), rules.clone())).into_iter().collect();
+            let mut marks = Marks::new(&mut self.rules, rules);
+            let old_marks = round.upsert(&mut marks, &wanted).await;
+            round.delete(&mut marks, old_marks).await;
+        }
 
         round.delete(&mut kernel_routes, old_kernel_routes).await;
         round.delete(&mut backstops, old_backstops).await;
@@ -280,6 +332,8 @@ impl Reconciler {
         round.delete(&mut Endpoints(maps), old_endpoints).await;
         round.delete(&mut Nodes(maps), old_nodes).await;
         round.delete(&mut NodeCounters(maps), old_counters).await;
+        end_outdated_leases(maps, round);
+        round.delete(&mut sysctls, old_sysctls).await;
         Ok(())
     }
 
@@ -302,7 +356,7 @@ impl Reconciler {
             spoof: settings.spoof,
             fastpath_withheld: self.withheld.is_some().into(),
             reserved: [0; 5],
-            handover: settings.handover,
+            secret: settings.secret,
         };
         let maps = self.maps.as_mut().context("no maps")?;
         maps.state.set(0, state, 0).context("writing the state")
@@ -340,7 +394,7 @@ impl Reconciler {
             state.tunnel,
             desired::nodes(config).len(),
             state.attachments,
-            if state.fastpath == Settings::TRUSTED { "trusted" } else { "off" },
+            Fastpath::from(state.fastpath).as_str(),
             config.bpffs,
         );
         if config.node.tunnel_address.is_none() {
@@ -373,6 +427,14 @@ impl Reconciler {
                 Err(error) => tracing::warn!("{error:#}"),
             }
         }
+    }
+}
+
+/// What leases hold has changed in the maps; now they must not be used any more.
+fn end_outdated_leases(maps: &mut Maps, round: &mut Round) {
+    if std::mem::take(&mut round.outdates_leases) {
+        let outcome = maps.end_leases();
+        round.attempt(outcome);
     }
 }
 

@@ -17,7 +17,7 @@ use rtnetlink::{
 /// Room for the events of a few thousand pods appearing at once, bytes.
 const RECEIVE_BUFFER: usize = 8 << 20;
 
-/// The kernel's announcements of links, addresses, routes and neighbours.
+/// The kernel's announcements of links, qdiscs, addresses, routes and neighbours.
 pub struct Events {
     messages: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
 }
@@ -30,6 +30,7 @@ impl Events {
     pub fn subscribe() -> Result<Self> {
         let (mut connection, _, messages) = rtnetlink::new_multicast_connection(&[
             MulticastGroup::Link,
+            MulticastGroup::Tc,
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv4Route,
             MulticastGroup::Neigh,

@@ -1,6 +1,9 @@
 //! What we know of the host, as plain values.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 use dataplane_common::Mac;
 use ipnet::Ipv4Net;
@@ -15,6 +18,11 @@ pub struct Host {
     pub addresses: Vec<(u32, Ipv4Net)>,
     /// The main table.
     pub routes: Vec<KernelRoute>,
+    /// Interfaces with a qdisc that shapes or polices: any but `noqueue`, and
+    /// `clsact`, which is only a place for filters.
+    pub shaped: BTreeSet<u32>,
+    /// Interfaces with a `clsact` qdisc.
+    pub clsact: BTreeSet<u32>,
     /// By interface index and address.
     pub neighbours: BTreeMap<(u32, Ipv4Addr), Neighbour>,
 }

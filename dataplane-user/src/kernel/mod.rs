@@ -4,10 +4,12 @@
 
 mod device;
 mod events;
+mod filters;
 mod host;
 mod neighbours;
 mod path;
 mod routes;
+mod rule_events;
 mod snapshot;
 
 use anyhow::{Context as _, Result};
@@ -19,6 +21,7 @@ pub use self::{
     host::{Host, KernelRoute, Link, Neighbour},
     path::Path,
     routes::{PROTOCOL, TunnelRoute},
+    rule_events::RuleEvents,
 };
 
 /// A connection for requests.

@@ -12,6 +12,7 @@ use netlink_packet_route::{
     link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType},
+    tc::TcAttribute,
 };
 use rtnetlink::RouteMessageBuilder;
 
@@ -52,6 +53,22 @@ impl Kernel {
             routes.try_next().await.map_err(explain).context("reading routes")?
         {
             host.routes.extend(route(&message));
+        }
+
+        let mut qdiscs = std::pin::pin!(self.handle.qdisc().get().execute());
+        while let Some(message) =
+            qdiscs.try_next().await.map_err(explain).context("reading qdiscs")?
+        {
+            let Ok(ifindex) = u32::try_from(message.header.index) else { continue };
+            let kind = message.attributes.iter().find_map(|attribute| match attribute {
+                TcAttribute::Kind(kind) => Some(kind.as_str()),
+                _ => None,
+            });
+            match kind {
+                None | Some("noqueue") => {}
+                Some("clsact") => drop(host.clsact.insert(ifindex)),
+                Some(_) => drop(host.shaped.insert(ifindex)),
+            }
         }
 
         let mut neighbours = std::pin::pin!(

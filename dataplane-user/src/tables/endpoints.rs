@@ -39,6 +39,15 @@ impl Table for Endpoints<'_> {
     type Value = LocalPod;
     const NAME: &'static str = "endpoint";
 
+    /// Without a MAC nobody had a lease.
+    fn outdates_leases(
+        actual: &BTreeMap<Ipv4Addr, LocalPod>,
+        address: &Ipv4Addr,
+        _: Option<&LocalPod>,
+    ) -> bool {
+        actual.get(address).is_some_and(|pod| pod.pod.is_known())
+    }
+
     async fn actual(&mut self) -> Result<BTreeMap<Ipv4Addr, LocalPod>> {
         let entries = self.0.endpoints.iter();
         entries.map(|e| e.map(|(k, v)| (k.into(), v.into())).map_err(Into::into)).collect()

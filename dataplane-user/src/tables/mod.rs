@@ -8,9 +8,11 @@ mod attachments;
 mod backstops;
 mod endpoints;
 mod kernel_routes;
+mod mark_rules;
 mod node_counters;
 mod nodes;
 mod routes;
+mod sysctls;
 
 use std::{collections::BTreeMap, fmt::Debug};
 
@@ -21,9 +23,11 @@ pub use self::{
     backstops::Backstops,
     endpoints::{Endpoints, LocalPod},
     kernel_routes::KernelRoutes,
+    mark_rules::{KnownRules, Marks},
     node_counters::NodeCounters,
     nodes::Nodes,
     routes::Routes,
+    sysctls::Sysctls,
 };
 use crate::plan::plan;
 
@@ -37,6 +41,17 @@ pub trait Table {
     /// For messages: "route", "node" …
     const NAME: &'static str;
 
+    /// Whether leases may hold what setting `key` to `new` (or removing it: `None`)
+    /// makes untrue. Then they all have to end.
+    fn outdates_leases(
+        actual: &BTreeMap<Self::Key, Self::Value>,
+        key: &Self::Key,
+        new: Option<&Self::Value>,
+    ) -> bool {
+        let _ = (actual, key, new);
+        false
+    }
+
     /// All entries that are ours, read back and never assumed.
     async fn actual(&mut self) -> Result<BTreeMap<Self::Key, Self::Value>>;
 
@@ -47,14 +62,33 @@ pub trait Table {
     async fn delete(&mut self, key: &Self::Key) -> Result<()>;
 }
 
-/// What one round failed to do.
+/// What a table has too much.
+pub struct Surplus<K> {
+    keys: Vec<K>,
+    outdates_leases: bool,
+}
+
+impl<K> Default for Surplus<K> {
+    fn default() -> Self {
+        Self { keys: Vec::new(), outdates_leases: false }
+    }
+}
+
+/// What one round failed to do, and what it did to leases.
 #[derive(Debug, Default)]
 pub struct Round {
     /// What failed, ready to print.
     pub failures: Vec<String>,
+    /// Something that leases hold is no longer so: see [`Table::outdates_leases`].
+    pub outdates_leases: bool,
 }
 
 impl Round {
+    /// Notes that a step of its own failed.
+    pub fn attempt(&mut self, outcome: Result<()>) {
+        self.failures.extend(outcome.err().map(|error| format!("{error:#}")));
+    }
+
     fn note(&mut self, outcome: Result<()>, what: impl FnOnce() -> String) {
         match outcome {
             Ok(()) => tracing::debug!("{}", what()),
@@ -67,25 +101,28 @@ impl Round {
         &mut self,
         table: &mut T,
         desired: &BTreeMap<T::Key, T::Value>,
-    ) -> Vec<T::Key> {
+    ) -> Surplus<T::Key> {
         let actual = match table.actual().await {
             Ok(actual) => actual,
             Err(error) => {
                 self.failures.push(format!("reading the {} table: {error:#}", T::NAME));
-                return Vec::new();
+                return Surplus::default();
             }
         };
         let plan = plan(desired, &actual);
         for (key, value) in &plan.upsert {
+            self.outdates_leases |= T::outdates_leases(&actual, key, Some(value));
             let outcome = table.upsert(key, value).await;
             self.note(outcome, || format!("setting {} {key:?} to {value:?}", T::NAME));
         }
-        plan.delete
+        let outdates_leases = plan.delete.iter().any(|key| T::outdates_leases(&actual, key, None));
+        Surplus { keys: plan.delete, outdates_leases }
     }
 
     /// Removes what is too much, last things first.
-    pub async fn delete<T: Table>(&mut self, table: &mut T, keys: Vec<T::Key>) {
-        for key in keys.into_iter().rev() {
+    pub async fn delete<T: Table>(&mut self, table: &mut T, surplus: Surplus<T::Key>) {
+        self.outdates_leases |= surplus.outdates_leases;
+        for key in surplus.keys.into_iter().rev() {
             let outcome = table.delete(&key).await;
             self.note(outcome, || format!("removing {} {key:?}", T::NAME));
         }

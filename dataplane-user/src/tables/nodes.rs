@@ -19,6 +19,14 @@ impl Table for Nodes<'_> {
     type Value = Node;
     const NAME: &'static str = "node";
 
+    fn outdates_leases(
+        actual: &BTreeMap<Ipv4Addr, Node>,
+        address: &Ipv4Addr,
+        _: Option<&Node>,
+    ) -> bool {
+        actual.contains_key(address)
+    }
+
     async fn actual(&mut self) -> Result<BTreeMap<Ipv4Addr, Node>> {
         self.0
             .nodes

@@ -25,6 +25,16 @@ impl Table for Routes<'_> {
     type Value = Route;
     const NAME: &'static str = "route";
 
+    /// Also a new route, where it takes addresses out of a wider one.
+    fn outdates_leases(
+        actual: &BTreeMap<Ipv4Net, Route>,
+        prefix: &Ipv4Net,
+        _: Option<&Route>,
+    ) -> bool {
+        std::iter::successors(Some(*prefix), Ipv4Net::supernet)
+            .any(|covering| actual.contains_key(&covering))
+    }
+
     async fn actual(&mut self) -> Result<BTreeMap<Ipv4Net, Route>> {
         self.0.all_routes()
     }

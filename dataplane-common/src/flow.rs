@@ -1,0 +1,137 @@
+//! A flow in one direction: what a lease is given for.
+
+use crate::{Ipv4Be, layout::plain};
+
+plain! {
+    /// One direction of a TCP or UDP conversation, as it passes this node.
+    ///
+    /// Addresses and ports lie as in the packet, in network byte order.
+    pub struct Flow {
+        /// The inner source.
+        pub source: Ipv4Be,
+        /// The inner destination.
+        pub destination: Ipv4Be,
+        /// The source port, network byte order.
+        pub source_port: u16,
+        /// The destination port, network byte order.
+        pub destination_port: u16,
+        /// The inner header's protocol: TCP or UDP.
+        pub protocol: u8,
+        /// [`Flow::ENCAP`] or [`Flow::DECAP`].
+        pub direction: u8,
+        /// Always 0: part of the key.
+        pub reserved: u16,
+    }
+}
+
+impl Flow {
+    /// Pod → wire.
+    pub const ENCAP: u8 = 0;
+    /// Wire → pod.
+    pub const DECAP: u8 = 1;
+
+    /// The answers to this flow: they pass this node the other way.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reverse(&self) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            protocol: self.protocol,
+            direction: self.direction ^ 1,
+            reserved: 0,
+        }
+    }
+
+    /// Sixteen bits that stand for this flow in `skb->tc_index`, never 0.
+    ///
+    /// The hook that grants a lease sees by them whether the packet still has
+    /// the addresses and ports it came with. Whoever translates packets without
+    /// telling conntrack does not aim at the hash, and `secret` keeps others
+    /// from doing so.
+    #[inline(always)]
+    #[must_use]
+    pub const fn proof(&self, secret: u32) -> u16 {
+        /// 2^64 / φ, odd: each input bit reaches the upper half (Knuth, TAOCP 6.4).
+        const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+        let addresses = (self.source.0 as u64) << 32 | self.destination.0 as u64;
+        let ports = (self.source_port as u64) << 32
+            | (self.destination_port as u64) << 16
+            | (self.protocol as u64) << 1
+            | self.direction as u64;
+        let mut hash = (addresses ^ secret as u64).wrapping_mul(SPREAD);
+        hash ^= hash >> 32;
+        hash = (hash ^ ports).wrapping_mul(SPREAD);
+        hash ^= hash >> 32;
+        match hash.wrapping_mul(SPREAD) >> 48 {
+            0 => 1,
+            proof => proof as u16,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::net::Ipv4Addr;
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn flow(a: u32, b: u32, ports: (u16, u16), protocol: u8, direction: u8) -> Flow {
+        Flow {
+            source: Ipv4Be(a),
+            destination: Ipv4Be(b),
+            source_port: ports.0,
+            destination_port: ports.1,
+            protocol,
+            direction: direction & 1,
+            reserved: 0,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_reverse_of_the_reverse_is_the_flow(
+            a: u32, b: u32, ports: (u16, u16), protocol: u8, direction: u8,
+        ) {
+            let flow = flow(a, b, ports, protocol, direction);
+            prop_assert_eq!(flow.reverse().reverse(), flow);
+            prop_assert_ne!(flow.reverse(), flow);
+        }
+
+        #[test]
+        fn a_proof_is_never_zero(a: u32, b: u32, ports: (u16, u16), secret: u32) {
+            prop_assert_ne!(flow(a, b, ports, 6, 0).proof(secret), 0);
+        }
+    }
+
+    /// A service's address becomes a pod's, a port another: of 60,000 such
+    /// changes about one keeps its 16 bits by chance.
+    #[test]
+    fn a_translated_flow_has_another_proof() {
+        let pod = u32::from_ne_bytes(Ipv4Addr::new(10, 20, 105, 215).octets());
+        let service = u32::from_ne_bytes(Ipv4Addr::new(10, 10, 48, 254).octets());
+        let proof = |to: [u8; 4], port: u16| {
+            flow(pod, u32::from_ne_bytes(to), (40_000, port.to_be()), 6, 0).proof(0x5eed)
+        };
+        let before = flow(pod, service, (40_000, 8080_u16.to_be()), 6, 0).proof(0x5eed);
+        let same = (0..=255_u8)
+            .flat_map(|b| (0..=255_u8).map(move |c| [10, 20, b, c]))
+            .filter(|to| proof(*to, 8080) == before)
+            .count();
+        assert!(same < 12, "{same} of 65536");
+        let ports: BTreeSet<u16> = (1..=4096).map(|port| proof([10, 20, 42, 31], port)).collect();
+        assert!(ports.len() > 3800, "{} proofs of 4096 ports", ports.len());
+    }
+
+    #[test]
+    fn the_secret_matters() {
+        let flow = flow(1, 2, (3, 4), 17, 1);
+        let proofs: BTreeSet<u16> = (0..1000).map(|secret| flow.proof(secret)).collect();
+        assert!(proofs.len() > 900, "{}", proofs.len());
+    }
+}

@@ -1,0 +1,65 @@
+//! Leases on the way in: granted where the stack hands a packet to a pod.
+
+use aya_ebpf::programs::TcContext;
+use dataplane_common::{Endpoint, Flow, Node, Reason, ipv4::Ipv4Header};
+
+use crate::{
+    flow::{self, Seen},
+    kernel,
+    lease::{self, Claim, Settled},
+    maps,
+    packet::{ETHERNET, Ethernet, Frame},
+    settings,
+};
+
+/// Settles the lease of a packet that netfilter let into a pod. It passes in
+/// any case; what it came from, netfilter has judged.
+#[inline(always)]
+pub fn into_pod(ctx: &TcContext) -> Reason {
+    // Before the claim's lookups, see `lease::settle`.
+    let epoch = maps::epoch();
+    let Some(seen) = seen(ctx) else {
+        kernel::take_mark(ctx, settings::mark());
+        return Reason::GrantNoFlow;
+    };
+    match lease::settle(ctx, &seen, epoch, || claim(ctx, &seen.flow)) {
+        Settled::Granted => Reason::GrantGiven,
+        Settled::Leased => Reason::GrantLeased,
+        Settled::Unmarked => Reason::GrantUnmarked,
+        Settled::Unproven => Reason::GrantUnproven,
+        Settled::Control => Reason::GrantConnectionControl,
+    }
+}
+
+#[inline(always)]
+fn seen(ctx: &TcContext) -> Option<Seen> {
+    let frame = Frame::linear(ctx, (ETHERNET + flow::HEADERS) as u32);
+    let ethernet: Ethernet = frame.read(0)?;
+    if !ethernet.is_ipv4() || kernel::has_vlan_tag(ctx) {
+        return None;
+    }
+    let header: Ipv4Header = frame.read(ETHERNET)?;
+    if !header.is_ipv4() {
+        return None;
+    }
+    flow::read(frame, ETHERNET, &header, Flow::DECAP).ok()
+}
+
+/// Only what came through the tunnel device, into the pod of this very interface.
+#[inline(always)]
+fn claim(ctx: &TcContext, flow: &Flow) -> Option<Claim> {
+    if kernel::ingress_ifindex(ctx) != settings::tunnel_ifindex() {
+        return None;
+    }
+    let Endpoint { ifindex, pod, host, .. } = maps::endpoint(flow.destination)?;
+    if ifindex != kernel::ifindex(ctx) || !pod.is_known() {
+        return None;
+    }
+    // The source check let it in because of this route.
+    let route = maps::route(flow.source)?;
+    if route.is_local() {
+        return None;
+    }
+    let way = Node { ifindex, mtu: 0, next_hop: pod, source: host };
+    Some(Claim { node: route.node, endpoint: ifindex, way })
+}

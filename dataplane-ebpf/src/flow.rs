@@ -1,0 +1,67 @@
+//! Which flow a packet belongs to, as far as flows are leased.
+
+use dataplane_common::{
+    Flow,
+    ipv4::{Ipv4Header, OUTER_LENGTH, PROTOCOL_TCP, PROTOCOL_UDP},
+};
+
+use crate::packet::{Frame, Ports};
+
+const FIN: u16 = 0x01;
+const SYN: u16 = 0x02;
+const RST: u16 = 0x04;
+/// TCP flags with which connections begin and end.
+pub const CONNECTION_CONTROL: u16 = SYN | FIN | RST;
+
+/// Where TCP keeps data offset and flags, bytes into its header (RFC 9293 §3.1).
+pub const TCP_OFFSET_AND_FLAGS: usize = 12;
+/// From the IP header on, without options: all that [`read`] looks at.
+pub const HEADERS: usize = OUTER_LENGTH + TCP_OFFSET_AND_FLAGS + size_of::<u16>();
+
+/// A packet of a flow.
+pub struct Seen {
+    pub flow: Flow,
+    /// TCP SYN, FIN or RST.
+    pub is_control: bool,
+}
+
+/// Why a packet belongs to no flow that could be leased.
+pub enum NoFlow {
+    /// Its ports are elsewhere, and a router has to look at them.
+    Options,
+    /// Not every fragment has ports.
+    Fragment,
+    /// Neither TCP nor UDP, or too short for either.
+    NoPorts,
+}
+
+/// The flow of the packet whose IP header, `header`, is `at` bytes into the frame.
+#[inline(always)]
+pub fn read(frame: Frame, at: usize, header: &Ipv4Header, direction: u8) -> Result<Seen, NoFlow> {
+    if header.has_options() {
+        return Err(NoFlow::Options);
+    }
+    if header.is_fragment() {
+        return Err(NoFlow::Fragment);
+    }
+    let transport = at + OUTER_LENGTH;
+    let is_control = match header.protocol {
+        PROTOCOL_UDP => false,
+        PROTOCOL_TCP => {
+            let flags: u16 = frame.read(transport + TCP_OFFSET_AND_FLAGS).ok_or(NoFlow::NoPorts)?;
+            flags & CONNECTION_CONTROL.to_be() != 0
+        }
+        _ => return Err(NoFlow::NoPorts),
+    };
+    let ports: Ports = frame.read(transport).ok_or(NoFlow::NoPorts)?;
+    let flow = Flow {
+        source: header.source,
+        destination: header.destination,
+        source_port: ports.source,
+        destination_port: ports.destination,
+        protocol: header.protocol,
+        direction,
+        reserved: 0,
+    };
+    Ok(Seen { flow, is_control })
+}

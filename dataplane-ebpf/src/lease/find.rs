@@ -1,0 +1,62 @@
+//! Is there a lease for this flow, and what does it say?
+
+use core::{
+    ptr::read_volatile,
+    sync::atomic::{Ordering, compiler_fence},
+};
+
+use dataplane_common::{Flow, Ipv4Be, Lease, Node};
+
+use crate::{kernel, maps};
+
+/// A lease that is good.
+pub struct Leased {
+    /// The other node.
+    pub node: Ipv4Be,
+    /// The local pod's interface.
+    pub endpoint: u32,
+    /// Where packets go.
+    pub way: Node,
+    entry: &'static mut Lease,
+}
+
+impl Leased {
+    /// Counts an inner packet of `bytes` that goes by it.
+    #[inline(always)]
+    pub fn count(self, bytes: u32) {
+        self.entry.packets += 1;
+        self.entry.bytes += u64::from(bytes);
+    }
+}
+
+/// Why there is none.
+pub enum NoLease {
+    /// Nobody granted one.
+    Missing,
+    /// Its time is over.
+    Expired,
+    /// It was granted before the last change of routes, nodes or pods.
+    Outdated,
+}
+
+/// The lease of `flow`, if it is good now.
+#[inline(always)]
+pub fn find(flow: &Flow) -> Result<Leased, NoLease> {
+    let entry = maps::lease(flow).ok_or(NoLease::Missing)?;
+    let leased = Leased { node: entry.node, endpoint: entry.endpoint, way: entry.way, entry };
+    let (epoch, expires) = (leased.entry.epoch, leased.entry.expires);
+    // Read last: whoever got the memory in between has overwritten this first.
+    compiler_fence(Ordering::SeqCst);
+    // SAFETY: a reference is valid to read.
+    let destination = unsafe { read_volatile(&raw const leased.entry.destination) };
+    if destination != flow.destination {
+        return Err(NoLease::Missing);
+    }
+    if epoch != maps::epoch() {
+        return Err(NoLease::Outdated);
+    }
+    if expires <= kernel::now() {
+        return Err(NoLease::Expired);
+    }
+    Ok(leased)
+}

@@ -1,0 +1,106 @@
+//! Behind netfilter: grant a lease, or end it.
+
+use aya_ebpf::programs::TcContext;
+use dataplane_common::{Flow, Ipv4Be, Lease, Node};
+
+use super::find;
+use crate::{flow::Seen, kernel, maps, settings};
+
+/// Who would use the lease.
+pub struct Claim {
+    /// The other node.
+    pub node: Ipv4Be,
+    /// The local pod's interface.
+    pub endpoint: u32,
+    /// Where packets go.
+    pub way: Node,
+}
+
+/// What became of the flow's lease.
+pub enum Settled {
+    /// There is a new one, or the old one was renewed.
+    Granted,
+    /// There is one; this packet came by the stack all the same.
+    Leased,
+    /// None: netfilter did not mark the packet.
+    Unmarked,
+    /// None: not the packet an ingress hook of ours saw, or nobody's to claim.
+    Unproven,
+    /// None: a connection begins or ends.
+    Control,
+}
+
+/// Grants or revokes, by what netfilter and our ingress hook left in the skb.
+/// Takes our mark off.
+///
+/// `epoch` was read before whatever `claim` looks up: a change in between makes
+/// the lease void, not wrong.
+#[inline(always)]
+pub fn settle(
+    ctx: &TcContext,
+    seen: &Seen,
+    epoch: u32,
+    claim: impl FnOnce() -> Option<Claim>,
+) -> Settled {
+    let flow = &seen.flow;
+    let is_marked = kernel::take_mark(ctx, settings::mark());
+    if seen.is_control {
+        revoke(flow);
+        return Settled::Control;
+    }
+    if !is_marked {
+        revoke(flow);
+        return Settled::Unmarked;
+    }
+    let proof = kernel::proof(ctx);
+    if proof != 0 && proof != flow.proof(settings::secret()) {
+        // Translated behind conntrack's back: what the flow had, it had rightly
+        // only for packets that were not.
+        revoke(flow);
+        return Settled::Unproven;
+    }
+    if find(flow).is_ok() {
+        return Settled::Leased;
+    }
+    if proof == 0 {
+        return Settled::Unproven;
+    }
+    match claim() {
+        Some(claim) => grant(flow, epoch, &claim),
+        None => Settled::Unproven,
+    }
+}
+
+#[inline(always)]
+fn grant(flow: &Flow, epoch: u32, claim: &Claim) -> Settled {
+    // A renewal goes on counting.
+    let (packets, bytes) = maps::lease(flow).map_or((0, 0), |old| (old.packets, old.bytes));
+    let lease = Lease {
+        destination: flow.destination,
+        epoch,
+        expires: kernel::now() + settings::lease(),
+        packets,
+        bytes,
+        node: claim.node,
+        endpoint: claim.endpoint,
+        way: claim.way,
+        reserved: 0,
+    };
+    maps::grant(flow, &lease);
+    Settled::Granted
+}
+
+/// Ends the leases of a flow and of its answers: netfilter wants to see both.
+#[inline(always)]
+fn revoke(flow: &Flow) {
+    end(flow);
+    end(&flow.reverse());
+}
+
+/// Most packets have no lease to end, and looking is cheaper than deleting.
+#[inline(always)]
+fn end(flow: &Flow) {
+    if maps::lease(flow).is_some() {
+        maps::revoke(flow);
+    }
+}

@@ -1,0 +1,107 @@
+//! `tunless leases …`
+
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    time::Duration,
+};
+
+use anyhow::Result;
+use dataplane_common::{
+    Flow, Lease,
+    ipv4::{PROTOCOL_TCP, PROTOCOL_UDP},
+};
+use serde::Serialize;
+
+use crate::{
+    bpf::Maps,
+    clock,
+    exit::Exit,
+    output::{self, Format, Row},
+};
+
+#[derive(Serialize)]
+struct LeaseItem {
+    protocol: String,
+    source: SocketAddrV4,
+    destination: SocketAddrV4,
+    direction: &'static str,
+    node: Ipv4Addr,
+    /// The local pod's interface.
+    interface: String,
+    expires_in_seconds: f64,
+    packets: u64,
+    bytes: u64,
+}
+
+impl Row for LeaseItem {
+    const COLUMNS: &'static [&'static str] = &[
+        "PROTOCOL",
+        "SOURCE",
+        "DESTINATION",
+        "DIRECTION",
+        "NODE",
+        "POD DEV",
+        "EXPIRES IN",
+        "PACKETS",
+        "BYTES",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.protocol.clone(),
+            self.source.to_string(),
+            self.destination.to_string(),
+            self.direction.into(),
+            self.node.to_string(),
+            self.interface.clone(),
+            format!("{:.1}s", self.expires_in_seconds),
+            self.packets.to_string(),
+            self.bytes.to_string(),
+        ]
+    }
+}
+
+/// Those that are good now, the busiest first.
+pub fn list(maps: &Maps, format: Format) -> Result<Exit> {
+    let now = clock::monotonic();
+    let mut leases = maps.good_leases(now)?;
+    leases.sort_unstable_by_key(|(flow, lease)| {
+        (std::cmp::Reverse(lease.packets), flow.source.0, flow.source_port, flow.direction)
+    });
+    let items: Vec<_> = leases.iter().map(|(flow, lease)| item(flow, lease, now)).collect();
+    output::list(format, &items)?;
+    Ok(Exit::Ok)
+}
+
+fn item(flow: &Flow, lease: &Lease, now: Duration) -> LeaseItem {
+    let end = |address: Ipv4Addr, port| SocketAddrV4::new(address, u16::from_be(port));
+    LeaseItem {
+        protocol: match flow.protocol {
+            PROTOCOL_TCP => "tcp".into(),
+            PROTOCOL_UDP => "udp".into(),
+            other => other.to_string(),
+        },
+        source: end(flow.source.into(), flow.source_port),
+        destination: end(flow.destination.into(), flow.destination_port),
+        direction: if flow.direction == Flow::DECAP { "decap" } else { "encap" },
+        node: lease.node.into(),
+        interface: super::interface_name(lease.endpoint),
+        expires_in_seconds: Duration::from_nanos(lease.expires).saturating_sub(now).as_secs_f64(),
+        packets: lease.packets,
+        bytes: lease.bytes,
+    }
+}
+
+#[derive(Serialize)]
+struct Flushed {
+    flushed: usize,
+}
+
+/// Ends all leases: the next packet of every flow asks netfilter again.
+pub fn flush(maps: &mut Maps, format: Format) -> Result<Exit> {
+    let flushed = maps.good_leases(clock::monotonic())?.len();
+    maps.end_leases()?;
+    let text = format!("{} ended; netfilter is asked again", output::count(flushed, "lease"));
+    output::done(format, &Flushed { flushed }, &text)?;
+    Ok(Exit::Ok)
+}

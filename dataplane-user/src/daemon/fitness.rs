@@ -1,0 +1,110 @@
+//! May the configured fast path be had on this host?
+//!
+//! `trusted` skips netfilter, so it is refused where somebody relies on it;
+//! `verified` follows netfilter, so it is refused where netfilter is not the
+//! judge.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    bpf::{Pins, links},
+    config::{ConfigFile, Fastpath, Problem},
+    desired,
+    kernel::{Kernel, TUNNEL},
+    netfilter::{self, MarkRules, conntrack},
+    policy::{self, Finding, Foreign},
+};
+
+/// How much of the host is looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Depth {
+    /// Everything: before a configuration is taken.
+    Whole,
+    /// What may have changed meanwhile and costs little to look at.
+    Quick,
+}
+
+/// Interfaces of pods behind somebody's filters, whose flows are not leased.
+///
+/// # Errors
+/// If the fast path must not be had: why, and what to do.
+pub async fn judge(
+    kernel: &Kernel,
+    pins: &Pins,
+    file: &ConfigFile,
+    depth: Depth,
+) -> Result<BTreeSet<u32>> {
+    match file.config.fastpath {
+        Fastpath::Off => Ok(BTreeSet::new()),
+        Fastpath::Trusted => refuse_untrusted(file).map(|()| BTreeSet::new()),
+        Fastpath::Verified => judge_verified(kernel, pins, file, depth).await,
+    }
+}
+
+/// `trusted` and somebody else's rules exclude each other, unless the operator says otherwise.
+fn refuse_untrusted(file: &ConfigFile) -> Result<()> {
+    if file.config.i_accept_no_network_policy {
+        return Ok(());
+    }
+    let remedy = "use `fastpath: verified` or `fastpath: off`, or set \
+                  `i_accept_no_network_policy: true` if nobody relies on NetworkPolicy or Services";
+    match policy::look() {
+        Finding::Nothing => Ok(()),
+        Finding::Rules(found) => {
+            bail!("{}: fastpath: `trusted` would skip {found}; {remedy}", file.path.display())
+        }
+        Finding::Unknown(why) => bail!(
+            "{}: fastpath: cannot tell whether `trusted` would skip anybody's rules: {why}; {remedy}",
+            file.path.display()
+        ),
+    }
+}
+
+async fn judge_verified(
+    kernel: &Kernel,
+    pins: &Pins,
+    file: &ConfigFile,
+    depth: Depth,
+) -> Result<BTreeSet<u32>> {
+    let shown = file.path.display();
+    let leases = &file.config.leases;
+    let remedy = "or use `fastpath: off`";
+    if depth == Depth::Whole {
+        let probe = MarkRules {
+            mark: leases.mark,
+            interfaces: vec![TUNNEL.to_owned()],
+            ..MarkRules::default()
+        };
+        netfilter::check(&probe).map_err(|error| {
+            anyhow::anyhow!(
+                "{shown}: fastpath: `verified` needs nftables with conntrack to judge flows: \
+                 {error:#}; {remedy}"
+            )
+        })?;
+    }
+    for name in conntrack::RELAXED {
+        conntrack::read(name).map_err(|error| {
+            anyhow::anyhow!("{shown}: fastpath: `verified` needs conntrack: {error:#}; {remedy}")
+        })?;
+    }
+    if let Err(error) = conntrack::check_lease(leases.seconds) {
+        let path = ["leases".into(), "seconds".into()];
+        file.refuse(vec![Problem::new(path, format!("{error:#}"), remedy)])?;
+    }
+    let host = kernel.look().await?;
+    let pods = desired::local_pods(&file.config, &host);
+    let ours = links::list(pins)?.into_iter().map(|(_, link)| link.program_id).collect();
+    let interfaces: BTreeSet<u32> = pods.values().map(|pod| pod.ifindex).collect();
+    let Foreign { program, filtered } = policy::foreign(kernel, &host, &interfaces, &ours)
+        .await
+        .context("looking for programs of others on the pods' interfaces")?;
+    if let Some(found) = program {
+        bail!(
+            "{shown}: fastpath: `verified` follows netfilter, but {found} judges pods' packets \
+             here, as Felix's eBPF data plane does; {remedy}"
+        );
+    }
+    Ok(filtered)
+}

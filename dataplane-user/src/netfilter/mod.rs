@@ -1,0 +1,11 @@
+//! Netfilter, the judge of which flows may be leased.
+//!
+//! [`MarkRules`] is our own nft table: it reads conntrack's opinion of a packet
+//! into one bit of `skb->mark`, which the programs read. [`conntrack`] are the
+//! sysctls without which conntrack would stumble over flows it sees only now
+//! and then.
+
+pub mod conntrack;
+mod rules;
+
+pub use self::rules::{Listing, MarkRules, check, list, remove};

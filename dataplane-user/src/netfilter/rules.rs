@@ -1,0 +1,236 @@
+//! The nft table that marks what may be leased.
+//!
+//! ```text
+//! chain postrouting { type filter hook postrouting priority 300;    # after every filter and NAT
+//!     oifname "tunless0" jump judge
+//!     oifname "cali*"    jump judge
+//! }
+//! chain judge {
+//!     meta mark set meta mark & ~0x1000           # whoever set the bit before
+//!     ip saddr @unleased return
+//!     ip daddr @unleased return
+//!     ct state established ct status & 0x2070 == 0 meta mark set meta mark | 0x1000
+//! }
+//! ```
+//!
+//! 0x2070 are `IPS_SRC_NAT`, `IPS_DST_NAT`, `IPS_SEQ_ADJUST` and `IPS_HELPER`
+//! (`linux/netfilter/nf_conntrack_common.h`): flows whose packets conntrack has
+//! to change, or whose payload it has to read.
+
+use std::collections::{BTreeSet, hash_map::DefaultHasher};
+use std::hash::{Hash as _, Hasher as _};
+
+use anyhow::{Context as _, Result, bail};
+use ipnet::Ipv4Net;
+use nftables::helper::{
+    DEFAULT_ARGS, DEFAULT_NFT, NftablesError, apply_ruleset_raw, get_current_ruleset_raw,
+};
+use serde_json::{Value, json};
+
+/// The table's name, in the family `ip`.
+const TABLE: &str = "tunless";
+const SET: &str = "unleased";
+/// After every filter and NAT of others: `NF_IP_PRI_LAST` is `i32::MAX`, and the
+/// latest that others use is 300 (`NF_IP_PRI_SELINUX_LAST` is 225).
+const PRIORITY: i32 = 300;
+/// The conntrack status bits of a flow that is never leased.
+const CHANGED_BY_CONNTRACK: u32 = 0x2070;
+
+/// What the table has to say.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct MarkRules {
+    /// The bit of `skb->mark`.
+    pub mark: u32,
+    /// Interfaces with a granting hook, as nft writes them (`cali*`).
+    pub interfaces: Vec<String>,
+    /// Addresses whose flows are never marked; aggregated.
+    pub unleased: BTreeSet<Ipv4Net>,
+}
+
+/// The table as the kernel has it, without the numbers that differ each time.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Listing(Vec<Value>);
+
+impl MarkRules {
+    /// Replaces the table as a whole, in one transaction.
+    ///
+    /// # Errors
+    /// If nft refuses: in its own words.
+    pub fn apply(&self) -> Result<()> {
+        run(&self.transaction(), DEFAULT_ARGS).context("making the nft table `ip tunless`")
+    }
+
+    /// Whether a table was made for these rules, as far as its fingerprint tells.
+    #[must_use]
+    pub fn made(&self, listing: &Listing) -> bool {
+        let rules: Vec<&Value> = listing.0.iter().filter_map(|object| object.get("rule")).collect();
+        let fingerprint = self.fingerprint();
+        rules.len() == self.interfaces.len() + 4
+            && rules.iter().any(|rule| rule["comment"] == fingerprint.as_str())
+    }
+
+    fn fingerprint(&self) -> String {
+        let mut hasher = DefaultHasher::new();
+        (self.mark, &self.interfaces, &self.unleased).hash(&mut hasher);
+        format!("tunless {:016x}", hasher.finish())
+    }
+
+    fn transaction(&self) -> String {
+        let Self { mark, interfaces, unleased } = self;
+        let table = json!({"table": {"family": "ip", "name": TABLE}});
+        let chain = |name: &str| json!({"family": "ip", "table": TABLE, "name": name});
+        let rule = |chain: &str, expr: Value| json!({"add": {"rule": {"family": "ip", "table": TABLE, "chain": chain, "expr": expr}}});
+        let is = |left: Value, right: Value| json!({"match": {"op": "==", "left": left, "right": right}});
+        let meta = |key: &str| json!({"meta": {"key": key}});
+        let set_mark = |operation: &str, operand: u32| json!({"mangle": {"key": meta("mark"), "value": {operation: [meta("mark"), operand]}}});
+        let conntrack = |key: &str| json!({"ct": {"key": key}});
+        let prefixes: Vec<Value> = unleased
+            .iter()
+            .map(|net| json!({"prefix": {"addr": net.addr(), "len": net.prefix_len()}}))
+            .collect();
+
+        let mut base = chain("postrouting");
+        base["type"] = "filter".into();
+        base["hook"] = "postrouting".into();
+        base["prio"] = PRIORITY.into();
+        base["policy"] = "accept".into();
+        let mut set = json!({
+            "family": "ip", "table": TABLE, "name": SET, "type": "ipv4_addr", "flags": ["interval"],
+        });
+        // nft takes no empty list.
+        if !prefixes.is_empty() {
+            set["elem"] = prefixes.into();
+        }
+        let mut clear = rule("judge", json!([set_mark("&", !mark)]));
+        clear["add"]["rule"]["comment"] = self.fingerprint().into();
+        let excluded = |field: &str| {
+            let address = json!({"payload": {"protocol": "ip", "field": field}});
+            rule("judge", json!([is(address, format!("@{SET}").into()), {"return": null}]))
+        };
+        let untouched = json!({"&": [conntrack("status"), CHANGED_BY_CONNTRACK]});
+        let judged = json!([
+            {"match": {"op": "in", "left": conntrack("state"), "right": "established"}},
+            is(untouched, 0.into()),
+            set_mark("|", *mark),
+        ]);
+
+        let mut commands = vec![
+            // Deleting takes a table that is there.
+            json!({"add": table}),
+            json!({"delete": table}),
+            json!({"add": table}),
+            json!({"add": {"set": set}}),
+            json!({"add": {"chain": chain("judge")}}),
+            json!({"add": {"chain": base}}),
+            clear,
+            excluded("saddr"),
+            excluded("daddr"),
+            rule("judge", judged),
+        ];
+        commands.extend(interfaces.iter().map(|name| {
+            let jump =
+                json!([is(meta("oifname"), name.as_str().into()), {"jump": {"target": "judge"}}]);
+            rule("postrouting", jump)
+        }));
+        json!({ "nftables": commands }).to_string()
+    }
+}
+
+/// Whether this host could have the table, without making it.
+///
+/// # Errors
+/// If nft is missing, or the kernel lacks nftables or conntrack.
+pub fn check(rules: &MarkRules) -> Result<()> {
+    run(&rules.transaction(), &["--check"])
+}
+
+/// The table, if there is one.
+///
+/// # Errors
+/// If nft cannot be run.
+pub fn list() -> Result<Option<Listing>> {
+    match get_current_ruleset_raw(DEFAULT_NFT, ["list", "table", "ip", TABLE]) {
+        Ok(text) => {
+            let mut ruleset: Value = serde_json::from_str(&text).context("nft printed no JSON")?;
+            let objects = ruleset["nftables"].as_array_mut().context("nft printed no list")?;
+            objects.retain(|object| object.get("metainfo").is_none());
+            for object in objects.iter_mut().filter_map(Value::as_object_mut) {
+                for fields in object.values_mut().filter_map(Value::as_object_mut) {
+                    fields.remove("handle");
+                }
+            }
+            Ok(Some(Listing(std::mem::take(objects))))
+        }
+        Err(NftablesError::NftFailed { stderr, .. }) if stderr.contains("No such file") => Ok(None),
+        Err(error) => bail!(explain(error)),
+    }
+}
+
+/// Removes the table; that there is none is fine. Returns whether there was one.
+///
+/// # Errors
+/// If nft refuses.
+pub fn remove() -> Result<bool> {
+    if list()?.is_none() {
+        return Ok(false);
+    }
+    let delete = json!({"nftables": [{"delete": {"table": {"family": "ip", "name": TABLE}}}]});
+    run(&delete.to_string(), DEFAULT_ARGS).context("removing the nft table `ip tunless`")?;
+    Ok(true)
+}
+
+fn run(commands: &str, arguments: &[&str]) -> Result<()> {
+    match apply_ruleset_raw(commands, DEFAULT_NFT, arguments.iter().copied()) {
+        Ok(_) => Ok(()),
+        Err(error) => bail!(explain(error)),
+    }
+}
+
+/// What nft said, not what it was asked.
+fn explain(error: NftablesError) -> String {
+    match error {
+        NftablesError::NftExecution { program, inner } => {
+            format!("{} cannot be run: {inner}; install nftables", program.to_string_lossy())
+        }
+        NftablesError::NftFailed { stderr, .. } => {
+            let said = stderr.lines().find(|line| !line.trim().is_empty()).unwrap_or("nft failed");
+            said.trim().to_owned()
+        }
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules() -> MarkRules {
+        MarkRules {
+            mark: 0x1000,
+            interfaces: vec!["tunless0".into(), "cali*".into()],
+            unleased: BTreeSet::from(["10.20.42.7/32".parse().unwrap()]),
+        }
+    }
+
+    #[test]
+    fn the_fingerprint_tells_rules_apart() {
+        let mut other = rules();
+        other.mark = 0x2000;
+        assert_ne!(rules().fingerprint(), other.fingerprint());
+        other = rules();
+        other.unleased.clear();
+        assert_ne!(rules().fingerprint(), other.fingerprint());
+        assert_eq!(rules().fingerprint(), rules().fingerprint());
+    }
+
+    #[test]
+    fn the_transaction_replaces_the_table() {
+        let commands: Value = serde_json::from_str(&rules().transaction()).unwrap();
+        let commands = commands["nftables"].as_array().unwrap();
+        assert!(commands[0]["add"]["table"].is_object());
+        assert!(commands[1]["delete"]["table"].is_object());
+        assert!(commands[2]["add"]["table"].is_object());
+        let count = commands.iter().filter(|command| command["add"]["rule"].is_object()).count();
+        assert_eq!(count, 6);
+    }
+}

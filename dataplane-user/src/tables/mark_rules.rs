@@ -1,0 +1,95 @@
+//! The nft table that marks what may be leased: a table of one entry.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
+
+use super::Table;
+use crate::netfilter::{self, Listing, MarkRules};
+
+/// What we know to be in place: rules, and how nft lists them.
+///
+/// nft prints rules in its own words, so they are compared with what it printed
+/// right after they were made. Of a table an earlier process made, the
+/// fingerprint tells which rules it was made for.
+#[derive(Default)]
+pub enum KnownRules {
+    /// Nobody has looked yet.
+    #[default]
+    Unknown,
+    /// There is no table.
+    Absent,
+    /// These rules, and how nft lists them.
+    Present(MarkRules, Listing),
+}
+
+impl KnownRules {
+    /// Whether it is time to look: something else is wanted, or may have happened.
+    #[must_use]
+    pub fn is_due(&self, wanted: Option<&MarkRules>, may_have_changed: bool) -> bool {
+        match (self, wanted) {
+            (Self::Absent, None) => false,
+            (Self::Present(rules, _), Some(wanted)) if rules == wanted => may_have_changed,
+            _ => true,
+        }
+    }
+}
+
+/// The nft table `ip tunless`.
+pub struct Marks<'a> {
+    known: &'a mut KnownRules,
+    wanted: Option<&'a MarkRules>,
+}
+
+impl<'a> Marks<'a> {
+    /// With what is `known` of the table, and what it shall be.
+    #[must_use]
+    pub fn new(known: &'a mut KnownRules, wanted: Option<&'a MarkRules>) -> Self {
+        Self { known, wanted }
+    }
+}
+
+impl Table for Marks<'_> {
+    type Key = ();
+    type Value = MarkRules;
+    const NAME: &'static str = "nft";
+
+    async fn actual(&mut self) -> Result<BTreeMap<(), MarkRules>> {
+        let listing = match netfilter::list() {
+            // Without nft there is no table to remove.
+            Err(error) if self.wanted.is_none() => {
+                tracing::debug!("{error:#}");
+                None
+            }
+            listing => listing?,
+        };
+        let Some(listing) = listing else {
+            *self.known = KnownRules::Absent;
+            return Ok(BTreeMap::new());
+        };
+        let rules = match (&*self.known, self.wanted) {
+            (KnownRules::Present(rules, known), _) if *known == listing => rules.clone(),
+            (KnownRules::Unknown, Some(wanted)) if wanted.made(&listing) => {
+                *self.known = KnownRules::Present(wanted.clone(), listing);
+                wanted.clone()
+            }
+            // Somebody else's words, or an earlier configuration's.
+            _ => MarkRules::default(),
+        };
+        Ok(BTreeMap::from([((), rules)]))
+    }
+
+    async fn upsert(&mut self, (): &(), rules: &MarkRules) -> Result<()> {
+        rules.apply()?;
+        let listing = netfilter::list()?.context("the nft table vanished at once")?;
+        tracing::info!("made the nft table `ip tunless`, which marks what may be leased");
+        *self.known = KnownRules::Present(rules.clone(), listing);
+        Ok(())
+    }
+
+    async fn delete(&mut self, (): &()) -> Result<()> {
+        netfilter::remove()?;
+        *self.known = KnownRules::Absent;
+        Ok(())
+    }
+}

@@ -1,0 +1,111 @@
+//! Conntrack's sysctls as leases need them, and as they were before.
+
+use std::{collections::BTreeMap, fs, io, path::PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use super::Table;
+use crate::{bpf::Pins, netfilter::conntrack, run_dir};
+
+/// The sysctls we change. What they were is kept in a file, so that another
+/// process can restore it.
+pub struct Sysctls {
+    before: PathBuf,
+    /// Whether all are looked at, or only those we changed.
+    all: bool,
+}
+
+impl Sysctls {
+    /// Those of the instance with these pins; `wanted`: whether leases need them now.
+    #[must_use]
+    pub fn new(pins: &Pins, wanted: bool) -> Self {
+        Self { before: run_dir::file(pins, "sysctls"), all: wanted }
+    }
+
+    /// What they have to be while flows are leased.
+    #[must_use]
+    pub fn relaxed() -> BTreeMap<String, u32> {
+        conntrack::RELAXED.iter().map(|name| ((*name).to_owned(), 1)).collect()
+    }
+
+    /// Restores all that we changed. Returns how many.
+    ///
+    /// # Errors
+    /// If one cannot be restored.
+    pub fn restore(&self) -> Result<usize> {
+        let before = self.remembered()?;
+        for (name, value) in &before {
+            conntrack::write(name, *value)?;
+        }
+        self.remember(&BTreeMap::new())?;
+        Ok(before.len())
+    }
+
+    fn remembered(&self) -> Result<BTreeMap<String, u32>> {
+        match fs::read_to_string(&self.before) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+            text => {
+                let text = text.with_context(|| self.before.display().to_string())?;
+                let before: BTreeMap<String, u32> = serde_json::from_str(&text)
+                    .with_context(|| self.before.display().to_string())?;
+                Ok(before)
+            }
+        }
+    }
+
+    fn remember(&self, before: &BTreeMap<String, u32>) -> Result<()> {
+        let context = || self.before.display().to_string();
+        if before.is_empty() {
+            return match fs::remove_file(&self.before) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(error).with_context(context)
+                }
+                _ => Ok(()),
+            };
+        }
+        // In place of the old one at once: killed half-way, we must not forget.
+        let new = self.before.with_extension("sysctls.new");
+        fs::write(&new, serde_json::to_string(before)?)
+            .and_then(|()| fs::rename(&new, &self.before))
+            .with_context(context)
+    }
+}
+
+impl Table for Sysctls {
+    type Key = String;
+    type Value = u32;
+    const NAME: &'static str = "sysctl";
+
+    async fn actual(&mut self) -> Result<BTreeMap<String, u32>> {
+        let names: Vec<String> = match self.all {
+            true => Self::relaxed().into_keys().collect(),
+            false => self.remembered()?.into_keys().collect(),
+        };
+        names.into_iter().map(|name| Ok((name.clone(), conntrack::read(&name)?))).collect()
+    }
+
+    async fn upsert(&mut self, name: &String, value: &u32) -> Result<()> {
+        let mut before = self.remembered()?;
+        let now = conntrack::read(name)?;
+        if before.contains_key(name) {
+            tracing::warn!("somebody set {name} to {now}; leased flows need {value}, so it is");
+        } else {
+            tracing::info!(
+                "{name} was {now} and is {value} from now on, for every connection of this host; \
+                 `tunless detach` restores it"
+            );
+            before.insert(name.clone(), now);
+            self.remember(&before)?;
+        }
+        conntrack::write(name, *value)
+    }
+
+    async fn delete(&mut self, name: &String) -> Result<()> {
+        let mut before = self.remembered()?;
+        if let Some(value) = before.remove(name) {
+            conntrack::write(name, value)?;
+            self.remember(&before)?;
+        }
+        Ok(())
+    }
+}
