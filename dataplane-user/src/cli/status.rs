@@ -255,7 +255,7 @@ fn describe(status: &Status) -> String {
     }
     if status.fastpath != Fastpath::Off.as_str() {
         let percent = |share: Option<f64>| {
-            share.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", share * 100.0))
+            share.map_or_else(|| "-".to_owned(), |share| format!("{:.2} %", share * 100.0))
         };
         let FastpathShare { encap, decap } = &status.fastpath_share;
         let _ = writeln!(

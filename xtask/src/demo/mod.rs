@@ -44,7 +44,7 @@ pub struct Arguments {
     #[arg(long)]
     keep: bool,
     /// Which way packets take through a node.
-    #[arg(long, value_enum, value_name = "WAY", default_value = "off")]
+    #[arg(long, value_enum, value_name = "WAY", default_value = "verified")]
     fastpath: Fastpath,
     /// Where arriving packets are unwrapped.
     #[arg(long, value_enum, value_name = "WHERE", default_value = "auto")]
@@ -123,7 +123,8 @@ fn summary(page: &Page, took: Duration, kept: bool) {
     page.say("The lab is gone. What to try next:");
     page.picture(
         "cargo xtask demo --keep               the lab stays, and says how to enter nodes and pods\n\
-         cargo xtask demo --fastpath trusted   the way past the kernel's stack\n\
+         cargo xtask demo --fastpath off       every packet through the kernel's stack\n\
+         cargo xtask demo --fastpath trusted   no packet of a pod through it\n\
          cargo xtask demo --decap xdp          unwrap before the kernel sees the packet\n\
          cargo xtask test                      all the tests",
     );

@@ -10,6 +10,8 @@ pub enum Fastpath {
     Off,
     /// Past it: faster, for clusters without either.
     Trusted,
+    /// Past it as long as netfilter agrees, which is asked every few seconds.
+    Verified,
 }
 
 /// Where arriving packets are unwrapped.
@@ -43,6 +45,7 @@ impl Options {
         let fastpath = match self.fastpath {
             Fastpath::Off => "off",
             Fastpath::Trusted => "trusted",
+            Fastpath::Verified => "verified",
         };
         let decap = match self.decap {
             Decap::Auto => "auto",

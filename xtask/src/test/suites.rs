@@ -135,7 +135,7 @@ pub fn run(suite: Suite, targets: &Targets, filter: &[String], deadline: Instant
             kernel_cases(&mut outcome, suite, targets, filter, deadline);
         }
         Suite::Demo => {
-            for fastpath in ["off", "trusted"] {
+            for fastpath in ["verified", "off", "trusted"] {
                 if !stream::interrupted() {
                     demo(&mut outcome, fastpath, deadline);
                 }

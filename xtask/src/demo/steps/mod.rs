@@ -4,6 +4,7 @@ mod command_line;
 mod crash;
 mod detach;
 mod devices;
+mod leases;
 mod ping;
 mod refusal;
 mod routes;
@@ -14,7 +15,7 @@ mod wire;
 use anyhow::{Result, ensure};
 
 use super::{
-    options::Options,
+    options::{Fastpath, Options},
     page::Page,
     shell::{Place, Said},
     stage::Stage,
@@ -33,16 +34,11 @@ pub struct Step {
 /// The steps of a demo, in order.
 pub fn plan(options: Options, keep: bool) -> Vec<Step> {
     let service = if options.is_trusted() { refusal::STEP } else { service::STEP };
-    let mut steps = vec![
-        start::STEP,
-        ping::STEP,
-        routes::STEP,
-        devices::STEP,
-        wire::STEP,
-        service,
-        command_line::STEP,
-        crash::STEP,
-    ];
+    let mut steps = vec![start::STEP, ping::STEP, routes::STEP, devices::STEP, wire::STEP, service];
+    if options.fastpath == Fastpath::Verified {
+        steps.push(leases::STEP);
+    }
+    steps.extend([command_line::STEP, crash::STEP]);
     if !keep {
         steps.push(detach::STEP);
     }
@@ -78,7 +74,7 @@ fn expect(text: &str, words: &[&str]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::demo::options::{Decap, Fastpath};
+    use crate::demo::options::Decap;
 
     #[test]
     fn a_line_is_found_by_all_of_its_words() {

@@ -10,8 +10,8 @@ pub const STEP: Step = Step {
     title: "An HTTP service, by pod IP and by ClusterIP",
     why: "A ClusterIP exists on no interface: kube-proxy's iptables rules on the client's node \
           replace it by a pod's address (DNAT). That has to happen before the packet is wrapped, \
-          and the answer has to be translated back. With `fastpath: off` packets take the \
-          kernel's stack, so these rules, and NetworkPolicy, work as ever.",
+          and the answer has to be translated back. All of it is the kernel's work: translated \
+          flows always cross its stack, so these rules, and NetworkPolicy, work as ever.",
     show,
 };
 
