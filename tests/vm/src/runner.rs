@@ -1,0 +1,105 @@
+//! Runs the cases of one suite, each under a time limit, and reports them.
+
+use std::{
+    any::Any,
+    process::ExitCode,
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail};
+
+use crate::{
+    Kernel,
+    report::{Event, Reporter},
+    suites::{self, Case, Guest},
+};
+
+/// How long one case may take. The emulator is some twenty times slower than
+/// the machine it runs on.
+pub const CASE_LIMIT: Duration = Duration::from_secs(120);
+
+/// Runs the suite called `name`; the report tells how it went.
+#[must_use]
+pub fn run(kernel: Kernel, name: &str) -> ExitCode {
+    match Reporter::open().and_then(|mut report| run_suite(kernel, name, &mut report)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_suite(kernel: Kernel, name: &str, report: &mut Reporter) -> Result<()> {
+    let Some(suite) = suites::find(name) else {
+        let why = format!("the guest has no suite `{name}`");
+        report.send(&Event::Fatal { why: why.clone() })?;
+        bail!(why);
+    };
+    for case in (suite.cases)(kernel) {
+        let name = case.name.to_owned();
+        report.send(&Event::Begin { case: name.clone(), loads_tunless: case.loads_tunless })?;
+        let started = Instant::now();
+        let result = run_case(case, Guest { kernel });
+        let seconds = started.elapsed().as_secs_f64();
+        let (failure, hangs) = match result {
+            Ok(failure) => (failure, false),
+            Err(TooLong) => (Some(format!("took longer than {CASE_LIMIT:?}")), true),
+        };
+        report.send(&Event::End { case: name.clone(), failure, seconds })?;
+        if hangs {
+            // Its threads and namespaces are still there: no ground to go on.
+            report.send(&Event::Fatal { why: format!("{name} hangs: no case after it ran") })?;
+            bail!("{name} hangs");
+        }
+    }
+    report.send(&Event::Done)
+}
+
+struct TooLong;
+
+/// What the case failed with, if it did.
+fn run_case(case: Case, guest: Guest) -> Result<Option<String>, TooLong> {
+    let (sender, end) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        let result = (case.run)(&guest);
+        // Nobody listens any more after the limit.
+        let _ = sender.send(());
+        result
+    });
+    match end.recv_timeout(CASE_LIMIT) {
+        Err(RecvTimeoutError::Timeout) => Err(TooLong),
+        // Disconnected: it panicked.
+        Ok(()) | Err(RecvTimeoutError::Disconnected) => Ok(match thread.join() {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(format!("{error:#}")),
+            Err(payload) => Some(format!("panicked: {}", panic_text(payload.as_ref()))),
+        }),
+    }
+}
+
+fn panic_text(payload: &dyn Any) -> String {
+    payload
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| payload.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+        .unwrap_or_else(|| "no text".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_case_passes_fails_or_panics() {
+        let outcome = |run| {
+            let case = Case { name: "x", loads_tunless: false, run };
+            run_case(case, Guest { kernel: Kernel::V6_12 }).ok().flatten()
+        };
+        assert_eq!(outcome(|_| Ok(())), None);
+        assert_eq!(outcome(|_| bail!("no")).as_deref(), Some("no"));
+        assert_eq!(outcome(|_| panic!("at {}", 1)).as_deref(), Some("panicked: at 1"));
+    }
+}

@@ -1,0 +1,72 @@
+//! The suites that a guest can run.
+//!
+//! A further suite is a module here with its `SUITE`, and its name in [`ALL`].
+
+pub mod smoke;
+
+use anyhow::Result;
+
+use crate::Kernel;
+
+/// Every suite.
+pub const ALL: &[Suite] = &[smoke::SUITE];
+
+/// The suite that `cargo xtask test` runs on every kernel.
+pub const SMOKE: &str = smoke::SUITE.name;
+
+/// Cases that are run together, in one boot.
+#[derive(Clone, Copy, Debug)]
+pub struct Suite {
+    /// As typed after `--suite`.
+    pub name: &'static str,
+    /// What it catches.
+    pub about: &'static str,
+    /// Its cases on a kernel, in their order.
+    pub cases: fn(Kernel) -> Vec<Case>,
+}
+
+/// One case.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    /// Its name, unique in its suite.
+    pub name: &'static str,
+    /// Whether our programs run in the kernel from here on: what the kernel
+    /// dies of afterwards may be our doing.
+    pub loads_tunless: bool,
+    /// The case; an error or a panic fails it.
+    pub run: fn(&Guest) -> Result<()>,
+}
+
+/// The machine that cases run in.
+#[derive(Clone, Copy, Debug)]
+pub struct Guest {
+    /// The kernel that was asked for.
+    pub kernel: Kernel,
+}
+
+/// The suite called `name`.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Suite> {
+    ALL.iter().find(|suite| suite.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_suite_has_cases_on_every_kernel_and_names_are_unique() {
+        let names: BTreeSet<_> = ALL.iter().map(|suite| suite.name).collect();
+        assert_eq!(names.len(), ALL.len());
+        for suite in ALL {
+            for kernel in Kernel::ALL {
+                let cases = (suite.cases)(kernel);
+                let names: BTreeSet<_> = cases.iter().map(|case| case.name).collect();
+                assert!(!cases.is_empty(), "{} on {}", suite.name, kernel.name());
+                assert_eq!(names.len(), cases.len(), "{} on {}", suite.name, kernel.name());
+            }
+        }
+    }
+}
