@@ -8,6 +8,7 @@ mod demo;
 mod progress;
 mod setup;
 mod test;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -36,6 +37,8 @@ enum Command {
     Demo(demo::Arguments),
     Test(test::Arguments),
     Bench(bench::Arguments),
+    #[command(subcommand)]
+    Vm(vm::Command),
     #[command(hide = true)]
     DemoServer(demo::ServerArguments),
 }
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Command::DemoServer(arguments) => demo::serve(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Vm(command) => vm::run(&command),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -28,9 +28,13 @@ pub fn cargo<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
 
 /// Builds the `tunless` binary that the lab runs.
 pub fn build_release() -> Result<()> {
-    let status = cargo(["build", "--release", "--package", "dataplane-user"])
-        .status()
-        .context("cannot run cargo")?;
-    ensure!(status.success(), "`cargo build --release --package dataplane-user` failed");
+    build_release_of("dataplane-user")
+}
+
+/// Builds one package for release.
+pub fn build_release_of(package: &str) -> Result<()> {
+    let status =
+        cargo(["build", "--release", "--package", package]).status().context("cannot run cargo")?;
+    ensure!(status.success(), "`cargo build --release --package {package}` failed");
     Ok(())
 }

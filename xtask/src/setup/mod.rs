@@ -47,6 +47,11 @@ pub fn root() -> Result<()> {
     checks::root()
 }
 
+/// Adds what `cargo xtask vm` needs: an emulator, and what its guest is made of.
+pub fn vm_tools() -> Result<()> {
+    debian::install(packages::VM).map(drop)
+}
+
 /// Adds the components that `cargo xtask test --only lint` needs: rustup's
 /// minimal profile comes without them.
 pub fn lint_tools() -> Result<()> {

@@ -30,6 +30,15 @@ pub const BASE: &[Package] = &[
     tool("util-linux", "nsenter", "commands inside a network namespace"),
 ];
 
+/// What the virtual machines need, which nothing else does.
+pub const VM: &[Package] = &[
+    tool("busybox-static", "busybox", "the shell in a virtual machine"),
+    library("debian-archive-keyring", "the keys that Debian's kernels are checked by"),
+    tool("kmod", "depmod", "which kernel module needs which"),
+    tool("qemu-system-x86", "qemu-system-x86_64", "boots other kernels than this machine's"),
+    tool("xz-utils", "xz", "decompresses kernel modules"),
+];
+
 /// A Rust compiler with the source of `core`, where rustup has none.
 pub const TOOLCHAIN: &[Package] = &[
     library("cargo-web", "cargo of the compiler for eBPF"),
@@ -61,7 +70,7 @@ mod tests {
     fn every_package_is_named_once_and_says_why() {
         let mut seen = std::collections::BTreeSet::new();
         let llvm = LLVM.iter().map(|(_, package)| package);
-        for package in BASE.iter().chain(TOOLCHAIN).chain(llvm) {
+        for package in BASE.iter().chain(VM).chain(TOOLCHAIN).chain(llvm) {
             assert!(seen.insert(package.name), "{} is there twice", package.name);
             assert!(package.why.len() > 5, "{} needs a reason", package.name);
             let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c);
