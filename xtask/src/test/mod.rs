@@ -20,7 +20,8 @@ use self::{
 };
 use crate::setup;
 
-/// Run the tests: formatting and lints, host tests, programs, namespaces, demo.
+/// Run the tests: formatting and lints, host tests, programs, namespaces, demo,
+/// other kernels.
 ///
 /// Sets the machine up first (see `setup`), runs the suites in order and
 /// prints their output as it comes; then a table of cases per suite, and last
@@ -41,8 +42,8 @@ pub struct Arguments {
     #[arg(long, value_name = "MINUTES", default_value_t = 24)]
     budget: u64,
     /// Run only cases whose name contains FILTER (as `cargo test -- FILTER`;
-    /// any other argument of test binaries will do). Leaves `lint` and `demo`
-    /// out, which have no cases to choose from.
+    /// any other argument of test binaries will do). Leaves `lint`, `demo`
+    /// and `vm` out, which have no cases to choose from.
     #[arg(last = true, value_name = "FILTER")]
     filter: Vec<String>,
 }
@@ -97,7 +98,7 @@ fn chosen(only: &[Suite], filtered: bool) -> Vec<Suite> {
         .into_iter()
         .filter(|suite| {
             if only.is_empty() {
-                !(filtered && matches!(suite, Suite::Lint | Suite::Demo))
+                !(filtered && matches!(suite, Suite::Lint | Suite::Demo | Suite::Vm))
             } else {
                 only.contains(suite)
             }

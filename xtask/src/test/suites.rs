@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 use serde_json::Value;
 use tunless_lab::identity::sweep;
+use tunless_vm::Kernel;
 
 use super::{
     outcome::Outcome,
@@ -18,7 +19,8 @@ use super::{
 use crate::workspace;
 
 /// Packages whose tests need no kernel of their own.
-const HOST_PACKAGES: [&str; 4] = ["dataplane-common", "dataplane-user", "xtask", "tunless-lab"];
+const HOST_PACKAGES: [&str; 5] =
+    ["dataplane-common", "dataplane-user", "xtask", "tunless-lab", "tunless-vm"];
 /// The package with the tests against a kernel.
 const TESTS_PACKAGE: &str = "tunless-tests";
 
@@ -35,11 +37,14 @@ pub enum Suite {
     Netns,
     /// The demo, whose steps check what they show.
     Demo,
+    /// Other kernels, in an emulator: tunless beside the kernel's tunl0.
+    Vm,
 }
 
 impl Suite {
     /// In the order they run: the quick ones first.
-    pub const ALL: [Self; 5] = [Self::Lint, Self::Host, Self::Prog, Self::Netns, Self::Demo];
+    pub const ALL: [Self; 6] =
+        [Self::Lint, Self::Host, Self::Prog, Self::Netns, Self::Demo, Self::Vm];
 
     /// As typed after `--only`.
     pub fn name(self) -> &'static str {
@@ -49,6 +54,7 @@ impl Suite {
             Self::Prog => "prog",
             Self::Netns => "netns",
             Self::Demo => "demo",
+            Self::Vm => "vm",
         }
     }
 
@@ -59,6 +65,7 @@ impl Suite {
             Self::Prog => "the eBPF programs packet by packet, through BPF_PROG_TEST_RUN",
             Self::Netns => "two nodes in network namespaces, with the release build of tunless",
             Self::Demo => "the demo, whose steps check what they show",
+            Self::Vm => "other kernels, in an emulator: tunless beside the kernel's tunl0",
         }
     }
 }
@@ -109,6 +116,7 @@ pub fn describe(suite: Suite, targets: &Targets) -> String {
         Suite::Lint | Suite::Demo => String::new(),
         Suite::Host => format!(": {}", HOST_PACKAGES.join(", ")),
         Suite::Prog | Suite::Netns => format!(": {}", targets.of(suite).join(", ")),
+        Suite::Vm => format!(": smoke on {}", Kernel::ALL.map(Kernel::name).join(", ")),
     };
     format!("{:<6} {}{what}", suite.name(), suite.about())
 }
@@ -141,6 +149,7 @@ pub fn run(suite: Suite, targets: &Targets, filter: &[String], deadline: Instant
                 }
             }
         }
+        Suite::Vm => vm(&mut outcome, deadline),
     }
     outcome.took = started.elapsed().max(Duration::from_millis(1));
     outcome
@@ -208,6 +217,21 @@ fn demo(outcome: &mut Outcome, fastpath: &str, deadline: Instant) {
         outcome.fail(format!("{what}: {}", reason(ended)));
     } else if outcome.cases() == before.cases() {
         outcome.fail(format!("{what}: no step ran"));
+    }
+}
+
+/// Runs the smoke suite on every kernel; its lines are those of test binaries.
+fn vm(outcome: &mut Outcome, deadline: Instant) {
+    let ended = env::current_exe().context("this program's own path is unknown").and_then(|this| {
+        let mut command = Command::new(this);
+        command.args(["vm", "test", "--kernel", "all"]);
+        stream::run(&mut command, deadline, |line| outcome.read_line(line))
+    });
+    let cases_failed = outcome.failed > 0 && matches!(ended, Ok(Ended::Badly));
+    if !matches!(ended, Ok(Ended::Well)) && !cases_failed {
+        outcome.fail(format!("vm: {}", reason(ended)));
+    } else if outcome.cases() == 0 {
+        outcome.fail("no case ran");
     }
 }
 
