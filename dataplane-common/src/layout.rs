@@ -214,8 +214,10 @@ plain! {
         pub spoof: u8,
         /// 1 where the fast path is off though the configuration asks for it.
         pub fastpath_withheld: u8,
+        /// 1 beside tunl0 (`accelerate`), 0 without (`replace`).
+        pub accelerate: u8,
         /// Keeps the next number aligned.
-        pub reserved: [u8; 5],
+        pub reserved: [u8; 4],
         /// As in [`crate::Settings::secret`]: where the next daemon finds it.
         pub secret: u32,
     }

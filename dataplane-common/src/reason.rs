@@ -131,6 +131,16 @@ reasons! {
     HostTooBig "host_too_big" Encap Dropped "does not fit the node's MTU with the outer header, though the route says how much does"
     HostAlreadyEncapsulated "host_already_encapsulated" Encap Dropped "already a tunnel packet with offloads pending (a pod running VXLAN)"
     HostCannotEncapsulate "host_cannot_encapsulate" Encap Dropped "the kernel gave no room for an outer header (SCTP GSO, memory)"
+    // encap_host on tunl0: what we do not take, tunl0 encapsulates.
+    Tunl0Truncated "tunl0_truncated" Encap Passed "left to tunl0: shorter than its headers"
+    Tunl0NotIpv4 "tunl0_not_ipv4" Encap Passed "left to tunl0: not IPv4"
+    Tunl0BadHeader "tunl0_bad_header" Encap Passed "left to tunl0: IPv4 header whose version, header length or total length cannot be"
+    Tunl0NoRoute "tunl0_no_route" Encap Passed "left to tunl0: destination is no pod of another node, as far as we know"
+    Tunl0NodeUnreachable "tunl0_node_unreachable" Encap Passed "left to tunl0: the destination's node has no route over an underlay interface"
+    Tunl0TtlExpired "tunl0_ttl_expired" Encap Passed "left to tunl0: TTL 0"
+    Tunl0TooBig "tunl0_too_big" Encap Passed "left to tunl0: does not fit the node's MTU with the outer header; it sends Fragmentation Needed"
+    Tunl0AlreadyEncapsulated "tunl0_already_encapsulated" Encap Passed "left to tunl0: already a tunnel packet with offloads pending (a pod running VXLAN)"
+    Tunl0CannotEncapsulate "tunl0_cannot_encapsulate" Encap Passed "left to tunl0: the kernel gave no room for an outer header (SCTP GSO, memory)"
     // decap_xdp: what decap_tc would count is left to it.
     XdpUnwrapped "xdp_unwrapped" Decap Passed "unwrapped by XDP and handed to decap_tc, which counts its delivery"
     XdpUnable "xdp_unable" Decap Passed "the driver has no room for XDP metadata; decap_tc unwraps instead"

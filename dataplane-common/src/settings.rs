@@ -27,6 +27,13 @@ plain! {
         /// The bit of `skb->mark` by which netfilter tells that it would let the
         /// whole flow pass.
         pub mark: u32,
+        /// Bytes of link header on the tunnel device: 14 on our own, 0 on tunl0.
+        ///
+        /// With tunl0 the kernel can encapsulate, too: what `encap_host` does not
+        /// take it leaves to it.
+        pub tunnel_header: u32,
+        /// Keeps the size a multiple of 8.
+        pub reserved: u32,
     }
 }
 

@@ -12,6 +12,7 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use dataplane_common::ipv4::OUTER_LENGTH;
+use network_types::eth::{EthHdr, EtherType};
 
 const PACKET_HOST: u32 = 0;
 
@@ -28,6 +29,13 @@ const ROOM: u64 = (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET) as u
 #[inline(always)]
 pub fn length(ctx: &TcContext) -> u32 {
     ctx.len()
+}
+
+/// Whether the kernel takes it for IPv4.
+#[inline(always)]
+pub fn is_ipv4(ctx: &TcContext) -> bool {
+    // SAFETY: the context is valid while the program runs.
+    unsafe { (*ctx.skb.skb).protocol == u32::from(EtherType::Ipv4 as u16) }
 }
 
 /// Payload bytes per segment, 0 for a packet that will not be segmented.
@@ -131,6 +139,16 @@ pub fn open_room(ctx: &TcContext) -> Result<(), NoRoom> {
         Ok(()) => Ok(()),
         Err(error) if error == -EALREADY => Err(NoRoom::AlreadyEncapsulated),
         Err(_) => Err(NoRoom::Other),
+    }
+}
+
+/// Puts an Ethernet header of zeros in front of a frame that has none.
+#[inline(always)]
+pub fn prepend_ethernet(ctx: &TcContext) -> Result<(), i64> {
+    // SAFETY: a helper call on our own context.
+    match unsafe { generated::bpf_skb_change_head(ctx.skb.skb, EthHdr::LEN as u32, 0) } {
+        0 => Ok(()),
+        error => Err(error),
     }
 }
 

@@ -60,6 +60,13 @@ impl Ethernet {
         self.source.0[2] = source.0[2];
     }
 
+    /// Writes the whole header of an IPv4 packet.
+    #[inline(always)]
+    pub fn send(&mut self, destination: Mac, source: Mac) {
+        self.address(destination, source);
+        self.ether_type = EtherType::Ipv4 as u16;
+    }
+
     /// Writes the destination, half by half.
     #[inline(always)]
     pub fn deliver_to(&mut self, destination: Mac) {

@@ -8,6 +8,8 @@ use core::ptr::read_volatile;
 
 use dataplane_common::{Ipv4Be, Mac, Settings};
 
+use crate::packet::ETHERNET;
+
 /// Filled in by the loader; read-only from then on.
 #[unsafe(no_mangle)]
 static SETTINGS: Settings = Settings {
@@ -19,6 +21,8 @@ static SETTINGS: Settings = Settings {
     spoof: Settings::SPOOF_DROP,
     secret: 0,
     mark: 0,
+    tunnel_header: 0,
+    reserved: 0,
 };
 
 /// Our underlay address.
@@ -33,6 +37,14 @@ pub fn node() -> Ipv4Be {
 pub fn tunnel_ifindex() -> u32 {
     // SAFETY: as above.
     unsafe { read_volatile(&SETTINGS.tunnel_ifindex) }
+}
+
+/// Bytes of link header on the tunnel device: none on tunl0.
+#[inline(always)]
+pub fn tunnel_header() -> usize {
+    // SAFETY: as above.
+    let length = unsafe { read_volatile(&SETTINGS.tunnel_header) };
+    if length == 0 { 0 } else { ETHERNET }
 }
 
 /// The tunnel device's MAC, half by half (a whole copy would call `memmove`).

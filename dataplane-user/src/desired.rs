@@ -11,11 +11,14 @@ use ipnet::Ipv4Net;
 
 use crate::{
     bpf::{Attachment, Hook},
-    config::{Config, DecapHook, Fastpath, Mtu, Spoof},
-    kernel::{Host, Link, Path, TUNNEL, TunnelDevice, TunnelRoute},
+    config::{Config, DecapHook, Fastpath, Mode, Mtu, Spoof},
+    kernel::{Host, Link, Path, TUNL0, TUNNEL, TunnelDevice, TunnelRoute},
     netfilter::MarkRules,
     tables::LocalPod,
 };
+
+/// Bytes of link header on our own tunnel device, a veth.
+const ETHERNET: u32 = 14;
 
 /// The ways to the nodes, as the kernel answered.
 pub type Paths = BTreeMap<Ipv4Addr, Path>;
@@ -27,10 +30,52 @@ pub struct Facts {
     pub node: Ipv4Addr,
     /// Underlay interfaces.
     pub underlay: BTreeSet<u32>,
-    /// The tunnel device as it should be.
+    /// With tunl0, or without?
+    pub mode: TunnelMode,
+    /// The tunnel device as it should be; as it is, if it is tunl0.
     pub tunnel: TunnelDevice,
     /// Local pods by address.
     pub pods: BTreeMap<Ipv4Addr, LocalPod>,
+}
+
+/// Whose the tunnel device is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TunnelMode {
+    /// Ours, with our routes.
+    Replace,
+    /// The kernel's tunl0, with routes of others.
+    Accelerate,
+}
+
+impl TunnelMode {
+    /// As configured; `auto` by what the host is like now.
+    #[must_use]
+    pub fn choose(configured: Mode, host: &Host) -> Self {
+        match configured {
+            Mode::Replace => Self::Replace,
+            Mode::Accelerate => Self::Accelerate,
+            Mode::Auto if host.tunl0_carries_routes() => Self::Accelerate,
+            Mode::Auto => Self::Replace,
+        }
+    }
+
+    /// The tunnel device's name.
+    #[must_use]
+    pub const fn device(self) -> &'static str {
+        match self {
+            Self::Replace => TUNNEL,
+            Self::Accelerate => TUNL0,
+        }
+    }
+
+    /// As it is written in the file.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Replace => "replace",
+            Self::Accelerate => "accelerate",
+        }
+    }
 }
 
 /// The whole desired state.
@@ -108,6 +153,7 @@ impl Facts {
     /// `known` before where nothing tells a new one; `None` if nothing ever did.
     #[must_use]
     pub fn find(
+        mode: TunnelMode,
         config: &Config,
         host: &Host,
         paths: &Paths,
@@ -137,12 +183,20 @@ impl Facts {
             Mtu::Bytes(mtu) => mtu,
             Mtu::Auto => inner(smallest.map(|link| link.mtu).min().unwrap_or(1500)),
         };
-        Some(Self {
-            node,
-            underlay,
-            tunnel: TunnelDevice { mtu, address: config.node.tunnel_address },
-            pods: local_pods(config, host),
-        })
+        let tunnel = match mode {
+            TunnelMode::Replace => TunnelDevice { mtu, address: config.node.tunnel_address },
+            TunnelMode::Accelerate => {
+                let tunl0 = host.tunl0();
+                let has_it = |(owner, _): &&(u32, Ipv4Net)| {
+                    tunl0.is_some_and(|(ifindex, _)| *owner == ifindex)
+                };
+                TunnelDevice {
+                    mtu: tunl0.map_or(mtu, |(_, link)| link.mtu),
+                    address: host.addresses.iter().find(has_it).map(|(_, net)| net.addr()),
+                }
+            }
+        };
+        Some(Self { node, mode, underlay, tunnel, pods: local_pods(config, host) })
     }
 }
 
@@ -167,9 +221,10 @@ impl Desired {
         host: &Host,
         paths: &Paths,
         facts: &Facts,
-        (tunnel_ifindex, tunnel): (u32, &Link),
+        tunnel: Option<(u32, &Link)>,
         terms: Terms<'_>,
     ) -> Self {
+        let tunnel_ifindex = tunnel.map_or(0, |(ifindex, _)| ifindex);
         let mut warnings = Vec::new();
         let nodes = desired_nodes(config, host, paths, facts, &mut warnings);
         Self {
@@ -177,7 +232,12 @@ impl Desired {
                 lease: u64::from(config.leases.seconds) * 1_000_000_000,
                 node: facts.node.into(),
                 tunnel_ifindex,
-                tunnel_mac: tunnel.mac,
+                tunnel_mac: tunnel.map(|(_, link)| link.mac).unwrap_or_default(),
+                tunnel_header: match facts.mode {
+                    TunnelMode::Replace => ETHERNET,
+                    TunnelMode::Accelerate => 0,
+                },
+                reserved: 0,
                 fastpath: terms.fastpath.into(),
                 spoof: match config.spoof {
                     Spoof::Drop => Settings::SPOOF_DROP,
@@ -187,10 +247,16 @@ impl Desired {
                 mark: config.leases.mark,
             },
             routes: desired_routes(config, facts),
-            attachments: desired_attachments(config, host, facts, tunnel_ifindex, terms),
-            kernel_routes: desired_kernel_routes(config, facts, &nodes, tunnel_ifindex),
+            // Without a tunnel device there is nowhere to hand a packet to.
+            attachments: tunnel
+                .map(|_| desired_attachments(config, host, facts, tunnel_ifindex, terms))
+                .unwrap_or_default(),
+            kernel_routes: match facts.mode {
+                TunnelMode::Replace => desired_kernel_routes(config, facts, &nodes, tunnel_ifindex),
+                TunnelMode::Accelerate => BTreeMap::new(),
+            },
             nodes,
-            mark_rules: (terms.fastpath == Fastpath::Verified)
+            mark_rules: (terms.fastpath == Fastpath::Verified && tunnel.is_some())
                 .then(|| desired_mark_rules(config, host, facts, terms)),
             endpoints: facts.pods.clone(),
             warnings,
@@ -318,7 +384,7 @@ fn desired_mark_rules(config: &Config, host: &Host, facts: &Facts, terms: Terms<
     let workloads = config.workloads.interfaces.iter().map(ToString::to_string);
     MarkRules {
         mark: config.leases.mark,
-        interfaces: std::iter::once(TUNNEL.to_owned()).chain(workloads).collect(),
+        interfaces: std::iter::once(facts.mode.device().to_owned()).chain(workloads).collect(),
         // An interval set takes no overlaps.
         unleased: Ipv4Net::aggregate(&unleased).into_iter().collect(),
     }

@@ -101,8 +101,11 @@ fn to_pod(ctx: &TcContext, pod: &Pod) -> i32 {
 
 #[inline(always)]
 fn to_stack(ctx: &TcContext) -> i32 {
-    let _ = Frame::of_tc(ctx)
-        .edit(0, |header: &mut Ethernet| header.deliver_to(settings::tunnel_mac()));
+    // tunl0 has no MAC, and the kernel takes the header off on the way there.
+    if settings::tunnel_header() != 0 {
+        let _ = Frame::of_tc(ctx)
+            .edit(0, |header: &mut Ethernet| header.deliver_to(settings::tunnel_mac()));
+    }
     kernel::forget_hash(ctx);
     kernel::redirect_ingress(settings::tunnel_ifindex())
 }

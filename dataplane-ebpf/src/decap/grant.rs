@@ -6,7 +6,7 @@ use dataplane_common::{Endpoint, Flow, Node, Reason, ipv4::Ipv4Header};
 use crate::{
     flow::{self, Seen},
     kernel,
-    lease::{self, Claim, Settled},
+    lease::{self, Claim, Settled, Word},
     maps,
     packet::{ETHERNET, Ethernet, Frame},
     settings,
@@ -16,13 +16,9 @@ use crate::{
 /// any case; what it came from, netfilter has judged.
 #[inline(always)]
 pub fn into_pod(ctx: &TcContext) -> Reason {
-    // Before the claim's lookups, see `lease::settle`.
-    let epoch = maps::epoch();
-    let Some(seen) = seen(ctx) else {
-        kernel::take_mark(ctx, settings::mark());
-        return Reason::GrantNoFlow;
-    };
-    match lease::settle(ctx, &seen, epoch, || claim(ctx, &seen.flow)) {
+    let word = Word::take(ctx);
+    let Some(seen) = seen(ctx) else { return Reason::GrantNoFlow };
+    match lease::settle(ctx, &seen, &word, || claim(ctx, &seen.flow)) {
         Settled::Granted => Reason::GrantGiven,
         Settled::Leased => Reason::GrantLeased,
         Settled::Unmarked => Reason::GrantUnmarked,

@@ -8,16 +8,14 @@ use dataplane_common::{
 };
 
 use super::Reasons;
-use crate::{
-    flow::TCP_OFFSET_AND_FLAGS,
-    kernel,
-    packet::{ETHERNET, Ethernet, Frame},
-};
+use crate::{flow::TCP_OFFSET_AND_FLAGS, kernel, packet::Frame};
 
 const UDP_HEADER: u32 = 8;
 
 /// What the following steps need to know of the packet.
 pub struct Inner {
+    /// Where its IP header is, bytes into the frame.
+    pub at: usize,
     pub header: Ipv4Header,
     /// What it will occupy on the wire.
     pub size: Size,
@@ -27,22 +25,22 @@ pub struct Inner {
     pub tcp: u16,
 }
 
-/// Reads and judges the headers. An IPv4 packet shorter than it says, or one
+/// Reads and judges the headers; the first is `at` bytes into the frame: behind an
+/// Ethernet header, or at its start on a device that has none. An IPv4 packet shorter than it says, or one
 /// whose header cannot be, goes no further.
 #[inline(always)]
-pub fn parse(ctx: &TcContext, reasons: &Reasons) -> Result<Inner, Reason> {
+pub fn parse(ctx: &TcContext, at: usize, reasons: &Reasons) -> Result<Inner, Reason> {
     // IP and TCP headers without options.
-    let frame = Frame::linear(ctx, (ETHERNET + OUTER_LENGTH + 20) as u32);
-    let ethernet: Ethernet = frame.read(0).ok_or(reasons.truncated)?;
-    if !ethernet.is_ipv4() || kernel::has_vlan_tag(ctx) {
+    let frame = Frame::linear(ctx, (at + OUTER_LENGTH + 20) as u32);
+    if !kernel::is_ipv4(ctx) || kernel::has_vlan_tag(ctx) {
         return Err(reasons.not_ipv4);
     }
-    let header: Ipv4Header = frame.read(ETHERNET).ok_or(reasons.truncated)?;
+    let header: Ipv4Header = frame.read(at).ok_or(reasons.truncated)?;
     if !header.is_ipv4() {
         return Err(reasons.bad_header);
     }
 
-    let available = kernel::length(ctx) - ETHERNET as u32;
+    let available = kernel::length(ctx) - at as u32;
     let gso_size = kernel::gso_size(ctx);
     // Of a GSO packet the length field says nothing: more than 64 KiB wrap.
     let length = if gso_size == 0 { header.total_length() } else { available };
@@ -56,9 +54,9 @@ pub fn parse(ctx: &TcContext, reasons: &Reasons) -> Result<Inner, Reason> {
             return Err(reasons.truncated);
         }
         // IP options may push it out of the linear part.
-        let end = ETHERNET as u32 + end;
-        let at = end as usize - size_of::<u16>();
-        u16::from_be(Frame::linear(ctx, end).read(at).ok_or(reasons.truncated)?)
+        let end = at as u32 + end;
+        let flags = end as usize - size_of::<u16>();
+        u16::from_be(Frame::linear(ctx, end).read(flags).ok_or(reasons.truncated)?)
     } else {
         0
     };
@@ -72,5 +70,5 @@ pub fn parse(ctx: &TcContext, reasons: &Reasons) -> Result<Inner, Reason> {
         };
         Size::Segmented { headers: header.header_length() + transport_header, payload: gso_size }
     };
-    Ok(Inner { header, size, length, tcp })
+    Ok(Inner { at, header, size, length, tcp })
 }

@@ -7,15 +7,15 @@ use super::inner::Inner;
 use crate::{
     flow::{self, NoFlow, Seen},
     kernel,
-    lease::{self, Claim, Leased, NoLease, Settled},
+    lease::{self, Claim, Leased, NoLease, Settled, Word},
     maps,
-    packet::{ETHERNET, Frame},
+    packet::Frame,
     settings,
 };
 
 #[inline(always)]
 fn seen(ctx: &TcContext, inner: &Inner) -> Result<Seen, NoFlow> {
-    flow::read(Frame::of_tc(ctx), ETHERNET, &inner.header, Flow::ENCAP)
+    flow::read(Frame::of_tc(ctx), inner.at, &inner.header, Flow::ENCAP)
 }
 
 /// The lease this packet may use. If netfilter shall be asked for one, the
@@ -47,17 +47,14 @@ pub fn find(ctx: &TcContext, inner: &Inner) -> Result<Leased, Reason> {
 
 /// Settles the flow's lease by what netfilter made of the packet; the reason to count.
 #[inline(always)]
-pub fn settle(ctx: &TcContext, inner: &Inner, epoch: u32, address: Ipv4Be, way: &Node) -> Reason {
-    let Ok(seen) = seen(ctx, inner) else {
-        kernel::take_mark(ctx, settings::mark());
-        return Reason::HostEncapsulated;
-    };
+pub fn settle(ctx: &TcContext, inner: &Inner, word: &Word, address: Ipv4Be, way: &Node) -> Reason {
+    let Ok(seen) = seen(ctx, inner) else { return Reason::HostEncapsulated };
     let claim = || {
         let pod = maps::endpoint(inner.header.source)?;
         let came_from_it = pod.ifindex == kernel::ingress_ifindex(ctx);
         came_from_it.then_some(Claim { node: address, endpoint: pod.ifindex, way: *way })
     };
-    match lease::settle(ctx, &seen, epoch, claim) {
+    match lease::settle(ctx, &seen, word, claim) {
         Settled::Granted => Reason::HostLeaseGranted,
         Settled::Leased => Reason::HostLeased,
         Settled::Unmarked => Reason::HostUnmarked,

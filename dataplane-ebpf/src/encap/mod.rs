@@ -3,7 +3,8 @@
 //!
 //! The same steps serve both hooks; they differ in what they ask first and in
 //! what a "no" means. [`pod`] lets the stack have what it does not take. Behind
-//! [`host`] there is nobody: a plain packet must not leave, so a "no" drops.
+//! [`host`] there is nobody: a plain packet must not leave, so a "no" drops;
+//! unless the device is tunl0, which then encapsulates itself.
 
 mod inner;
 mod leased;
@@ -16,7 +17,7 @@ mod to_wire;
 use aya_ebpf::programs::TcContext;
 use dataplane_common::Reason;
 
-use crate::{Redirected, TcExit, kernel, maps, settings};
+use crate::{Redirected, TcExit, kernel, lease::Word, packet::ETHERNET, settings};
 
 /// From a pod's interface (TC ingress of `cali*`).
 #[inline(always)]
@@ -29,7 +30,7 @@ pub fn pod(ctx: &TcContext) -> TcExit {
 fn verified(ctx: &TcContext) -> TcExit {
     // What a pod's own programs may have left there proves nothing.
     kernel::set_proof(ctx, 0);
-    let inner = inner::parse(ctx, &POD)?;
+    let inner = inner::parse(ctx, ETHERNET, &POD)?;
     let leased = leased::find(ctx, &inner)?;
     let ttl = suitable::hop(&inner)?;
     suitable::fits(&inner, &leased.way, &POD)?;
@@ -43,7 +44,7 @@ fn verified(ctx: &TcContext) -> TcExit {
 /// To any known route, whoever would have forbidden it.
 #[inline(always)]
 fn trusted(ctx: &TcContext) -> TcExit {
-    let inner = inner::parse(ctx, &POD)?;
+    let inner = inner::parse(ctx, ETHERNET, &POD)?;
     sender::owns_source(ctx, &inner)?;
     let (address, node) = node::find(&inner, &POD)?;
     let ttl = suitable::hop(&inner)?;
@@ -60,20 +61,26 @@ fn trusted(ctx: &TcContext) -> TcExit {
 /// hop off the TTL already; a packet of this host's own keeps it.
 #[inline(always)]
 pub fn host(ctx: &TcContext) -> TcExit {
-    // Before the route and the node are looked up, see `lease::settle`.
-    let epoch = if settings::is_verified() { maps::epoch() } else { 0 };
-    let inner = inner::parse(ctx, &HOST)?;
-    let (address, node) = node::find(&inner, &HOST)?;
-    if inner.header.ttl == 0 {
-        return Err(Reason::HostTtlExpired);
+    match settings::tunnel_header() {
+        0 => from_stack(ctx, 0, &TUNL0),
+        header => from_stack(ctx, header, &HOST),
     }
-    suitable::fits(&inner, &node, &HOST)?;
-    let reason = if settings::is_verified() {
-        leased::settle(ctx, &inner, epoch, address, &node)
-    } else {
-        Reason::HostEncapsulated
+}
+
+#[inline(always)]
+fn from_stack(ctx: &TcContext, at: usize, reasons: &Reasons) -> TcExit {
+    let word = settings::is_verified().then(|| Word::take(ctx));
+    let inner = inner::parse(ctx, at, reasons)?;
+    let (address, node) = node::find(&inner, reasons)?;
+    if inner.header.ttl == 0 {
+        return Err(reasons.ttl_expired);
+    }
+    suitable::fits(&inner, &node, reasons)?;
+    let reason = match &word {
+        Some(word) => leased::settle(ctx, &inner, word, address, &node),
+        None => Reason::HostEncapsulated,
     };
-    push_outer::push(ctx, &inner, address, inner.header.ttl, &HOST)?;
+    push_outer::push(ctx, &inner, address, inner.header.ttl, reasons)?;
     let action = to_wire::send(ctx, &inner, address, &node);
     Ok(Redirected { reason, action })
 }
@@ -85,6 +92,7 @@ struct Reasons {
     bad_header: Reason,
     no_route: Reason,
     node_unreachable: Reason,
+    ttl_expired: Reason,
     too_big: Reason,
     already_encapsulated: Reason,
     cannot_encapsulate: Reason,
@@ -96,6 +104,7 @@ const POD: Reasons = Reasons {
     bad_header: Reason::PodBadHeader,
     no_route: Reason::PodNoRoute,
     node_unreachable: Reason::PodNodeUnreachable,
+    ttl_expired: Reason::PodTtlExpired,
     too_big: Reason::PodTooBig,
     already_encapsulated: Reason::PodAlreadyEncapsulated,
     cannot_encapsulate: Reason::PodCannotEncapsulate,
@@ -107,7 +116,20 @@ const HOST: Reasons = Reasons {
     bad_header: Reason::HostBadHeader,
     no_route: Reason::HostNoRoute,
     node_unreachable: Reason::HostNodeUnreachable,
+    ttl_expired: Reason::HostTtlExpired,
     too_big: Reason::HostTooBig,
     already_encapsulated: Reason::HostAlreadyEncapsulated,
     cannot_encapsulate: Reason::HostCannotEncapsulate,
+};
+
+const TUNL0: Reasons = Reasons {
+    truncated: Reason::Tunl0Truncated,
+    not_ipv4: Reason::Tunl0NotIpv4,
+    bad_header: Reason::Tunl0BadHeader,
+    no_route: Reason::Tunl0NoRoute,
+    node_unreachable: Reason::Tunl0NodeUnreachable,
+    ttl_expired: Reason::Tunl0TtlExpired,
+    too_big: Reason::Tunl0TooBig,
+    already_encapsulated: Reason::Tunl0AlreadyEncapsulated,
+    cannot_encapsulate: Reason::Tunl0CannotEncapsulate,
 };

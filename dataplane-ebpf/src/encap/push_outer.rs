@@ -13,7 +13,8 @@ use crate::{
     settings,
 };
 
-/// Opens room and writes the outer header. On an error the packet is as it was,
+/// Opens room and writes the outer header, behind an Ethernet header that is put
+/// there if the device has none (tunl0). On an error the packet is as it was,
 /// but for padding behind its end.
 #[inline(always)]
 pub fn push(
@@ -24,7 +25,7 @@ pub fn push(
     reasons: &Reasons,
 ) -> Result<(), Reason> {
     // Ethernet padding must not travel as if it were payload.
-    let frame_length = ETHERNET as u32 + inner.length;
+    let frame_length = inner.at as u32 + inner.length;
     if kernel::length(ctx) > frame_length {
         kernel::trim(ctx, frame_length).map_err(|_| reasons.cannot_encapsulate)?;
     }
@@ -32,6 +33,13 @@ pub fn push(
         NoRoom::AlreadyEncapsulated => reasons.already_encapsulated,
         NoRoom::Other => reasons.cannot_encapsulate,
     })?;
+    if inner.at == 0 && kernel::prepend_ethernet(ctx).is_err() {
+        // No memory. The stack gets back what it gave.
+        return match kernel::close_room(ctx) {
+            Ok(()) => Err(reasons.cannot_encapsulate),
+            Err(_) => Err(Reason::HostCannotEncapsulate),
+        };
+    }
     let outer = Ipv4Header::outer(inner.header.tos, ttl, inner.length, settings::node(), node);
     // There is room: the Ethernet and the inner header were readable before.
     Frame::of_tc(ctx)

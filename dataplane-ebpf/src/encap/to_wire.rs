@@ -18,6 +18,6 @@ pub fn send(ctx: &TcContext, inner: &Inner, address: Ipv4Be, node: &Node) -> i32
         return kernel::redirect_neigh(node.ifindex);
     }
     let _ = Frame::of_tc(ctx)
-        .edit(0, |ethernet: &mut Ethernet| ethernet.address(node.next_hop, node.source));
+        .edit(0, |ethernet: &mut Ethernet| ethernet.send(node.next_hop, node.source));
     kernel::redirect(node.ifindex)
 }

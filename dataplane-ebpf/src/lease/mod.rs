@@ -10,5 +10,5 @@ mod settle;
 
 pub use self::{
     find::{Leased, NoLease, find},
-    settle::{Claim, Settled, settle},
+    settle::{Claim, Settled, Word, settle},
 };

@@ -6,6 +6,22 @@ use dataplane_common::{Flow, Ipv4Be, Lease, Node};
 use super::find;
 use crate::{flow::Seen, kernel, maps, settings};
 
+/// What netfilter says of a packet.
+pub struct Word {
+    is_marked: bool,
+    /// Read before whatever a lease will hold is looked up: a change in between
+    /// makes the lease void, not wrong.
+    epoch: u32,
+}
+
+impl Word {
+    /// Takes it out of the skb: nobody behind us shall see our mark.
+    #[inline(always)]
+    pub fn take(ctx: &TcContext) -> Self {
+        Self { is_marked: kernel::take_mark(ctx, settings::mark()), epoch: maps::epoch() }
+    }
+}
+
 /// Who would use the lease.
 pub struct Claim {
     /// The other node.
@@ -31,24 +47,19 @@ pub enum Settled {
 }
 
 /// Grants or revokes, by what netfilter and our ingress hook left in the skb.
-/// Takes our mark off.
-///
-/// `epoch` was read before whatever `claim` looks up: a change in between makes
-/// the lease void, not wrong.
 #[inline(always)]
 pub fn settle(
     ctx: &TcContext,
     seen: &Seen,
-    epoch: u32,
+    word: &Word,
     claim: impl FnOnce() -> Option<Claim>,
 ) -> Settled {
     let flow = &seen.flow;
-    let is_marked = kernel::take_mark(ctx, settings::mark());
     if seen.is_control {
         revoke(flow);
         return Settled::Control;
     }
-    if !is_marked {
+    if !word.is_marked {
         revoke(flow);
         return Settled::Unmarked;
     }
@@ -66,7 +77,7 @@ pub fn settle(
         return Settled::Unproven;
     }
     match claim() {
-        Some(claim) => grant(flow, epoch, &claim),
+        Some(claim) => grant(flow, word.epoch, &claim),
         None => Settled::Unproven,
     }
 }

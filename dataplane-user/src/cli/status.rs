@@ -16,8 +16,8 @@ use crate::{
     clock,
     config::Fastpath,
     daemon,
+    desired::TunnelMode,
     exit::Exit,
-    kernel::TUNNEL,
     netfilter::conntrack,
     output::{self, Format},
 };
@@ -147,7 +147,7 @@ fn look(pins: &Pins) -> Result<Status> {
             pid: running.then_some(state.pid),
             last_round_seconds: (state.heartbeat != 0).then_some(ago.as_secs_f64()),
         },
-        mode: "replace",
+        mode: tunnel_mode(&state).as_str(),
         fastpath: Fastpath::from(state.fastpath).as_str(),
         fastpath_share: FastpathShare::of(&maps)?,
         leased_flows: maps.good_leases(clock::monotonic())?.len(),
@@ -197,8 +197,9 @@ fn problems(state: &State, attachments: &[AttachmentStatus], running: bool) -> V
     if running && clock::monotonic().saturating_sub(heartbeat) > SILENCE {
         problems.push("the daemon is running, but has not gone round for long".to_owned());
     }
-    if super::interface_name(state.tunnel_ifindex) != TUNNEL {
-        problems.push(format!("the tunnel device {TUNNEL} is gone"));
+    let device = tunnel_mode(state).device();
+    if super::interface_name(state.tunnel_ifindex) != device {
+        problems.push(format!("the tunnel device {device} is gone"));
     }
     if state.synced == 0 {
         problems.push("the daemon could not put everything in place; its log says what".to_owned());
@@ -220,6 +221,10 @@ fn problems(state: &State, attachments: &[AttachmentStatus], running: bool) -> V
         );
     }
     problems
+}
+
+fn tunnel_mode(state: &State) -> TunnelMode {
+    if state.accelerate == 0 { TunnelMode::Replace } else { TunnelMode::Accelerate }
 }
 
 fn address(address: Ipv4Be) -> Option<Ipv4Addr> {

@@ -6,13 +6,18 @@ use dataplane_common::Settings;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// With or without the kernel's tunl0. `accelerate` (beside it) will be the second.
+/// With or without the kernel's tunl0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Our own tunnel device and routes; no tunl0.
+    /// Beside tunl0 where one carries pod routes when the daemon starts, else
+    /// without.
     #[default]
+    Auto,
+    /// Our own tunnel device and routes; no tunl0.
     Replace,
+    /// Beside tunl0, whose device, address and routes stay others'.
+    Accelerate,
 }
 
 /// What becomes of packets whose inner source is a proven lie.

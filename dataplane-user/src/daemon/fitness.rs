@@ -12,7 +12,7 @@ use crate::{
     bpf::{Pins, links},
     config::{ConfigFile, Fastpath, Problem},
     desired,
-    kernel::{Kernel, TUNNEL},
+    kernel::Kernel,
     netfilter::{self, MarkRules, conntrack},
     policy::{self, Finding, Foreign},
 };
@@ -72,11 +72,7 @@ async fn judge_verified(
     let leases = &file.config.leases;
     let remedy = "or use `fastpath: off`";
     if depth == Depth::Whole {
-        let probe = MarkRules {
-            mark: leases.mark,
-            interfaces: vec![TUNNEL.to_owned()],
-            ..MarkRules::default()
-        };
+        let probe = MarkRules { mark: leases.mark, ..MarkRules::default() };
         netfilter::check(&probe).map_err(|error| {
             anyhow::anyhow!(
                 "{shown}: fastpath: `verified` needs nftables with conntrack to judge flows: \

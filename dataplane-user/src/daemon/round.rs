@@ -18,7 +18,7 @@ use crate::{
     bpf::{Attachment, Hook, Maps, Pins, Programs},
     clock,
     config::{ConfigFile, Fastpath, HostFacts},
-    desired::{self, Desired, Facts, Paths, Terms},
+    desired::{self, Desired, Facts, Paths, Terms, TunnelMode},
     kernel::{Host, Kernel, TUNNEL},
     output,
     tables::{
@@ -26,6 +26,10 @@ use crate::{
         Round, Routes, Sysctls,
     },
 };
+
+/// Said while the device that carries the pods' routes is not there.
+const NO_TUNL0: &str = "there is no tunl0 that is up, so nothing is attached until it is back \
+                        (`mode: replace` does without)";
 
 /// Knows what should be, and makes it so.
 pub struct Reconciler {
@@ -40,6 +44,9 @@ pub struct Reconciler {
     withheld: Option<String>,
     host: Host,
     paths: Paths,
+    /// With tunl0 or without, from the first round with a file on: tunl0 may come
+    /// and go, but not our mind.
+    mode: Option<TunnelMode>,
     /// Our node address as last known: a NIC that is down has no routes to tell it by.
     node: Option<Ipv4Addr>,
     next_hops: NextHops,
@@ -96,6 +103,7 @@ impl Reconciler {
             withheld: None,
             host: Host::default(),
             paths: Paths::new(),
+            mode: None,
             node: None,
             next_hops: NextHops::default(),
             secret: 0,
@@ -117,6 +125,7 @@ impl Reconciler {
         self.file = file;
         self.withhold_fastpath(withheld);
         self.no_xdp.clear();
+        self.mode = None;
         // Ask for the ways anew: there may be new nodes.
         self.host = Host::default();
     }
@@ -189,13 +198,29 @@ impl Reconciler {
         if resync || ways_may_differ {
             self.paths = self.ask_for_ways().await;
         }
-        let facts = Facts::find(&self.file.config, &host, &self.paths, self.node)
+        let mode = match self.mode {
+            Some(mode) => mode,
+            None => TunnelMode::choose(self.file.config.mode, &host),
+        };
+        self.mode = Some(mode);
+        let facts = Facts::find(mode, &self.file.config, &host, &self.paths, self.node)
             .context("this node has no underlay address; set node.address")?;
         self.node = Some(facts.node);
-        if self.kernel.ensure_tunnel(&host, facts.tunnel, self.pins.root()).await? {
-            host = self.kernel.look().await?;
-        }
-        let tunnel = host.link(TUNNEL).with_context(|| format!("{TUNNEL} vanished"))?;
+        let mut round = Round::default();
+        let tunnel = match mode {
+            TunnelMode::Replace => {
+                if self.kernel.ensure_tunnel(&host, facts.tunnel, self.pins.root()).await? {
+                    host = self.kernel.look().await?;
+                }
+                Some(host.link(TUNNEL).with_context(|| format!("{TUNNEL} vanished"))?)
+            }
+            TunnelMode::Accelerate => {
+                if host.tunl0().is_none() {
+                    round.failures.push(NO_TUNL0.to_owned());
+                }
+                host.tunl0()
+            }
+        };
         let fastpath =
             if self.withheld.is_some() { Fastpath::Off } else { self.file.config.fastpath };
         let secret = self.secret()?;
@@ -203,15 +228,20 @@ impl Reconciler {
         let desired = Desired::new(&self.file.config, &host, &self.paths, &facts, tunnel, terms);
         self.host = host;
 
-        let mut round = Round::default();
         self.load(&desired, &mut round)?;
         let may_have_changed = resync || std::mem::take(&mut self.rules_touched);
         self.apply(&desired, may_have_changed, &mut round).await?;
-        let trimmed = self
-            .kernel
-            .trim_addresses(&self.host, desired.settings.tunnel_ifindex, facts.tunnel.address)
-            .await;
-        round.attempt(trimmed);
+        let tidied = match mode {
+            TunnelMode::Replace => {
+                let (tunnel, address) = (desired.settings.tunnel_ifindex, facts.tunnel.address);
+                self.kernel.trim_addresses(&self.host, tunnel, address).await
+            }
+            // It may be there from a time without tunl0.
+            TunnelMode::Accelerate => {
+                self.kernel.delete_tunnel(&self.host, self.pins.root()).await.map(drop)
+            }
+        };
+        round.attempt(tidied);
         let outcome = Outcome {
             failures: round.failures.len(),
             routes: desired.kernel_routes.len(),
@@ -355,7 +385,8 @@ impl Reconciler {
             fastpath: settings.fastpath,
             spoof: settings.spoof,
             fastpath_withheld: self.withheld.is_some().into(),
-            reserved: [0; 5],
+            accelerate: u8::from(facts.mode == TunnelMode::Accelerate),
+            reserved: [0; 4],
             secret: settings.secret,
         };
         let maps = self.maps.as_mut().context("no maps")?;

@@ -11,6 +11,7 @@ mod path;
 mod routes;
 mod rule_events;
 mod snapshot;
+mod tunl0;
 
 use anyhow::{Context as _, Result};
 use rtnetlink::Handle;
@@ -22,6 +23,7 @@ pub use self::{
     path::Path,
     routes::{PROTOCOL, TunnelRoute},
     rule_events::RuleEvents,
+    tunl0::TUNL0,
 };
 
 /// A connection for requests.

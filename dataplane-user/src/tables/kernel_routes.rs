@@ -23,7 +23,9 @@ impl<'a> KernelRoutes<'a> {
         let present = host
             .routes
             .iter()
-            .filter(|route| route.protocol == PROTOCOL && route.ifindex == tunnel)
+            .filter(|route| {
+                route.protocol == PROTOCOL && tunnel.is_some() && route.ifindex == tunnel
+            })
             .map(|route| {
                 let entry = TunnelRoute {
                     ifindex: route.ifindex.unwrap_or(0),
