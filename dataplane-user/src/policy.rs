@@ -42,8 +42,10 @@ pub async fn foreign(
         let Some(link) = host.links.get(ifindex) else { continue };
         for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
             let programs = match sys::tcx_programs(*ifindex, direction) {
-                // Gone meanwhile.
-                Err(error) if error.raw_os_error() == Some(libc::ENODEV) => continue,
+                // Gone meanwhile; or the kernel has no TCX.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::EINVAL)) => {
+                    continue;
+                }
                 programs => programs.with_context(|| format!("TCX on {}", link.name))?,
             };
             if let Some(id) = programs.iter().find(|id| !ours.contains(id)) {
@@ -53,10 +55,11 @@ pub async fn foreign(
         if !host.clsact.contains(ifindex) {
             continue;
         }
-        let kinds = kernel.filters(*ifindex).await?;
-        if kinds.iter().any(|kind| kind == "bpf") {
+        let mut filters = kernel.filters(*ifindex).await?;
+        filters.retain(|filter| filter.program_id.is_none_or(|id| !ours.contains(&id)));
+        if filters.iter().any(|filter| filter.kind == "bpf") {
             found.program = Some(format!("a BPF filter on {} (clsact)", link.name));
-        } else if !kinds.is_empty() {
+        } else if !filters.is_empty() {
             found.filtered.insert(*ifindex);
         }
     }

@@ -24,11 +24,15 @@ pub struct Attachment {
 pub struct AttachedLink {
     /// The program in it.
     pub program_id: u32,
-    /// Whether it is on its interface; a severed link has none.
+    /// Whether it is on its interface; a severed link has none. Of a filter, see
+    /// [`super::filters::check`].
     pub is_live: bool,
+    /// Not a link, but the program of a clsact filter.
+    pub is_filter: bool,
 }
 
-/// All pinned links.
+/// All pinned links and programs of filters; whether the latter are attached is
+/// still to be asked ([`super::filters::check`]).
 ///
 /// # Errors
 /// If the directory or a pin cannot be read.
@@ -68,6 +72,7 @@ fn look(pin: &Path, ifindex: u32) -> Result<AttachedLink> {
     Ok(AttachedLink {
         program_id: field("prog_id:").unwrap_or(0),
         is_live: field("ifindex:") == Some(ifindex),
+        is_filter: !fdinfo.contains("link_type:"),
     })
 }
 

@@ -1,5 +1,6 @@
 //! Programs, maps and links in the kernel, and their pins.
 
+pub mod filters;
 pub mod hook;
 pub mod links;
 pub mod maps;

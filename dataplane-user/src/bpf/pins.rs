@@ -4,7 +4,8 @@
 //! /sys/fs/bpf/tunless/
 //! ├── v1a2b3c4d/          maps of one layout (`dataplane_common::abi::ABI`)
 //! │   ├── ROUTES …
-//! └── links/              one per program and interface, whatever the layout
+//! └── links/              one per program and interface, whatever the layout; where
+//!     │                   there are no links (before 6.6), the programs in filters
 //!     ├── decap_tc_2 …
 //! ```
 //!
@@ -72,6 +73,13 @@ impl Pins {
     #[must_use]
     pub fn link(&self, hook: Hook, ifindex: u32) -> PathBuf {
         self.links().join(format!("{}_{ifindex}", hook.program()))
+    }
+
+    /// Says that an interface's `clsact` qdisc is of our making (see
+    /// [`super::filters`]).
+    #[must_use]
+    pub fn own_qdisc(&self, ifindex: u32) -> PathBuf {
+        self.links().join(format!("clsact_{ifindex}"))
     }
 
     /// Makes the directories, readable by root and its group alone: who may
@@ -151,6 +159,11 @@ impl Pins {
         for (at, _) in links.iter().rev() {
             let pin = self.link(at.hook, at.ifindex);
             fs::remove_file(&pin).with_context(|| format!("removing {}", pin.display()))?;
+        }
+        let marks = fs::read_dir(self.links()).into_iter().flatten().flatten();
+        for mark in marks.filter(|entry| entry.file_name().to_string_lossy().starts_with("clsact_"))
+        {
+            fs::remove_file(mark.path())?;
         }
         for directory in self.versions()? {
             Self::remove_version(&directory)?;

@@ -17,7 +17,7 @@ use dataplane_common::Settings;
 use nix::net::if_::if_nametoindex;
 use tokio::task::JoinHandle;
 
-use super::{Attachment, Hook, Maps, Pins, maps, pins};
+use super::{Attachment, Hook, Maps, Pins, filters, maps, pins};
 use crate::object;
 
 /// How often what the programs logged is printed. A full ring loses lines,
@@ -133,6 +133,15 @@ impl Programs {
         }
     }
 
+    /// Puts the program into our clsact filter, in place, and pins it.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn attach_filter(&mut self, pins: &Pins, at: Attachment, interface: &str) -> Result<()> {
+        let direction = at.hook.tc().context("XDP has no filters")?;
+        filters::attach(self.tc(at.hook)?, pins, at, direction, interface)
+    }
+
     /// Attaches the program anew and pins its link.
     ///
     /// # Errors
@@ -173,31 +182,24 @@ impl Programs {
     }
 }
 
-/// Makes sure that the kernel has TCX links (6.6, `CONFIG_NET_XGRESS`), by
-/// asking it, not by its version.
-///
-/// # Errors
-/// If it has none: what it would take.
-pub fn require_tcx() -> Result<()> {
+/// Whether the kernel has TCX links (6.6, `CONFIG_NET_XGRESS`), by asking it, not
+/// by its version.
+#[must_use]
+pub fn has_tcx() -> bool {
     let unsupported = |error: &ProgramError| {
         matches!(error, ProgramError::SyscallError(error)
             if error.io_error.raw_os_error() == Some(libc::EINVAL))
     };
     // Reading the programs of others may be forbidden; that is an answer, too.
-    match SchedClassifier::query_tcx("lo", TcAttachType::Ingress) {
-        Err(error) if unsupported(&error) => bail!(
-            "this kernel has no TCX links, which the programs are attached by; use 6.6 or newer \
-             (CONFIG_NET_XGRESS)"
-        ),
-        _ => Ok(()),
-    }
+    !matches!(SchedClassifier::query_tcx("lo", TcAttachType::Ingress),
+        Err(error) if unsupported(&error))
 }
 
-/// Takes a program off its hook and its link out of the pins.
+/// Removes a pin: a link ends with it, a filter does not.
 ///
 /// # Errors
 /// If the pin cannot be removed.
-pub fn detach(pins: &Pins, at: Attachment) -> Result<()> {
+pub fn unpin(pins: &Pins, at: Attachment) -> Result<()> {
     let pin = pins.link(at.hook, at.ifindex);
     fs::remove_file(&pin).with_context(|| format!("removing {}", pin.display()))
 }

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use crate::{
-    bpf::Pins,
+    bpf::{Pins, filters, links},
     daemon::Lock,
     exit::Exit,
     kernel::{Kernel, PROTOCOL, TUNNEL, is_tunnel_of},
@@ -59,6 +59,13 @@ pub async fn detach(pins: &Pins, format: Format) -> Result<Exit> {
         done.push(format!("the device {TUNNEL}"));
     }
     if pins.exist() {
+        let mut links = links::list(pins)?;
+        filters::check(&kernel, &mut links).await?;
+        for (at, _) in links.iter().rev().filter(|(_, link)| link.is_filter) {
+            if let (Some(direction), Some(link)) = (at.hook.tc(), host.links.get(&at.ifindex)) {
+                filters::detach(&kernel, pins, *at, direction, &link.name).await?;
+            }
+        }
         let links = pins.remove_all()?;
         done.push(format!(
             "{} and the pins in {}",

@@ -181,7 +181,7 @@ impl Cli {
                 block_on(daemon::run(&global.config, global.bpffs.as_deref()))?;
                 Ok(Exit::Ok)
             }
-            Command::Status { wait } => status::status(&global.pins()?, format, wait),
+            Command::Status { wait } => block_on(status::status(&global.pins()?, format, wait)),
             Command::Routes(RoutesCommand::List) => routes::list(&global.maps()?, format),
             Command::Routes(RoutesCommand::Get { ip }) => routes::get(&global.maps()?, format, ip),
             Command::Nodes(NodesCommand::List) => nodes::list(&global.maps()?, format),

@@ -12,12 +12,13 @@ use dataplane_common::{Direction, Ipv4Be, Reason, Settings, State, Verdict};
 use serde::Serialize;
 
 use crate::{
-    bpf::{Maps, Pins, links},
+    bpf::{Maps, Pins, filters, links},
     clock,
     config::Fastpath,
     daemon,
     desired::TunnelMode,
     exit::Exit,
+    kernel::Kernel,
     netfilter::conntrack,
     output::{self, Format},
 };
@@ -97,17 +98,17 @@ struct AttachmentStatus {
 }
 
 /// Prints the status; with `wait`, only once it is ready or the time is up.
-pub fn status(pins: &Pins, format: Format, wait: Option<Duration>) -> Result<Exit> {
+pub async fn status(pins: &Pins, format: Format, wait: Option<Duration>) -> Result<Exit> {
     // A wait beyond the end of time has no deadline to compare with.
     let deadline = wait.map(|wait| Instant::now().checked_add(wait));
     loop {
-        let status = look(pins)?;
+        let status = look(pins).await?;
         if status.ready || is_over(deadline) {
             let ready = status.ready;
             output::object(format, &status, || describe(&status))?;
             return Ok(if ready { Exit::Ok } else { Exit::No });
         }
-        std::thread::sleep(Duration::from_millis(100));
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
@@ -118,7 +119,7 @@ fn is_over(deadline: Option<Option<Instant>>) -> bool {
     }
 }
 
-fn look(pins: &Pins) -> Result<Status> {
+async fn look(pins: &Pins) -> Result<Status> {
     let running = daemon::is_running(pins);
     let opened = if pins.exist() { Maps::open(pins) } else { Err(anyhow::anyhow!("no pins")) };
     let maps = match opened {
@@ -126,7 +127,9 @@ fn look(pins: &Pins) -> Result<Status> {
         Err(error) => return Ok(nothing(pins, running, &error)),
     };
     let state = maps.state()?;
-    let attachments: Vec<_> = links::list(pins)?
+    let mut links = links::list(pins)?;
+    filters::check(&Kernel::connect()?, &mut links).await?;
+    let attachments: Vec<_> = links
         .into_iter()
         .map(|(at, link)| AttachmentStatus {
             program: at.hook.program(),

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     check::{HostFacts, Problem},
     file::{ConfigFile, Refusal},
-    types::{Cidr, DecapHook, Fastpath, Mode, Mtu, Pattern, Spoof},
+    types::{Attach, Cidr, DecapHook, Fastpath, Mode, Mtu, Pattern, Spoof},
 };
 
 /// Where the daemon looks unless told otherwise.
@@ -42,6 +42,8 @@ pub struct Config {
     pub workloads: WorkloadConfig,
     /// With or without the kernel's tunl0.
     pub mode: Mode,
+    /// How TC programs are attached.
+    pub attach: Attach,
     /// What becomes of packets whose inner source is a proven lie.
     pub spoof: Spoof,
     /// Whether packets may skip the stack.

@@ -90,6 +90,19 @@ pub enum DecapHook {
     Xdp,
 }
 
+/// How TC programs are attached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Attach {
+    /// TCX links where the kernel has them (6.6), else filters.
+    #[default]
+    Auto,
+    /// TCX links.
+    Tcx,
+    /// Filters on a `clsact` qdisc.
+    Clsact,
+}
+
 /// MTU of the tunnel device, bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Mtu {

@@ -26,7 +26,7 @@ use self::{
     round::{Outcome, Reconciler},
 };
 use crate::{
-    bpf::{Pins, programs::require_tcx},
+    bpf::Pins,
     config::{ConfigFile, Fastpath},
     kernel::{Events, Kernel, RuleEvents},
 };
@@ -59,7 +59,6 @@ pub async fn run(path: &Path, bpffs: Option<&Path>) -> Result<()> {
     let kernel = Kernel::connect()?;
     let mut reconciler = Reconciler::new(kernel, file);
     reconciler.check_host(reconciler.file()).await?;
-    require_tcx()?;
     let pins = Pins::new(reconciler.file().config.bpffs.as_ref());
     let file = reconciler.file().clone();
     if let Err(error) = reconciler.judge_fastpath(&file, Depth::Whole).await {

@@ -15,9 +15,9 @@ use super::{
     next_hops::NextHops,
 };
 use crate::{
-    bpf::{Attachment, Hook, Maps, Pins, Programs},
+    bpf::{Attachment, Hook, Maps, Pins, Programs, programs::has_tcx},
     clock,
-    config::{ConfigFile, Fastpath, HostFacts},
+    config::{Attach, ConfigFile, Fastpath, HostFacts},
     desired::{self, Desired, Facts, Paths, Terms, TunnelMode},
     kernel::{Host, Kernel, TUNNEL},
     output,
@@ -320,7 +320,13 @@ impl Reconciler {
         let programs = self.programs.as_mut().context("no programs")?;
         let names: BTreeMap<u32, String> =
             self.host.links.iter().map(|(index, link)| (*index, link.name.clone())).collect();
-        let links = Attachments::desired(programs, desired.attachments.iter().copied())?;
+        let as_filters = match self.file.config.attach {
+            Attach::Auto => !has_tcx(),
+            Attach::Tcx => false,
+            Attach::Clsact => true,
+        };
+        let attachments = desired.attachments.iter().copied();
+        let links = Attachments::desired(programs, attachments, as_filters)?;
         let counted: BTreeMap<_, _> = desired.nodes.keys().map(|node| (*node, ())).collect();
 
         let old_counters = round.upsert(&mut NodeCounters(maps), &counted).await;
@@ -334,6 +340,7 @@ impl Reconciler {
         let old_sysctls = round.upsert(&mut sysctls, &relaxed).await;
         let only_preferred = self.file.config.underlay.decap == crate::config::DecapHook::Auto;
         let mut attachments = Attachments::new(
+            &self.kernel,
             &self.pins,
             programs,
             &names,

@@ -19,6 +19,7 @@ use rtnetlink::Handle;
 pub use self::{
     device::{TUNNEL, TUNNEL_PEER, TunnelDevice, is_tunnel_of},
     events::Events,
+    filters::Filter,
     host::{Host, KernelRoute, Link, Neighbour},
     path::Path,
     routes::{PROTOCOL, TunnelRoute},

@@ -5,10 +5,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Result;
 
 use super::Table;
-use crate::bpf::{AttachedLink, Attachment, Hook, Pins, Programs, links::list, programs::detach};
+use crate::{
+    bpf::{
+        AttachedLink, Attachment, Hook, Pins, Programs,
+        filters::{self, forget_qdisc},
+        links::list,
+        programs::unpin,
+    },
+    kernel::Kernel,
+};
 
-/// The pinned links.
+/// The pinned links, or filters where the kernel has none.
 pub struct Attachments<'a> {
+    kernel: &'a Kernel,
     pins: &'a Pins,
     programs: &'a mut Programs,
     present: BTreeMap<Attachment, AttachedLink>,
@@ -22,28 +31,70 @@ impl<'a> Attachments<'a> {
     /// only a preference (`decap: auto`), `no_xdp` collects who refuses it.
     #[must_use]
     pub fn new(
+        kernel: &'a Kernel,
         pins: &'a Pins,
         programs: &'a mut Programs,
         names: &'a BTreeMap<u32, String>,
         no_xdp: Option<&'a mut BTreeSet<u32>>,
     ) -> Self {
-        Self { pins, programs, present: BTreeMap::new(), names, no_xdp }
+        Self { kernel, pins, programs, present: BTreeMap::new(), names, no_xdp }
     }
 
-    /// What links should look like: live, with the program loaded now.
+    /// What links should look like: live, with the program loaded now;
+    /// `as_filters`: filters instead, for TC.
     ///
     /// # Errors
     /// If the kernel does not tell a program's number.
     pub fn desired(
         programs: &Programs,
         attachments: impl IntoIterator<Item = Attachment>,
+        as_filters: bool,
     ) -> Result<BTreeMap<Attachment, AttachedLink>> {
         let mut ids = BTreeMap::new();
         for hook in Hook::ALL {
             ids.insert(hook, programs.id(hook)?);
         }
-        let live = |at: &Attachment| AttachedLink { program_id: ids[&at.hook], is_live: true };
+        let live = |at: &Attachment| AttachedLink {
+            program_id: ids[&at.hook],
+            is_live: true,
+            is_filter: as_filters && at.hook.tc().is_some(),
+        };
         Ok(attachments.into_iter().map(|at| (at, live(&at))).collect())
+    }
+
+    fn name(&self, at: &Attachment) -> &'a str {
+        self.names.get(&at.ifindex).map_or("?", String::as_str)
+    }
+
+    /// The new one works before the old one goes; for a moment both do, and the
+    /// second finds nothing left to do.
+    async fn put(&mut self, at: &Attachment, wanted: &AttachedLink) -> Result<()> {
+        let name = self.name(at);
+        match (self.present.get(at), wanted.is_filter) {
+            (None, false) => self.programs.attach(self.pins, *at, name),
+            (Some(old), false) if old.is_filter => {
+                unpin(self.pins, *at)?;
+                self.programs.attach(self.pins, *at, name)?;
+                self.remove_filter(at).await
+            }
+            (Some(old), false) if old.is_live => self.programs.take_over(self.pins, *at, name),
+            (Some(_), false) => {
+                unpin(self.pins, *at)?;
+                self.programs.attach(self.pins, *at, name)
+            }
+            // Its pin takes the place of the link's, which ends with it.
+            (_, true) => self.programs.attach_filter(self.pins, *at, name),
+        }
+    }
+
+    async fn remove_filter(&self, at: &Attachment) -> Result<()> {
+        match at.hook.tc() {
+            // With the interface its filters are gone.
+            Some(direction) if self.names.contains_key(&at.ifindex) => {
+                filters::detach(self.kernel, self.pins, *at, direction, self.name(at)).await
+            }
+            _ => forget_qdisc(self.pins, at.ifindex),
+        }
     }
 }
 
@@ -53,22 +104,17 @@ impl Table for Attachments<'_> {
     const NAME: &'static str = "attachment";
 
     async fn actual(&mut self) -> Result<BTreeMap<Attachment, AttachedLink>> {
-        self.present = list(self.pins)?.into_iter().collect();
+        let mut links = list(self.pins)?;
+        filters::check(self.kernel, &mut links).await?;
+        self.present = links.into_iter().collect();
         Ok(self.present.clone())
     }
 
-    async fn upsert(&mut self, at: &Attachment, _: &AttachedLink) -> Result<()> {
-        let name = self.names.get(&at.ifindex).map_or("?", String::as_str);
-        let outcome = match self.present.get(at) {
-            Some(link) if link.is_live => self.programs.take_over(self.pins, *at, name),
-            Some(_) => {
-                detach(self.pins, *at)?;
-                self.programs.attach(self.pins, *at, name)
-            }
-            None => self.programs.attach(self.pins, *at, name),
-        };
+    async fn upsert(&mut self, at: &Attachment, wanted: &AttachedLink) -> Result<()> {
+        let outcome = self.put(at, wanted).await;
         match (outcome, at.hook, &mut self.no_xdp) {
             (Err(error), Hook::DecapXdp, Some(no_xdp)) => {
+                let name = self.names.get(&at.ifindex).map_or("?", String::as_str);
                 tracing::info!("{name} takes no XDP program, so TC unwraps there: {error:#}");
                 no_xdp.insert(at.ifindex);
                 Ok(())
@@ -78,6 +124,9 @@ impl Table for Attachments<'_> {
     }
 
     async fn delete(&mut self, at: &Attachment) -> Result<()> {
-        detach(self.pins, *at)
+        if self.present.get(at).is_some_and(|link| link.is_filter) {
+            self.remove_filter(at).await?;
+        }
+        unpin(self.pins, *at)
     }
 }
