@@ -8,8 +8,6 @@ use core::ptr::read_volatile;
 
 use dataplane_common::{Ipv4Be, Mac, Settings};
 
-use crate::packet::ETHERNET;
-
 /// Filled in by the loader; read-only from then on.
 #[unsafe(no_mangle)]
 static SETTINGS: Settings = Settings {
@@ -39,12 +37,11 @@ pub fn tunnel_ifindex() -> u32 {
     unsafe { read_volatile(&SETTINGS.tunnel_ifindex) }
 }
 
-/// Bytes of link header on the tunnel device: none on tunl0.
+/// Whether the tunnel device is ours, a veth; tunl0 has no link header.
 #[inline(always)]
-pub fn tunnel_header() -> usize {
+pub fn tunnel_has_ethernet() -> bool {
     // SAFETY: as above.
-    let length = unsafe { read_volatile(&SETTINGS.tunnel_header) };
-    if length == 0 { 0 } else { ETHERNET }
+    unsafe { read_volatile(&SETTINGS.tunnel_header) != 0 }
 }
 
 /// The tunnel device's MAC, half by half (a whole copy would call `memmove`).

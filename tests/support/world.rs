@@ -160,6 +160,8 @@ pub fn settings(fastpath: u8, spoof: u8) -> Settings {
         spoof,
         secret: SECRET,
         mark: MARK,
+        tunnel_header: 14,
+        reserved: 0,
     }
 }
 

@@ -102,7 +102,7 @@ fn to_pod(ctx: &TcContext, pod: &Pod) -> i32 {
 #[inline(always)]
 fn to_stack(ctx: &TcContext) -> i32 {
     // tunl0 has no MAC, and the kernel takes the header off on the way there.
-    if settings::tunnel_header() != 0 {
+    if settings::tunnel_has_ethernet() {
         let _ = Frame::of_tc(ctx)
             .edit(0, |header: &mut Ethernet| header.deliver_to(settings::tunnel_mac()));
     }

@@ -53,10 +53,15 @@ pub fn parse(ctx: &TcContext, at: usize, reasons: &Reasons) -> Result<Inner, Rea
         if length < end {
             return Err(reasons.truncated);
         }
-        // IP options may push it out of the linear part.
-        let end = at as u32 + end;
-        let flags = end as usize - size_of::<u16>();
-        u16::from_be(Frame::linear(ctx, end).read(flags).ok_or(reasons.truncated)?)
+        let flags = at + OUTER_LENGTH + TCP_OFFSET_AND_FLAGS;
+        let flags: Option<u16> = if header.has_options() {
+            // Rare, and the verifier follows a helper's variable offset better.
+            let options = header.header_length() as usize - OUTER_LENGTH;
+            ctx.load(flags + options).ok()
+        } else {
+            frame.read(flags)
+        };
+        u16::from_be(flags.ok_or(reasons.truncated)?)
     } else {
         0
     };

@@ -60,30 +60,34 @@ pub fn attach(
     pin(program, &pins.link(at.hook, at.ifindex))
 }
 
-/// Takes our filter off an interface, and the qdisc with it if we made that and
-/// nobody else uses it. The pin stays. That there is none is fine.
+/// Takes our filter off an interface. The pin stays. That there is none is fine.
 ///
 /// # Errors
 /// If the kernel refuses.
 pub async fn detach(
     kernel: &Kernel,
-    pins: &Pins,
     at: Attachment,
     direction: TcAttachType,
     interface: &str,
 ) -> Result<()> {
-    let is_ours = |filter: &Filter| {
-        filter.direction == direction && filter.program_id.is_some() && slot(filter)
-    };
+    let is_ours = |filter: &Filter| filter.direction == direction && is_slot(filter);
     if kernel.filters(at.ifindex).await?.iter().any(is_ours) {
         ours(interface, direction)?.detach().context("removing our filter")?;
     }
-    let own_qdisc = pins.own_qdisc(at.ifindex);
-    if own_qdisc.exists() && kernel.filters(at.ifindex).await?.is_empty() {
-        kernel.delete_clsact(at.ifindex).await?;
-        forget_qdisc(pins, at.ifindex)?;
-    }
     Ok(())
+}
+
+/// Removes an interface's `clsact` qdisc if we made it and nobody uses it. Only
+/// when all is to go: adding and removing it stops the interface for a moment
+/// (`net/sched/sch_api.c`, `qdisc_graft`), which loses packets.
+///
+/// # Errors
+/// If the kernel refuses.
+pub async fn remove_qdisc(kernel: &Kernel, pins: &Pins, ifindex: u32) -> Result<()> {
+    if pins.own_qdisc(ifindex).exists() && kernel.filters(ifindex).await?.is_empty() {
+        kernel.delete_clsact(ifindex).await?;
+    }
+    forget_qdisc(pins, ifindex)
 }
 
 /// The interface's `clsact` qdisc is not, or no longer, of our making.
@@ -114,14 +118,14 @@ pub async fn check(kernel: &Kernel, links: &mut [(Attachment, AttachedLink)]) ->
         let filters = kernel.filters(at.ifindex).await.unwrap_or_default();
         link.is_live = filters.iter().any(|filter| {
             filter.direction == direction
-                && slot(filter)
+                && is_slot(filter)
                 && filter.program_id == Some(link.program_id)
         });
     }
     Ok(())
 }
 
-fn slot(filter: &Filter) -> bool {
+fn is_slot(filter: &Filter) -> bool {
     (filter.priority, filter.handle) == (PRIORITY, HANDLE_NUMBER)
 }
 

@@ -82,6 +82,15 @@ impl Pins {
         self.links().join(format!("clsact_{ifindex}"))
     }
 
+    /// The interfaces whose `clsact` qdisc is of our making.
+    #[must_use]
+    pub fn own_qdiscs(&self) -> Vec<u32> {
+        let entries = fs::read_dir(self.links()).into_iter().flatten().flatten();
+        let ifindex =
+            |entry: fs::DirEntry| entry.file_name().to_str()?.strip_prefix("clsact_")?.parse().ok();
+        entries.filter_map(ifindex).collect()
+    }
+
     /// Makes the directories, readable by root and its group alone: who may
     /// write a pin decides where packets go.
     ///
@@ -159,11 +168,6 @@ impl Pins {
         for (at, _) in links.iter().rev() {
             let pin = self.link(at.hook, at.ifindex);
             fs::remove_file(&pin).with_context(|| format!("removing {}", pin.display()))?;
-        }
-        let marks = fs::read_dir(self.links()).into_iter().flatten().flatten();
-        for mark in marks.filter(|entry| entry.file_name().to_string_lossy().starts_with("clsact_"))
-        {
-            fs::remove_file(mark.path())?;
         }
         for directory in self.versions()? {
             Self::remove_version(&directory)?;

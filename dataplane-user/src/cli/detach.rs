@@ -63,8 +63,11 @@ pub async fn detach(pins: &Pins, format: Format) -> Result<Exit> {
         filters::check(&kernel, &mut links).await?;
         for (at, _) in links.iter().rev().filter(|(_, link)| link.is_filter) {
             if let (Some(direction), Some(link)) = (at.hook.tc(), host.links.get(&at.ifindex)) {
-                filters::detach(&kernel, pins, *at, direction, &link.name).await?;
+                filters::detach(&kernel, *at, direction, &link.name).await?;
             }
+        }
+        for ifindex in pins.own_qdiscs() {
+            filters::remove_qdisc(&kernel, pins, ifindex).await?;
         }
         let links = pins.remove_all()?;
         done.push(format!(

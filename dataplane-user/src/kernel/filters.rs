@@ -60,7 +60,9 @@ impl Kernel {
         let mut request = self.handle.qdisc().del(i32::try_from(ifindex)?);
         request.message_mut().header.parent = TcHandle::CLSACT;
         match request.execute().await {
-            Err(error) if !matches!(errno(&error), Some(libc::ENOENT | libc::EINVAL)) => {
+            Err(error)
+                if !matches!(errno(&error), Some(libc::ENOENT | libc::EINVAL | libc::ENODEV)) =>
+            {
                 Err(explain(error)).context("removing the clsact qdisc")
             }
             _ => Ok(()),

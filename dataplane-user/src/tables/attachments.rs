@@ -91,7 +91,7 @@ impl<'a> Attachments<'a> {
         match at.hook.tc() {
             // With the interface its filters are gone.
             Some(direction) if self.names.contains_key(&at.ifindex) => {
-                filters::detach(self.kernel, self.pins, *at, direction, self.name(at)).await
+                filters::detach(self.kernel, *at, direction, self.name(at)).await
             }
             _ => forget_qdisc(self.pins, at.ifindex),
         }
