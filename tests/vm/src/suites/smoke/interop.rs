@@ -13,35 +13,51 @@ use crate::{
     tunl0,
 };
 
-/// Kernels with TCX links.
+/// Both ways with each fast path, without tunl0 on our side and beside it.
 pub const CASES: &[Case] = &[
     Case { name: "fastpath_off_to_tunl0", loads_tunless: true, run: off },
     Case { name: "fastpath_trusted_to_tunl0", loads_tunless: true, run: trusted },
     Case { name: "fastpath_verified_to_tunl0", loads_tunless: true, run: verified },
+    Case { name: "accelerate_off_to_tunl0", loads_tunless: true, run: accelerate_off },
+    Case { name: "accelerate_verified_to_tunl0", loads_tunless: true, run: accelerate_verified },
 ];
 
 /// Enough for slow start and segmentation, little enough for an emulator.
 const MEBIBYTES: u64 = 2;
 const PORT: u16 = 5201;
+/// What tells of leases, in both directions.
+const LEASED: &[&str] = &["host_lease_granted", "grant_given", "pod_encapsulated", "to_pod"];
 
 fn off(_: &Guest) -> Result<()> {
-    both_ways("off", &["host_encapsulated", "to_stack"])
+    both_ways("replace", "off", &["host_encapsulated", "to_stack"])
 }
 
 fn trusted(_: &Guest) -> Result<()> {
-    both_ways("trusted", &["pod_encapsulated", "to_pod"])
+    both_ways("replace", "trusted", &["pod_encapsulated", "to_pod"])
 }
 
 fn verified(_: &Guest) -> Result<()> {
-    both_ways("verified", &["host_lease_granted", "grant_given", "pod_encapsulated", "to_pod"])
+    both_ways("replace", "verified", LEASED)
+}
+
+fn accelerate_off(_: &Guest) -> Result<()> {
+    both_ways("accelerate", "off", &["host_encapsulated", "to_stack"])
+}
+
+fn accelerate_verified(_: &Guest) -> Result<()> {
+    both_ways("accelerate", "verified", LEASED)
 }
 
 /// Everything between a pod of each node; `reasons` tell that packets took the
 /// way they were meant to.
-fn both_ways(fastpath: &str, reasons: &[&str]) -> Result<()> {
+fn both_ways(mode: &str, fastpath: &str, reasons: &[&str]) -> Result<()> {
     let lab = Lab::new().fabric_filter(true).build()?;
     tunl0::raise(&lab.node1, &lab.node2)?;
-    let daemon = Daemon::start(&lab.node2, &config(&lab.node2, &lab.node1, fastpath))?;
+    if mode == "accelerate" {
+        tunl0::raise(&lab.node2, &lab.node1)?;
+    }
+    let yaml = config(&lab.node2, &lab.node1, mode, fastpath);
+    let daemon = Daemon::start(&lab.node2, &yaml)?;
 
     pings(&lab)?;
     for (client, server) in [(lab.perf(), lab.sit()), (lab.sit(), lab.perf())] {
@@ -65,11 +81,12 @@ fn both_ways(fastpath: &str, reasons: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// The configuration of `node`: `replace`, one route.
-pub fn config(node: &Node, peer: &Node, fastpath: &str) -> String {
+/// The configuration of `node`, with one route.
+pub fn config(node: &Node, peer: &Node, mode: &str, fastpath: &str) -> String {
     let Node { name, tunnel, .. } = node;
     format!(
         "node: {{name: {name}, tunnel_address: {tunnel}}}\n\
+         mode: {mode}\n\
          fastpath: {fastpath}\n\
          routes:\n  static:\n    - {{cidr: {}, node: {}}}\n",
         peer.block, peer.ip
