@@ -95,6 +95,7 @@ impl Model {
                 }
                 Entry::Node(address, node) => model.nodes.push((address, node)),
                 Entry::Endpoint(address, endpoint) => model.endpoints.push((address, endpoint)),
+                Entry::Lease(..) => {}
             }
         }
         model.routes.sort_by_key(|(_, length, _)| std::cmp::Reverse(*length));
@@ -127,7 +128,7 @@ impl Model {
             Program::GrantDecap => Err(No::Pass(Reason::GrantNoFlow)),
         };
         let mut prediction = Prediction {
-            ran: Ran { action: Action::Pass, packet: frame.to_vec(), metadata: Vec::new() },
+            ran: Ran { action: Action::Pass, packet: frame.to_vec(), metadata: Vec::new(), mark: 0 },
             count: None,
             node: None,
         };
