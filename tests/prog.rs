@@ -9,5 +9,6 @@ mod prog_decap_xdp;
 mod prog_encap_host;
 mod prog_encap_pod;
 mod prog_fuzz;
+mod prog_grant_decap;
 mod prog_live;
 mod prog_load;

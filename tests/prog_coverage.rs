@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use dataplane_common::Reason;
 use tunless_tests::{case::Case, live::LiveCase};
 
-use super::{prog_decap_tc, prog_decap_xdp, prog_encap_host, prog_encap_pod, prog_live};
+use super::{
+    prog_decap_tc, prog_decap_xdp, prog_encap_host, prog_encap_pod, prog_grant_decap, prog_live,
+};
 
 #[test]
 fn every_reason_has_a_case() {
@@ -15,6 +17,7 @@ fn every_reason_has_a_case() {
         prog_encap_host::cases(),
         prog_decap_tc::cases(),
         prog_decap_xdp::cases(),
+        prog_grant_decap::cases(),
     ]
     .concat();
     let live = [prog_live::cases(), prog_live::cases_with_the_fast_path_off()].concat();
