@@ -8,6 +8,7 @@ mod prog_decap_tc;
 mod prog_decap_xdp;
 mod prog_encap_host;
 mod prog_encap_pod;
+mod prog_encap_pod_leased;
 mod prog_fuzz;
 mod prog_grant_decap;
 mod prog_live;

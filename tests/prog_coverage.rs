@@ -7,13 +7,14 @@ use dataplane_common::Reason;
 use tunless_tests::{case::Case, live::LiveCase};
 
 use super::{
-    prog_decap_tc, prog_decap_xdp, prog_encap_host, prog_encap_pod, prog_grant_decap, prog_live,
+    prog_decap_tc, prog_decap_xdp, prog_encap_host, prog_encap_pod, prog_encap_pod_leased, prog_grant_decap, prog_live,
 };
 
 #[test]
 fn every_reason_has_a_case() {
     let rows = [
         prog_encap_pod::cases(),
+        prog_encap_pod_leased::cases(),
         prog_encap_host::cases(),
         prog_decap_tc::cases(),
         prog_decap_xdp::cases(),
