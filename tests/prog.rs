@@ -7,6 +7,7 @@ mod prog_coverage;
 mod prog_decap_tc;
 mod prog_decap_xdp;
 mod prog_encap_host;
+mod prog_encap_host_leased;
 mod prog_encap_pod;
 mod prog_encap_pod_leased;
 mod prog_fuzz;
