@@ -5,6 +5,7 @@
 
 mod prog_coverage;
 mod prog_decap_tc;
+mod prog_decap_tc_leased;
 mod prog_decap_xdp;
 mod prog_encap_host;
 mod prog_encap_host_leased;

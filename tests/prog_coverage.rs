@@ -7,7 +7,7 @@ use dataplane_common::Reason;
 use tunless_tests::{case::Case, live::LiveCase};
 
 use super::{
-    prog_decap_tc, prog_decap_xdp, prog_encap_host, prog_encap_host_leased, prog_encap_pod, prog_encap_pod_leased, prog_grant_decap, prog_live,
+    prog_decap_tc, prog_decap_tc_leased, prog_decap_xdp, prog_encap_host, prog_encap_host_leased, prog_encap_pod, prog_encap_pod_leased, prog_grant_decap, prog_live,
 };
 
 #[test]
@@ -18,6 +18,7 @@ fn every_reason_has_a_case() {
         prog_encap_host::cases(),
         prog_encap_host_leased::cases(),
         prog_decap_tc::cases(),
+        prog_decap_tc_leased::cases(),
         prog_decap_xdp::cases(),
         prog_grant_decap::cases(),
     ]
