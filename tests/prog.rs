@@ -14,4 +14,5 @@ mod prog_encap_pod_leased;
 mod prog_fuzz;
 mod prog_grant_decap;
 mod prog_live;
+mod prog_live_leased;
 mod prog_load;

@@ -150,9 +150,7 @@ fn into_the_pod() -> Vec<Case> {
 /// The lease holds all: neither node nor route nor endpoint is looked up. A
 /// change of those raises the epoch instead.
 fn by_the_lease_alone() -> Vec<Case> {
-    let from = |node, source| {
-        plain().edit(0, |ip| ip.from = node).edit(1, |ip| ip.from = source)
-    };
+    let from = |node, source| plain().edit(0, |ip| ip.from = node).edit(1, |ip| ip.from = source);
     let mut cases = Vec::new();
     for (what, node, source) in [
         ("the node is not in NODES", NODE_UNKNOWN, REMOTE_UNKNOWN),
@@ -332,8 +330,7 @@ fn never_leased() -> Vec<Case> {
         let packet = ip().raw(protocol).payload(64);
         let bytes = packet.bytes();
         let port = |at: usize| u16::from_ne_bytes([bytes[54 + at], bytes[55 + at]]);
-        let alike =
-            Flow { protocol, source_port: port(0), destination_port: port(2), ..udp2() };
+        let alike = Flow { protocol, source_port: port(0), destination_port: port(2), ..udp2() };
         let case = case(name, &packet).with(good(alike, NODE2));
         cases.push(to_stack(case, NoPortsToStack, 0, &packet));
     }
@@ -348,12 +345,7 @@ fn unfit() -> Vec<Case> {
     let ack = ip().tcp(1000, 80, flags::ACK).payload(9);
     vec![
         to_stack(leased("TTL 1", &ttl1), TtlToStack, 0, &ttl1),
-        to_stack(
-            case("TTL 1 without a lease", &ttl1),
-            NoLeaseToStack,
-            udp2().proof(SECRET),
-            &ttl1,
-        ),
+        to_stack(case("TTL 1 without a lease", &ttl1), NoLeaseToStack, udp2().proof(SECRET), &ttl1),
         leased("TTL 0", &dead).dropped(InnerTtlZero),
         // The kernel refuses: as it was, TTL and congestion included.
         leased("GSO of no known type", &plain()).gso_size(1000).passed(CannotUnwrap),

@@ -18,9 +18,9 @@ use tunless_tests::{
     prog::Program,
     world::{
         BORROWED, BYTES, EPOCH, Entry, LATER, LEASE, MARK, MTU, NEIGHBOUR, NEIGHBOUR_IF,
-        NEXT_HOP_MAC, NIC_IF, NIC_MAC, NODE1, NODE2, NODE3, NOW, PACKETS, POD, REMOTE,
-        REMOTE_AWAY, REMOTE3, SECRET, STRANGER, TUNNEL_ADDRESS, TUNNEL_IF, YOUNG_POD, flow,
-        from_stack, lease, way_to_node2, way_to_node3, way_to_pod,
+        NEXT_HOP_MAC, NIC_IF, NIC_MAC, NODE1, NODE2, NODE3, NOW, PACKETS, POD, REMOTE, REMOTE_AWAY,
+        REMOTE3, SECRET, STRANGER, TUNNEL_ADDRESS, TUNNEL_IF, YOUNG_POD, flow, from_stack, lease,
+        way_to_node2, way_to_node3, way_to_pod,
     },
 };
 
@@ -169,10 +169,7 @@ fn granted() -> Vec<Case> {
     cases.push(
         proven("a pod whose MAC nobody knows", &packet, &young)
             .came_by(NEIGHBOUR_IF)
-            .grants(
-                young,
-                Lease { endpoint: NEIGHBOUR_IF, ..first(&young, NODE2, way_to_node2()) },
-            )
+            .grants(young, Lease { endpoint: NEIGHBOUR_IF, ..first(&young, NODE2, way_to_node2()) })
             .sent(HostLeaseGranted, &out(&packet)),
     );
     cases
@@ -188,13 +185,7 @@ fn renewed() -> Vec<Case> {
         ("of the next epoch", Lease { epoch: EPOCH + 1, ..old }),
         (
             "over, of another node, interface and way",
-            Lease {
-                expires: 1,
-                node: NODE3.into(),
-                endpoint: NIC_IF,
-                way: way_to_node3(),
-                ..old
-            },
+            Lease { expires: 1, node: NODE3.into(), endpoint: NIC_IF, way: way_to_node3(), ..old },
         ),
         ("in memory that became another flow's", Lease { destination: NODE3.into(), ..old }),
     ];
@@ -218,8 +209,7 @@ fn renewed() -> Vec<Case> {
 
 /// What has a lease and came by the stack all the same leaves it alone.
 fn leased() -> Vec<Case> {
-    let case =
-        |what| proven(what, &plain(), &udp2()).with(Entry::Lease(udp2(), good(&udp2())));
+    let case = |what| proven(what, &plain(), &udp2()).with(Entry::Lease(udp2(), good(&udp2())));
     let soon = Lease { expires: LATER - LEASE, ..good(&udp2()) };
     let out = out(&plain());
     vec![

@@ -6,9 +6,9 @@ use std::net::Ipv4Addr;
 use dataplane_common::{
     Flow, Lease,
     Reason::{
-        self, PodBadHeader, PodCannotEncapsulate, PodConnectionControl,
-        PodEncapsulated, PodForgedSource, PodFragment, PodLeaseExpired, PodLeaseOutdated,
-        PodNoLease, PodNoPorts, PodNotIpv4, PodOptions, PodTooBig, PodTruncated, PodTtlExpired,
+        self, PodBadHeader, PodCannotEncapsulate, PodConnectionControl, PodEncapsulated,
+        PodForgedSource, PodFragment, PodLeaseExpired, PodLeaseOutdated, PodNoLease, PodNoPorts,
+        PodNotIpv4, PodOptions, PodTooBig, PodTruncated, PodTtlExpired,
     },
 };
 use tunless_tests::{
@@ -18,9 +18,8 @@ use tunless_tests::{
     prog::{Action, Program},
     world::{
         EPOCH, Entry, LATER, MARK, MTU, NEIGHBOUR, NEIGHBOUR_IF, NEXT_HOP_MAC, NIC_IF, NIC_MAC,
-        NODE_UNKNOWN, NODE1, NODE2, NODE3, NOW, POD, REMOTE, REMOTE_UNKNOWN, REMOTE3,
-        SECRET, SMALL_MTU, STRANGER, flow, from_pod, lease, node, route, way_to_node2,
-        way_to_node3,
+        NODE_UNKNOWN, NODE1, NODE2, NODE3, NOW, POD, REMOTE, REMOTE_UNKNOWN, REMOTE3, SECRET,
+        SMALL_MTU, STRANGER, flow, from_pod, lease, node, route, way_to_node2, way_to_node3,
     },
 };
 
@@ -112,16 +111,10 @@ fn sent() -> Vec<Case> {
             .sent(PodEncapsulated, &wrapped_plain()),
         leased("the reserved bit is no fragment's", &plain().fragment(EVIL | DF))
             .uses(udp(REMOTE), LENGTH)
-            .sent(
-                PodEncapsulated,
-                &wrapped_ip().fragment(EVIL | DF).udp(1000, 2000).payload(64),
-            ),
+            .sent(PodEncapsulated, &wrapped_ip().fragment(EVIL | DF).udp(1000, 2000).payload(64)),
         leased("as large as the path takes", &ip().udp(1000, 2000).payload(MTU as usize - 48))
             .uses(udp(REMOTE), u64::from(MTU) - 20)
-            .sent(
-                PodEncapsulated,
-                &wrapped_ip().udp(1000, 2000).payload(MTU as usize - 48),
-            ),
+            .sent(PodEncapsulated, &wrapped_ip().udp(1000, 2000).payload(MTU as usize - 48)),
     ];
     for control in [flags::ACK, flags::ACK | flags::PSH, flags::ACK | flags::URG, 0] {
         let packet = ip().tcp(1000, 80, control).payload(9);
@@ -281,11 +274,12 @@ fn others() -> Vec<Case> {
 /// A neighbour must not ride along, nor ask for a lease of its own.
 fn not_this_pod() -> Vec<Case> {
     let flow = udp(REMOTE);
-    let of = |endpoint| {
-        Entry::Lease(flow, Lease { endpoint, ..lease(&flow, NODE2, way_to_node2()) })
-    };
+    let of =
+        |endpoint| Entry::Lease(flow, Lease { endpoint, ..lease(&flow, NODE2, way_to_node2()) });
     vec![
-        case("a lease of another interface", &plain()).with(of(NEIGHBOUR_IF)).passed(PodForgedSource),
+        case("a lease of another interface", &plain())
+            .with(of(NEIGHBOUR_IF))
+            .passed(PodForgedSource),
         case("a lease of no interface", &plain()).with(of(0)).passed(PodForgedSource),
         leased("on another interface", &plain()).on(NIC_IF).passed(PodForgedSource),
         // Where it came from before does not matter: it is here.
@@ -310,12 +304,8 @@ fn never_leased() -> Vec<Case> {
         let packet = ip().raw(protocol).payload(64);
         let bytes = packet.bytes();
         let port = |at: usize| u16::from_ne_bytes([bytes[34 + at], bytes[35 + at]]);
-        let alike = Flow {
-            protocol,
-            source_port: port(0),
-            destination_port: port(2),
-            ..udp(REMOTE)
-        };
+        let alike =
+            Flow { protocol, source_port: port(0), destination_port: port(2), ..udp(REMOTE) };
         cases.push(case(name, &packet).with(good(alike)).passed(PodNoPorts));
     }
     for length in 0..4 {

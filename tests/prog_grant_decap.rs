@@ -15,7 +15,7 @@ use tunless_tests::{
     packet::{DF, EVIL, Frame, MF, flags},
     prog::Program,
     world::{
-        BORROWED, BYTES, EPOCH, Entry, EXTRA_SOURCE, HOST_MAC, LATER, LEASE, MARK, NEIGHBOUR,
+        BORROWED, BYTES, EPOCH, EXTRA_SOURCE, Entry, HOST_MAC, LATER, LEASE, MARK, NEIGHBOUR,
         NEIGHBOUR_IF, NIC_IF, NODE1, NODE2, NODE3, OTHER_MAC, PACKETS, POD, POD_IF, POD_MAC,
         REMOTE, REMOTE_AWAY, REMOTE_UNKNOWN, REMOTE3, SECRET, STRANGER, TUNNEL_ADDRESS, TUNNEL_IF,
         YOUNG_POD, endpoint, flow, lease, to_pod, way_to_node2, way_to_pod,
@@ -95,9 +95,7 @@ fn both(case: Case, flow: Flow) -> Case {
 fn granted() -> Vec<Case> {
     let udp2 = udp(REMOTE);
     let mut cases = vec![
-        proven("a datagram", &plain(), &udp2)
-            .passed(GrantGiven)
-            .grants(udp2, first(&udp2, NODE2)),
+        proven("a datagram", &plain(), &udp2).passed(GrantGiven).grants(udp2, first(&udp2, NODE2)),
         proven("other bits of the mark stay", &plain(), &udp2)
             .mark(THEIRS | MARK)
             .leaves_mark(THEIRS)
@@ -155,13 +153,7 @@ fn renewed() -> Vec<Case> {
         ("of the next epoch", Lease { epoch: EPOCH + 1, ..old }),
         (
             "over, of another node, interface and way",
-            Lease {
-                expires: 1,
-                node: NODE3.into(),
-                endpoint: NIC_IF,
-                way: way_to_node2(),
-                ..old
-            },
+            Lease { expires: 1, node: NODE3.into(), endpoint: NIC_IF, way: way_to_node2(), ..old },
         ),
         ("in memory that became another flow's", Lease { destination: NODE3.into(), ..old }),
     ];
@@ -202,16 +194,10 @@ fn not_marked() -> Vec<Case> {
         let case = proven(format!("mark {mark:#x}"), &plain(), &flow).mark(mark);
         cases.push(case.clone().passed(GrantUnmarked));
         cases.push(
-            both(case.clone(), flow)
-                .passed(GrantUnmarked)
-                .revokes(flow)
-                .revokes(flow.reverse()),
+            both(case.clone(), flow).passed(GrantUnmarked).revokes(flow).revokes(flow.reverse()),
         );
         cases.push(
-            case.clone()
-                .with(Entry::Lease(flow, good(&flow)))
-                .passed(GrantUnmarked)
-                .revokes(flow),
+            case.clone().with(Entry::Lease(flow, good(&flow))).passed(GrantUnmarked).revokes(flow),
         );
         cases.push(
             case.with(Entry::Lease(flow.reverse(), good_answers(&flow)))
@@ -259,9 +245,7 @@ fn not_proven() -> Vec<Case> {
         let case = proven(what, &plain(), &flow).proof(proof);
         cases.push(case.clone().passed(GrantUnproven));
         // Translated unknown to conntrack: what it had ends, both ways.
-        cases.push(
-            both(case, flow).passed(GrantUnproven).revokes(flow).revokes(flow.reverse()),
-        );
+        cases.push(both(case, flow).passed(GrantUnproven).revokes(flow).revokes(flow.reverse()));
     }
     cases
 }
@@ -348,13 +332,9 @@ fn control() -> Vec<Case> {
 /// Never leased: neither granted nor ended, but the mark is taken off.
 fn no_flow() -> Vec<Case> {
     let base = plain();
-    let mut packets: Vec<(String, Frame)> = [
-        options(&base, 0),
-        fragments(&base, 0),
-        not_ipv4(&base),
-        impossible_headers(&base, 0),
-    ]
-    .concat();
+    let mut packets: Vec<(String, Frame)> =
+        [options(&base, 0), fragments(&base, 0), not_ipv4(&base), impossible_headers(&base, 0)]
+            .concat();
     for (name, protocol) in [("ICMP", 1), ("SCTP", 132), ("IPIP", 4), ("GRE", 47)] {
         let packet = to_pod().ipv4(REMOTE, POD).raw(protocol).payload(64);
         packets.push((name.to_string(), packet));

@@ -102,9 +102,7 @@ fn sound(random: &mut Random, program: Program) -> Frame {
         Program::EncapPod => world::from_pod(),
         Program::GrantDecap => world::to_pod(),
         Program::EncapHost => world::from_stack(),
-        Program::DecapTc | Program::DecapXdp => {
-            world::from_wire().ipv4(world::NODE2, world::NODE1)
-        }
+        Program::DecapTc | Program::DecapXdp => world::from_wire().ipv4(world::NODE2, world::NODE1),
     };
     if random.one_in(200) {
         frame = eth();
@@ -143,13 +141,8 @@ pub fn context(random: &mut Random, program: Program, frame: &[u8]) -> Context {
         _ => right_proof(program, frame),
     };
     if random.one_in(8) {
-        context.ingress_ifindex = random.pick(&[
-            0,
-            world::NIC_IF,
-            world::POD_IF,
-            world::TUNNEL_IF,
-            world::NEIGHBOUR_IF,
-        ]);
+        context.ingress_ifindex =
+            random.pick(&[0, world::NIC_IF, world::POD_IF, world::TUNNEL_IF, world::NEIGHBOUR_IF]);
     }
     context
 }
@@ -197,11 +190,8 @@ pub fn leases(random: &mut Random, program: Program) -> Vec<(Flow, Lease)> {
 
 fn lease(random: &mut Random, flow: &Flow) -> Lease {
     let ways = [world::way_to_node2(), world::way_to_node3(), world::way_to_pod()];
-    let way = if flow.direction == Flow::DECAP {
-        world::way_to_pod()
-    } else {
-        ways[random.below(2)]
-    };
+    let way =
+        if flow.direction == Flow::DECAP { world::way_to_pod() } else { ways[random.below(2)] };
     let good = world::lease(flow, world::NODE2, way);
     let node = random.pick(&[world::NODE3, world::NODE_UNKNOWN]);
     match random.below(12) {

@@ -332,8 +332,7 @@ impl Model {
             let pod = self.endpoint(ip.destination())?;
             let route = self.route(ip.source())?;
             let theirs = route.flags & Route::LOCAL == 0;
-            let way =
-                Node { ifindex: pod.ifindex, mtu: 0, next_hop: pod.pod, source: pod.host };
+            let way = Node { ifindex: pod.ifindex, mtu: 0, next_hop: pod.pod, source: pod.host };
             (context.ingress_ifindex == TUNNEL_IF
                 && pod.ifindex == POD_IF
                 && pod.pod.is_known()
@@ -513,12 +512,7 @@ impl Model {
         Ok((flow, lease))
     }
 
-    fn decap(
-        &mut self,
-        xdp: bool,
-        frame: &[u8],
-        prediction: &mut Prediction,
-    ) -> Result<Sent, No> {
+    fn decap(&mut self, xdp: bool, frame: &[u8], prediction: &mut Prediction) -> Result<Sent, No> {
         let outer = Ip(&frame[ETHERNET..]);
         let pass = |wrong, reason| if wrong { Err(No::Pass(reason)) } else { Ok(()) };
         pass(frame[12..14] != [0x08, 0x00], Reason::NotIpv4)?;

@@ -12,7 +12,8 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader, TestRun, TestRunAttrs, TestRunOptions,
     maps::{
-        Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues, lpm_trie::Key,
+        Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues,
+        lpm_trie::Key,
     },
     programs::{Program as AyaProgram, ProgramError, SchedClassifier, Xdp},
     util::nr_cpus,
@@ -235,16 +236,8 @@ impl Loaded {
         let counters = map(&mut ebpf, "COUNTERS");
         let node_counters = map(&mut ebpf, "NODE_COUNTERS");
         let trampolines = BTreeMap::new();
-        let mut loaded = Self {
-            ebpf,
-            routes,
-            nodes,
-            endpoints,
-            leases,
-            trampolines,
-            counters,
-            node_counters,
-        };
+        let mut loaded =
+            Self { ebpf, routes, nodes, endpoints, leases, trampolines, counters, node_counters };
         for entry in entries {
             loaded.add(entry);
         }

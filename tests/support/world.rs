@@ -132,12 +132,7 @@ pub fn flow(
 /// The way to [`NODE3`].
 #[must_use]
 pub fn way_to_node3() -> Node {
-    Node {
-        ifindex: NIC_IF,
-        mtu: SMALL_MTU,
-        next_hop: NEXT_HOP_MAC.into(),
-        source: NIC_MAC.into(),
-    }
+    Node { ifindex: NIC_IF, mtu: SMALL_MTU, next_hop: NEXT_HOP_MAC.into(), source: NIC_MAC.into() }
 }
 
 /// The way to [`NODE2`].
