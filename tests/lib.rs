@@ -13,6 +13,7 @@
 //! | [`fuzz`] | random frames |
 //! | [`netns`], [`wire`] | a namespace with interfaces, raw sockets on them |
 //! | [`capabilities`] | less than root |
+//! | [`trampoline`] | `tc_index` for test runs |
 //! | [`hex`] | frames side by side |
 
 #[path = "support/capabilities.rs"]
@@ -39,6 +40,8 @@ pub mod packet;
 pub mod prog;
 #[path = "support/scene.rs"]
 pub mod scene;
+#[path = "support/trampoline.rs"]
+pub mod trampoline;
 #[path = "support/wire.rs"]
 pub mod wire;
 #[path = "support/world.rs"]

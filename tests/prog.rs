@@ -5,9 +5,14 @@
 
 mod prog_coverage;
 mod prog_decap_tc;
+mod prog_decap_tc_leased;
 mod prog_decap_xdp;
 mod prog_encap_host;
+mod prog_encap_host_leased;
 mod prog_encap_pod;
+mod prog_encap_pod_leased;
 mod prog_fuzz;
+mod prog_grant_decap;
 mod prog_live;
+mod prog_live_leased;
 mod prog_load;

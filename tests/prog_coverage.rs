@@ -6,18 +6,27 @@ use std::collections::BTreeSet;
 use dataplane_common::Reason;
 use tunless_tests::{case::Case, live::LiveCase};
 
-use super::{prog_decap_tc, prog_decap_xdp, prog_encap_host, prog_encap_pod, prog_live};
+use super::{
+    prog_decap_tc, prog_decap_tc_leased, prog_decap_xdp, prog_encap_host, prog_encap_host_leased,
+    prog_encap_pod, prog_encap_pod_leased, prog_grant_decap, prog_live, prog_live_leased,
+};
 
 #[test]
 fn every_reason_has_a_case() {
     let rows = [
         prog_encap_pod::cases(),
+        prog_encap_pod_leased::cases(),
         prog_encap_host::cases(),
+        prog_encap_host_leased::cases(),
         prog_decap_tc::cases(),
+        prog_decap_tc_leased::cases(),
         prog_decap_xdp::cases(),
+        prog_grant_decap::cases(),
     ]
     .concat();
-    let live = [prog_live::cases(), prog_live::cases_with_the_fast_path_off()].concat();
+    let live =
+        [prog_live::cases(), prog_live_leased::cases(), prog_live::cases_with_the_fast_path_off()]
+            .concat();
     let mut covered: BTreeSet<Reason> = rows.iter().flat_map(Case::reasons).collect();
     covered.extend(live.iter().flat_map(LiveCase::reasons));
     let missing: Vec<_> = Reason::ALL.iter().filter(|reason| !covered.contains(reason)).collect();

@@ -1,14 +1,20 @@
 //! `decap_xdp`: unwrapped before an skb exists and vouched for, dropped if a
 //! proven lie, or left as it is for `decap_tc`.
 
-use dataplane_common::Reason::{EcnViolation, InnerTtlZero, XdpUnable, XdpUnwrapped};
+use dataplane_common::{
+    Flow, Lease,
+    Reason::{EcnViolation, InnerTtlZero, XdpUnable, XdpUnwrapped},
+};
 use tunless_tests::{
     case::{self, Case},
     decap::{ECN, failing, honest, ip, plain, spoofs, truncated},
     faults::{Fails, decap, fragments, in_order, options},
     packet::{DF, EVIL, Frame, flags},
     prog::Program,
-    world::{NODE2, ROUTER_MAC, SECRET, STRANGER, TUNNEL_ADDRESS, YOUNG_POD},
+    world::{
+        Entry, NODE2, NODE3, POD, REMOTE, ROUTER_MAC, SECRET, STRANGER, TUNNEL_ADDRESS, YOUNG_POD,
+        flow, lease, way_to_pod,
+    },
 };
 
 #[test]
@@ -23,6 +29,7 @@ pub fn cases() -> Vec<Case> {
         congestion(),
         left_alone(),
         metadata(),
+        leases_matter_to_tc_alone(),
         in_order(Program::DecapXdp, &plain(), &decap(Program::DecapXdp), Fails::at_xdp),
     ]
     .concat()
@@ -110,6 +117,38 @@ fn left_alone() -> Vec<Case> {
     }
     let dead = plain().edit(1, |ip| ip.ttl = 0);
     cases.push(case("TTL 0", &dead).dropped(InnerTtlZero));
+    cases
+}
+
+/// What came for a lease, GRO may have merged with more by the time TC looks
+/// for one: here the maps judge, and nothing is counted.
+fn leases_matter_to_tc_alone() -> Vec<Case> {
+    let leased = |what: &str, packet: &Frame, node, source| {
+        let flow = flow(Flow::DECAP, 17, (source, 1000), (POD, 2000));
+        let lease = Lease { node, ..lease(&flow, NODE2, way_to_pod()) };
+        case(what, packet).verified().with(Entry::Lease(flow, lease))
+    };
+    let mut cases = vec![
+        handed("verified, no lease", &plain()).verified(),
+        leased("a lease", &plain(), NODE2.into(), REMOTE).handed_over(
+            XdpUnwrapped,
+            &plain().unwrapped(),
+            &proof(NODE2),
+        ),
+        leased("another node's lease", &plain(), NODE3.into(), REMOTE).handed_over(
+            XdpUnwrapped,
+            &plain().unwrapped(),
+            &proof(NODE2),
+        ),
+    ];
+    for (node, source, drop, _) in spoofs() {
+        let packet = plain().edit(0, |ip| ip.from = node).edit(1, |ip| ip.from = source);
+        let what = format!("{source} from {node}, with a lease");
+        let case = leased(&what, &packet, node.into(), source);
+        cases.push(case.clone().dropped(drop));
+        // Left to TC, where the lease will vouch.
+        cases.push(case.spoof_to_stack());
+    }
     cases
 }
 

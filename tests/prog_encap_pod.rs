@@ -76,6 +76,10 @@ fn sent() -> Vec<Case> {
         case("the fast path of decapsulation is another matter", &plain())
             .stack_path()
             .sent(PodEncapsulated, &wrapped_ip().udp(1000, 2000).payload(64)),
+        case("neither mark nor tc_index is ours without leases", &plain())
+            .mark(0xffff_ffff)
+            .proof(0x5a5a)
+            .sent(PodEncapsulated, &wrapped_ip().udp(1000, 2000).payload(64)),
         case("the next hop's MAC is known", &from_pod3(REMOTE3))
             .sent(PodEncapsulated, &to_node3(REMOTE3)),
         case("an address of node 2's block that node 3 borrowed", &from_pod3(BORROWED))

@@ -1,21 +1,23 @@
-//! Random frames: never a verdict, a byte or a count the model does not foresee.
+//! Random frames: never a verdict, a byte, a count or a lease the model does not
+//! foresee.
 
 use std::{
     collections::BTreeMap,
     env,
     hash::{BuildHasher as _, RandomState},
+    net::Ipv4Addr,
     time::{Duration, Instant},
 };
 
-use dataplane_common::{Counter, Reason, Settings};
+use dataplane_common::{Counter, Direction, Flow, Lease, Reason, Settings};
 use tunless_tests::{
     case,
     case::announce,
     fuzz, hex,
     model::Model,
     netns::in_namespace,
-    prog::{Context, Loaded, Program},
-    world,
+    prog::{Context, Loaded, Program, now},
+    world::{self, LATER},
 };
 
 /// Frames for each program and each of its settings; fewer where a machine is
@@ -25,22 +27,29 @@ const TIME: Duration = Duration::from_secs(3);
 /// After so many all counters are compared, not only the one that should move.
 const ROUND: usize = 500;
 
-/// Four settings, in the order of the bits.
-const SETTINGS: [(u8, u8); 4] = [
+/// How often leases are dealt anew.
+const DEAL: usize = 25;
+/// Longer than a test may take, ns: no lease ends meanwhile that is not meant to.
+const LEASE: u64 = 24 * 3600 * 1_000_000_000;
+
+/// The modes of the fast path, and what becomes of spoofs.
+const SETTINGS: [(u8, u8); 6] = [
     (Settings::TRUSTED, Settings::SPOOF_DROP),
     (Settings::OFF, Settings::SPOOF_DROP),
+    (Settings::VERIFIED, Settings::SPOOF_DROP),
+    (Settings::VERIFIED, Settings::SPOOF_STACK),
     (Settings::TRUSTED, Settings::SPOOF_STACK),
     (Settings::OFF, Settings::SPOOF_STACK),
 ];
 
 #[test]
 fn encap_pod() {
-    fuzz(Program::EncapPod, &SETTINGS[..2]);
+    fuzz(Program::EncapPod, &SETTINGS[..3]);
 }
 
 #[test]
 fn encap_host() {
-    fuzz(Program::EncapHost, &SETTINGS[..2]);
+    fuzz(Program::EncapHost, &SETTINGS[..3]);
 }
 
 #[test]
@@ -51,6 +60,11 @@ fn decap_tc() {
 #[test]
 fn decap_xdp() {
     fuzz(Program::DecapXdp, &SETTINGS);
+}
+
+#[test]
+fn grant_decap() {
+    fuzz(Program::GrantDecap, &SETTINGS[2..3]);
 }
 
 /// `SEED=n` repeats a run.
@@ -68,12 +82,12 @@ fn fuzz(program: Program, settings: &[(u8, u8)]) {
     in_namespace(|_| {
         let mut random = fuzz::Random(seed);
         for (fastpath, spoof) in settings {
-            let settings = world::settings(*fastpath, *spoof);
-            let model = Model::new(settings, &world::entries());
+            let settings = Settings { lease: LEASE, ..world::settings(*fastpath, *spoof) };
+            let mut model = Model::new(settings, &world::entries());
             let mut loaded = Loaded::new(settings);
             let start = Instant::now();
             for _ in 0..FRAMES / ROUND {
-                round(program, &model, &mut loaded, &mut random, &mut reasons);
+                round(program, &mut model, &mut loaded, &mut random, &mut reasons);
                 frames += ROUND;
                 if start.elapsed() > TIME {
                     break;
@@ -87,44 +101,108 @@ fn fuzz(program: Program, settings: &[(u8, u8)]) {
 
 fn round(
     program: Program,
-    model: &Model,
+    model: &mut Model,
     loaded: &mut Loaded,
     random: &mut fuzz::Random,
     reasons: &mut BTreeMap<Reason, usize>,
 ) {
-    let context = Context::new(program);
-    let (mut counts, mut nodes) = (Vec::new(), Vec::new());
-    let mut counters = BTreeMap::<Reason, Counter>::new();
+    let is_verified = model.settings().fastpath == Settings::VERIFIED;
+    let mut counted = Counted::default();
     loaded.reset();
-    for _ in 0..ROUND {
+    let mut dealt = now();
+    for i in 0..ROUND {
+        if is_verified && i % DEAL == 0 {
+            if i > 0 {
+                compare_leases(model, loaded, dealt);
+            }
+            let leases = fuzz::leases(random, program);
+            model.set_leases(&leases);
+            loaded.set_leases(&leases);
+            dealt = now();
+        }
         let frame = fuzz::frame(random, program);
-        let expected = model.predict(program, &frame);
+        let context = match program {
+            // An XDP frame has neither mark nor proof.
+            Program::DecapXdp => Context::new(program),
+            _ => fuzz::context(random, program, &frame),
+        };
+        let expected = model.predict(program, &frame, &context);
         let ran = loaded.run(program, &frame, &context).expect("the kernel takes 34 bytes");
         let about = || {
             format!(
-                "{program}, foreseen {:?}\nframe {}",
+                "{program}, foreseen {:?} {:?}\n{context:?}\nframe {}",
                 expected.count,
+                expected.flow,
                 hex::difference(&frame, &[])
             )
         };
         assert_eq!(ran.action, expected.ran.action, "{}", about());
         assert_eq!(ran.metadata, expected.ran.metadata, "{}", about());
+        assert_eq!(ran.mark, expected.ran.mark, "mark: {}", about());
         assert!(
             ran.packet == expected.ran.packet,
             "{}\n{}",
             about(),
             hex::difference(&expected.ran.packet, &ran.packet)
         );
-        if let Some((reason, bytes)) = expected.count {
-            let counter = counters.entry(reason).or_default();
-            counter.packets += 1;
-            counter.bytes += bytes;
-            assert_eq!(loaded.counter(reason), *counter, "{reason:?}\n{}", about());
-            *reasons.entry(reason).or_default() += 1;
-            counts.push((reason, bytes));
+        for flow in expected.flow.iter().flat_map(|flow| [*flow, flow.reverse()]) {
+            let lease = loaded.lease(&flow).map(|lease| ends_later(lease, dealt));
+            assert_eq!(lease, model.lease(&flow), "lease of {flow:?}: {}", about());
         }
-        nodes.extend(expected.node);
+        if let Some((reason, bytes)) = expected.count {
+            let counter = counted.reason(reason, bytes);
+            assert_eq!(loaded.counter(reason), counter, "{reason:?}\n{}", about());
+            *reasons.entry(reason).or_default() += 1;
+        }
+        counted.nodes.extend(expected.node);
+        if is_verified && program != Program::DecapXdp {
+            // Once more for `tc_index`, on what that has left of the leases.
+            let expected = model.predict(program, &frame, &context);
+            let proof = loaded.proof(program, &frame, &context);
+            assert_eq!(proof, Some(u32::from(expected.proof)), "proof: {}", about());
+            if let Some((reason, bytes)) = expected.count {
+                counted.reason(reason, bytes);
+            }
+            counted.nodes.extend(expected.node);
+        }
     }
-    let wrong = case::difference(&loaded.counters(), &counts, &nodes);
+    compare_leases(model, loaded, dealt);
+    let wrong = case::difference(&loaded.counters(), &counted.reasons, &counted.nodes);
     assert!(wrong.is_empty(), "after {ROUND} frames:\n{wrong}");
+}
+
+/// What must have been counted so far.
+#[derive(Default)]
+struct Counted {
+    sums: BTreeMap<Reason, Counter>,
+    reasons: Vec<(Reason, u64)>,
+    nodes: Vec<(Ipv4Addr, Direction, u64)>,
+}
+
+impl Counted {
+    fn reason(&mut self, reason: Reason, bytes: u64) -> Counter {
+        let counter = self.sums.entry(reason).or_default();
+        counter.packets += 1;
+        counter.bytes += bytes;
+        self.reasons.push((reason, bytes));
+        *counter
+    }
+}
+
+/// What a program granted since `dealt` is [`LATER`] to the model.
+fn ends_later(lease: Lease, dealt: u64) -> Lease {
+    let granted = (dealt + LEASE..=now() + LEASE).contains(&lease.expires);
+    Lease { expires: if granted { LATER } else { lease.expires }, ..lease }
+}
+
+/// All of them, not only those of the flows that passed.
+fn compare_leases(model: &Model, loaded: &Loaded, dealt: u64) {
+    let sorted = |leases: Vec<(Flow, Lease)>| {
+        let mut lines: Vec<_> = leases.iter().map(|lease| format!("{lease:?}")).collect();
+        lines.sort();
+        lines
+    };
+    let leases = loaded.leases().into_iter();
+    let left = leases.map(|(flow, lease)| (flow, ends_later(lease, dealt))).collect();
+    assert_eq!(sorted(left), sorted(model.leases().to_vec()));
 }

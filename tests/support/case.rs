@@ -1,15 +1,15 @@
 //! One row of a packet table: what goes in, what must come out, what must be
 //! counted; and the runner, which reports every row that fails, not the first.
 
-use std::{collections::BTreeMap, fmt::Write as _, net::Ipv4Addr};
+use std::{collections::BTreeMap, fmt::Write as _, net::Ipv4Addr, ops::RangeInclusive};
 
-use dataplane_common::{Counter, Direction, NodeCounter, Reason, Settings};
+use dataplane_common::{Counter, Direction, Flow, Lease, NodeCounter, Reason, Settings};
 
 use super::{
     hex,
     netns::in_namespace,
     packet::{ETHERNET, Frame, IPV4},
-    prog::{Action, Context, Counters, Loaded, Program, Ran},
+    prog::{Action, Context, Counters, Loaded, Program, Ran, now},
     world::{self, Entry},
 };
 
@@ -27,8 +27,22 @@ pub struct Case {
     action: Action,
     out: Vec<u8>,
     metadata: Vec<u8>,
+    mark: u32,
+    proof: u16,
+    leases: Vec<(Flow, Becomes)>,
     counts: Vec<(Reason, u64)>,
     nodes: Vec<(Ipv4Addr, Direction, u64)>,
+}
+
+/// What must become of a lease. Those no row names stay as they are, to the byte.
+#[derive(Clone, Copy, Debug)]
+enum Becomes {
+    /// It counts one more packet of so many bytes.
+    Used(u64),
+    /// It is this one, which ends [`world::LEASE`] from now.
+    Granted(Lease),
+    /// It is gone.
+    Revoked,
 }
 
 impl Case {
@@ -53,6 +67,9 @@ impl Case {
             extra: Vec::new(),
             action: Action::Pass,
             metadata: Vec::new(),
+            mark: 0,
+            proof: 0,
+            leases: Vec::new(),
             counts: Vec::new(),
             nodes: Vec::new(),
         }
@@ -62,6 +79,69 @@ impl Case {
     #[must_use]
     pub fn stack_path(mut self) -> Self {
         self.fastpath = Settings::OFF;
+        self
+    }
+
+    /// With the fast path by leases alone.
+    #[must_use]
+    pub fn verified(mut self) -> Self {
+        self.fastpath = Settings::VERIFIED;
+        self
+    }
+
+    /// Marked, before and, until the row says otherwise, after.
+    #[must_use]
+    pub fn mark(mut self, mark: u32) -> Self {
+        (self.context.mark, self.mark) = (mark, mark);
+        self
+    }
+
+    /// Has this mark afterwards.
+    #[must_use]
+    pub fn leaves_mark(mut self, mark: u32) -> Self {
+        self.mark = mark;
+        self
+    }
+
+    /// With this in `tc_index`, before and, until the row says otherwise, after.
+    #[must_use]
+    pub fn proof(mut self, proof: u16) -> Self {
+        (self.context.proof, self.proof) = (proof, proof);
+        self
+    }
+
+    /// Has this in `tc_index` afterwards.
+    #[must_use]
+    pub fn leaves_proof(mut self, proof: u16) -> Self {
+        self.proof = proof;
+        self
+    }
+
+    /// Came in by another interface.
+    #[must_use]
+    pub fn came_by(mut self, ifindex: u32) -> Self {
+        self.context.ingress_ifindex = ifindex;
+        self
+    }
+
+    /// The lease counts the packet, an inner one of `bytes`.
+    #[must_use]
+    pub fn uses(mut self, flow: Flow, bytes: u64) -> Self {
+        self.leases.push((flow, Becomes::Used(bytes)));
+        self
+    }
+
+    /// There is this lease afterwards, good for [`world::LEASE`] from now.
+    #[must_use]
+    pub fn grants(mut self, flow: Flow, lease: Lease) -> Self {
+        self.leases.push((flow, Becomes::Granted(lease)));
+        self
+    }
+
+    /// There is no such lease afterwards.
+    #[must_use]
+    pub fn revokes(mut self, flow: Flow) -> Self {
+        self.leases.push((flow, Becomes::Revoked));
         self
     }
 
@@ -167,20 +247,90 @@ impl Case {
 
     /// Runs it; says what is wrong, if anything.
     fn run(&self, loaded: &mut Loaded) -> Result<(), String> {
-        for entry in &self.extra {
+        let (leases, others): (Vec<_>, Vec<_>) =
+            self.extra.iter().partition(|entry| matches!(entry, Entry::Lease(..)));
+        let leases: Vec<_> = leases
+            .into_iter()
+            .filter_map(|entry| match entry {
+                Entry::Lease(flow, lease) => Some((flow, lease)),
+                Entry::Route(..) | Entry::Node(..) | Entry::Endpoint(..) => None,
+            })
+            .collect();
+        for entry in &others {
             loaded.add(entry);
         }
+        loaded.set_leases(&leases);
+        let proof = match self.program {
+            Program::DecapXdp => Some(u32::from(self.proof)),
+            program => loaded.proof(program, &self.packet, &self.context),
+        };
+        // That was a run, too.
+        loaded.set_leases(&leases);
         loaded.reset();
+        let (before, start) = (loaded.leases(), now());
         let ran = loaded.run(self.program, &self.packet, &self.context);
+        let (after, end) = (loaded.leases(), now());
         let counters = loaded.counters();
-        for entry in &self.extra {
+        for entry in &others {
             loaded.remove(entry);
         }
-        let Some(ran) = ran else { return Err("the kernel takes no such frame".to_string()) };
-        self.judge(&ran, &counters)
+        loaded.set_leases(&[]);
+        let (Some(ran), Some(proof)) = (ran, proof) else {
+            return Err("the kernel takes no such frame".to_string());
+        };
+        let mut wrong = self.judge(&ran, &counters);
+        if proof != u32::from(self.proof) {
+            let _ = writeln!(wrong, "tc_index {proof:#06x}, expected {:#06x}", self.proof);
+        }
+        wrong += &self.judge_leases(before, after, start..=end);
+        if wrong.is_empty() { Ok(()) } else { Err(wrong) }
     }
 
-    fn judge(&self, ran: &Ran, counters: &Counters) -> Result<(), String> {
+    fn judge_leases(
+        &self,
+        before: Vec<(Flow, Lease)>,
+        after: Vec<(Flow, Lease)>,
+        now: RangeInclusive<u64>,
+    ) -> String {
+        let mut wrong = String::new();
+        let mut expected = by_flow(before);
+        let after = by_flow(after);
+        for (flow, becomes) in &self.leases {
+            let key = format!("{flow:?}");
+            match becomes {
+                Becomes::Used(bytes) => {
+                    let lease = &mut expected.get_mut(&key).expect("a row uses a lease it has").1;
+                    lease.packets += 1;
+                    lease.bytes += bytes;
+                }
+                Becomes::Granted(lease) => {
+                    let mut lease = *lease;
+                    // When it ends is known to a tick or two.
+                    if let Some((_, granted)) = after.get(&key) {
+                        let ends = now.start() + world::LEASE..=now.end() + world::LEASE;
+                        if ends.contains(&granted.expires) {
+                            lease.expires = granted.expires;
+                        }
+                    }
+                    expected.insert(key, (*flow, lease));
+                }
+                Becomes::Revoked => {
+                    expected.remove(&key).expect("a row revokes a lease it has");
+                }
+            }
+        }
+        if after != expected {
+            let _ = writeln!(
+                wrong,
+                "leases {:#?}\nexpected {:#?}",
+                after.values().collect::<Vec<_>>(),
+                expected.values().collect::<Vec<_>>()
+            );
+        }
+        wrong
+    }
+
+    fn judge(&self, ran: &Ran, counters: &Counters) -> String {
         let mut wrong = String::new();
         if ran.action != self.action {
             let _ = writeln!(wrong, "action {:?}, expected {:?}", ran.action, self.action);
@@ -192,9 +342,15 @@ impl Case {
             let _ =
                 writeln!(wrong, "metadata {:02x?}, expected {:02x?}", ran.metadata, self.metadata);
         }
-        wrong += &difference(counters, &self.counts, &self.nodes);
-        if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+        if ran.mark != self.mark {
+            let _ = writeln!(wrong, "mark {:#x}, expected {:#x}", ran.mark, self.mark);
+        }
+        wrong + &difference(counters, &self.counts, &self.nodes)
     }
+}
+
+fn by_flow(leases: Vec<(Flow, Lease)>) -> BTreeMap<String, (Flow, Lease)> {
+    leases.into_iter().map(|(flow, lease)| (format!("{flow:?}"), (flow, lease))).collect()
 }
 
 /// What `counters` (all zero before) have too much or too little.

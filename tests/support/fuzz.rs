@@ -2,11 +2,12 @@
 
 use std::net::Ipv4Addr;
 
+use dataplane_common::{Flow, Lease};
 use etherparse::checksum::Sum16BitWords;
 
 use super::{
     packet::{ETHERNET, Frame, IPV4, eth},
-    prog::Program,
+    prog::{Context, Program},
     world,
 };
 
@@ -82,27 +83,31 @@ pub fn frame(random: &mut Random, program: Program) -> Vec<u8> {
     bytes
 }
 
+/// Who sends to whom in sound frames.
+fn pairs(program: Program) -> [(Ipv4Addr, Ipv4Addr); 2] {
+    match program {
+        Program::EncapPod => [(world::POD, world::REMOTE), (world::POD, world::REMOTE3)],
+        Program::GrantDecap => [(world::REMOTE, world::POD), (world::STRANGER, world::POD)],
+        Program::EncapHost => {
+            [(world::POD, world::REMOTE), (world::TUNNEL_ADDRESS, world::REMOTE3)]
+        }
+        Program::DecapTc | Program::DecapXdp => {
+            [(world::REMOTE, world::POD), (world::REMOTE, world::TUNNEL_ADDRESS)]
+        }
+    }
+}
+
 fn sound(random: &mut Random, program: Program) -> Frame {
-    let (mut frame, pairs) = match program {
-        Program::EncapPod => {
-            (world::from_pod(), vec![(world::POD, world::REMOTE), (world::POD, world::REMOTE3)])
-        }
-        Program::GrantDecap => {
-            (world::to_pod(), vec![(world::REMOTE, world::POD), (world::STRANGER, world::POD)])
-        }
-        Program::EncapHost => (
-            world::from_stack(),
-            vec![(world::POD, world::REMOTE), (world::TUNNEL_ADDRESS, world::REMOTE3)],
-        ),
-        Program::DecapTc | Program::DecapXdp => (
-            world::from_wire().ipv4(world::NODE2, world::NODE1),
-            vec![(world::REMOTE, world::POD), (world::REMOTE, world::TUNNEL_ADDRESS)],
-        ),
+    let mut frame = match program {
+        Program::EncapPod => world::from_pod(),
+        Program::GrantDecap => world::to_pod(),
+        Program::EncapHost => world::from_stack(),
+        Program::DecapTc | Program::DecapXdp => world::from_wire().ipv4(world::NODE2, world::NODE1),
     };
     if random.one_in(200) {
         frame = eth();
     }
-    let (from, to) = random.pick(&pairs);
+    let (from, to) = random.pick(&pairs(program));
     frame = frame.ipv4(from, to).ttl(random.pick(&[0, 1, 2, 3, 64, 255])).tos(random.byte());
     frame = frame.id(random.bits() as u16);
     if random.one_in(8) {
@@ -121,6 +126,83 @@ fn sound(random: &mut Random, program: Program) -> Frame {
     let size = if random.one_in(10) { 1200 + random.below(300) } else { random.below(100) };
     frame = frame.payload(size);
     if random.one_in(4) { frame.padding(random.below(30)) } else { frame }
+}
+
+/// What it comes with where leases are asked for: marks, proofs and interfaces,
+/// more right than wrong.
+pub fn context(random: &mut Random, program: Program, frame: &[u8]) -> Context {
+    let mut context = Context::new(program);
+    let others = random.bits() as u32 & !world::MARK;
+    let mark = if random.one_in(5) { 0 } else { world::MARK };
+    context.mark = mark | random.pick(&[0, others]);
+    context.proof = match random.below(8) {
+        0 => 0,
+        1 => random.bits() as u16,
+        _ => right_proof(program, frame),
+    };
+    if random.one_in(8) {
+        context.ingress_ifindex =
+            random.pick(&[0, world::NIC_IF, world::POD_IF, world::TUNNEL_IF, world::NEIGHBOUR_IF]);
+    }
+    context
+}
+
+/// Of what looks like a flow, be it one or not.
+fn right_proof(program: Program, frame: &[u8]) -> u16 {
+    let direction = match program {
+        Program::EncapPod | Program::EncapHost => Flow::ENCAP,
+        Program::DecapTc | Program::DecapXdp | Program::GrantDecap => Flow::DECAP,
+    };
+    let Some(ip) = frame.get(ETHERNET..ETHERNET + IPV4 + 4) else { return 1 };
+    let word = |at: usize| u32::from_ne_bytes([ip[at], ip[at + 1], ip[at + 2], ip[at + 3]]);
+    let port = |at: usize| u16::from_ne_bytes([ip[at], ip[at + 1]]);
+    let flow = Flow {
+        source: dataplane_common::Ipv4Be(word(12)),
+        destination: dataplane_common::Ipv4Be(word(16)),
+        source_port: port(20),
+        destination_port: port(22),
+        protocol: ip[9],
+        direction,
+        reserved: 0,
+    };
+    flow.proof(world::SECRET)
+}
+
+/// Leases for the flows of sound frames and for their answers: good, bad, or none.
+pub fn leases(random: &mut Random, program: Program) -> Vec<(Flow, Lease)> {
+    let direction = match program {
+        Program::EncapPod | Program::EncapHost => Flow::ENCAP,
+        Program::DecapTc | Program::DecapXdp | Program::GrantDecap => Flow::DECAP,
+    };
+    let mut leases = Vec::new();
+    for (from, to) in pairs(program) {
+        for protocol in [6, 17] {
+            let flow = world::flow(direction, protocol, (from, 1), (to, 2));
+            for flow in [flow, flow.reverse()] {
+                if !random.one_in(4) {
+                    leases.push((flow, lease(random, &flow)));
+                }
+            }
+        }
+    }
+    leases
+}
+
+fn lease(random: &mut Random, flow: &Flow) -> Lease {
+    let ways = [world::way_to_node2(), world::way_to_node3(), world::way_to_pod()];
+    let way =
+        if flow.direction == Flow::DECAP { world::way_to_pod() } else { ways[random.below(2)] };
+    let good = world::lease(flow, world::NODE2, way);
+    let node = random.pick(&[world::NODE3, world::NODE_UNKNOWN]);
+    match random.below(12) {
+        0 => Lease { expires: 1, ..good },
+        1 => Lease { epoch: random.pick(&[0, world::EPOCH - 1, world::EPOCH + 1]), ..good },
+        2 => Lease { node: node.into(), ..good },
+        3 => Lease { endpoint: random.pick(&[0, world::NEIGHBOUR_IF]), ..good },
+        4 => Lease { destination: random.pick(&ADDRESSES).into(), ..good },
+        5 => Lease { way: random.pick(&ways), ..good },
+        _ => good,
+    }
 }
 
 /// One small wrong.

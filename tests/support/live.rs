@@ -10,7 +10,7 @@ use std::{
 };
 
 use aya::programs::{LinkOrder, TcAttachType, XdpMode, tc::TcAttachOptions};
-use dataplane_common::{Direction, Reason, Settings};
+use dataplane_common::{Direction, Flow, Lease, Reason, Settings};
 
 use super::{
     case::difference,
@@ -62,6 +62,7 @@ pub struct LiveCase {
     exit: Exit,
     out: Vec<u8>,
     extra: Vec<Entry>,
+    leases: Vec<(Flow, Option<Lease>)>,
     counts: Vec<Reason>,
     bytes: Vec<u64>,
     nodes: Vec<(Ipv4Addr, Direction, u64)>,
@@ -80,6 +81,7 @@ impl LiveCase {
             exit: Exit::None,
             out: Vec::new(),
             extra: Vec::new(),
+            leases: Vec::new(),
             counts: Vec::new(),
             bytes: Vec::new(),
             nodes: Vec::new(),
@@ -104,6 +106,20 @@ impl LiveCase {
     #[must_use]
     pub fn with(mut self, entry: Entry) -> Self {
         self.extra.push(entry);
+        self
+    }
+
+    /// This lease there must be afterwards.
+    #[must_use]
+    pub fn leaves(mut self, (flow, lease): (Flow, Lease)) -> Self {
+        self.leases.push((flow, Some(lease)));
+        self
+    }
+
+    /// Of this flow there must be no lease afterwards.
+    #[must_use]
+    pub fn gone(mut self, flow: Flow) -> Self {
+        self.leases.push((flow, None));
         self
     }
 
@@ -162,12 +178,17 @@ impl LiveCase {
         }
         let came = exit.map(Wire::receive);
         let counters = settle(loaded, self.counts.len() as u64);
+        let leases: Vec<_> =
+            self.leases.iter().map(|(flow, _)| (*flow, loaded.lease(flow))).collect();
         for entry in &self.extra {
             loaded.remove(entry);
         }
 
         let counts: Vec<_> = self.counts.iter().copied().zip(self.bytes.iter().copied()).collect();
         let mut wrong = difference(&counters, &counts, &self.nodes);
+        if leases != self.leases {
+            wrong += &format!("leases {leases:?}\nexpected {:?}\n", self.leases);
+        }
         match came {
             None => {}
             Some(None) => wrong += "nothing came out",

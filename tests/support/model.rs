@@ -2,23 +2,30 @@
 //!
 //! Written from `design.md`, RFC 2003 and RFC 6040 over plain byte slices,
 //! slow and simple; it shares no header code with the programs, only the
-//! names of the reasons and the map entries of [`super::world`].
+//! names of the reasons, the map entries of [`super::world`] and the arithmetic
+//! of [`Flow::proof`].
 
 use std::net::Ipv4Addr;
 
-use dataplane_common::{Direction, Endpoint, Node, Reason, Route, Settings};
+use dataplane_common::{
+    Direction, Endpoint, Flow, Lease, Mac as MapMac, Node, Reason, Route, Settings,
+};
 use etherparse::{IpNumber, Ipv4Header, checksum::Sum16BitWords};
 
 use super::{
     packet::{ETHERNET, IPV4, Mac},
-    prog::{Action, Program, Ran},
-    world::{Entry, HOST_MAC, NIC_MAC, POD_IF, SECRET},
+    prog::{Action, Context, Program, Ran},
+    world::{EPOCH, Entry, HOST_MAC, LATER, NIC_MAC, POD_IF, SECRET, TUNNEL_IF},
 };
 
 /// What must come of a packet.
 pub struct Prediction {
-    /// Action, packet and metadata.
+    /// Action, packet, metadata and mark.
     pub ran: Ran,
+    /// `skb->tc_index`.
+    pub proof: u16,
+    /// The flow whose lease, or whose answers' lease, may have changed.
+    pub flow: Option<Flow>,
     /// What is counted, with how many bytes.
     pub count: Option<(Reason, u64)>,
     /// What is counted for a node.
@@ -31,6 +38,8 @@ pub struct Model {
     routes: Vec<(u32, u8, Route)>,
     nodes: Vec<(Ipv4Addr, Node)>,
     endpoints: Vec<(Ipv4Addr, Endpoint)>,
+    /// [`LATER`] stands for good, whatever a program has granted included.
+    leases: Vec<(Flow, Lease)>,
 }
 
 /// An IPv4 header and what follows.
@@ -65,6 +74,51 @@ impl Ip<'_> {
     fn destination(self) -> Ipv4Addr {
         Ipv4Addr::new(self.0[16], self.0[17], self.0[18], self.0[19])
     }
+
+    /// Whose packet it is, and whether it begins or ends a connection.
+    fn flow(self, direction: u8) -> Result<(Flow, bool), NoFlow> {
+        if self.header() > IPV4 {
+            return Err(NoFlow::Options);
+        }
+        if self.is_fragment() {
+            return Err(NoFlow::Fragment);
+        }
+        let transport = &self.0[IPV4..];
+        let enough = match self.protocol() {
+            6 => transport.len() >= 14,
+            17 => transport.len() >= 4,
+            _ => false,
+        };
+        if !enough {
+            return Err(NoFlow::NoPorts);
+        }
+        let flow = Flow {
+            source: self.source().into(),
+            destination: self.destination().into(),
+            source_port: u16::from_ne_bytes([transport[0], transport[1]]),
+            destination_port: u16::from_ne_bytes([transport[2], transport[3]]),
+            protocol: self.protocol(),
+            direction,
+            reserved: 0,
+        };
+        Ok((flow, self.protocol() == 6 && transport[13] & 0b111 != 0))
+    }
+}
+
+/// Why a packet is never leased.
+enum NoFlow {
+    Options,
+    Fragment,
+    NoPorts,
+}
+
+/// What a hook behind netfilter does about a lease.
+enum Settled {
+    Granted,
+    Leased,
+    Unmarked,
+    Unproven,
+    Control,
 }
 
 /// A header byte changes, the checksum with it (RFC 1624 §3): a wrong one
@@ -86,8 +140,13 @@ impl Model {
     /// Of a node with these settings and maps.
     #[must_use]
     pub fn new(settings: Settings, entries: &[Entry]) -> Self {
-        let mut model =
-            Self { settings, routes: Vec::new(), nodes: Vec::new(), endpoints: Vec::new() };
+        let mut model = Self {
+            settings,
+            routes: Vec::new(),
+            nodes: Vec::new(),
+            endpoints: Vec::new(),
+            leases: Vec::new(),
+        };
         for entry in entries {
             match *entry {
                 Entry::Route(prefix, length, route) => {
@@ -95,10 +154,105 @@ impl Model {
                 }
                 Entry::Node(address, node) => model.nodes.push((address, node)),
                 Entry::Endpoint(address, endpoint) => model.endpoints.push((address, endpoint)),
+                Entry::Lease(flow, lease) => model.leases.push((flow, lease)),
             }
         }
         model.routes.sort_by_key(|(_, length, _)| std::cmp::Reverse(*length));
         model
+    }
+
+    /// The settings it was made with.
+    #[must_use]
+    pub const fn settings(&self) -> Settings {
+        self.settings
+    }
+
+    /// All leases; one that a program granted ends [`LATER`].
+    #[must_use]
+    pub fn leases(&self) -> &[(Flow, Lease)] {
+        &self.leases
+    }
+
+    /// These leases and no others.
+    pub fn set_leases(&mut self, leases: &[(Flow, Lease)]) {
+        self.leases = leases.to_vec();
+    }
+
+    /// The lease of one flow, good or not.
+    #[must_use]
+    pub fn lease(&self, flow: &Flow) -> Option<Lease> {
+        self.leases.iter().find(|(of, _)| of == flow).map(|(_, lease)| *lease)
+    }
+
+    /// The lease of a flow if it is good, or the names of what is wrong with it.
+    fn good_lease<T>(&self, flow: &Flow, [none, expired, outdated]: [T; 3]) -> Result<Lease, T> {
+        match self.lease(flow) {
+            Some(lease) if lease.destination == flow.destination => {
+                if lease.epoch != EPOCH {
+                    Err(outdated)
+                } else if lease.expires == LATER {
+                    Ok(lease)
+                } else {
+                    Err(expired)
+                }
+            }
+            _ => Err(none),
+        }
+    }
+
+    fn use_lease(&mut self, flow: &Flow, bytes: usize) {
+        for (_, lease) in self.leases.iter_mut().filter(|(of, _)| of == flow) {
+            lease.packets += 1;
+            lease.bytes += bytes as u64;
+        }
+    }
+
+    fn revoke(&mut self, flow: &Flow) {
+        self.leases.retain(|(of, _)| *of != *flow && *of != flow.reverse());
+    }
+
+    /// What becomes of the lease behind netfilter. `claim`: node, interface and way.
+    fn settle(
+        &mut self,
+        (flow, is_control): (Flow, bool),
+        context: &Context,
+        claim: Option<(Ipv4Addr, u32, Node)>,
+    ) -> Settled {
+        let right = flow.proof(SECRET);
+        let verdict = if is_control {
+            Settled::Control
+        } else if context.mark & self.settings.mark == 0 {
+            Settled::Unmarked
+        } else if context.proof != 0 && context.proof != right {
+            Settled::Unproven
+        } else if self.good_lease(&flow, [(); 3]).is_ok() {
+            return Settled::Leased;
+        } else if context.proof == 0 {
+            return Settled::Unproven;
+        } else {
+            let Some((node, endpoint, way)) = claim else { return Settled::Unproven };
+            let old = self.lease(&flow).unwrap_or_default();
+            let lease = Lease {
+                destination: flow.destination,
+                epoch: EPOCH,
+                expires: LATER,
+                packets: old.packets,
+                bytes: old.bytes,
+                node: node.into(),
+                endpoint,
+                way,
+                reserved: 0,
+            };
+            self.leases.retain(|(of, _)| *of != flow);
+            self.leases.push((flow, lease));
+            return Settled::Granted;
+        };
+        self.revoke(&flow);
+        verdict
+    }
+
+    fn is_verified(&self) -> bool {
+        self.settings.fastpath == Settings::VERIFIED
     }
 
     fn route(&self, address: Ipv4Addr) -> Option<Route> {
@@ -116,20 +270,28 @@ impl Model {
         self.endpoints.iter().find(|(pod, _)| *pod == address).map(|(_, endpoint)| *endpoint)
     }
 
-    /// What `program` must make of `frame` (34 bytes at least) on its interface.
+    /// What `program` must make of `frame` (34 bytes at least), which comes with
+    /// `context`. Leases change accordingly.
     #[must_use]
-    pub fn predict(&self, program: Program, frame: &[u8]) -> Prediction {
-        let verdict = match program {
-            Program::EncapPod => self.encap(true, frame),
-            Program::EncapHost => self.encap(false, frame),
-            Program::DecapTc => self.decap(false, frame),
-            Program::DecapXdp => self.decap(true, frame),
-            Program::GrantDecap => Err(No::Pass(Reason::GrantNoFlow)),
-        };
+    pub fn predict(&mut self, program: Program, frame: &[u8], context: &Context) -> Prediction {
         let mut prediction = Prediction {
-            ran: Ran { action: Action::Pass, packet: frame.to_vec(), metadata: Vec::new() },
+            ran: Ran {
+                action: Action::Pass,
+                packet: frame.to_vec(),
+                metadata: Vec::new(),
+                mark: context.mark,
+            },
+            proof: context.proof,
+            flow: None,
             count: None,
             node: None,
+        };
+        let verdict = match program {
+            Program::EncapPod => self.encap(true, frame, context, &mut prediction),
+            Program::EncapHost => self.encap(false, frame, context, &mut prediction),
+            Program::DecapTc => self.decap(false, frame, &mut prediction),
+            Program::DecapXdp => self.decap(true, frame, &mut prediction),
+            Program::GrantDecap => Err(No::Pass(self.grant(frame, context, &mut prediction))),
         };
         let bytes = (frame.len() - ETHERNET) as u64;
         match verdict {
@@ -158,9 +320,69 @@ impl Model {
         prediction
     }
 
-    fn encap(&self, pod: bool, frame: &[u8]) -> Result<Sent, No> {
+    fn grant(&mut self, frame: &[u8], context: &Context, prediction: &mut Prediction) -> Reason {
+        let ip = Ip(&frame[ETHERNET..]);
+        prediction.ran.mark = context.mark & !self.settings.mark;
+        let seen = match ip.flow(Flow::DECAP) {
+            Ok(seen) if frame[12..14] == [0x08, 0x00] && ip.is_sane() => seen,
+            _ => return Reason::GrantNoFlow,
+        };
+        prediction.flow = Some(seen.0);
+        let claim = || {
+            let pod = self.endpoint(ip.destination())?;
+            let route = self.route(ip.source())?;
+            let theirs = route.flags & Route::LOCAL == 0;
+            let way = Node { ifindex: pod.ifindex, mtu: 0, next_hop: pod.pod, source: pod.host };
+            (context.ingress_ifindex == TUNNEL_IF
+                && pod.ifindex == POD_IF
+                && pod.pod.is_known()
+                && theirs)
+                .then_some((route.node.into(), POD_IF, way))
+        };
+        let claim = claim();
+        match self.settle(seen, context, claim) {
+            Settled::Granted => Reason::GrantGiven,
+            Settled::Leased => Reason::GrantLeased,
+            Settled::Unmarked => Reason::GrantUnmarked,
+            Settled::Unproven => Reason::GrantUnproven,
+            Settled::Control => Reason::GrantConnectionControl,
+        }
+    }
+
+    /// Who gets it and how, as a lease says, or why none does.
+    fn leased_encap(&self, ip: Ip, prediction: &mut Prediction) -> Result<Lease, Reason> {
+        let (flow, is_control) = ip.flow(Flow::ENCAP).map_err(|no_flow| match no_flow {
+            NoFlow::Options => Reason::PodOptions,
+            NoFlow::Fragment => Reason::PodFragment,
+            NoFlow::NoPorts => Reason::PodNoPorts,
+        })?;
+        if is_control {
+            return Err(Reason::PodConnectionControl);
+        }
+        let names = [Reason::PodNoLease, Reason::PodLeaseExpired, Reason::PodLeaseOutdated];
+        let lease = self.good_lease(&flow, names).inspect_err(|_| {
+            prediction.proof = flow.proof(SECRET);
+        })?;
+        if lease.endpoint != POD_IF {
+            return Err(Reason::PodForgedSource);
+        }
+        prediction.flow = Some(flow);
+        Ok(lease)
+    }
+
+    fn encap(
+        &mut self,
+        pod: bool,
+        frame: &[u8],
+        context: &Context,
+        prediction: &mut Prediction,
+    ) -> Result<Sent, No> {
         // One check, two names, two verdicts.
         let no = |at_pod, at_host| if pod { No::Pass(at_pod) } else { No::Drop(at_host) };
+        let leased = pod && self.is_verified();
+        if leased {
+            prediction.proof = 0;
+        }
         let ip = Ip(&frame[ETHERNET..]);
         if frame[12..14] != [0x08, 0x00] {
             return Err(no(Reason::PodNotIpv4, Reason::HostNotIpv4));
@@ -172,15 +394,23 @@ impl Model {
         if tcp && ip.total() < ip.header() + 14 {
             return Err(no(Reason::PodTruncated, Reason::HostTruncated));
         }
-        if pod && self.endpoint(ip.source()).is_none_or(|endpoint| endpoint.ifindex != POD_IF) {
-            return Err(No::Pass(Reason::PodForgedSource));
-        }
-        let route = self.route(ip.destination()).filter(|route| route.flags == 0);
-        let address = route.ok_or_else(|| no(Reason::PodNoRoute, Reason::HostNoRoute))?.node.into();
-        let node = self
-            .node(address)
-            .filter(|node| node.ifindex != 0)
-            .ok_or_else(|| no(Reason::PodNodeUnreachable, Reason::HostNodeUnreachable))?;
+        let (address, node) = if leased {
+            let lease = self.leased_encap(ip, prediction).map_err(No::Pass)?;
+            (lease.node.into(), lease.way)
+        } else {
+            let owner = self.endpoint(ip.source()).map(|endpoint| endpoint.ifindex);
+            if pod && owner != Some(POD_IF) {
+                return Err(No::Pass(Reason::PodForgedSource));
+            }
+            let route = self.route(ip.destination()).filter(|route| route.flags == 0);
+            let address =
+                route.ok_or_else(|| no(Reason::PodNoRoute, Reason::HostNoRoute))?.node.into();
+            let node = self
+                .node(address)
+                .filter(|node| node.ifindex != 0)
+                .ok_or_else(|| no(Reason::PodNodeUnreachable, Reason::HostNodeUnreachable))?;
+            (address, node)
+        };
         // A pod's packet has our hop ahead of it, the stack's has it behind.
         let ttl = ip.ttl().saturating_sub(u8::from(pod));
         if ttl == 0 {
@@ -197,6 +427,16 @@ impl Model {
         }
         if pod && tcp && ip.0[ip.header() + 13] & 0b111 != 0 {
             return Err(No::Pass(Reason::PodConnectionControl));
+        }
+        let reason = if pod {
+            Reason::PodEncapsulated
+        } else if self.is_verified() {
+            self.settle_encap(ip, (address, node), context, prediction)
+        } else {
+            Reason::HostEncapsulated
+        };
+        if leased && let Some(flow) = &prediction.flow {
+            self.use_lease(flow, ip.total());
         }
 
         let mut outer = Ipv4Header::new(
@@ -225,11 +465,54 @@ impl Model {
             frame[..12].to_vec()
         };
         let packet = [&macs, &frame[12..14], &outer.to_bytes(), &inner].concat();
-        let reason = if pod { Reason::PodEncapsulated } else { Reason::HostEncapsulated };
         Ok(Sent { reason, packet, node: address, bytes: ip.total() })
     }
 
-    fn decap(&self, xdp: bool, frame: &[u8]) -> Result<Sent, No> {
+    fn settle_encap(
+        &mut self,
+        ip: Ip,
+        (address, way): (Ipv4Addr, Node),
+        context: &Context,
+        prediction: &mut Prediction,
+    ) -> Reason {
+        prediction.ran.mark = context.mark & !self.settings.mark;
+        let Ok(seen) = ip.flow(Flow::ENCAP) else { return Reason::HostEncapsulated };
+        prediction.flow = Some(seen.0);
+        let claim = self
+            .endpoint(ip.source())
+            .filter(|pod| pod.ifindex == context.ingress_ifindex)
+            .map(|pod| (address, pod.ifindex, way));
+        match self.settle(seen, context, claim) {
+            Settled::Granted => Reason::HostLeaseGranted,
+            Settled::Leased => Reason::HostLeased,
+            Settled::Unmarked => Reason::HostUnmarked,
+            Settled::Unproven => Reason::HostUnproven,
+            Settled::Control => Reason::HostConnectionControl,
+        }
+    }
+
+    /// The lease of a packet from `node`, and its flow, or why there is none and
+    /// the proof to take along.
+    fn leased_decap(&self, inner: Ip, node: Ipv4Addr) -> Result<(Flow, Lease), (Reason, u16)> {
+        let (flow, is_control) = inner.flow(Flow::DECAP).map_err(|no_flow| match no_flow {
+            NoFlow::Options => (Reason::OptionsToStack, 0),
+            NoFlow::Fragment => (Reason::FragmentToStack, 0),
+            NoFlow::NoPorts => (Reason::NoPortsToStack, 0),
+        })?;
+        if is_control {
+            return Err((Reason::ControlToStack, 0));
+        }
+        let names =
+            [Reason::NoLeaseToStack, Reason::LeaseExpiredToStack, Reason::LeaseOutdatedToStack];
+        let proof = flow.proof(SECRET);
+        let lease = self.good_lease(&flow, names).map_err(|reason| (reason, proof))?;
+        if Ipv4Addr::from(lease.node) != node {
+            return Err((Reason::NoLeaseToStack, proof));
+        }
+        Ok((flow, lease))
+    }
+
+    fn decap(&mut self, xdp: bool, frame: &[u8], prediction: &mut Prediction) -> Result<Sent, No> {
         let outer = Ip(&frame[ETHERNET..]);
         let pass = |wrong, reason| if wrong { Err(No::Pass(reason)) } else { Ok(()) };
         pass(frame[12..14] != [0x08, 0x00], Reason::NotIpv4)?;
@@ -241,10 +524,16 @@ impl Model {
         pass(outer.is_fragment(), Reason::OuterFragment)?;
         pass(outer.total() < IPV4 || outer.total() > outer.0.len(), Reason::OuterBadLength)?;
         pass(outer.destination() != Ipv4Addr::from(self.settings.node), Reason::OtherDestination)?;
-        let Some(node) = self.node(outer.source()) else {
-            return Err(No::Pass(Reason::UnknownNode));
-        };
-        pass(xdp && frame[..6] != Mac::from(node.source), Reason::NotForHost)?;
+        // XDP asks for no lease: its checks are to hold for what GRO makes of it.
+        let ask = self.is_verified() && !xdp && outer.0.len() >= 2 * IPV4;
+        let leased = ask.then(|| self.leased_decap(Ip(&outer.0[IPV4..]), outer.source()));
+        let vouched = matches!(leased, Some(Ok(_)));
+        if !vouched {
+            let Some(node) = self.node(outer.source()) else {
+                return Err(No::Pass(Reason::UnknownNode));
+            };
+            pass(xdp && frame[..6] != Mac::from(node.source), Reason::NotForHost)?;
+        }
         pass(outer.total() < 2 * IPV4, Reason::InnerTruncated)?;
         let inner = Ip(&outer.0[IPV4..]);
         pass(!inner.is_sane(), Reason::InnerBadHeader)?;
@@ -253,7 +542,7 @@ impl Model {
         pass(inner.header() == IPV4 && !inner.checks(), Reason::InnerBadChecksum)?;
         pass(matches!(inner.protocol(), 4 | 41), Reason::NestedTunnel)?;
 
-        let lie = self.lie(outer.source(), inner.source())?;
+        let lie = if vouched { None } else { self.lie(outer.source(), inner.source())? };
         if let Some((drop, _)) = lie
             && self.settings.spoof == Settings::SPOOF_DROP
         {
@@ -282,13 +571,27 @@ impl Model {
         let reason = if xdp {
             Reason::XdpUnwrapped
         } else {
-            match (lie, self.pod(inner)) {
-                (None, Ok(endpoint)) => {
+            // A lie takes no proof along, nor does what has a lease and cannot use it.
+            let (pod, proof) = match &leased {
+                None => (self.pod(inner), 0),
+                Some(Err((reason, proof))) => (Err(*reason), *proof),
+                Some(Ok(_)) if inner.ttl() == 1 => (Err(Reason::TtlToStack), 0),
+                Some(Ok((_, Lease { way, .. }))) => (Ok((way.next_hop, way.source)), 0),
+            };
+            match (lie, pod) {
+                (None, Ok((pod, host))) => {
+                    if let Some(Ok((flow, _))) = &leased {
+                        prediction.flow = Some(*flow);
+                        self.use_lease(flow, inner.total());
+                    }
                     set(&mut ip, 8, inner.ttl() - 1);
-                    macs = [Mac::from(endpoint.pod), HOST_MAC].concat();
+                    macs = [Mac::from(pod), Mac::from(host)].concat();
                     Reason::ToPod
                 }
                 (lie, pod) => {
+                    if self.is_verified() {
+                        prediction.proof = if lie.is_some() { 0 } else { proof };
+                    }
                     macs[..6].copy_from_slice(&Mac::from(self.settings.tunnel_mac));
                     lie.map(|(_, to_stack)| to_stack).or(pod.err()).expect("a reason not to")
                 }
@@ -315,8 +618,8 @@ impl Model {
         }
     }
 
-    /// The pod that takes it straight, or why none does.
-    fn pod(&self, inner: Ip) -> Result<Endpoint, Reason> {
+    /// The MACs of the pod that takes it straight, or why none does.
+    fn pod(&self, inner: Ip) -> Result<(MapMac, MapMac), Reason> {
         if self.settings.fastpath == Settings::OFF {
             return Err(Reason::ToStack);
         }
@@ -330,7 +633,10 @@ impl Model {
             return Err(Reason::FragmentToStack);
         }
         let endpoint = self.endpoint(inner.destination());
-        endpoint.filter(|endpoint| endpoint.pod.is_known()).ok_or(Reason::NoEndpointToStack)
+        endpoint
+            .filter(|endpoint| endpoint.pod.is_known())
+            .map(|endpoint| (endpoint.pod, HOST_MAC.into()))
+            .ok_or(Reason::NoEndpointToStack)
     }
 }
 

@@ -261,6 +261,13 @@ impl Frame {
         self
     }
 
+    /// These very bytes as payload.
+    #[must_use]
+    pub fn bytes_payload(mut self, payload: &[u8]) -> Self {
+        self.payload = payload.to_vec();
+        self
+    }
+
     /// `length` bytes behind the packet that belong to the frame alone.
     #[must_use]
     pub fn padding(mut self, length: usize) -> Self {

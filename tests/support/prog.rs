@@ -6,20 +6,28 @@ use std::{
     fmt,
     io::{Error, ErrorKind},
     net::Ipv4Addr,
+    os::fd::AsFd as _,
 };
 
 use aya::{
     Ebpf, EbpfLoader, TestRun, TestRunAttrs, TestRunOptions,
     maps::{
-        HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues, lpm_trie::Key,
+        Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues,
+        lpm_trie::Key,
     },
     programs::{Program as AyaProgram, ProgramError, SchedClassifier, Xdp},
     util::nr_cpus,
 };
-use dataplane_common::{Counter, Endpoint, Ipv4Be, Node, NodeCounter, Reason, Route, Settings};
+use dataplane_common::{
+    Counter, Endpoint, Flow, Ipv4Be, Lease, Node, NodeCounter, Reason, Route, Settings,
+};
 use dataplane_user::object::DATAPLANE;
+use nix::time::{ClockId, clock_gettime};
 
-use super::world::{self, Entry};
+use super::{
+    trampoline::{Run, Trampoline},
+    world::{self, Entry},
+};
 
 /// A program of the object.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -62,6 +70,16 @@ impl Program {
             Self::DecapTc | Self::DecapXdp => world::NIC_IF,
         }
     }
+
+    /// The interface by which what it sees usually has come in.
+    #[must_use]
+    pub const fn came_by(self) -> u32 {
+        match self {
+            Self::EncapPod | Self::EncapHost => world::POD_IF,
+            Self::GrantDecap => world::TUNNEL_IF,
+            Self::DecapTc | Self::DecapXdp => world::NIC_IF,
+        }
+    }
 }
 
 impl fmt::Display for Program {
@@ -99,6 +117,12 @@ impl Action {
 pub struct Context {
     /// The interface; an XDP test run has none.
     pub ifindex: u32,
+    /// The interface it came in by, before it was routed here.
+    pub ingress_ifindex: u32,
+    /// `skb->mark`.
+    pub mark: u32,
+    /// `skb->tc_index`: the proof an ingress hook left.
+    pub proof: u16,
     /// `skb->gso_size`, with no GSO type beside it.
     pub gso_size: u32,
     /// XDP metadata in front of the frame.
@@ -111,13 +135,22 @@ impl Context {
     /// A plain packet for `program`.
     #[must_use]
     pub const fn new(program: Program) -> Self {
-        Self { ifindex: program.interface(), gso_size: 0, metadata: Vec::new(), repeat: 1 }
+        Self {
+            ifindex: program.interface(),
+            ingress_ifindex: program.came_by(),
+            mark: 0,
+            proof: 0,
+            gso_size: 0,
+            metadata: Vec::new(),
+            repeat: 1,
+        }
     }
 
     /// `struct __sk_buff`: only the fields a test run accepts.
     fn skb(&self) -> Vec<u8> {
         let mut bytes = vec![0; 192];
-        bytes[36..40].copy_from_slice(&self.ifindex.to_ne_bytes());
+        bytes[8..12].copy_from_slice(&self.mark.to_ne_bytes());
+        bytes[36..40].copy_from_slice(&self.ingress_ifindex.to_ne_bytes());
         bytes[40..44].copy_from_slice(&self.ifindex.to_ne_bytes());
         bytes[176..180].copy_from_slice(&self.gso_size.to_ne_bytes());
         bytes
@@ -142,6 +175,8 @@ pub struct Ran {
     pub packet: Vec<u8>,
     /// XDP metadata in front of it.
     pub metadata: Vec<u8>,
+    /// `skb->mark`; an XDP frame has none.
+    pub mark: u32,
 }
 
 /// Every counter there is, summed over the CPUs.
@@ -159,6 +194,8 @@ pub struct Loaded {
     routes: LpmTrie<MapData, Ipv4Be, Route>,
     nodes: HashMap<MapData, Ipv4Be, Node>,
     endpoints: HashMap<MapData, Ipv4Be, Endpoint>,
+    leases: HashMap<MapData, Flow, Lease>,
+    trampolines: BTreeMap<Program, Trampoline>,
     counters: PerCpuArray<MapData, Counter>,
     node_counters: PerCpuHashMap<MapData, Ipv4Be, NodeCounter>,
 }
@@ -193,9 +230,14 @@ impl Loaded {
         let routes = map(&mut ebpf, "ROUTES");
         let nodes = map(&mut ebpf, "NODES");
         let endpoints = map(&mut ebpf, "ENDPOINTS");
+        let leases = map(&mut ebpf, "LEASES");
+        let mut epoch: Array<_, u32> = map(&mut ebpf, "EPOCH");
+        epoch.set(0, world::EPOCH, 0).expect("the epoch can be set");
         let counters = map(&mut ebpf, "COUNTERS");
         let node_counters = map(&mut ebpf, "NODE_COUNTERS");
-        let mut loaded = Self { ebpf, routes, nodes, endpoints, counters, node_counters };
+        let trampolines = BTreeMap::new();
+        let mut loaded =
+            Self { ebpf, routes, nodes, endpoints, leases, trampolines, counters, node_counters };
         for entry in entries {
             loaded.add(entry);
         }
@@ -215,6 +257,7 @@ impl Loaded {
             Entry::Endpoint(address, endpoint) => {
                 self.endpoints.insert(Ipv4Be::from(address), endpoint, NO_EXIST)
             }
+            Entry::Lease(flow, lease) => self.leases.insert(flow, resolve(lease), NO_EXIST),
         };
         result.unwrap_or_else(|error| panic!("{entry:?} goes into its map: {error}"));
     }
@@ -230,8 +273,35 @@ impl Loaded {
                 .remove(&address.into())
                 .and_then(|()| self.node_counters.remove(&address.into())),
             Entry::Endpoint(address, _) => self.endpoints.remove(&address.into()),
+            // Whether a program left it or not.
+            Entry::Lease(flow, _) => {
+                let _ = self.leases.remove(&flow);
+                Ok(())
+            }
         };
         result.unwrap_or_else(|error| panic!("{entry:?} comes out of its map: {error}"));
+    }
+
+    /// The lease of one flow.
+    #[must_use]
+    pub fn lease(&self, flow: &Flow) -> Option<Lease> {
+        self.leases.get(flow, 0).ok()
+    }
+
+    /// All leases.
+    #[must_use]
+    pub fn leases(&self) -> Vec<(Flow, Lease)> {
+        self.leases.iter().map(|entry| entry.expect("LEASES can be read")).collect()
+    }
+
+    /// These leases and no others.
+    pub fn set_leases(&mut self, leases: &[(Flow, Lease)]) {
+        for (flow, _) in self.leases() {
+            self.leases.remove(&flow).expect("a lease can be removed");
+        }
+        for (flow, lease) in leases {
+            self.leases.insert(flow, resolve(*lease), NO_EXIST).expect("a lease can be written");
+        }
     }
 
     /// A TC program, to attach it or to look at it.
@@ -258,46 +328,68 @@ impl Loaded {
     /// Runs `program` on `packet`. `None` if the kernel does not let it near
     /// such a frame (`EINVAL`: shorter than a test run takes).
     #[must_use]
-    pub fn run(&self, program: Program, packet: &[u8], context: &Context) -> Option<Ran> {
+    pub fn run(&mut self, program: Program, packet: &[u8], context: &Context) -> Option<Ran> {
+        if program == Program::DecapXdp {
+            return self.run_xdp(packet, context);
+        }
+        let (mut out, mut skb) = (vec![0; packet.len() + 512], context.skb());
+        let returned = self.trampoline(program).run(&mut Run {
+            packet,
+            out: &mut out,
+            context: &mut skb,
+            tc_index: context.proof,
+            repeat: context.repeat,
+        });
+        let action = Action::new(program, took(program, packet, returned)?);
+        let mark = u32::from_ne_bytes(skb[8..12].try_into().expect("four bytes"));
+        Some(Ran { action, packet: out, metadata: Vec::new(), mark })
+    }
+
+    /// Runs a TC program and looks at nothing but `skb->tc_index` afterwards.
+    /// That takes a run of its own, so every map is written to once more.
+    #[must_use]
+    pub fn proof(&mut self, program: Program, packet: &[u8], context: &Context) -> Option<u32> {
+        let (mut out, mut skb) = (vec![0; packet.len() + 512], context.skb());
+        let proof = self.trampoline(program).tc_index(&mut Run {
+            packet,
+            out: &mut out,
+            context: &mut skb,
+            tc_index: context.proof,
+            repeat: context.repeat,
+        });
+        took(program, packet, proof)
+    }
+
+    fn trampoline(&mut self, program: Program) -> &Trampoline {
+        let Self { ebpf, trampolines, .. } = self;
+        trampolines.entry(program).or_insert_with(|| {
+            let loaded = ebpf.program(program.name()).expect("the program is in the object");
+            Trampoline::new(loaded.fd().expect("it is loaded").as_fd())
+        })
+    }
+
+    fn run_xdp(&mut self, packet: &[u8], context: &Context) -> Option<Ran> {
+        let program = Program::DecapXdp;
         let mut out = vec![0; context.metadata.len() + packet.len() + 512];
-        let ctx_in = match program {
-            Program::DecapXdp => context.xdp(packet.len()),
-            _ => context.skb(),
-        };
+        let ctx_in = context.xdp(packet.len());
         let mut ctx_out = vec![0; ctx_in.len()];
-        let whole;
-        let data_in = if context.metadata.is_empty() {
-            packet
-        } else {
-            whole = [&context.metadata, packet].concat();
-            &whole
-        };
+        let data_in = [&context.metadata, packet].concat();
         let mut options = TestRunOptions::new();
-        options.data_in = Some(data_in);
+        options.data_in = Some(&data_in);
         options.data_out = Some(&mut out);
         options.ctx_in = Some(&ctx_in);
         options.ctx_out = Some(&mut ctx_out);
         options.repeat = context.repeat;
-        let ran = match self.ebpf.program(program.name()).expect("the program is in the object") {
-            AyaProgram::SchedClassifier(program) => program.test_run(options),
-            AyaProgram::Xdp(program) => program.test_run(options),
-            _ => panic!("{program} is neither TC nor XDP"),
-        };
-        let ran = match ran {
+        let ran = match self.xdp().test_run(options) {
             Ok(ran) => ran,
             Err(ProgramError::SyscallError(error)) if is_invalid(&error.io_error) => return None,
             Err(error) => panic!("running {program} on {} bytes: {error:?}", packet.len()),
         };
         out.truncate(ran.data_size_out as usize);
-        let metadata = match program {
-            Program::DecapXdp => {
-                u32::from_ne_bytes([ctx_out[0], ctx_out[1], ctx_out[2], ctx_out[3]])
-            }
-            _ => 0,
-        };
+        let metadata = u32::from_ne_bytes([ctx_out[0], ctx_out[1], ctx_out[2], ctx_out[3]]);
         let packet = out.split_off(metadata as usize);
         let action = Action::new(program, ran.return_value as i32);
-        Some(Ran { action, packet, metadata: out })
+        Some(Ran { action, packet, metadata: out, mark: context.mark })
     }
 
     /// Runs the XDP program on a frame that then goes up the stack from
@@ -366,6 +458,28 @@ fn zeros<T: aya::Pod + Default>() -> PerCpuValues<T> {
 
 const fn add(a: Counter, b: Counter) -> Counter {
     Counter { packets: a.packets + b.packets, bytes: a.bytes + b.bytes }
+}
+
+/// [`world::NOW`] is now.
+fn resolve(lease: Lease) -> Lease {
+    let expires = if lease.expires == world::NOW { now() } else { lease.expires };
+    Lease { expires, ..lease }
+}
+
+/// `CLOCK_MONOTONIC` to the last timer tick, ns: the clock of leases.
+#[must_use]
+pub fn now() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).expect("Linux has this clock");
+    now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
+}
+
+/// `None` if the kernel takes no such frame.
+fn took<T>(program: Program, packet: &[u8], result: Result<T, Error>) -> Option<T> {
+    match result {
+        Ok(value) => Some(value),
+        Err(error) if is_invalid(&error) => None,
+        Err(error) => panic!("running {program} on {} bytes: {error}", packet.len()),
+    }
 }
 
 fn is_invalid(error: &Error) -> bool {

@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 
-use dataplane_common::{Endpoint, Node, Route, Settings};
+use dataplane_common::{Endpoint, Flow, Ipv4Be, Lease, Node, Route, Settings};
 
 use super::packet::{Frame, Mac, eth};
 
@@ -85,6 +85,18 @@ pub const JUMBO: u32 = 9000;
 /// MTU towards [`NODE3`].
 pub const SMALL_MTU: u32 = 1300;
 
+/// The number in `EPOCH`.
+pub const EPOCH: u32 = 7;
+/// In [`Lease::expires`]: not before the test is over.
+pub const LATER: u64 = u64::MAX;
+/// In [`Lease::expires`]: at the very tick of the clock at which
+/// [`super::prog::Loaded::add`] writes it.
+pub const NOW: u64 = 0;
+/// What a lease has counted before a row begins: neither zero nor alike.
+pub const PACKETS: u64 = 3;
+/// Their bytes.
+pub const BYTES: u64 = 4000;
+
 /// One line of a map.
 #[derive(Clone, Copy, Debug)]
 pub enum Entry {
@@ -94,6 +106,61 @@ pub enum Entry {
     Node(Ipv4Addr, Node),
     /// In `ENDPOINTS`.
     Endpoint(Ipv4Addr, Endpoint),
+    /// In `LEASES`; for [`Lease::expires`] see [`LATER`] and [`NOW`].
+    Lease(Flow, Lease),
+}
+
+/// A flow of `protocol`; the ports as a person says them.
+#[must_use]
+pub fn flow(
+    direction: u8,
+    protocol: u8,
+    (source, source_port): (Ipv4Addr, u16),
+    (destination, destination_port): (Ipv4Addr, u16),
+) -> Flow {
+    Flow {
+        source: source.into(),
+        destination: destination.into(),
+        source_port: source_port.to_be(),
+        destination_port: destination_port.to_be(),
+        protocol,
+        direction,
+        reserved: 0,
+    }
+}
+
+/// The way to [`NODE3`].
+#[must_use]
+pub fn way_to_node3() -> Node {
+    Node { ifindex: NIC_IF, mtu: SMALL_MTU, next_hop: NEXT_HOP_MAC.into(), source: NIC_MAC.into() }
+}
+
+/// The way to [`NODE2`].
+#[must_use]
+pub fn way_to_node2() -> Node {
+    Node { ifindex: NIC_IF, mtu: MTU, source: NIC_MAC.into(), ..Node::default() }
+}
+
+/// The way into [`POD`].
+#[must_use]
+pub fn way_to_pod() -> Node {
+    Node { ifindex: POD_IF, mtu: 0, next_hop: POD_MAC.into(), source: HOST_MAC.into() }
+}
+
+/// A good lease of `flow`, between our pod and one of `node`'s, with something counted.
+#[must_use]
+pub fn lease(flow: &Flow, node: Ipv4Addr, way: Node) -> Lease {
+    Lease {
+        destination: flow.destination,
+        epoch: EPOCH,
+        expires: LATER,
+        packets: PACKETS,
+        bytes: BYTES,
+        node: Ipv4Be::from(node),
+        endpoint: POD_IF,
+        way,
+        reserved: 0,
+    }
 }
 
 /// A route to a node's pods.
@@ -105,7 +172,7 @@ pub fn route(prefix: Ipv4Addr, length: u8, node: Ipv4Addr, flags: u16) -> Entry 
 /// A node whose next hop's MAC is not known.
 #[must_use]
 pub fn node(address: Ipv4Addr, ifindex: u32, mtu: u32) -> Entry {
-    Entry::Node(address, Node { ifindex, mtu, source: NIC_MAC.into(), ..Node::default() })
+    Entry::Node(address, Node { ifindex, mtu, ..way_to_node2() })
 }
 
 /// A local pod on `ifindex`.
@@ -118,12 +185,6 @@ pub fn endpoint(address: Ipv4Addr, ifindex: u32, pod: Mac) -> Entry {
 /// What the maps hold when a table starts.
 #[must_use]
 pub fn entries() -> Vec<Entry> {
-    let known = Node {
-        ifindex: NIC_IF,
-        mtu: SMALL_MTU,
-        next_hop: NEXT_HOP_MAC.into(),
-        source: NIC_MAC.into(),
-    };
     vec![
         route(Ipv4Addr::new(10, 20, 42, 0), 26, NODE2, 0),
         route(Ipv4Addr::new(10, 20, 43, 0), 26, NODE3, 0),
@@ -140,7 +201,7 @@ pub fn entries() -> Vec<Entry> {
         route(NEIGHBOUR, 32, NODE1, Route::LOCAL),
         route(YOUNG_POD, 32, NODE1, Route::LOCAL),
         node(NODE2, NIC_IF, MTU),
-        Entry::Node(NODE3, known),
+        Entry::Node(NODE3, way_to_node3()),
         node(NODE_AWAY, 0, MTU),
         endpoint(POD, POD_IF, POD_MAC),
         endpoint(NEIGHBOUR, NEIGHBOUR_IF, OTHER_MAC),
@@ -148,7 +209,7 @@ pub fn entries() -> Vec<Entry> {
     ]
 }
 
-/// Fast path off or trusted; spoofs dropped or left to the stack.
+/// Fast path off, trusted or verified; spoofs dropped or left to the stack.
 #[must_use]
 pub fn settings(fastpath: u8, spoof: u8) -> Settings {
     Settings {

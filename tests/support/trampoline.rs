@@ -1,0 +1,241 @@
+//! `skb->tc_index` for test runs, which take and show it of no packet
+//! (`net/bpf/test_run.c`, `convert___skb_to_skb`).
+//!
+//! A program of a few instructions gets the run instead: it puts a number
+//! from `skb->cb`, which a test run does take, into `tc_index` and tail-calls
+//! the program in question. On the run after the last it puts `tc_index` into
+//! `cb` instead, which a test run shows.
+
+use std::{
+    io::{self, Error},
+    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+};
+
+use nix::libc;
+
+const MAP_CREATE: libc::c_int = 0;
+const MAP_UPDATE_ELEM: libc::c_int = 2;
+const PROG_LOAD: libc::c_int = 5;
+const PROG_TEST_RUN: libc::c_int = 10;
+const PROG_ARRAY: u32 = 3;
+const SCHED_CLS: u32 = 3;
+
+/// `struct __sk_buff`.
+const TC_INDEX: i16 = 44;
+/// `cb[0]`: the number to set, later the one found.
+const NUMBER: i16 = 48;
+/// `cb[1]`: 1 until it is set.
+const UNSET: i16 = 52;
+/// `cb[2]`: how many runs are left before the one that looks.
+const RUNS: i16 = 56;
+
+/// Stands in front of one TC program.
+pub struct Trampoline {
+    program: OwnedFd,
+    /// Keeps the program it leads to.
+    _leads_to: OwnedFd,
+}
+
+/// What a test run gets and gives.
+pub struct Run<'a> {
+    /// The frame.
+    pub packet: &'a [u8],
+    /// Where the frame goes; cut to its length.
+    pub out: &'a mut Vec<u8>,
+    /// `struct __sk_buff`, and what became of it.
+    pub context: &'a mut [u8],
+    /// What an ingress hook left in `tc_index`.
+    pub tc_index: u16,
+    /// How often the program runs.
+    pub repeat: u32,
+}
+
+impl Trampoline {
+    /// In front of `program`.
+    #[must_use]
+    pub fn new(program: BorrowedFd<'_>) -> Self {
+        let array = prog_array(program).expect("a program array holds the program");
+        let program = load(&array).expect("the verifier takes a few instructions");
+        Self { program, _leads_to: array }
+    }
+
+    /// Runs the program; its return value. `EINVAL` for a frame no test run takes.
+    pub fn run(&self, run: &mut Run<'_>) -> io::Result<i32> {
+        // Never so many that it would look.
+        self.test_run(run, u32::MAX, run.repeat)
+    }
+
+    /// Runs the program; what `tc_index` is afterwards.
+    pub fn tc_index(&self, run: &mut Run<'_>) -> io::Result<u32> {
+        self.test_run(run, run.repeat, run.repeat + 1)?;
+        let at = NUMBER as usize;
+        let bytes = run.context[at..at + 4].try_into().expect("four bytes");
+        Ok(u32::from_ne_bytes(bytes))
+    }
+
+    fn test_run(&self, run: &mut Run<'_>, before_look: u32, repeat: u32) -> io::Result<i32> {
+        /// The part of `union bpf_attr` (`linux/bpf.h`) that the command reads.
+        #[repr(C)]
+        struct Attributes {
+            program: u32,
+            returned: u32,
+            data_size_in: u32,
+            data_size_out: u32,
+            data_in: u64,
+            data_out: u64,
+            repeat: u32,
+            duration: u32,
+            context_size_in: u32,
+            context_size_out: u32,
+            context_in: u64,
+            context_out: u64,
+            flags: u32,
+            cpu: u32,
+            batch_size: u32,
+            padding: u32,
+        }
+
+        for (at, value) in [(NUMBER, u32::from(run.tc_index)), (UNSET, 1), (RUNS, before_look)] {
+            run.context[at as usize..][..4].copy_from_slice(&value.to_ne_bytes());
+        }
+        let mut attributes = Attributes {
+            program: raw(&self.program),
+            returned: 0,
+            data_size_in: run.packet.len() as u32,
+            data_size_out: run.out.len() as u32,
+            data_in: run.packet.as_ptr() as u64,
+            data_out: run.out.as_mut_ptr() as u64,
+            repeat,
+            duration: 0,
+            context_size_in: run.context.len() as u32,
+            context_size_out: run.context.len() as u32,
+            context_in: run.context.as_ptr() as u64,
+            context_out: run.context.as_mut_ptr() as u64,
+            flags: 0,
+            cpu: 0,
+            batch_size: 0,
+            padding: 0,
+        };
+        bpf(PROG_TEST_RUN, &mut attributes)?;
+        run.out.truncate(attributes.data_size_out as usize);
+        Ok(attributes.returned as i32)
+    }
+}
+
+fn prog_array(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Create {
+        map_type: u32,
+        key_size: u32,
+        value_size: u32,
+        max_entries: u32,
+    }
+    #[repr(C)]
+    struct Update {
+        map: u32,
+        padding: u32,
+        key: u64,
+        value: u64,
+        flags: u64,
+    }
+
+    let mut create = Create { map_type: PROG_ARRAY, key_size: 4, value_size: 4, max_entries: 1 };
+    let array = open(MAP_CREATE, &mut create)?;
+    let (key, value) = (0_u32, program.as_raw_fd() as u32);
+    let (key, value) = ((&raw const key) as u64, (&raw const value) as u64);
+    let mut update = Update { map: raw(&array), padding: 0, key, value, flags: 0 };
+    bpf(MAP_UPDATE_ELEM, &mut update)?;
+    Ok(array)
+}
+
+fn load(array: &OwnedFd) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Load {
+        program_type: u32,
+        length: u32,
+        instructions: u64,
+        license: u64,
+        log_level: u32,
+        log_size: u32,
+        log: u64,
+    }
+
+    let program = instructions(raw(array));
+    let license = c"GPL";
+    let mut load = Load {
+        program_type: SCHED_CLS,
+        length: program.len() as u32,
+        instructions: program.as_ptr() as u64,
+        license: license.as_ptr() as u64,
+        log_level: 0,
+        log_size: 0,
+        log: 0,
+    };
+    open(PROG_LOAD, &mut load)
+}
+
+/// `struct bpf_insn`, as one number.
+fn instructions(array: u32) -> Vec<u64> {
+    const LOAD: u8 = 0x61;
+    const STORE: u8 = 0x63;
+    const JUMP_IF: u8 = 0x15;
+    const KEEP: u8 = 0xbf;
+    const MOVE: u8 = 0xb7;
+    const ADD: u8 = 0x07;
+    const LOAD_MAP: u8 = 0x18;
+    const CALL: u8 = 0x85;
+    const EXIT: u8 = 0x95;
+    const MAP_FD: u8 = 1;
+    const TAIL_CALL: i32 = 12;
+    const NO_VERDICT: i32 = 99;
+    let instruction = |code: u8, to: u8, from: u8, offset: i16, number: i32| {
+        u64::from(code)
+            | u64::from(to | from << 4) << 8
+            | u64::from(offset as u16) << 16
+            | u64::from(number as u32) << 32
+    };
+    vec![
+        instruction(KEEP, 6, 1, 0, 0),
+        // Is this the run that looks?
+        instruction(LOAD, 2, 6, RUNS, 0),
+        instruction(JUMP_IF, 2, 0, 13, 0),
+        instruction(ADD, 2, 0, 0, -1),
+        instruction(STORE, 6, 2, RUNS, 0),
+        // Only before the first run.
+        instruction(LOAD, 2, 6, UNSET, 0),
+        instruction(JUMP_IF, 2, 0, 4, 0),
+        instruction(LOAD, 2, 6, NUMBER, 0),
+        instruction(STORE, 6, 2, TC_INDEX, 0),
+        instruction(MOVE, 2, 0, 0, 0),
+        instruction(STORE, 6, 2, UNSET, 0),
+        instruction(KEEP, 1, 6, 0, 0),
+        instruction(LOAD_MAP, 2, MAP_FD, 0, array as i32),
+        0,
+        instruction(MOVE, 3, 0, 0, 0),
+        instruction(CALL, 0, 0, 0, TAIL_CALL),
+        // Here if there was nobody to call, too: no verdict of ours.
+        instruction(LOAD, 2, 6, TC_INDEX, 0),
+        instruction(STORE, 6, 2, NUMBER, 0),
+        instruction(MOVE, 0, 0, 0, NO_VERDICT),
+        instruction(EXIT, 0, 0, 0, 0),
+    ]
+}
+
+fn raw(fd: &OwnedFd) -> u32 {
+    fd.as_raw_fd() as u32
+}
+
+fn open<T>(command: libc::c_int, attributes: &mut T) -> io::Result<OwnedFd> {
+    let descriptor = bpf(command, attributes)?;
+    // SAFETY: the kernel just gave it to us and to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor as libc::c_int) })
+}
+
+/// `attributes` must be what `command` expects, with pointers that outlive the call.
+fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: `attributes` is as long as we say, and ours alone.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>() as libc::c_uint)
+    };
+    if result < 0 { Err(Error::last_os_error()) } else { Ok(result) }
+}
