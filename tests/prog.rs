@@ -11,6 +11,7 @@ mod prog_encap_host;
 mod prog_encap_host_leased;
 mod prog_encap_pod;
 mod prog_encap_pod_leased;
+mod prog_encap_tunl0;
 mod prog_fuzz;
 mod prog_grant_decap;
 mod prog_live;

@@ -413,8 +413,8 @@ fn cut_by_its_own_length() -> Vec<Case> {
     let datagram = cut(plain(), 23);
     let syn = cut(ip().tcp(1000, 80, flags::SYN), 33);
     vec![
-        leased("a datagram's ports", &datagram).uses(udp2(), 23).sent(ToPod, &pod(&datagram)),
-        to_stack(leased("a segment's flags", &syn), ControlToStack, 0, &syn),
+        to_stack(leased("a datagram's ports", &datagram), NoPortsToStack, 0, &datagram),
+        to_stack(leased("a segment's flags", &syn), NoPortsToStack, 0, &syn),
     ]
 }
 

@@ -353,11 +353,12 @@ fn never_leased() -> Vec<Case> {
     cases
 }
 
-/// What is dropped before it is asked for its lease keeps its mark and its lease.
+/// What is dropped before it is asked for its lease keeps its lease; the mark is
+/// ours alone and goes in any case.
 fn dropped() -> Vec<Case> {
     let to = |destination| from_stack().ipv4(POD, destination).ttl(63).udp(1000, 2000);
     let case = |what: &str, packet: &Frame, flow: Flow, reason: Reason| {
-        both(proven(what, packet, &flow), flow).mark(MARK).proof(0).dropped(reason)
+        both(proven(what, packet, &flow), flow).mark(MARK).leaves_mark(0).proof(0).dropped(reason)
     };
     let big = plain().payload(MTU as usize);
     vec![

@@ -18,8 +18,8 @@ const CEILINGS: [(u8, u8, Ceilings); 6] = [
     (Settings::TRUSTED, Settings::SPOOF_DROP, [1538, 1001, 2462, 1051, 871]),
     (Settings::OFF, Settings::SPOOF_STACK, [1538, 1001, 2705, 1076, 871]),
     (Settings::OFF, Settings::SPOOF_DROP, [1538, 1001, 1898, 1051, 871]),
-    (Settings::VERIFIED, Settings::SPOOF_STACK, [1577, 3076, 19017, 1076, 871]),
-    (Settings::VERIFIED, Settings::SPOOF_DROP, [1577, 3076, 16996, 1051, 871]),
+    (Settings::VERIFIED, Settings::SPOOF_STACK, [1577, 4766, 19017, 1076, 871]),
+    (Settings::VERIFIED, Settings::SPOOF_DROP, [1577, 4766, 16996, 1051, 871]),
 ];
 
 #[test]

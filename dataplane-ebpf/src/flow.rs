@@ -13,6 +13,9 @@ const RST: u16 = 0x04;
 /// TCP flags with which connections begin and end.
 pub const CONNECTION_CONTROL: u16 = SYN | FIN | RST;
 
+const UDP_HEADER: u32 = 8;
+const TCP_HEADER: u32 = 20;
+
 /// Where TCP keeps data offset and flags, bytes into its header (RFC 9293 §3.1).
 pub const TCP_OFFSET_AND_FLAGS: usize = 12;
 /// From the IP header on, without options: all that [`read`] looks at.
@@ -43,6 +46,15 @@ pub fn read(frame: Frame, at: usize, header: &Ipv4Header, direction: u8) -> Resu
     }
     if header.is_fragment() {
         return Err(NoFlow::Fragment);
+    }
+    // A GSO packet may say 0 (BIG TCP).
+    let length = header.total_length();
+    let least = match header.protocol {
+        PROTOCOL_TCP => TCP_HEADER,
+        _ => UDP_HEADER,
+    };
+    if length != 0 && length < OUTER_LENGTH as u32 + least {
+        return Err(NoFlow::NoPorts);
     }
     let transport = at + OUTER_LENGTH;
     let is_control = match header.protocol {

@@ -48,7 +48,7 @@ pub fn encap_pod(ctx: TcContext) -> i32 {
 /// What the stack hands to the tunnel device; what cannot be wrapped is dropped.
 #[classifier]
 pub fn encap_host(ctx: TcContext) -> i32 {
-    leave(kernel::length(&ctx), encap::host(&ctx))
+    leave(encap::frame_length(&ctx), encap::host(&ctx))
 }
 
 /// From the wire, wrapped or already unwrapped by [`decap_xdp`].

@@ -21,6 +21,7 @@ pub struct Case {
     program: Program,
     fastpath: u8,
     spoof: u8,
+    tunnel_header: u32,
     packet: Vec<u8>,
     context: Context,
     extra: Vec<Entry>,
@@ -61,6 +62,7 @@ impl Case {
             program,
             fastpath: Settings::TRUSTED,
             spoof: Settings::SPOOF_DROP,
+            tunnel_header: ETHERNET as u32,
             out: packet.clone(),
             packet,
             context: Context::new(program),
@@ -142,6 +144,13 @@ impl Case {
     #[must_use]
     pub fn revokes(mut self, flow: Flow) -> Self {
         self.leases.push((flow, Becomes::Revoked));
+        self
+    }
+
+    /// On tunl0, which has no link header: the packet begins with its IP header.
+    #[must_use]
+    pub fn on_tunl0(mut self) -> Self {
+        self.tunnel_header = 0;
         self
     }
 
@@ -234,8 +243,13 @@ impl Case {
         self
     }
 
+    fn settings(&self) -> Settings {
+        let settings = world::settings(self.fastpath, self.spoof);
+        Settings { tunnel_header: self.tunnel_header, ..settings }
+    }
+
     fn count(mut self, reason: Reason) -> Self {
-        let bytes = (self.packet.len() - ETHERNET) as u64;
+        let bytes = self.packet.len() as u64 - u64::from(self.tunnel_header);
         self.counts.push((reason, bytes));
         self
     }
@@ -404,8 +418,8 @@ pub fn run(table: &str, cases: &[Case]) {
         for case in cases {
             println!("{table}: {}", case.what);
             let loaded = loaded
-                .entry((case.fastpath, case.spoof))
-                .or_insert_with(|| Loaded::new(world::settings(case.fastpath, case.spoof)));
+                .entry((case.fastpath, case.spoof, case.tunnel_header))
+                .or_insert_with(|| Loaded::new(case.settings()));
             if let Err(wrong) = case.run(loaded) {
                 failures.push(format!("{} ({}):\n{wrong}", case.what, case.program));
             }

@@ -83,6 +83,10 @@ impl Ip<'_> {
         if self.is_fragment() {
             return Err(NoFlow::Fragment);
         }
+        let least = IPV4 + if self.protocol() == 6 { 20 } else { 8 };
+        if self.total() != 0 && self.total() < least {
+            return Err(NoFlow::NoPorts);
+        }
         let transport = &self.0[IPV4..];
         let enough = match self.protocol() {
             6 => transport.len() >= 14,
@@ -288,7 +292,12 @@ impl Model {
         };
         let verdict = match program {
             Program::EncapPod => self.encap(true, frame, context, &mut prediction),
-            Program::EncapHost => self.encap(false, frame, context, &mut prediction),
+            Program::EncapHost => {
+                if self.settings.fastpath == Settings::VERIFIED {
+                    prediction.ran.mark = context.mark & !self.settings.mark;
+                }
+                self.encap(false, frame, context, &mut prediction)
+            }
             Program::DecapTc => self.decap(false, frame, &mut prediction),
             Program::DecapXdp => self.decap(true, frame, &mut prediction),
             Program::GrantDecap => Err(No::Pass(self.grant(frame, context, &mut prediction))),
@@ -475,7 +484,6 @@ impl Model {
         context: &Context,
         prediction: &mut Prediction,
     ) -> Reason {
-        prediction.ran.mark = context.mark & !self.settings.mark;
         let Ok(seen) = ip.flow(Flow::ENCAP) else { return Reason::HostEncapsulated };
         prediction.flow = Some(seen.0);
         let claim = self

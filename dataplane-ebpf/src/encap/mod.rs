@@ -70,6 +70,13 @@ pub fn host(ctx: &TcContext) -> TcExit {
     }
 }
 
+/// What is counted, as if every device had an Ethernet header.
+#[inline(always)]
+pub fn frame_length(ctx: &TcContext) -> u32 {
+    let missing = if settings::tunnel_has_ethernet() { 0 } else { ETHERNET as u32 };
+    kernel::length(ctx) + missing
+}
+
 #[inline(always)]
 fn from_stack(ctx: &TcContext, at: usize, reasons: &Reasons) -> TcExit {
     let word = settings::is_verified().then(|| Word::take(ctx));
