@@ -221,10 +221,9 @@ impl Desired {
         host: &Host,
         paths: &Paths,
         facts: &Facts,
-        tunnel: Option<(u32, &Link)>,
+        (tunnel_ifindex, tunnel): (u32, &Link),
         terms: Terms<'_>,
     ) -> Self {
-        let tunnel_ifindex = tunnel.map_or(0, |(ifindex, _)| ifindex);
         let mut warnings = Vec::new();
         let nodes = desired_nodes(config, host, paths, facts, &mut warnings);
         Self {
@@ -232,7 +231,7 @@ impl Desired {
                 lease: u64::from(config.leases.seconds) * 1_000_000_000,
                 node: facts.node.into(),
                 tunnel_ifindex,
-                tunnel_mac: tunnel.map(|(_, link)| link.mac).unwrap_or_default(),
+                tunnel_mac: tunnel.mac,
                 tunnel_header: match facts.mode {
                     TunnelMode::Replace => ETHERNET,
                     TunnelMode::Accelerate => 0,
@@ -246,17 +245,14 @@ impl Desired {
                 secret: terms.secret,
                 mark: config.leases.mark,
             },
-            routes: desired_routes(config, facts),
-            // Without a tunnel device there is nowhere to hand a packet to.
-            attachments: tunnel
-                .map(|_| desired_attachments(config, host, facts, tunnel_ifindex, terms))
-                .unwrap_or_default(),
+            routes: desired_routes(config, host, facts, &mut warnings),
+            attachments: desired_attachments(config, host, facts, tunnel_ifindex, terms),
             kernel_routes: match facts.mode {
                 TunnelMode::Replace => desired_kernel_routes(config, facts, &nodes, tunnel_ifindex),
                 TunnelMode::Accelerate => BTreeMap::new(),
             },
             nodes,
-            mark_rules: (terms.fastpath == Fastpath::Verified && tunnel.is_some())
+            mark_rules: (terms.fastpath == Fastpath::Verified)
                 .then(|| desired_mark_rules(config, host, facts, terms)),
             endpoints: facts.pods.clone(),
             warnings,
@@ -266,7 +262,12 @@ impl Desired {
 
 /// Remote CIDRs and extra sources, and our own addresses, which hide wider
 /// routes of others: a pod with a borrowed address is still ours.
-fn desired_routes(config: &Config, facts: &Facts) -> BTreeMap<Ipv4Net, Route> {
+fn desired_routes(
+    config: &Config,
+    host: &Host,
+    facts: &Facts,
+    warnings: &mut Vec<String>,
+) -> BTreeMap<Ipv4Net, Route> {
     let mut routes = BTreeMap::new();
     for extras in &config.routes.nodes {
         for source in &extras.extra_sources {
@@ -276,6 +277,19 @@ fn desired_routes(config: &Config, facts: &Facts) -> BTreeMap<Ipv4Net, Route> {
         }
     }
     for route in &config.routes.fixed {
+        // Beside tunl0 the kernel's routes are the newer word: what they contradict
+        // is left to tunl0.
+        if facts.mode == TunnelMode::Accelerate
+            && let Some(gateway) = host.tunl0_gateway(route.cidr.0)
+            && gateway != route.node
+        {
+            warnings.push(format!(
+                "route {}: the file says node {}, the kernel's route over tunl0 {gateway}; left \
+                 to tunl0",
+                route.cidr, route.node
+            ));
+            continue;
+        }
         let entry = Route { node: route.node.into(), flags: 0, source: Route::SOURCE_FILE };
         routes.insert(route.cidr.0, entry);
     }
@@ -364,6 +378,8 @@ fn desired_attachments(
         match terms.fastpath {
             Fastpath::Off => {}
             Fastpath::Trusted => attach(Hook::EncapPod, pod.ifindex),
+            // Never leased, and an `ingress` qdisc takes clsact's place.
+            Fastpath::Verified if is_shaped(host, terms, pod.ifindex) => {}
             Fastpath::Verified => {
                 attach(Hook::EncapPod, pod.ifindex);
                 attach(Hook::GrantDecap, pod.ifindex);
@@ -373,11 +389,15 @@ fn desired_attachments(
     attachments
 }
 
+/// Whether a pod's interface has a shaper, or filters of others.
+fn is_shaped(host: &Host, terms: Terms<'_>, ifindex: u32) -> bool {
+    host.shaped.contains(&ifindex) || terms.shaped.contains(&ifindex)
+}
+
 /// Never leased: what the configuration excludes, and pods behind a shaper,
 /// which must see every packet.
 fn desired_mark_rules(config: &Config, host: &Host, facts: &Facts, terms: Terms<'_>) -> MarkRules {
-    let is_shaped = |ifindex: &u32| host.shaped.contains(ifindex) || terms.shaped.contains(ifindex);
-    let shaped = facts.pods.iter().filter(|(_, pod)| is_shaped(&pod.ifindex));
+    let shaped = facts.pods.iter().filter(|(_, pod)| is_shaped(host, terms, pod.ifindex));
     let excluded = config.leases.exclude.iter().map(|cidr| cidr.0);
     let unleased: Vec<Ipv4Net> =
         shaped.map(|(address, _)| Ipv4Net::from(*address)).chain(excluded).collect();

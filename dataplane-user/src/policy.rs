@@ -14,7 +14,7 @@ use nftables::{
 };
 
 use crate::{
-    bpf::sys,
+    bpf::{filters::is_ours, sys},
     kernel::{Host, Kernel},
 };
 
@@ -56,7 +56,7 @@ pub async fn foreign(
             continue;
         }
         let mut filters = kernel.filters(*ifindex).await?;
-        filters.retain(|filter| filter.program_id.is_none_or(|id| !ours.contains(&id)));
+        filters.retain(|filter| !is_ours(filter));
         if filters.iter().any(|filter| filter.kind == "bpf") {
             found.program = Some(format!("a BPF filter on {} (clsact)", link.name));
         } else if !filters.is_empty() {

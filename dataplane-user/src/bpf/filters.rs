@@ -6,9 +6,13 @@
 //! a pin of its program in the place of a link's pin, from which everybody knows
 //! what is ours.
 
-use std::{fs, path::Path};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    fs,
+    path::Path,
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use aya::programs::{
     SchedClassifier, TcAttachType,
     links::Link as _,
@@ -18,7 +22,9 @@ use aya::programs::{
     },
 };
 
-use super::{AttachedLink, Attachment, Pins, pins};
+use nix::net::if_::if_nametoindex;
+
+use super::{AttachedLink, Attachment, Hook, Pins, pins};
 use crate::kernel::{Filter, Kernel};
 
 /// Behind everybody who chose a number on purpose (Felix's BPF filters have 1).
@@ -54,6 +60,9 @@ pub fn attach(
         attached => attached?,
     };
     leave(program, id)?;
+    if if_nametoindex(interface).ok() != Some(at.ifindex) {
+        bail!("{interface} was replaced meanwhile; the new one is next");
+    }
     if made_qdisc {
         pin(program, &pins.own_qdisc(at.ifindex))?;
     }
@@ -70,8 +79,8 @@ pub async fn detach(
     direction: TcAttachType,
     interface: &str,
 ) -> Result<()> {
-    let is_ours = |filter: &Filter| filter.direction == direction && is_slot(filter);
-    if kernel.filters(at.ifindex).await?.iter().any(is_ours) {
+    let is_there = |filter: &Filter| filter.direction == direction && is_ours(filter);
+    if kernel.filters(at.ifindex).await?.iter().any(is_there) {
         ours(interface, direction)?.detach().context("removing our filter")?;
     }
     Ok(())
@@ -112,21 +121,33 @@ fn remove(pin: &Path) -> Result<()> {
 /// # Errors
 /// If the kernel does not tell.
 pub async fn check(kernel: &Kernel, links: &mut [(Attachment, AttachedLink)]) -> Result<()> {
+    let mut seen = BTreeMap::new();
     for (at, link) in links.iter_mut().filter(|(_, link)| link.is_filter) {
         let Some(direction) = at.hook.tc() else { continue };
-        // Of an interface that is gone there are none.
-        let filters = kernel.filters(at.ifindex).await.unwrap_or_default();
+        let filters = match seen.entry(at.ifindex) {
+            Entry::Occupied(filters) => filters.into_mut(),
+            // Of an interface that is gone there are none.
+            Entry::Vacant(place) => {
+                place.insert(kernel.filters(at.ifindex).await.unwrap_or_default())
+            }
+        };
         link.is_live = filters.iter().any(|filter| {
             filter.direction == direction
-                && is_slot(filter)
+                && is_ours(filter)
                 && filter.program_id == Some(link.program_id)
         });
     }
     Ok(())
 }
 
-fn is_slot(filter: &Filter) -> bool {
+/// Whether it is a filter of ours, pinned or not: by its numbers, and by the
+/// program's name.
+#[must_use]
+pub fn is_ours(filter: &Filter) -> bool {
+    let has_our_name =
+        |name: &String| Hook::ALL.iter().any(|hook| name.starts_with(hook.program()));
     (filter.priority, filter.handle) == (PRIORITY, HANDLE_NUMBER)
+        && filter.name.as_ref().is_some_and(has_our_name)
 }
 
 fn ours(interface: &str, direction: TcAttachType) -> Result<SchedClassifierLink> {

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use crate::{
-    bpf::{Pins, filters, links},
+    bpf::{Hook, Pins, filters, links, programs::unpin},
     daemon::Lock,
     exit::Exit,
     kernel::{Kernel, PROTOCOL, TUNNEL, is_tunnel_of},
@@ -34,8 +34,7 @@ pub async fn detach(pins: &Pins, format: Format) -> Result<Exit> {
     // routes are its.
     let device = host.link(TUNNEL);
     if device.is_none_or(|(_, link)| is_tunnel_of(link, pins.root())) {
-        // Without nft there is no table of ours.
-        if netfilter::remove().unwrap_or_default() {
+        if netfilter::remove()? {
             done.push("the nft table `ip tunless`".to_owned());
         }
         let mut routes = 0;
@@ -59,8 +58,11 @@ pub async fn detach(pins: &Pins, format: Format) -> Result<Exit> {
         done.push(format!("the device {TUNNEL}"));
     }
     if pins.exist() {
-        let mut links = links::list(pins)?;
-        filters::check(&kernel, &mut links).await?;
+        let links = links::list(pins)?;
+        // What XDP unwraps, TC must deliver: XDP first.
+        for (at, _) in links.iter().filter(|(at, _)| at.hook == Hook::DecapXdp) {
+            unpin(pins, *at)?;
+        }
         for (at, _) in links.iter().rev().filter(|(_, link)| link.is_filter) {
             if let (Some(direction), Some(link)) = (at.hook.tc(), host.links.get(&at.ifindex)) {
                 filters::detach(&kernel, *at, direction, &link.name).await?;
@@ -69,16 +71,20 @@ pub async fn detach(pins: &Pins, format: Format) -> Result<Exit> {
         for ifindex in pins.own_qdiscs() {
             filters::remove_qdisc(&kernel, pins, ifindex).await?;
         }
-        let links = pins.remove_all()?;
+        pins.remove_all()?;
         done.push(format!(
             "{} and the pins in {}",
-            output::count(links, "program"),
+            output::count(links.len(), "program"),
             pins.root().display()
         ));
     }
-    let restored = Sysctls::new(pins, false).restore()?;
+    let restored = Sysctls::new(pins).restore()?;
     if restored > 0 {
         done.push(format!("our values of {}", output::count(restored, "sysctl")));
+        eprintln!(
+            "conntrack judges TCP strictly again: where rules drop what is INVALID, connections \
+             that were leased may stall"
+        );
     }
     lock.remove()?;
     let text = match done.is_empty() {

@@ -59,7 +59,9 @@ impl FastpathShare {
         let share = |direction, fast| -> Result<Option<f64>> {
             let mut all = 0;
             for reason in Reason::ALL {
-                if reason.direction() == direction && reason.verdict() == Verdict::Forwarded {
+                let counts =
+                    reason.verdict() == Verdict::Forwarded || reason.as_str().starts_with("tunl0_");
+                if reason.direction() == direction && counts {
                     all += maps.counter(*reason)?.packets;
                 }
             }

@@ -226,7 +226,10 @@ impl Daemon {
         let rules_due = self.rules_due.unwrap_or(next);
         let wake = tokio::select! {
             changed = self.events.changed() => { changed?; Wake::Kernel }
-            changed = rules_changed(&mut self.rule_events) => { changed?; Wake::Rules }
+            changed = rules_changed(&mut self.rule_events), if self.rules_due.is_none() => {
+                changed?;
+                Wake::Rules
+            }
             () = self.watch.changed() => Wake::File,
             _ = hangup.recv() => Wake::Hangup,
             _ = terminate.recv() => Wake::Stop("SIGTERM"),
@@ -253,7 +256,9 @@ impl Daemon {
             self.policy_seen = Instant::now();
         }
         // At boot we come before Felix and kube-proxy; they are found here.
-        let reason = self.reconciler.judge_fastpath(&file, Depth::Quick).await.err();
+        // What was missing at the start is looked for again.
+        let depth = if self.reconciler.is_withheld() { Depth::Whole } else { Depth::Quick };
+        let reason = self.reconciler.judge_fastpath(&file, depth).await.err();
         self.reconciler.withhold_fastpath(reason.map(|error| format!("{error:#}")));
     }
 

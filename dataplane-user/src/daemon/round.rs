@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use dataplane_common::State;
+use dataplane_common::{Ipv4Be, State};
 
 use super::{
     fitness::{self, Depth},
@@ -20,6 +20,7 @@ use crate::{
     config::{Attach, ConfigFile, Fastpath, HostFacts},
     desired::{self, Desired, Facts, Paths, Terms, TunnelMode},
     kernel::{Host, Kernel, TUNNEL},
+    netfilter::{MarkRules, conntrack},
     output,
     tables::{
         Attachments, Backstops, Endpoints, KernelRoutes, KnownRules, Marks, NodeCounters, Nodes,
@@ -28,8 +29,8 @@ use crate::{
 };
 
 /// Said while the device that carries the pods' routes is not there.
-const NO_TUNL0: &str = "there is no tunl0 that is up, so nothing is attached until it is back \
-                        (`mode: replace` does without)";
+const NO_TUNL0: &str = "there is no tunl0 that is up, so nothing is changed until it is back; \
+                        `mode: replace` does without";
 
 /// Knows what should be, and makes it so.
 pub struct Reconciler {
@@ -122,10 +123,12 @@ impl Reconciler {
     /// From the next round on, another file; `withheld` if its fast path must
     /// not be had for now.
     pub fn replace(&mut self, file: ConfigFile, withheld: Option<String>) {
+        if file.config.mode != self.file.config.mode {
+            self.mode = None;
+        }
         self.file = file;
         self.withhold_fastpath(withheld);
         self.no_xdp.clear();
-        self.mode = None;
         // Ask for the ways anew: there may be new nodes.
         self.host = Host::default();
     }
@@ -138,6 +141,11 @@ impl Reconciler {
             _ => {}
         }
         self.withheld = reason;
+    }
+
+    /// Whether the fast path is off though configured.
+    pub fn is_withheld(&self) -> bool {
+        self.withheld.is_some()
     }
 
     /// Whether this host is fit for a file's fast path; see [`fitness`].
@@ -212,14 +220,10 @@ impl Reconciler {
                 if self.kernel.ensure_tunnel(&host, facts.tunnel, self.pins.root()).await? {
                     host = self.kernel.look().await?;
                 }
-                Some(host.link(TUNNEL).with_context(|| format!("{TUNNEL} vanished"))?)
+                host.link(TUNNEL).with_context(|| format!("{TUNNEL} vanished"))?
             }
-            TunnelMode::Accelerate => {
-                if host.tunl0().is_none() {
-                    round.failures.push(NO_TUNL0.to_owned());
-                }
-                host.tunl0()
-            }
+            // What there is stays as it is: without tunl0 nothing would take its place.
+            TunnelMode::Accelerate => host.tunl0().context(NO_TUNL0)?,
         };
         let fastpath =
             if self.withheld.is_some() { Fastpath::Off } else { self.file.config.fastpath };
@@ -334,10 +338,18 @@ impl Reconciler {
         let old_endpoints = round.upsert(&mut Endpoints(maps), &desired.endpoints).await;
         let old_routes = round.upsert(&mut Routes(maps), &desired.routes).await;
         end_outdated_leases(maps, round);
-        let leases = desired.mark_rules.is_some();
-        let relaxed = if leases { Sysctls::relaxed() } else { BTreeMap::new() };
-        let mut sysctls = Sysctls::new(&self.pins, leases);
-        let old_sysctls = round.upsert(&mut sysctls, &relaxed).await;
+        let rules = desired.mark_rules.as_ref();
+        // What is not to be marked any more must not be before its hooks change.
+        if rules.is_none() {
+            settle_rules(&mut self.rules, None, rules_may_have_changed, round).await;
+        }
+        let failures = round.failures.len();
+        if rules.is_some() {
+            match conntrack::relaxed() {
+                Ok(relaxed) => drop(round.upsert(&mut Sysctls::new(&self.pins), &relaxed).await),
+                Err(error) => round.attempt(Err(error)),
+            }
+        }
         let only_preferred = self.file.config.underlay.decap == crate::config::DecapHook::Auto;
         let mut attachments = Attachments::new(
             &self.kernel,
@@ -347,19 +359,17 @@ impl Reconciler {
             only_preferred.then_some(&mut self.no_xdp),
         );
         let old_links = round.upsert(&mut attachments, &links).await;
+        let is_prepared = round.failures.len() == failures;
         let mut backstops = Backstops::new(&self.kernel, &self.host);
         let stopped: BTreeMap<_, _> =
             desired.kernel_routes.keys().map(|prefix| (*prefix, ())).collect();
         let old_backstops = round.upsert(&mut backstops, &stopped).await;
         let mut kernel_routes = KernelRoutes::new(&self.kernel, &self.host);
         let old_kernel_routes = round.upsert(&mut kernel_routes, &desired.kernel_routes).await;
-        // Last, and first to go: only what every hook is ready for is marked.
-        let rules = desired.mark_rules.as_ref();
-        if self.rules.is_due(rules, rules_may_have_changed) {
-            let wanted = rules.map(|rules| ((), rules.clone())).into_iter().collect();
-            let mut marks = Marks::new(&mut self.rules, rules);
-            let old_marks = round.upsert(&mut marks, &wanted).await;
-            round.delete(&mut marks, old_marks).await;
+        // Last: only what conntrack and every hook is ready for is marked.
+        if rules.is_some() {
+            let rules = rules.filter(|_| is_prepared);
+            settle_rules(&mut self.rules, rules, rules_may_have_changed, round).await;
         }
 
         round.delete(&mut kernel_routes, old_kernel_routes).await;
@@ -370,7 +380,6 @@ impl Reconciler {
         round.delete(&mut Nodes(maps), old_nodes).await;
         round.delete(&mut NodeCounters(maps), old_counters).await;
         end_outdated_leases(maps, round);
-        round.delete(&mut sysctls, old_sysctls).await;
         Ok(())
     }
 
@@ -435,7 +444,7 @@ impl Reconciler {
             Fastpath::from(state.fastpath).as_str(),
             config.bpffs,
         );
-        if config.node.tunnel_address.is_none() {
+        if state.tunnel == Ipv4Be::UNSPECIFIED {
             tracing::warn!(
                 "no node.tunnel_address: this host itself talks to remote pods from its node \
                  address, and their answers will not come through the tunnel"
@@ -466,6 +475,22 @@ impl Reconciler {
             }
         }
     }
+}
+
+/// Makes our nft table what it should be, if it is time to look.
+async fn settle_rules(
+    known: &mut KnownRules,
+    wanted: Option<&MarkRules>,
+    may_have_changed: bool,
+    round: &mut Round,
+) {
+    if !known.is_due(wanted, may_have_changed) {
+        return;
+    }
+    let table = wanted.map(|rules| ((), rules.clone())).into_iter().collect();
+    let mut marks = Marks::new(known, wanted);
+    let surplus = round.upsert(&mut marks, &table).await;
+    round.delete(&mut marks, surplus).await;
 }
 
 /// What leases hold has changed in the maps; now they must not be used any more.

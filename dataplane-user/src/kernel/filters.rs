@@ -20,6 +20,8 @@ pub struct Filter {
     pub handle: u32,
     /// The program of a `bpf` filter.
     pub program_id: Option<u32>,
+    /// What its maker called it.
+    pub name: Option<String>,
 }
 
 impl Kernel {
@@ -79,15 +81,23 @@ fn filter(message: &TcMessage, direction: TcAttachType) -> Option<Filter> {
         priority: (message.header.info >> 16) as u16,
         handle: u32::from(handle.major) << 16 | u32::from(handle.minor),
         program_id: None,
+        name: None,
     };
     for attribute in &message.attributes {
         match attribute {
             TcAttribute::Kind(kind) => filter.kind.clone_from(kind),
             TcAttribute::Options(options) => {
-                filter.program_id = options.iter().find_map(|option| match option {
-                    TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => Some(*id),
-                    _ => None,
-                });
+                for option in options {
+                    match option {
+                        TcOption::Bpf(TcFilterBpfOption::ProgId(id)) => {
+                            filter.program_id = Some(*id);
+                        }
+                        TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => {
+                            filter.name = Some(name.clone());
+                        }
+                        _ => {}
+                    }
+                }
             }
             _ => {}
         }

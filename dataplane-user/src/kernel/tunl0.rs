@@ -1,5 +1,9 @@
 //! The kernel's own IPIP device, where it is not ours to touch.
 
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+
 use super::{Host, Link};
 
 /// The fallback device of the kernel's ipip module (`net/ipv4/ipip.c`), one per
@@ -11,6 +15,16 @@ impl Host {
     #[must_use]
     pub fn tunl0(&self) -> Option<(u32, &Link)> {
         self.link(TUNL0).filter(|(_, link)| link.is_up)
+    }
+
+    /// The node to which a route over tunl0 sends exactly this prefix.
+    #[must_use]
+    pub fn tunl0_gateway(&self, prefix: Ipv4Net) -> Option<Ipv4Addr> {
+        let (tunl0, _) = self.tunl0()?;
+        let leads_there = |route: &&super::KernelRoute| {
+            route.ifindex == Some(tunl0) && route.destination == prefix
+        };
+        self.routes.iter().find(leads_there)?.gateway
     }
 
     /// Whether tunl0 carries routes to pods: `10.20.42.0/26 via 172.16.35.4 dev

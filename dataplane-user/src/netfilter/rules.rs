@@ -17,8 +17,7 @@
 //! (`linux/netfilter/nf_conntrack_common.h`): flows whose packets conntrack has
 //! to change, or whose payload it has to read.
 
-use std::collections::{BTreeSet, hash_map::DefaultHasher};
-use std::hash::{Hash as _, Hasher as _};
+use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, bail};
 use ipnet::Ipv4Net;
@@ -57,7 +56,8 @@ impl MarkRules {
     /// # Errors
     /// If nft refuses: in its own words.
     pub fn apply(&self) -> Result<()> {
-        run(&self.transaction(), DEFAULT_ARGS).context("making the nft table `ip tunless`")
+        run(&self.transaction(&self.fingerprint()), DEFAULT_ARGS)
+            .context("making the nft table `ip tunless`")
     }
 
     /// Whether a table was made for these rules, as far as its fingerprint tells.
@@ -70,12 +70,15 @@ impl MarkRules {
     }
 
     fn fingerprint(&self) -> String {
-        let mut hasher = DefaultHasher::new();
-        (self.mark, &self.interfaces, &self.unleased).hash(&mut hasher);
-        format!("tunless {:016x}", hasher.finish())
+        // FNV-1a of the very commands: other words are another table.
+        let commands = self.transaction("");
+        let hash = commands.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        format!("tunless {hash:016x}")
     }
 
-    fn transaction(&self) -> String {
+    fn transaction(&self, fingerprint: &str) -> String {
         let Self { mark, interfaces, unleased } = self;
         let table = json!({"table": {"family": "ip", "name": TABLE}});
         let chain = |name: &str| json!({"family": "ip", "table": TABLE, "name": name});
@@ -102,7 +105,7 @@ impl MarkRules {
             set["elem"] = prefixes.into();
         }
         let mut clear = rule("judge", json!([set_mark("&", !mark)]));
-        clear["add"]["rule"]["comment"] = self.fingerprint().into();
+        clear["add"]["rule"]["comment"] = fingerprint.into();
         let excluded = |field: &str| {
             let address = json!({"payload": {"protocol": "ip", "field": field}});
             rule("judge", json!([is(address, format!("@{SET}").into()), {"return": null}]))
@@ -141,7 +144,7 @@ impl MarkRules {
 /// # Errors
 /// If nft is missing, or the kernel lacks nftables or conntrack.
 pub fn check(rules: &MarkRules) -> Result<()> {
-    run(&rules.transaction(), &["--check"])
+    run(&rules.transaction(&rules.fingerprint()), &["--check"])
 }
 
 /// The table, if there is one.
@@ -161,7 +164,7 @@ pub fn list() -> Result<Option<Listing>> {
             }
             Ok(Some(Listing(std::mem::take(objects))))
         }
-        Err(NftablesError::NftFailed { stderr, .. }) if stderr.contains("No such file") => Ok(None),
+        Err(error) if is_absent(&error) => Ok(None),
         Err(error) => bail!(explain(error)),
     }
 }
@@ -171,8 +174,12 @@ pub fn list() -> Result<Option<Listing>> {
 /// # Errors
 /// If nft refuses.
 pub fn remove() -> Result<bool> {
-    if list()?.is_none() {
-        return Ok(false);
+    match get_current_ruleset_raw(DEFAULT_NFT, ["list", "table", "ip", TABLE]) {
+        Ok(_) => {}
+        // Without nft there is no table of ours.
+        Err(NftablesError::NftExecution { .. }) => return Ok(false),
+        Err(error) if is_absent(&error) => return Ok(false),
+        Err(error) => bail!(explain(error)),
     }
     let delete = json!({"nftables": [{"delete": {"table": {"family": "ip", "name": TABLE}}}]});
     run(&delete.to_string(), DEFAULT_ARGS).context("removing the nft table `ip tunless`")?;
@@ -184,6 +191,11 @@ fn run(commands: &str, arguments: &[&str]) -> Result<()> {
         Ok(_) => Ok(()),
         Err(error) => bail!(explain(error)),
     }
+}
+
+/// Whether nft says that there is no such table.
+fn is_absent(error: &NftablesError) -> bool {
+    matches!(error, NftablesError::NftFailed { stderr, .. } if stderr.contains("No such file"))
 }
 
 /// What nft said, not what it was asked.
@@ -225,7 +237,7 @@ mod tests {
 
     #[test]
     fn the_transaction_replaces_the_table() {
-        let commands: Value = serde_json::from_str(&rules().transaction()).unwrap();
+        let commands: Value = serde_json::from_str(&rules().transaction("")).unwrap();
         let commands = commands["nftables"].as_array().unwrap();
         assert!(commands[0]["add"]["table"].is_object());
         assert!(commands[1]["delete"]["table"].is_object());

@@ -66,12 +66,16 @@ impl<'a> Attachments<'a> {
         self.names.get(&at.ifindex).map_or("?", String::as_str)
     }
 
-    /// The new one works before the old one goes; for a moment both do, and the
-    /// second finds nothing left to do.
+    /// The new one works before the old one goes; for a moment both do, and what
+    /// the first took or granted, the second may at most let go.
     async fn put(&mut self, at: &Attachment, wanted: &AttachedLink) -> Result<()> {
         let name = self.name(at);
         match (self.present.get(at), wanted.is_filter) {
-            (None, false) => self.programs.attach(self.pins, *at, name),
+            (None, false) => {
+                self.programs.attach(self.pins, *at, name)?;
+                // Of a time whose pins were lost: it would undo what the link does.
+                self.remove_filter(at).await
+            }
             (Some(old), false) if old.is_filter => {
                 unpin(self.pins, *at)?;
                 self.programs.attach(self.pins, *at, name)?;

@@ -39,13 +39,14 @@ impl Table for Endpoints<'_> {
     type Value = LocalPod;
     const NAME: &'static str = "endpoint";
 
-    /// Without a MAC nobody had a lease.
+    /// Not for another MAC: a pod that changes its own all the time must not end
+    /// the leases of others, and loses only its own packets, for a lease at most.
     fn outdates_leases(
         actual: &BTreeMap<Ipv4Addr, LocalPod>,
         address: &Ipv4Addr,
-        _: Option<&LocalPod>,
+        new: Option<&LocalPod>,
     ) -> bool {
-        actual.get(address).is_some_and(|pod| pod.pod.is_known())
+        actual.get(address).is_some_and(|old| new.is_none_or(|new| new.ifindex != old.ifindex))
     }
 
     async fn actual(&mut self) -> Result<BTreeMap<Ipv4Addr, LocalPod>> {

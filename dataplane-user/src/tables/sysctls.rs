@@ -9,23 +9,18 @@ use crate::{bpf::Pins, netfilter::conntrack, run_dir};
 
 /// The sysctls we change. What they were is kept in a file, so that another
 /// process can restore it.
+///
+/// They stay changed until `detach`: conntrack has not followed connections that
+/// were leased, and taken strictly their next packets would be invalid.
 pub struct Sysctls {
     before: PathBuf,
-    /// Whether all are looked at, or only those we changed.
-    all: bool,
 }
 
 impl Sysctls {
-    /// Those of the instance with these pins; `wanted`: whether leases need them now.
+    /// Those of the instance with these pins.
     #[must_use]
-    pub fn new(pins: &Pins, wanted: bool) -> Self {
-        Self { before: run_dir::file(pins, "sysctls"), all: wanted }
-    }
-
-    /// What they have to be while flows are leased.
-    #[must_use]
-    pub fn relaxed() -> BTreeMap<String, u32> {
-        conntrack::RELAXED.iter().map(|name| ((*name).to_owned(), 1)).collect()
+    pub fn new(pins: &Pins) -> Self {
+        Self { before: run_dir::file(pins, "sysctls") }
     }
 
     /// Restores all that we changed. Returns how many.
@@ -42,14 +37,10 @@ impl Sysctls {
     }
 
     fn remembered(&self) -> Result<BTreeMap<String, u32>> {
+        let context = || self.before.display().to_string();
         match fs::read_to_string(&self.before) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
-            text => {
-                let text = text.with_context(|| self.before.display().to_string())?;
-                let before: BTreeMap<String, u32> = serde_json::from_str(&text)
-                    .with_context(|| self.before.display().to_string())?;
-                Ok(before)
-            }
+            text => serde_json::from_str(&text.with_context(context)?).with_context(context),
         }
     }
 
@@ -77,18 +68,17 @@ impl Table for Sysctls {
     const NAME: &'static str = "sysctl";
 
     async fn actual(&mut self) -> Result<BTreeMap<String, u32>> {
-        let names: Vec<String> = match self.all {
-            true => Self::relaxed().into_keys().collect(),
-            false => self.remembered()?.into_keys().collect(),
-        };
-        names.into_iter().map(|name| Ok((name.clone(), conntrack::read(&name)?))).collect()
+        conntrack::RELAXED
+            .iter()
+            .map(|name| Ok(((*name).to_owned(), conntrack::read(name)?)))
+            .collect()
     }
 
     async fn upsert(&mut self, name: &String, value: &u32) -> Result<()> {
         let mut before = self.remembered()?;
         let now = conntrack::read(name)?;
         if before.contains_key(name) {
-            tracing::warn!("somebody set {name} to {now}; leased flows need {value}, so it is");
+            tracing::warn!("{name} was set to {now}; leased flows need {value}, so that it is");
         } else {
             tracing::info!(
                 "{name} was {now} and is {value} from now on, for every connection of this host; \
@@ -100,12 +90,8 @@ impl Table for Sysctls {
         conntrack::write(name, *value)
     }
 
-    async fn delete(&mut self, name: &String) -> Result<()> {
-        let mut before = self.remembered()?;
-        if let Some(value) = before.remove(name) {
-            conntrack::write(name, value)?;
-            self.remember(&before)?;
-        }
+    /// Never asked for: see [`Sysctls`].
+    async fn delete(&mut self, _: &String) -> Result<()> {
         Ok(())
     }
 }
