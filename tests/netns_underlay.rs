@@ -54,20 +54,6 @@ fn the_tunnels_mtu_follows_the_underlays() {
     });
 }
 
-/// The daemon's raw socket lets the kernel learn; the daemon reads it back.
-#[test]
-fn a_narrow_path_is_learnt() {
-    for setup in Setup::ALL {
-        let scene = Scene::with(lab(), setup, "", &HASTY);
-        scene.warm_up();
-        scene.lab.set_path_mtu(&scene.lab.node1, 1300).unwrap();
-        until("the pod is told", SOON, || (told_mtu(&scene, 1480) == Some(1280)).then_some(()));
-        assert_eq!(told_mtu(&scene, 1280), None, "and this much fits");
-        scene.assert_nothing_plain();
-        scene.finish();
-    }
-}
-
 #[test]
 fn a_deleted_tunnel_device_comes_back() {
     Scene::each(&lab(), |scene| {

@@ -11,8 +11,9 @@ mod next_hops;
 mod raw_socket;
 mod round;
 mod service;
+mod underlay_errors;
 
-use std::{path::Path, time::Duration};
+use std::{collections::BTreeSet, net::Ipv4Addr, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use tokio::{
@@ -24,6 +25,7 @@ use self::{
     config_watch::ConfigWatch,
     fitness::Depth,
     round::{Outcome, Reconciler},
+    underlay_errors::UnderlayErrors,
 };
 use crate::{
     bpf::Pins,
@@ -41,6 +43,9 @@ const RETRY: Duration = Duration::from_secs(1);
 const GATHER: Duration = Duration::from_millis(20);
 /// How soon our nft table is looked at after somebody changed nftables.
 const RULES: Duration = Duration::from_millis(200);
+/// How soon the kernel is asked again for the way to a node whose path has become
+/// too narrow: the error reaches us a moment before the kernel has drawn its conclusion.
+const WAYS: Duration = Duration::from_millis(20);
 /// How often the rules of others are looked at again.
 const POLICY: Duration = Duration::from_secs(30);
 
@@ -77,6 +82,10 @@ pub async fn run(path: &Path, bpffs: Option<&Path>) -> Result<()> {
             .inspect_err(|error| tracing::warn!("{error:#}; changes are found every 10 s"))
             .ok(),
         rules_due: None,
+        // Before packets go out about which there could be errors.
+        underlay_errors: UnderlayErrors::listen(reconciler.scope()),
+        narrowed: BTreeSet::new(),
+        ways_due: None,
         watch: ConfigWatch::new(path, reconciler.file().text())?,
         refused: false,
         reconciler,
@@ -113,6 +122,11 @@ struct Daemon {
     rule_events: Option<RuleEvents>,
     /// When to look at our nft table: others' may change all the time.
     rules_due: Option<Instant>,
+    underlay_errors: UnderlayErrors,
+    /// Nodes whose path MTU may be another now.
+    narrowed: BTreeSet<Ipv4Addr>,
+    /// When to ask for the ways to them.
+    ways_due: Option<Instant>,
     watch: ConfigWatch,
     reconciler: Reconciler,
     bpffs_override: bool,
@@ -134,6 +148,10 @@ enum Wake {
     Rules,
     /// Time to see whether it was ours.
     RulesDue,
+    /// An outer packet was too big for the path to this node.
+    Narrowed(Ipv4Addr),
+    /// Time to see what the kernel has learnt of that.
+    WaysDue,
     File,
     Hangup,
     Time,
@@ -165,6 +183,18 @@ impl Daemon {
                 Wake::RulesDue => {
                     self.rules_due = None;
                     self.reconciler.rules_touched();
+                }
+                Wake::Narrowed(node) => {
+                    self.narrowed.insert(node);
+                    self.ways_due.get_or_insert_with(|| Instant::now() + WAYS);
+                    continue;
+                }
+                Wake::WaysDue => {
+                    self.ways_due = None;
+                    let nodes = std::mem::take(&mut self.narrowed);
+                    if !self.reconciler.ask_again(nodes).await {
+                        continue;
+                    }
                 }
                 Wake::File => {
                     if self.watch.changed_text() || self.refused {
@@ -224,18 +254,21 @@ impl Daemon {
     ) -> Result<Wake> {
         service::alive();
         let rules_due = self.rules_due.unwrap_or(next);
+        let ways_due = self.ways_due.unwrap_or(next);
         let wake = tokio::select! {
             changed = self.events.changed() => { changed?; Wake::Kernel }
             changed = rules_changed(&mut self.rule_events), if self.rules_due.is_none() => {
                 changed?;
                 Wake::Rules
             }
+            node = self.underlay_errors.narrowed() => Wake::Narrowed(node),
             () = self.watch.changed() => Wake::File,
             _ = hangup.recv() => Wake::Hangup,
             _ = terminate.recv() => Wake::Stop("SIGTERM"),
             _ = interrupt.recv() => Wake::Stop("SIGINT"),
             () = sleep_until(next) => Wake::Time,
             () = sleep_until(rules_due), if self.rules_due.is_some() => Wake::RulesDue,
+            () = sleep_until(ways_due), if self.ways_due.is_some() => Wake::WaysDue,
         };
         Ok(wake)
     }

@@ -9,17 +9,19 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use dataplane_common::{Ipv4Be, State};
+use tokio::sync::watch;
 
 use super::{
     fitness::{self, Depth},
     next_hops::NextHops,
+    underlay_errors::Scope,
 };
 use crate::{
     bpf::{Attachment, Hook, Maps, Pins, Programs, programs::has_tcx},
     clock,
     config::{Attach, ConfigFile, Fastpath, HostFacts},
     desired::{self, Desired, Facts, Paths, Terms, TunnelMode},
-    kernel::{Host, Kernel, TUNNEL},
+    kernel::{Host, Kernel, Path, TUNNEL},
     netfilter::{MarkRules, conntrack},
     output,
     tables::{
@@ -51,6 +53,8 @@ pub struct Reconciler {
     /// Our node address as last known: a NIC that is down has no routes to tell it by.
     node: Option<Ipv4Addr>,
     next_hops: NextHops,
+    /// What errors of the underlay are judged by.
+    scope: watch::Sender<Scope>,
     /// See [`Self::secret`]; 0 until it is known.
     secret: u32,
     /// Pods' interfaces with filters of others.
@@ -107,6 +111,7 @@ impl Reconciler {
             mode: None,
             node: None,
             next_hops: NextHops::default(),
+            scope: watch::Sender::default(),
             secret: 0,
             shaped: BTreeSet::new(),
             rules: KnownRules::default(),
@@ -118,6 +123,11 @@ impl Reconciler {
     /// The file in force.
     pub fn file(&self) -> &ConfigFile {
         &self.file
+    }
+
+    /// What errors of the underlay are judged by, after each round anew.
+    pub fn scope(&self) -> watch::Receiver<Scope> {
+        self.scope.subscribe()
     }
 
     /// From the next round on, another file; `withheld` if its fast path must
@@ -252,7 +262,8 @@ impl Reconciler {
             endpoints: desired.endpoints.len(),
         };
         self.write_state(&desired, &facts, outcome.is_complete())?;
-        self.report([desired.warnings, round.failures].concat());
+        self.report([desired.warnings.as_slice(), &round.failures].concat());
+        self.scope.send_replace(Scope::new(desired, &self.host));
         if outcome.is_complete() {
             self.remove_other_versions();
         }
@@ -276,7 +287,14 @@ impl Reconciler {
         let mut paths = Paths::new();
         for node in desired::nodes(&self.file.config) {
             match self.kernel.path(node).await {
-                Ok(path) => paths.extend(path.map(|path| (node, path))),
+                Ok(path) => {
+                    if let (Some(path), Some(known)) = (path, self.paths.get(&node))
+                        && path.mtu != known.mtu
+                    {
+                        tracing::info!("node {node}: {}", mtu(&path));
+                    }
+                    paths.extend(path.map(|path| (node, path)));
+                }
                 // No answer is no "no": what we knew stays.
                 Err(error) => {
                     tracing::warn!("{error:#}");
@@ -285,6 +303,26 @@ impl Reconciler {
             }
         }
         paths
+    }
+
+    /// Asks for the ways to these nodes, whose path MTU may have changed; whether
+    /// any is another now.
+    pub async fn ask_again(&mut self, nodes: BTreeSet<Ipv4Addr>) -> bool {
+        let mut differs = false;
+        for node in nodes {
+            let Some(known) = self.paths.get_mut(&node) else { continue };
+            match self.kernel.path(node).await {
+                Ok(Some(path)) if path != *known => {
+                    tracing::info!("node {node}: {}, after an error of the underlay", mtu(&path));
+                    *known = path;
+                    differs = true;
+                }
+                // That there is no way any more is announced.
+                Ok(_) => {}
+                Err(error) => tracing::warn!("{error:#}"),
+            }
+        }
+        differs
     }
 
     /// Loads programs if those we have were made for other settings. If new ones
@@ -498,6 +536,14 @@ fn end_outdated_leases(maps: &mut Maps, round: &mut Round) {
     if std::mem::take(&mut round.outdates_leases) {
         let outcome = maps.end_leases();
         round.attempt(outcome);
+    }
+}
+
+/// What is known of a path's MTU, for the log.
+fn mtu(path: &Path) -> String {
+    match path.mtu {
+        Some(bytes) => format!("the path MTU is {bytes} now"),
+        None => "the path MTU is the interface's again".to_owned(),
     }
 }
 

@@ -161,6 +161,16 @@ pub fn icmp_echo(kind: u8, id: u16, seq: u16, payload: &[u8]) -> Vec<u8> {
     [Icmpv4Header::with_checksum(kind, payload).to_bytes().as_slice(), payload].concat()
 }
 
+/// An ICMP error with a right checksum; `word` is what its type makes of the
+/// second 4 bytes.
+#[must_use]
+pub fn icmp_error(kind: u8, code: u8, word: [u8; 4], quoted: &[u8]) -> Vec<u8> {
+    let mut message = [&[kind, code, 0, 0][..], &word, quoted].concat();
+    let checksum = Sum16BitWords::new().add_slice(&message).ones_complement().to_be();
+    message[2..4].copy_from_slice(&checksum.to_be_bytes());
+    message
+}
+
 /// A UDP datagram with a right checksum for the addresses of `ip`.
 ///
 /// # Panics

@@ -1,0 +1,106 @@
+//! What the underlay says about our outer packets, by ICMP.
+//!
+//! - "Fragmentation needed": the kernel has lowered the path MTU to that node
+//!   ([`raw_socket`](super::raw_socket) is why it cares), but announces it to nobody. The
+//!   daemon asks it again at once. The number in the message is not believed:
+//!   the kernel checks it, and forgets it after `net.ipv4.route.mtu_expires`.
+//! - "There is no getting there": the pod whose packet it was is told, as RFC
+//!   2003 §4 demands ([`relay`]), not too often ([`limit`]).
+//!
+//! Anybody can write such messages. One about a node we do not know, or an inner
+//! packet that we would not have sent there, changes nothing.
+
+mod limit;
+mod relay;
+mod scope;
+mod socket;
+
+use std::{
+    future::pending,
+    net::Ipv4Addr,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::sleep,
+};
+
+use self::{
+    limit::Limit,
+    relay::{Consequence, judge},
+    socket::IcmpSocket,
+};
+
+pub use self::scope::Scope;
+
+/// At most so many messages are read at a time …
+const BATCH: usize = 64;
+/// … before the daemon has time for other things. Under a flood the kernel
+/// throws away what does not fit the socket's buffer.
+const PAUSE: Duration = Duration::from_millis(10);
+/// How many nodes may wait for the daemon to ask about them. What is too much
+/// comes again, with the next packet that does not fit.
+const WAITING: usize = 64;
+
+/// The daemon's end.
+pub struct UnderlayErrors {
+    narrowed: mpsc::Receiver<Ipv4Addr>,
+}
+
+impl UnderlayErrors {
+    /// Listens from now on, and judges by what `scope` holds at the time.
+    pub fn listen(scope: watch::Receiver<Scope>) -> Self {
+        let (sender, narrowed) = mpsc::channel(WAITING);
+        match IcmpSocket::open() {
+            Ok(socket) => drop(tokio::spawn(serve(socket, scope, sender))),
+            Err(error) => tracing::warn!(
+                "no raw socket for ICMP, so pods hear of no errors of the underlay, and path MTUs are \
+                 found every 10 s only: {error}"
+            ),
+        }
+        Self { narrowed }
+    }
+
+    /// Waits for a node whose path MTU may be another now.
+    pub async fn narrowed(&mut self) -> Ipv4Addr {
+        match self.narrowed.recv().await {
+            Some(node) => node,
+            None => pending().await,
+        }
+    }
+}
+
+async fn serve(
+    socket: IcmpSocket,
+    scope: watch::Receiver<Scope>,
+    narrowed: mpsc::Sender<Ipv4Addr>,
+) {
+    let mut limit = Limit::default();
+    // No packet is longer, and a checksum is over the whole of it.
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        for _ in 0..BATCH {
+            let length = match socket.receive(&mut buffer).await {
+                Ok(length) => length,
+                Err(error) => {
+                    tracing::debug!("reading ICMP: {error}");
+                    break;
+                }
+            };
+            let consequence = judge(&buffer[..length], &scope.borrow());
+            match consequence {
+                Ok(Consequence::AskAgain(node)) => drop(narrowed.try_send(node)),
+                Ok(Consequence::Tell { to, message }) => {
+                    if !limit.allows(to, Instant::now()) {
+                        tracing::debug!("an error for {to} is not relayed: too many");
+                    } else if let Err(error) = socket.send(&message, to) {
+                        tracing::debug!("an error for {to} is not relayed: {error}");
+                    }
+                }
+                Err(why) => tracing::debug!("an ICMP error is not relayed: {why}"),
+            }
+        }
+        sleep(PAUSE).await;
+    }
+}
