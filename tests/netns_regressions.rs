@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use tunless_lab::{Daemon, Lab, service::felix};
+use tunless_lab::{Daemon, Lab, felix};
 use tunless_tests::scene::{
     HASTY, SOON, Scene, Setup, answers, assert_answered, assert_lossless, stream_between, until,
 };
@@ -43,7 +43,7 @@ fn a_restart_does_not_leave_trusted_programs_under_felix() {
     let mut scene = Scene::with(Lab::new(), Setup::TRUSTED, "", &HASTY);
     scene.warm_up();
     scene.daemon2.kill9().unwrap();
-    felix(&scene.lab.node2.netns).unwrap();
+    felix::trace(&scene.lab.node2.netns).unwrap();
     scene.daemon2.restart().unwrap();
     let status = scene.daemon2.cli_json(&["status"]);
     let output = scene.daemon2.cli(&["status", "-o", "json"]).unwrap();
