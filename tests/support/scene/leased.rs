@@ -5,9 +5,14 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use tunless_lab::{
     Daemon,
     felix::{Allow, Endpoint, enforce},
+    service::Protocol,
+    traffic::conversation::Conversation,
 };
 
 use super::{SOON, Scene, until};
+
+/// Where [`Scene::talks`] go.
+pub const PORT: u16 = 7000;
 
 /// A lease as `tunless leases list` shows it.
 #[derive(Clone, PartialEq, Debug)]
@@ -98,4 +103,26 @@ impl Scene {
         enforce(&self.lab.node1.netns, &[Endpoint::allowing(sit, to_sit.to_vec())]).unwrap();
         enforce(&self.lab.node2.netns, &[Endpoint::open(perf)]).unwrap();
     }
+
+    /// Conversations from demo-hello-perf (node2) to demo-hello-sit, by UDP and by TCP.
+    pub fn talks(&self) -> [Conversation; 2] {
+        let (perf, sit) = self.pods();
+        let to = SocketAddrV4::new(sit.ip, PORT);
+        [Protocol::Udp, Protocol::Tcp].map(|protocol| {
+            Conversation::start(protocol, &perf.netns, to, &sit.netns, PORT).unwrap()
+        })
+    }
+
+    /// Waits until node2 has leased them.
+    pub fn assert_leased(&self, talks: &[Conversation]) {
+        let to = SocketAddrV4::new(self.lab.sit().ip, PORT);
+        for talk in talks {
+            wait_leased_at_client(&self.daemon2, talk.client, to);
+        }
+    }
+}
+
+/// Waits until each has had a hundred answers more.
+pub fn assert_all_answer(talks: &[Conversation]) {
+    assert!(talks.iter().all(|talk| talk.wait_for(100, SOON)), "somebody gets no answer");
 }
