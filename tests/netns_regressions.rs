@@ -185,3 +185,16 @@ fn nothing_forwards_after_detach() {
     daemon1.finish().unwrap();
     assert_eq!(lab.problems(), Vec::<String>::new());
 }
+
+/// The daemon takes programs away while somebody reads their pins: a name that
+/// leads nowhere is no failure.
+#[test]
+fn a_pin_that_vanishes_meanwhile_does_not_break_status() {
+    let scene = Scene::new(Lab::new(), Setup::VERIFIED);
+    let vanished = scene.lab.node2.bpffs.join("links/encap_pod_4711");
+    std::os::unix::fs::symlink("nowhere", &vanished).unwrap();
+    let status = scene.daemon2.cli_json(&["status"]).unwrap();
+    assert!(!status["attachments"].to_string().contains("4711"), "{status}");
+    fs::remove_file(vanished).unwrap();
+    scene.finish();
+}
