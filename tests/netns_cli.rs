@@ -104,9 +104,12 @@ fn status_says_what_is_where() {
         if scene.setup.is_xdp() {
             expected.insert(["decap_xdp", "xdp", "eth0"].map(str::to_owned));
         }
-        if scene.setup.is_trusted() {
-            let cali = scene.lab.perf().cali.as_str();
+        let cali = scene.lab.perf().cali.as_str();
+        if scene.setup.is_fast() {
             expected.insert(["encap_pod", "tc ingress", cali].map(str::to_owned));
+        }
+        if scene.setup.fastpath == "verified" {
+            expected.insert(["grant_decap", "tc egress", cali].map(str::to_owned));
         }
         assert_eq!(attachments.collect::<BTreeSet<_>>(), expected);
     });

@@ -86,19 +86,20 @@ fn the_command_line_works_while_the_daemon_is_down() {
 #[test]
 fn the_fast_path_goes_on_and_off_under_traffic() {
     for decap in ["tc", "xdp"] {
-        let [off, trusted] = ["off", "trusted"].map(|fastpath| Setup { fastpath, decap });
+        let [off, trusted, verified] =
+            ["off", "trusted", "verified"].map(|fastpath| Setup { fastpath, decap });
         let scene = Scene::new(lab(), off);
         scene.warm_up();
         let streams = both_ways(&scene);
         let (node1, node2) = (&scene.lab.node1, &scene.lab.node2);
-        for setup in [trusted, off, trusted, off] {
+        for setup in [trusted, verified, off, verified, trusted, off] {
             for (daemon, node, peer) in
                 [(&scene.daemon1, node1, node2), (&scene.daemon2, node2, node1)]
             {
                 daemon.rewrite_config(&setup.config(node, peer, "")).unwrap();
                 let is_so = |status: &Value| {
                     let pods = status["attachments"].to_string().contains("encap_pod");
-                    status["fastpath"] == setup.fastpath && pods == setup.is_trusted()
+                    status["fastpath"] == setup.fastpath && pods == setup.is_fast()
                 };
                 daemon.wait_json(&["status", "--wait=10s"], SOON, is_so).unwrap();
             }

@@ -50,7 +50,7 @@ fn a_pod_can_talk_as_soon_as_it_is_listed() {
             assert_eq!(assert_answered(&pod.netns, sit.ip).ttl(), Some(62));
             assert_answered(&sit.netns, pod.ip);
             assert_answered(&pod.netns, scene.lab.perf().ip);
-            if scene.setup.is_trusted() {
+            if scene.setup.is_fast() {
                 until("its program is pinned", SOON, || {
                     pod_links(node2).contains(&ifindex).then_some(())
                 });
@@ -87,7 +87,7 @@ fn a_hundred_pods_at_once() {
         let indices: BTreeSet<u64> =
             endpoints.iter().map(|item| item["ifindex"].as_u64().unwrap()).collect();
         assert_eq!(indices.len(), 101);
-        if setup.is_trusted() {
+        if setup.is_fast() {
             until("every pod has its program", 2 * SOON, || {
                 (pod_links(node2) == indices).then_some(())
             });
@@ -100,7 +100,7 @@ fn a_hundred_pods_at_once() {
 
         node2.remove_pods(&pods).unwrap();
         wait_until_listed(&scene.daemon2, 1, 2 * SOON);
-        let left = usize::from(setup.is_trusted());
+        let left = usize::from(setup.is_fast());
         until("their pins are gone", 2 * SOON, || (pod_links(node2).len() == left).then_some(()));
         scene.daemon2.cli_json(&["status", "--wait=15s"]).unwrap();
         assert_lossless(stream);

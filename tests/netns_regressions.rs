@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use tunless_lab::{Daemon, Lab, service::felix};
+use tunless_lab::{Daemon, Lab, felix};
 use tunless_tests::scene::{
     HASTY, SOON, Scene, Setup, answers, assert_answered, assert_lossless, stream_between, until,
 };
@@ -43,7 +43,7 @@ fn a_restart_does_not_leave_trusted_programs_under_felix() {
     let mut scene = Scene::with(Lab::new(), Setup::TRUSTED, "", &HASTY);
     scene.warm_up();
     scene.daemon2.kill9().unwrap();
-    felix(&scene.lab.node2.netns).unwrap();
+    felix::trace(&scene.lab.node2.netns).unwrap();
     scene.daemon2.restart().unwrap();
     let status = scene.daemon2.cli_json(&["status"]);
     let output = scene.daemon2.cli(&["status", "-o", "json"]).unwrap();
@@ -184,4 +184,17 @@ fn nothing_forwards_after_detach() {
     assert!(!answers(&lab.perf().netns, lab.sit().ip));
     daemon1.finish().unwrap();
     assert_eq!(lab.problems(), Vec::<String>::new());
+}
+
+/// The daemon takes programs away while somebody reads their pins: a name that
+/// leads nowhere is no failure.
+#[test]
+fn a_pin_that_vanishes_meanwhile_does_not_break_status() {
+    let scene = Scene::new(Lab::new(), Setup::VERIFIED);
+    let vanished = scene.lab.node2.bpffs.join("links/encap_pod_4711");
+    std::os::unix::fs::symlink("nowhere", &vanished).unwrap();
+    let status = scene.daemon2.cli_json(&["status"]).unwrap();
+    assert!(!status["attachments"].to_string().contains("4711"), "{status}");
+    fs::remove_file(vanished).unwrap();
+    scene.finish();
 }

@@ -8,7 +8,8 @@ use tunless_lab::{
     Daemon, Lab, LabBuilder, Netns,
     capture::Capture,
     daemon::expect_failure,
-    service::{Protocol, Service, felix, kube_proxy, masquerade, remove_rules},
+    felix,
+    service::{Protocol, Service, kube_proxy, masquerade, remove_rules},
     traffic::{http, tcp, udp},
 };
 use tunless_tests::scene::{
@@ -123,7 +124,7 @@ fn trusted_is_refused_where_others_judge() {
     kube_proxy(&node2.netns, &[Service::hello(lab.sit().ip)]).unwrap();
     refused("kube-proxy's chain KUBE-");
     remove_rules(&node2.netns).unwrap();
-    felix(&node2.netns).unwrap();
+    felix::trace(&node2.netns).unwrap();
     refused("Felix's chain cali-");
 
     // `off` skips nobody.
@@ -138,7 +139,7 @@ fn trusted_carries_pods_where_the_operator_insists() {
         let scene = Scene::with(lab(), setup, more, &HASTY);
         for node in scene.lab.nodes() {
             kube_proxy(&node.netns, &[Service::hello(scene.lab.sit().ip)]).unwrap();
-            felix(&node.netns).unwrap();
+            felix::trace(&node.netns).unwrap();
         }
         let (perf, sit) = scene.pods();
         let to = SocketAddrV4::new(sit.ip, 8080);
@@ -160,7 +161,7 @@ fn trusted_carries_pods_where_the_operator_insists() {
 fn trusted_is_withheld_while_there_are_rules() {
     std::thread::scope(|scope| {
         scope.spawn(|| withheld_while(Setup::TRUSTED, kube_proxy_appears));
-        scope.spawn(|| withheld_while(Setup::TRUSTED_XDP, |_, node| felix(node).unwrap()));
+        scope.spawn(|| withheld_while(Setup::TRUSTED_XDP, |_, node| felix::trace(node).unwrap()));
     });
 }
 

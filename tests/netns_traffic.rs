@@ -20,10 +20,18 @@ fn lab() -> LabBuilder {
 
 /// What a ping counts at each end: a request out and an answer in, or the reverse.
 fn expected(setup: Setup, pings: u64) -> Vec<(Reason, u64)> {
-    let mut expected = match setup.is_trusted() {
-        true => vec![(Reason::PodEncapsulated, pings), (Reason::ToPod, pings)],
-        false => vec![(Reason::HostEncapsulated, pings), (Reason::ToStack, pings)],
+    let reasons: &[Reason] = match setup.fastpath {
+        "trusted" => &[Reason::PodEncapsulated, Reason::ToPod],
+        // Only TCP and UDP are ever leased; every hook says why not.
+        "verified" => &[
+            Reason::PodNoPorts,
+            Reason::HostEncapsulated,
+            Reason::NoPortsToStack,
+            Reason::GrantNoFlow,
+        ],
+        _ => &[Reason::HostEncapsulated, Reason::ToStack],
     };
+    let mut expected: Vec<_> = reasons.iter().map(|reason| (*reason, pings)).collect();
     if setup.is_xdp() {
         expected.push((Reason::XdpUnwrapped, pings));
     }

@@ -6,6 +6,8 @@ mod busy;
 pub mod counters;
 #[path = "scene/hostile.rs"]
 pub mod hostile;
+#[path = "scene/leased.rs"]
+pub mod leased;
 #[path = "scene/until.rs"]
 pub mod until;
 
@@ -59,9 +61,17 @@ impl Setup {
     /// By leases, unwrapped by XDP.
     pub const VERIFIED_XDP: Self = Self::ALL[5];
 
-    /// Whether pods have the fast path.
+    /// By leases, unwrapped by TC or by XDP.
+    pub const BOTH_VERIFIED: [Self; 2] = [Self::VERIFIED, Self::VERIFIED_XDP];
+
+    /// Whether pods have the fast path without asking.
     pub fn is_trusted(self) -> bool {
         self.fastpath == "trusted"
+    }
+
+    /// Whether there are programs at the pods.
+    pub fn is_fast(self) -> bool {
+        self.fastpath != "off"
     }
 
     /// Whether XDP unwraps.

@@ -46,10 +46,20 @@ pub fn list(pins: &Pins) -> Result<Vec<(Attachment, AttachedLink)>> {
     for entry in entries {
         let path = entry?.path();
         let Some(attachment) = parse_name(&path) else { continue };
-        links.push((attachment, look(&path, attachment.ifindex)?));
+        match look(&path, attachment.ifindex) {
+            Ok(link) => links.push((attachment, link)),
+            // Removed since we read the directory.
+            Err(error) if is_missing(&error) => {}
+            Err(error) => return Err(error),
+        }
     }
     links.sort_unstable_by_key(|(attachment, _)| *attachment);
     Ok(links)
+}
+
+fn is_missing(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<io::Error>();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 fn parse_name(path: &Path) -> Option<Attachment> {

@@ -99,7 +99,7 @@ async fn judge_verified(
     if let Some(found) = program {
         bail!(
             "{shown}: fastpath: `verified` follows netfilter, but {found} judges pods' packets \
-             here, as Felix's eBPF data plane does; {remedy}"
+             here, as Felix's eBPF data plane does; remove it, {remedy}"
         );
     }
     Ok(filtered)

@@ -7,9 +7,11 @@
 use anyhow::Result;
 
 use crate::{
+    addr::CALI_MAC,
     netns::Netns,
     packet::{IPV4, ethernet},
     packet_socket::PacketSocket,
+    pod::Pod,
     topology::Node,
 };
 
@@ -24,5 +26,13 @@ impl Node {
     pub fn inject(&self, router: &Netns, packet: &[u8]) -> Result<()> {
         let frame = ethernet(self.mac, self.gateway_mac, IPV4, packet);
         inject(router, &self.router_port, &frame)
+    }
+}
+
+impl Pod {
+    /// Sends an IPv4 packet out of the pod, as a program with a raw socket could:
+    /// whatever it says.
+    pub fn inject(&self, packet: &[u8]) -> Result<()> {
+        inject(&self.netns, "eth0", &ethernet(CALI_MAC, self.mac, IPV4, packet))
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! [`Lab::new`] makes nodes, a router between them and pods as Calico's CNI
 //! plugin would. [`traffic`] sends through it, [`capture`] looks at the wire,
-//! [`inject`] puts hand-made frames on it, [`service`] plays kube-proxy,
-//! [`daemon`] runs `tunless`, and [`trace`] tells whether it left anything.
+//! [`inject`] puts hand-made frames on it, [`service`] plays kube-proxy, [`felix`]
+//! Calico's agent, [`conntrack`] tells what the kernel remembers, [`daemon`] runs `tunless`, and [`trace`] tells whether it left anything.
 //!
 //! It needs root, and a kernel with network namespaces. It knows the `tunless`
 //! binary by its command line only: xtask uses this crate before the eBPF
@@ -23,11 +23,14 @@ mod builder;
 pub mod capture;
 pub mod cmd;
 mod config_file;
+pub mod conntrack;
 pub mod daemon;
 mod fabric;
+pub mod felix;
 pub mod frame;
 pub mod identity;
 pub mod inject;
+mod iptables;
 mod lab;
 pub mod netns;
 mod notify;

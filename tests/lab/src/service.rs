@@ -1,4 +1,4 @@
-//! Services as kube-proxy's iptables mode makes them, and a trace of Felix.
+//! Services as kube-proxy's iptables mode makes them.
 //!
 //! Chains, marks and their order are kube-proxy's own, since it is their side
 //! effects that tests are about: MASQUERADE picks the source address of the
@@ -8,14 +8,15 @@
 use std::{
     fmt::Write as _,
     net::{Ipv4Addr, SocketAddrV4},
-    time::Duration,
 };
 
 use anyhow::Result;
 
-use crate::{addr::POD_CIDR, netns::Netns};
-
-const SOON: Duration = Duration::from_secs(10);
+use crate::{
+    addr::POD_CIDR,
+    iptables::{has_chain, hook_in, restore},
+    netns::Netns,
+};
 
 /// TCP or UDP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +28,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
@@ -146,53 +147,9 @@ pub fn masquerade(node: &Netns, pod: Ipv4Addr) -> Result<()> {
     hook_in(node, "nat", &format!("PREROUTING -s {pod}/32 -j KUBE-MARK-MASQ"))
 }
 
-/// Chains named and hooked like Felix's, which accept what Felix would accept
-/// without any policy. Enough for the daemon to notice that policies exist.
-pub fn felix(node: &Netns) -> Result<()> {
-    restore(
-        node,
-        "*filter\n\
-         :cali-FORWARD - [0:0]\n\
-         :cali-INPUT - [0:0]\n\
-         :cali-OUTPUT - [0:0]\n\
-         :cali-from-wl-dispatch - [0:0]\n\
-         :cali-to-wl-dispatch - [0:0]\n\
-         -A cali-FORWARD -i cali+ -j cali-from-wl-dispatch\n\
-         -A cali-FORWARD -o cali+ -j cali-to-wl-dispatch\n\
-         -A cali-from-wl-dispatch -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN\n\
-         -A cali-from-wl-dispatch -m conntrack --ctstate INVALID -j DROP\n\
-         -A cali-to-wl-dispatch -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN\n\
-         -A cali-to-wl-dispatch -m conntrack --ctstate INVALID -j DROP\n\
-         COMMIT\n",
-    )?;
-    for hook in ["FORWARD", "INPUT", "OUTPUT"] {
-        hook_in(node, "filter", &format!("{hook} -j cali-{hook}"))?;
-    }
-    Ok(())
-}
-
 /// Removes every iptables rule of the node, whoever made it.
 pub fn remove_rules(node: &Netns) -> Result<()> {
     // Without --noflush a table becomes what is written, that is empty.
     let empty = "*nat\nCOMMIT\n*filter\nCOMMIT\n";
     node.exec_with_input("iptables-restore", &["--wait"], empty).map(drop)
-}
-
-fn restore(node: &Netns, rules: &str) -> Result<()> {
-    node.exec_with_input("iptables-restore", &["--wait", "--noflush"], rules).map(drop)
-}
-
-/// Appends a rule to a built-in chain unless it is there.
-fn hook_in(node: &Netns, table: &str, rule: &str) -> Result<()> {
-    let words: Vec<&str> = rule.split(' ').collect();
-    let with = |verb| [&["--wait", "-t", table, verb], words.as_slice()].concat();
-    if node.try_exec("iptables", &with("-C"), SOON)?.success() {
-        return Ok(());
-    }
-    node.exec("iptables", &with("-A")).map(drop)
-}
-
-fn has_chain(node: &Netns, table: &str, chain: &str) -> Result<bool> {
-    let args = ["--wait", "-t", table, "-n", "-L", chain];
-    Ok(node.try_exec("iptables", &args, SOON)?.success())
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use tunless_lab::{
-    Lab,
-    service::{Protocol, Service, felix, kube_proxy, masquerade, remove_rules},
+    Lab, felix,
+    service::{Protocol, Service, kube_proxy, masquerade, remove_rules},
     trace::Snapshot,
     traffic::{http, udp},
 };
@@ -58,8 +58,8 @@ fn felix_chains_are_there_and_let_traffic_pass() {
     let lab = Lab::new().build().unwrap();
     let (node, backend) = (&lab.node1, lab.sit());
     let client = node.add_pod("client", Lab::pod_ip(node, 9)).unwrap();
-    felix(&node.netns).unwrap();
-    felix(&node.netns).unwrap();
+    felix::trace(&node.netns).unwrap();
+    felix::trace(&node.netns).unwrap();
     let rules = node.netns.exec("iptables", &["-S", "FORWARD"]).unwrap();
     assert_eq!(rules.matches("cali-FORWARD").count(), 1, "{rules}");
     let address = std::net::SocketAddrV4::new(backend.ip, 7);

@@ -37,6 +37,20 @@ fn the_example_is_accepted() {
 
 /// (file, what the complaint must say)
 const REFUSED: &[(&str, &[&str])] = &[
+    ("leases: {seconds: 0}\n", &["FILE:1:", "leases.seconds", "use 1 to 9"]),
+    ("leases: {seconds: 10}\n", &["FILE:1:", "leases.seconds", "use 1 to 9", "policy"]),
+    ("leases: {seconds: -1}\n", &["FILE:1:", "leases.seconds"]),
+    ("leases: {size: 0}\n", &["FILE:1:", "leases.size", "1024 to"]),
+    ("leases: {size: 1023}\n", &["FILE:1:", "leases.size", "1024 to"]),
+    ("leases: {size: 16777217}\n", &["FILE:1:", "leases.size", "1024 to"]),
+    ("leases:\n  mark: 0\n", &["FILE:2:", "leases.mark", "0 bits", "like 0x1000"]),
+    ("leases: {mark: 0x3000}\n", &["FILE:1:", "leases.mark", "0x3000 has 2 bits"]),
+    ("leases: {mark: 0x10000}\n", &["FILE:1:", "leases.mark", "0x10000 is among Calico's"]),
+    ("leases: {mark: 0x80000000}\n", &["FILE:1:", "among Calico's", "like 0x1000"]),
+    ("leases: {mark: 0x4000}\n", &["FILE:1:", "0x4000 is among kube-proxy's"]),
+    ("leases: {mark: 0x8000}\n", &["FILE:1:", "0x8000 is among kube-proxy's"]),
+    ("leases: {exclude: [10.20.42.31]}\n", &["FILE:1:", "leases.exclude[0]", "10.20.42.7/32"]),
+    ("leases: {second: 5}\n", &["FILE:1:", "second", "expected one of"]),
     ("mode: replace\nspof: drop\n", &["FILE:2:", "spof", "expected one of"]),
     (
         "routes:\n  static:\n    - {cidr: 10.20.42.1/26, node: 1.2.3.4}\n",
@@ -153,6 +167,16 @@ fn each_file_that_does_not_fit_the_host_is_refused() {
 fn a_local_pod_may_borrow_from_a_remote_block() {
     let text = "node: {tunnel_address: 10.20.1.1}\nroutes:\n  static:\n    - {cidr: 10.20.105.192/26, node: 1.2.3.4}\n";
     assert_eq!(complaint(text, Some(&here())), "");
+}
+
+#[test]
+fn leases_may_be_as_long_and_marked_as_they_may() {
+    for text in [
+        "leases: {seconds: 1, size: 1024, mark: 0x1}\n",
+        "leases: {seconds: 9, size: 16777216, mark: 0x2000, exclude: [10.20.42.31/32, 0.0.0.0/0]}\n",
+    ] {
+        assert_eq!(complaint(text, None), "", "{text}");
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ mod binary;
 mod cli;
 mod process;
 
-use std::{path::PathBuf, thread, time::Duration};
+use std::{path::PathBuf, process::Command, thread, time::Duration};
 
 use anyhow::{Result, bail};
 use nix::sys::signal::Signal;
@@ -231,10 +231,20 @@ impl Drop for Daemon {
 /// Runs `tunless run` with a configuration it must refuse; returns its exit
 /// code and what it printed on stderr. An error when it goes on running.
 pub fn expect_failure(node: &Node, yaml: &str) -> Result<(i32, String)> {
+    expect_failure_by(node, yaml, |tunless| node.netns.command(tunless))
+}
+
+/// [`expect_failure`] with a command of the caller's own, made from the path of
+/// the binary; for less than a whole machine around it.
+pub fn expect_failure_by(
+    node: &Node,
+    yaml: &str,
+    command: impl FnOnce(&str) -> Command,
+) -> Result<(i32, String)> {
     ensure_bpffs()?;
     let dir = node.shared.id.dir().join(format!("{}-refused", node.label));
     let config = ConfigFile::plain(&dir, &node.bpffs, yaml)?;
-    let mut command = node.netns.command(&binary_for(node)?);
+    let mut command = command(&binary_for(node)?);
     command.args(["run", "--config"]).arg(config.path());
     let output = cmd::run(&mut command, b"", STOP)?;
     match output.status {

@@ -4,6 +4,9 @@
 //! needed and every test learns what the far end saw: content, source address,
 //! which packets were lost.
 
+pub mod conversation;
+pub mod crowd;
+pub mod flood;
 pub mod http;
 pub mod ping;
 mod sockopt;

@@ -31,11 +31,13 @@ pub struct Options {
     pub rate: u32,
     /// Payload bytes (200), at least 8.
     pub size: usize,
+    /// The sender's own port (any).
+    pub source_port: u16,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { rate: 500, size: 200 }
+        Self { rate: 500, size: 200, source_port: 0 }
     }
 }
 
@@ -87,7 +89,7 @@ impl Stream {
         options: &Options,
     ) -> Result<Self> {
         let receiver_socket = bind(server, port, TICK)?;
-        let sender_socket = bind(client, 0, TICK)?;
+        let sender_socket = bind(client, options.source_port, TICK)?;
         let stop_sending = Arc::new(AtomicBool::new(false));
         let stop_receiving = Arc::new(AtomicBool::new(false));
         let received = Arc::new(AtomicU64::new(0));

@@ -1,0 +1,265 @@
+//! Leases while daemons die, tables vanish, sysctls change, pods come and go.
+
+use std::net::SocketAddrV4;
+
+use dataplane_common::Reason;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::json;
+use tunless_lab::{
+    Daemon, Lab, LabBuilder, Node,
+    capture::Capture,
+    conntrack,
+    felix::{Allow, Endpoint, enforce},
+    service::Protocol,
+    traffic::{conversation::Conversation, tcp},
+};
+use tunless_tests::scene::{
+    Counters, HASTY, SOON, Scene, Setup, answers, assert_answered, assert_lossless,
+    leased::{assert_unleased, leases, wait_leased_at_client, wait_leased_at_server},
+    stream_between, until,
+};
+
+const PORT: u16 = 7000;
+const SHORT: &str = "leases: {seconds: 1}\n";
+const SYSCTLS: [&str; 2] = ["nf_conntrack_tcp_be_liberal", "nf_conntrack_tcp_ignore_invalid_rst"];
+
+fn lab() -> LabBuilder {
+    Lab::new().fabric_filter(true)
+}
+
+/// perf asks, sit answers.
+fn talk(scene: &Scene, protocol: Protocol, port: u16) -> (Conversation, SocketAddrV4) {
+    let (perf, sit) = scene.pods();
+    let to = SocketAddrV4::new(sit.ip, port);
+    let talk = Conversation::start(protocol, &perf.netns, to, &sit.netns, port).unwrap();
+    (talk, to)
+}
+
+fn has_table(node: &Node) -> bool {
+    node.netns.exec("nft", &["list", "tables"]).unwrap().contains("table ip tunless")
+}
+
+fn sysctls(node: &Node) -> [String; 2] {
+    SYSCTLS.map(|name| node.netns.sysctl(&format!("netfilter/{name}")).unwrap())
+}
+
+/// Programs and table stay; only who takes both away ends leases.
+#[test]
+fn without_daemons_leases_are_renewed_until_the_table_goes() {
+    for setup in Setup::BOTH_VERIFIED {
+        let mut scene = Scene::with(lab(), setup, SHORT, &[]);
+        scene.warm_up();
+        let (udp, to) = talk(&scene, Protocol::Udp, PORT);
+        wait_leased_at_client(&scene.daemon2, udp.client, to);
+        for daemon in [&mut scene.daemon1, &mut scene.daemon2] {
+            daemon.kill9().unwrap();
+        }
+        let before = Counters::of(&scene.daemon2);
+        until("five renewals", SOON, || {
+            let moved = before.moved(&scene.daemon2);
+            let count = |reason| moved.get(&reason).copied().unwrap_or(0);
+            (count(Reason::HostLeaseGranted) >= 5 && count(Reason::GrantGiven) >= 5).then_some(())
+        });
+
+        for node in [&scene.lab.node1, &scene.lab.node2] {
+            node.netns.exec("nft", &["delete", "table", "ip", "tunless"]).unwrap();
+        }
+        let before = [Counters::of(&scene.daemon1), Counters::of(&scene.daemon2)];
+        for daemon in [&scene.daemon1, &scene.daemon2] {
+            until("no lease is left", SOON, || leases(daemon).is_empty().then_some(()));
+        }
+        let drained = [Counters::of(&scene.daemon1), Counters::of(&scene.daemon2)];
+        assert!(udp.wait_for(100, SOON), "the stack carries it");
+        for ((before, drained), daemon) in
+            before.iter().zip(&drained).zip([&scene.daemon1, &scene.daemon2])
+        {
+            let moved = before.moved(daemon);
+            for reason in [Reason::HostLeaseGranted, Reason::GrantGiven] {
+                assert_eq!(moved.get(&reason), None, "{moved:?}");
+            }
+            let moved = drained.moved(daemon);
+            for reason in [Reason::PodEncapsulated, Reason::ToPod] {
+                assert_eq!(moved.get(&reason), None, "{moved:?}");
+            }
+            before.assert_nothing_dropped(daemon);
+        }
+        for daemon in [&mut scene.daemon1, &mut scene.daemon2] {
+            daemon.restart().unwrap();
+        }
+        wait_leased_at_client(&scene.daemon2, udp.client, to);
+        scene.assert_nothing_plain();
+        drop(udp);
+        scene.finish();
+    }
+}
+
+/// As firewall managers do. The daemon is halted, so that there is a while
+/// without a table to look at.
+#[test]
+fn a_flushed_ruleset_comes_back_and_until_then_nothing_is_leased() {
+    let scene = Scene::with(lab(), Setup::VERIFIED, SHORT, &[]);
+    scene.warm_up();
+    let node2 = &scene.lab.node2;
+    let pid = Pid::from_raw(scene.daemon2.pid().unwrap().cast_signed());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    node2.netns.exec("nft", &["flush", "ruleset"]).unwrap();
+    let before = Counters::of(&scene.daemon2);
+    let (udp, to) = talk(&scene, Protocol::Udp, PORT);
+    let (tcp, _) = talk(&scene, Protocol::Tcp, PORT);
+    let all_answer = || assert!(udp.wait_for(100, SOON) && tcp.wait_for(100, SOON));
+    all_answer();
+    let moved = before.moved(&scene.daemon2);
+    for reason in [Reason::HostLeaseGranted, Reason::GrantGiven, Reason::PodEncapsulated] {
+        assert_eq!(moved.get(&reason), None, "{moved:?}");
+    }
+    kill(pid, Signal::SIGCONT).unwrap();
+    for talk in [&udp, &tcp] {
+        wait_leased_at_client(&scene.daemon2, talk.client, to);
+    }
+    assert!(has_table(node2));
+    // By the kernel's word, not only when everything is compared again.
+    let log = scene.daemon2.log();
+    for _ in 0..3 {
+        let start = std::time::Instant::now();
+        node2.netns.exec("nft", &["flush", "ruleset"]).unwrap();
+        until("the table", SOON, || has_table(node2).then_some(()));
+        println!("back after {:?}", start.elapsed());
+    }
+    assert!(scene.daemon2.log().len() > log.len(), "it says so");
+    all_answer();
+    drop((udp, tcp));
+    scene.assert_nothing_plain();
+    scene.finish();
+}
+
+#[test]
+fn sysctls_are_set_guarded_reported_and_restored() {
+    let lab = lab().build().unwrap();
+    let (node1, node2) = (lab.node1.clone(), lab.node2.clone());
+    // One as it is by default, one as somebody wanted it: each is restored.
+    let wanted = ["0".to_owned(), "1".to_owned()];
+    for (name, value) in SYSCTLS.iter().zip(&wanted) {
+        node2.netns.set_sysctl(&format!("netfilter/{name}"), value).unwrap();
+    }
+    let config = |setup: Setup| setup.config(&node2, &node1, "");
+    let daemon = Daemon::start_with(&node2, &config(Setup::VERIFIED), &HASTY).unwrap();
+    let relaxed = ["1".to_owned(), "1".to_owned()];
+    assert_eq!(sysctls(&node2), relaxed);
+    assert!(has_table(&node2));
+    let status = daemon.cli_json(&["status"]).unwrap();
+    assert_eq!(status["sysctls"], json!({SYSCTLS[0]: 1, SYSCTLS[1]: 1}));
+    let text = daemon.cli(&["status"]).unwrap().stdout;
+    assert!(SYSCTLS.iter().all(|name| text.contains(&format!("{name} = 1"))), "{text}");
+
+    daemon.rewrite_config(&config(Setup::OFF)).unwrap();
+    until("off: all as it was", SOON, || {
+        (sysctls(&node2) == wanted && !has_table(&node2)).then_some(())
+    });
+    daemon.rewrite_config(&config(Setup::VERIFIED)).unwrap();
+    until("on again", SOON, || (sysctls(&node2) == relaxed && has_table(&node2)).then_some(()));
+    daemon.finish().unwrap();
+    assert_eq!((sysctls(&node2), has_table(&node2)), (wanted, false), "detached");
+
+    let strict = ["0".to_owned(), "0".to_owned()];
+    node2.netns.set_sysctl(&format!("netfilter/{}", SYSCTLS[1]), "0").unwrap();
+    let daemon = Daemon::start_with(&node2, &config(Setup::VERIFIED), &HASTY).unwrap();
+    for name in SYSCTLS {
+        node2.netns.set_sysctl(&format!("netfilter/{name}"), "0").unwrap();
+        until("it is put back", SOON, || (sysctls(&node2) == relaxed).then_some(()));
+    }
+    assert!(daemon.log().contains("somebody set nf_conntrack_tcp_be_liberal to 0"));
+
+    daemon.finish().unwrap();
+    assert_eq!((sysctls(&node2), has_table(&node2)), (strict, false), "detached");
+    assert_eq!(lab.problems(), Vec::<String>::new());
+}
+
+/// The address is the same, the interface is not: what the old pod was leased
+/// does not lead to the new one, which may be sent nothing.
+#[test]
+fn a_new_pod_gets_nothing_that_was_leased_to_the_old() {
+    Scene::each_of(&Setup::BOTH_VERIFIED, &lab(), |scene| {
+        scene.warm_up();
+        let (node2, sit) = (&scene.lab.node2, scene.lab.sit());
+        // BIRD's: between two pods the address must not lead out by the default route.
+        node2.netns.ip(&format!("route add blackhole {}", node2.block)).unwrap();
+        let address = Lab::pod_ip(node2, 40);
+        let old = node2.add_pod("old", address).unwrap();
+        let to = SocketAddrV4::new(address, PORT);
+        let talk = Conversation::start(Protocol::Udp, &sit.netns, to, &old.netns, PORT).unwrap();
+        wait_leased_at_client(&scene.daemon1, talk.client, to);
+        wait_leased_at_server(&scene.daemon2, talk.client, to);
+
+        // The rules are there before the pod is.
+        let mut denied = Endpoint::allowing(scene.lab.perf(), vec![Allow::ALL]);
+        node2.remove_pod(&old).unwrap();
+        conntrack::delete(&node2.netns, &format!("-d {address}")).unwrap();
+        enforce(&node2.netns, std::slice::from_ref(&denied)).unwrap();
+        let new = node2.add_pod("new", address).unwrap();
+        let arrived = Capture::start_filtered(&new.netns, "eth0", move |frame| {
+            frame.outer().is_some_and(|(ip, _)| ip.destination == address)
+        })
+        .unwrap();
+        let before = Counters::of(&scene.daemon2);
+        denied = Endpoint::allowing(&new, Vec::new());
+        enforce(&node2.netns, &[Endpoint::open(scene.lab.perf()), denied]).unwrap();
+        // It still sends, to nobody.
+        until("a hundred packets that the stack judges", SOON, || {
+            let moved = before.moved(&scene.daemon2);
+            let judged =
+                [Reason::NoLeaseToStack, Reason::LeaseOutdatedToStack, Reason::LeaseExpiredToStack];
+            let judged: u64 = judged.iter().filter_map(|reason| moved.get(reason)).sum();
+            (judged >= 100).then_some(())
+        });
+        until("the pod is known", SOON, || {
+            let list = scene.daemon2.cli_json(&["endpoints", "list"]).unwrap().to_string();
+            list.contains(&new.cali).then_some(())
+        });
+        assert_unleased(&scene.daemon2, address);
+        assert_eq!(arrived.stop().unwrap(), Vec::new());
+        // Now it may.
+        enforce(&node2.netns, &[Endpoint::open(scene.lab.perf()), Endpoint::open(&new)]).unwrap();
+        assert_answered(&new.netns, sit.ip);
+        drop(talk);
+        scene.assert_nothing_plain();
+    });
+}
+
+/// Each node decides for itself.
+#[test]
+fn one_node_leases_and_the_other_does_not() {
+    for (setup, other) in [(Setup::VERIFIED, Setup::OFF), (Setup::OFF_XDP, Setup::VERIFIED_XDP)] {
+        let lab = lab().build().unwrap();
+        let daemon1 = Daemon::start(&lab.node1, &setup.config(&lab.node1, &lab.node2, "")).unwrap();
+        let daemon2 = Daemon::start(&lab.node2, &other.config(&lab.node2, &lab.node1, "")).unwrap();
+        let scene = Scene { daemon1, daemon2, lab, setup };
+        scene.warm_up();
+        let (perf, sit) = scene.pods();
+        assert_eq!(assert_answered(&sit.netns, perf.ip).ttl(), Some(62));
+        scene.police(&Allow::port(PORT));
+        let to = SocketAddrV4::new(sit.ip, PORT);
+        for server_sends in [false, true] {
+            let options = tcp::Options { mebibytes: 64, server_sends, ..Default::default() };
+            tcp::bulk(&perf.netns, to, &sit.netns, PORT, &options).unwrap();
+        }
+        for protocol in [Protocol::Udp, Protocol::Tcp] {
+            let (talk, to) = talk(&scene, protocol, PORT);
+            if setup == Setup::OFF_XDP {
+                wait_leased_at_client(&scene.daemon2, talk.client, to);
+                assert_unleased(&scene.daemon1, sit.ip);
+            } else {
+                wait_leased_at_server(&scene.daemon1, talk.client, to);
+                assert_unleased(&scene.daemon2, sit.ip);
+            }
+            assert!(talk.wait_for(100, SOON));
+        }
+        assert!(!answers(&perf.netns, sit.ip), "pings are not allowed");
+        scene.police(&[Allow::ALL]);
+        assert_lossless(stream_between(perf, sit, PORT));
+        scene.assert_nothing_plain();
+        scene.finish();
+    }
+}

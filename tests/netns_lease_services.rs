@@ -1,0 +1,163 @@
+//! Leases and services: who translates a flow does not lease it, and everybody
+//! sees the addresses he should.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+
+use dataplane_common::Reason;
+use tunless_lab::{
+    Daemon, Lab, LabBuilder, Node, Pod,
+    felix::Allow,
+    service::{Protocol, Service, kube_proxy, masquerade},
+    traffic::{conversation::Conversation, http},
+};
+use tunless_tests::scene::{
+    Counters, SOON, Scene, Setup,
+    leased::{assert_unleased, leases, wait_leased_at_client, wait_leased_at_server},
+};
+
+const PORT: u16 = 7000;
+const BOTH: [Protocol; 2] = [Protocol::Udp, Protocol::Tcp];
+
+fn lab() -> LabBuilder {
+    Lab::new().fabric_filter(true)
+}
+
+fn service(protocol: Protocol, backend: Ipv4Addr) -> Service {
+    Service {
+        name: format!("default/{protocol:?}").to_lowercase(),
+        protocol,
+        address: "10.10.48.7:53".parse().unwrap(),
+        endpoints: vec![SocketAddrV4::new(backend, PORT)],
+    }
+}
+
+/// A client and its node, which translates, and a backend on the other node.
+struct Side<'a> {
+    client: (&'a Pod, &'a Node, &'a Daemon),
+    backend: (&'a Pod, &'a Daemon),
+}
+
+fn sides(scene: &Scene) -> [Side<'_>; 2] {
+    let (perf, sit) = scene.pods();
+    let Lab { node1, node2, .. } = &scene.lab;
+    [
+        Side { client: (perf, node2, &scene.daemon2), backend: (sit, &scene.daemon1) },
+        Side { client: (sit, node1, &scene.daemon1), backend: (perf, &scene.daemon2) },
+    ]
+}
+
+/// Talks to `address`, which leads to the backend; its node sees the client as
+/// `seen` and leases, the client's does not.
+fn assert_leased_only_at_backend(
+    side: &Side<'_>,
+    protocol: Protocol,
+    address: SocketAddrV4,
+    seen: Ipv4Addr,
+) {
+    let Side { client: (client, node, at_client), backend: (backend, at_backend) } = side;
+    let talk = Conversation::start(protocol, &client.netns, address, &backend.netns, PORT).unwrap();
+    assert!(talk.wait_for(20, SOON), "{protocol:?} to {address}");
+    let peer = talk.seen().unwrap();
+    assert_eq!(peer.ip(), seen, "what the backend sees");
+    let SocketAddr::V4(peer) = peer else { unreachable!() };
+    wait_leased_at_server(at_backend, peer, SocketAddrV4::new(backend.ip, PORT));
+    assert!(talk.wait_for(100, SOON));
+    let mut found = leases(at_client).into_iter();
+    let found = found.find(|lease| lease.ends_at(talk.client) || lease.ends_at(peer));
+    assert_eq!(found, None, "{} translates", node.label);
+}
+
+fn assert_direct_is_leased(side: &Side<'_>) {
+    let Side { client: (client, _, at_client), backend: (backend, at_backend) } = side;
+    let to = SocketAddrV4::new(backend.ip, PORT);
+    for protocol in BOTH {
+        let talk = Conversation::start(protocol, &client.netns, to, &backend.netns, PORT).unwrap();
+        wait_leased_at_client(at_client, talk.client, to);
+        wait_leased_at_server(at_backend, talk.client, to);
+    }
+}
+
+#[test]
+fn the_node_that_translates_does_not_lease() {
+    Scene::each_of(&Setup::BOTH_VERIFIED, &lab(), |scene| {
+        scene.police(&[Allow::ALL]);
+        for side in sides(scene) {
+            let (client, node, _) = side.client;
+            let backend = side.backend.0;
+            let services = BOTH.map(|protocol| service(protocol, backend.ip));
+            kube_proxy(&node.netns, &services).unwrap();
+            for Service { protocol, address, .. } in services {
+                assert_leased_only_at_backend(&side, protocol, address, client.ip);
+            }
+            assert_direct_is_leased(&side);
+            let _server = http::Server::start(&backend.netns, PORT, "backend").unwrap();
+            let reply = http::get(&client.netns, "10.10.48.7:53".parse().unwrap(), SOON).unwrap();
+            assert_eq!(*reply.client.ip(), client.ip);
+        }
+        scene.assert_nothing_plain();
+    });
+}
+
+#[test]
+fn masqueraded_flows_are_leased_only_at_the_far_end() {
+    Scene::each_of(&Setup::BOTH_VERIFIED, &lab(), |scene| {
+        scene.police(&[Allow::ALL]);
+        for side in sides(scene) {
+            let (client, node, _) = side.client;
+            masquerade(&node.netns, client.ip).unwrap();
+            let to = SocketAddrV4::new(side.backend.0.ip, PORT);
+            for protocol in BOTH {
+                assert_leased_only_at_backend(&side, protocol, to, node.tunnel);
+            }
+            node.netns.exec("iptables", &["-t", "nat", "-F", "PREROUTING"]).unwrap();
+        }
+        assert_direct_is_leased(&sides(scene)[0]);
+        scene.assert_nothing_plain();
+    });
+}
+
+/// What IPVS does: conntrack takes the flow for a plain one, and the status bits
+/// say nothing. Its packets are not as they came, which the proof shows.
+#[test]
+fn an_address_rewritten_behind_conntracks_back_is_never_leased() {
+    const VIRTUAL: &str = "10.10.48.99";
+    Scene::each_of(&Setup::BOTH_VERIFIED, &lab(), |scene| {
+        scene.police(&[Allow::ALL]);
+        let (perf, sit) = scene.pods();
+        // Before conntrack on the way out, behind every filter on the way back.
+        let rules = format!(
+            "table ip rewrite {{
+                 chain out {{
+                     type filter hook prerouting priority -310
+                     iifname \"cali*\" ip daddr {VIRTUAL} ip daddr set {sit}
+                 }}
+                 chain back {{
+                     type filter hook postrouting priority 200
+                     oifname \"cali*\" ip saddr {sit} ip saddr set {VIRTUAL}
+                 }}
+             }}",
+            sit = sit.ip
+        );
+        let node2 = &scene.lab.node2.netns;
+        node2.exec_with_input("nft", &["-f", "-"], &rules).unwrap();
+        let before = Counters::of(&scene.daemon2);
+        for protocol in BOTH {
+            let address = SocketAddrV4::new(VIRTUAL.parse().unwrap(), PORT);
+            let talk =
+                Conversation::start(protocol, &perf.netns, address, &sit.netns, PORT).unwrap();
+            assert!(talk.wait_for(100, SOON), "{protocol:?}");
+            assert_unleased(&scene.daemon2, sit.ip);
+            assert_unleased(&scene.daemon2, perf.ip);
+        }
+        let moved = before.moved(&scene.daemon2);
+        for reason in [Reason::HostUnproven, Reason::GrantUnproven] {
+            assert!(moved[&reason] >= 100, "netfilter would have let it: {moved:?}");
+        }
+        for reason in [Reason::HostLeaseGranted, Reason::GrantGiven] {
+            assert_eq!(moved.get(&reason), None, "{moved:?}");
+        }
+        node2.exec("nft", &["delete", "table", "ip", "rewrite"]).unwrap();
+        assert_direct_is_leased(&sides(scene)[0]);
+        scene.assert_nothing_plain();
+    });
+}

@@ -1,0 +1,128 @@
+//! Who has a lease, and policies that decide it.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use tunless_lab::{
+    Daemon,
+    felix::{Allow, Endpoint, enforce},
+    service::Protocol,
+    traffic::conversation::Conversation,
+};
+
+use super::{SOON, Scene, until};
+
+/// Where [`Scene::talks`] go.
+pub const PORT: u16 = 7000;
+
+/// A lease as `tunless leases list` shows it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Lease {
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// The flow's source.
+    pub source: SocketAddrV4,
+    /// The flow's destination.
+    pub destination: SocketAddrV4,
+    /// `encap` or `decap`.
+    pub direction: String,
+    /// The other node.
+    pub node: Ipv4Addr,
+    /// Seconds to go.
+    pub expires_in: f64,
+    /// Packets that went by it.
+    pub packets: u64,
+}
+
+impl Lease {
+    /// Whether it is for this flow.
+    pub fn is(&self, from: SocketAddrV4, to: SocketAddrV4) -> bool {
+        (self.source, self.destination) == (from, to)
+    }
+
+    /// Whether this is one of its ends.
+    pub fn ends_at(&self, end: SocketAddrV4) -> bool {
+        self.source == end || self.destination == end
+    }
+
+    /// Whether this address is at one of its ends.
+    pub fn touches(&self, address: Ipv4Addr) -> bool {
+        *self.source.ip() == address || *self.destination.ip() == address
+    }
+}
+
+/// All good leases of a node.
+pub fn leases(daemon: &Daemon) -> Vec<Lease> {
+    let answer = daemon.cli_json(&["leases", "list"]).unwrap();
+    let lease = |item: &serde_json::Value| {
+        let text = |key: &str| item[key].as_str().expect("a text").to_owned();
+        Lease {
+            protocol: text("protocol"),
+            source: text("source").parse().unwrap(),
+            destination: text("destination").parse().unwrap(),
+            direction: text("direction"),
+            node: text("node").parse().unwrap(),
+            expires_in: item["expires_in_seconds"].as_f64().expect("a number"),
+            packets: item["packets"].as_u64().expect("a number"),
+        }
+    };
+    answer["items"].as_array().expect("a list").iter().map(lease).collect()
+}
+
+/// Waits until the node with the client has leased a conversation both ways.
+pub fn wait_leased_at_client(daemon: &Daemon, client: SocketAddrV4, server: SocketAddrV4) {
+    wait_leased(daemon, [(client, server, "encap"), (server, client, "decap")]);
+}
+
+/// Waits until the node with the server has leased a conversation both ways.
+pub fn wait_leased_at_server(daemon: &Daemon, client: SocketAddrV4, server: SocketAddrV4) {
+    wait_leased(daemon, [(client, server, "decap"), (server, client, "encap")]);
+}
+
+fn wait_leased(daemon: &Daemon, flows: [(SocketAddrV4, SocketAddrV4, &str); 2]) {
+    until(&format!("leases for {flows:?}"), SOON, || {
+        let leases = leases(daemon);
+        let is_leased = |(from, to, direction): &(SocketAddrV4, SocketAddrV4, &str)| {
+            leases.iter().any(|lease| lease.is(*from, *to) && lease.direction == *direction)
+        };
+        flows.iter().all(is_leased).then_some(())
+    });
+}
+
+/// That none of a node's leases touches the address.
+pub fn assert_unleased(daemon: &Daemon, address: Ipv4Addr) {
+    let mut found = leases(daemon);
+    found.retain(|lease| lease.touches(address));
+    assert_eq!(found, Vec::new());
+}
+
+impl Scene {
+    /// Puts Felix's rules on both nodes: demo-hello-sit (node1) may be sent only
+    /// this, and everything else is free.
+    pub fn police(&self, to_sit: &[Allow]) {
+        let (perf, sit) = self.pods();
+        enforce(&self.lab.node1.netns, &[Endpoint::allowing(sit, to_sit.to_vec())]).unwrap();
+        enforce(&self.lab.node2.netns, &[Endpoint::open(perf)]).unwrap();
+    }
+
+    /// Conversations from demo-hello-perf (node2) to demo-hello-sit, by UDP and by TCP.
+    pub fn talks(&self) -> [Conversation; 2] {
+        let (perf, sit) = self.pods();
+        let to = SocketAddrV4::new(sit.ip, PORT);
+        [Protocol::Udp, Protocol::Tcp].map(|protocol| {
+            Conversation::start(protocol, &perf.netns, to, &sit.netns, PORT).unwrap()
+        })
+    }
+
+    /// Waits until node2 has leased them.
+    pub fn assert_leased(&self, talks: &[Conversation]) {
+        let to = SocketAddrV4::new(self.lab.sit().ip, PORT);
+        for talk in talks {
+            wait_leased_at_client(&self.daemon2, talk.client, to);
+        }
+    }
+}
+
+/// Waits until each has had a hundred answers more.
+pub fn assert_all_answer(talks: &[Conversation]) {
+    assert!(talks.iter().all(|talk| talk.wait_for(100, SOON)), "somebody gets no answer");
+}
