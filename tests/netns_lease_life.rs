@@ -24,7 +24,14 @@ use tunless_tests::scene::{
 
 const PORT: u16 = 7000;
 const SHORT: &str = "leases: {seconds: 1}\n";
-const SYSCTLS: [&str; 2] = ["nf_conntrack_tcp_be_liberal", "nf_conntrack_tcp_ignore_invalid_rst"];
+const SYSCTLS: [&str; 3] = [
+    "nf_conntrack_tcp_be_liberal",
+    "nf_conntrack_tcp_ignore_invalid_rst",
+    "nf_conntrack_tcp_timeout_unacknowledged",
+];
+/// As the kernel has them, and as leases need them (`_timeout_established`: five days).
+const STRICT: [&str; 3] = ["0", "0", "300"];
+const RELAXED: [&str; 3] = ["1", "1", "432000"];
 
 fn lab() -> LabBuilder {
     Lab::new().fabric_filter(true)
@@ -42,7 +49,7 @@ fn has_table(node: &Node) -> bool {
     node.netns.exec("nft", &["list", "tables"]).unwrap().contains("table ip tunless")
 }
 
-fn sysctls(node: &Node) -> [String; 2] {
+fn sysctls(node: &Node) -> [String; 3] {
     SYSCTLS.map(|name| node.netns.sysctl(&format!("netfilter/{name}")).unwrap())
 }
 
@@ -140,40 +147,51 @@ fn sysctls_are_set_guarded_reported_and_restored() {
     let lab = lab().build().unwrap();
     let (node1, node2) = (lab.node1.clone(), lab.node2.clone());
     // One as it is by default, one as somebody wanted it: each is restored.
-    let wanted = ["0".to_owned(), "1".to_owned()];
+    let wanted = ["0", "1", "200"];
     for (name, value) in SYSCTLS.iter().zip(&wanted) {
         node2.netns.set_sysctl(&format!("netfilter/{name}"), value).unwrap();
     }
     let config = |setup: Setup| setup.config(&node2, &node1, "");
     let daemon = Daemon::start_with(&node2, &config(Setup::VERIFIED), &HASTY).unwrap();
-    let relaxed = ["1".to_owned(), "1".to_owned()];
-    assert_eq!(sysctls(&node2), relaxed);
+    assert_eq!(sysctls(&node2), RELAXED);
     assert!(has_table(&node2));
     let status = daemon.cli_json(&["status"]).unwrap();
-    assert_eq!(status["sysctls"], json!({SYSCTLS[0]: 1, SYSCTLS[1]: 1}));
+    assert_eq!(status["sysctls"], json!({SYSCTLS[0]: 1, SYSCTLS[1]: 1, SYSCTLS[2]: 432_000}));
     let text = daemon.cli(&["status"]).unwrap().stdout;
-    assert!(SYSCTLS.iter().all(|name| text.contains(&format!("{name} = 1"))), "{text}");
+    for (name, value) in SYSCTLS.iter().zip(RELAXED) {
+        assert!(text.contains(&format!("{name} = {value}")), "{text}");
+    }
 
     daemon.rewrite_config(&config(Setup::OFF)).unwrap();
-    until("off: all as it was", SOON, || {
-        (sysctls(&node2) == wanted && !has_table(&node2)).then_some(())
-    });
+    until("off: nothing is marked", SOON, || (!has_table(&node2)).then_some(()));
+    // Connections that were leased would be INVALID, taken strictly.
+    assert_eq!(sysctls(&node2), RELAXED);
     daemon.rewrite_config(&config(Setup::VERIFIED)).unwrap();
-    until("on again", SOON, || (sysctls(&node2) == relaxed && has_table(&node2)).then_some(()));
+    until("on again", SOON, || has_table(&node2).then_some(()));
+    assert_eq!(sysctls(&node2), RELAXED);
     daemon.finish().unwrap();
-    assert_eq!((sysctls(&node2), has_table(&node2)), (wanted, false), "detached");
+    assert_eq!(
+        (sysctls(&node2), has_table(&node2)),
+        (wanted.map(str::to_owned), false),
+        "detached"
+    );
 
-    let strict = ["0".to_owned(), "0".to_owned()];
-    node2.netns.set_sysctl(&format!("netfilter/{}", SYSCTLS[1]), "0").unwrap();
-    let daemon = Daemon::start_with(&node2, &config(Setup::VERIFIED), &HASTY).unwrap();
-    for name in SYSCTLS {
-        node2.netns.set_sysctl(&format!("netfilter/{name}"), "0").unwrap();
-        until("it is put back", SOON, || (sysctls(&node2) == relaxed).then_some(()));
+    for (name, value) in SYSCTLS.iter().zip(STRICT) {
+        node2.netns.set_sysctl(&format!("netfilter/{name}"), value).unwrap();
     }
-    assert!(daemon.log().contains("somebody set nf_conntrack_tcp_be_liberal to 0"));
+    let daemon = Daemon::start_with(&node2, &config(Setup::VERIFIED), &HASTY).unwrap();
+    for (name, value) in SYSCTLS.iter().zip(STRICT) {
+        node2.netns.set_sysctl(&format!("netfilter/{name}"), value).unwrap();
+        until("it is put back", SOON, || (sysctls(&node2) == RELAXED).then_some(()));
+    }
+    assert!(daemon.log().contains("nf_conntrack_tcp_be_liberal was set to 0"));
 
     daemon.finish().unwrap();
-    assert_eq!((sysctls(&node2), has_table(&node2)), (strict, false), "detached");
+    assert_eq!(
+        (sysctls(&node2), has_table(&node2)),
+        (STRICT.map(str::to_owned), false),
+        "detached"
+    );
     assert_eq!(lab.problems(), Vec::<String>::new());
 }
 
@@ -262,4 +280,28 @@ fn one_node_leases_and_the_other_does_not() {
         scene.assert_nothing_plain();
         scene.finish();
     }
+}
+
+/// Conntrack sees data and not its acknowledgement, and would keep such a
+/// connection for minutes instead of days, however idle it is.
+#[test]
+fn an_idle_connection_that_was_leased_is_not_forgotten() {
+    let scene = Scene::with(lab(), Setup::VERIFIED, SHORT, &[]);
+    scene.warm_up();
+    let (tcp, to) = talk(&scene, Protocol::Tcp, PORT);
+    wait_leased_at_client(&scene.daemon2, tcp.client, to);
+    // Renewals in both directions, at moments of conntrack's choice.
+    for _ in 0..30 {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        for node in scene.lab.nodes() {
+            let port = PORT.to_string();
+            let arguments = ["-L", "-p", "tcp", "--orig-port-dst", &port];
+            let text = node.netns.exec("conntrack", &arguments).unwrap();
+            let entry = text.lines().find(|line| line.contains("ESTABLISHED")).unwrap();
+            let seconds: u32 = entry.split_whitespace().nth(2).unwrap().parse().unwrap();
+            assert!(seconds > 100_000, "{}: {entry}", node.label);
+        }
+    }
+    drop(tcp);
+    scene.finish();
 }
