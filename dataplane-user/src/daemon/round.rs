@@ -383,10 +383,7 @@ impl Reconciler {
         }
         let failures = round.failures.len();
         if rules.is_some() {
-            match conntrack::relaxed() {
-                Ok(relaxed) => drop(round.upsert(&mut Sysctls::new(&self.pins), &relaxed).await),
-                Err(error) => round.attempt(Err(error)),
-            }
+            drop(round.upsert(&mut Sysctls::new(&self.pins), &conntrack::relaxed()).await);
         }
         let only_preferred = self.file.config.underlay.decap == crate::config::DecapHook::Auto;
         let mut attachments = Attachments::new(

@@ -3,9 +3,7 @@
 //! Of a leased flow conntrack sees a packet every few seconds. It must not take
 //! that for an attack (`be_liberal`: the sequence numbers have run away; nor for
 //! a stray reset, past 2 GiB, `ignore_invalid_rst`), and must not have forgotten
-//! the flow by then. It may have seen data and not the acknowledgement, for which
-//! it would forget an idle connection after five minutes instead of five days
-//! (`timeout_unacknowledged`). All of it concerns every connection of the host.
+//! the flow by then. Both relax checks for every connection of the host.
 
 use std::{collections::BTreeMap, fs, io, path::Path};
 
@@ -14,22 +12,13 @@ use anyhow::{Context as _, Result};
 const DIRECTORY: &str = "/proc/sys/net/netfilter";
 
 /// What has to be 1 while flows are leased.
-const SWITCHES: [&str; 2] = ["nf_conntrack_tcp_be_liberal", "nf_conntrack_tcp_ignore_invalid_rst"];
-/// What has to be as long as [`ESTABLISHED`] at least.
-const UNACKNOWLEDGED: &str = "nf_conntrack_tcp_timeout_unacknowledged";
-const ESTABLISHED: &str = "nf_conntrack_tcp_timeout_established";
+pub const RELAXED: [&str; 2] =
+    ["nf_conntrack_tcp_be_liberal", "nf_conntrack_tcp_ignore_invalid_rst"];
 
-/// The sysctls that leases need otherwise than the kernel has them.
-pub const RELAXED: [&str; 3] = [SWITCHES[0], SWITCHES[1], UNACKNOWLEDGED];
-
-/// What they have to be.
-///
-/// # Errors
-/// If there is no conntrack.
-pub fn relaxed() -> Result<BTreeMap<String, u32>> {
-    let timeout = read(UNACKNOWLEDGED)?.max(read(ESTABLISHED)?);
-    let switches = SWITCHES.map(|name| (name.to_owned(), 1));
-    Ok(switches.into_iter().chain([(UNACKNOWLEDGED.to_owned(), timeout)]).collect())
+/// The same, as a table.
+#[must_use]
+pub fn relaxed() -> BTreeMap<String, u32> {
+    RELAXED.iter().map(|name| ((*name).to_owned(), 1)).collect()
 }
 
 /// A sysctl's value.
