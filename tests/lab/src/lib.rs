@@ -30,6 +30,7 @@ pub mod identity;
 pub mod inject;
 mod lab;
 pub mod netns;
+pub mod nics;
 mod notify;
 pub mod packet;
 mod packet_socket;
