@@ -36,8 +36,7 @@ pub struct Wire {
 /// The wires of node1, node2 and node3.
 #[must_use]
 pub fn wires() -> [Wire; 3] {
-    [NODE1, NODE2, NODE3]
-        .map(|plan| Wire { node: mac_of(plan.ip), router: mac_of(plan.gateway()) })
+    [NODE1, NODE2, NODE3].map(|plan| Wire { node: mac_of(plan.ip), router: mac_of(plan.gateway()) })
 }
 
 /// Moves the card with this MAC into a namespace, as `name`; it is down there.

@@ -3,13 +3,14 @@
 //! A further suite is a module here with its `SUITE`, and its name in [`ALL`].
 
 pub mod smoke;
+pub mod xdp;
 
 use anyhow::Result;
 
 use crate::Kernel;
 
 /// Every suite.
-pub const ALL: &[Suite] = &[smoke::SUITE];
+pub const ALL: &[Suite] = &[smoke::SUITE, xdp::SUITE];
 
 /// The suite that `cargo xtask test` runs on every kernel.
 pub const SMOKE: &str = smoke::SUITE.name;

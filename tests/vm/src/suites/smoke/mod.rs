@@ -1,6 +1,6 @@
 //! Does it work at all, on this kernel, with tunl0 at the other end?
 
-mod interop;
+pub mod interop;
 mod machine;
 
 use super::{Case, Suite};
