@@ -6,6 +6,7 @@
 
 mod config_watch;
 mod fitness;
+mod handovers;
 mod lock;
 mod next_hops;
 mod raw_socket;

@@ -8,18 +8,19 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use dataplane_common::{Ipv4Be, State};
+use dataplane_common::{Ipv4Be, Reason, State};
 use tokio::sync::watch;
 
 use super::{
     fitness::{self, Depth},
+    handovers::{Counted, Handovers},
     next_hops::NextHops,
     underlay_errors::Scope,
 };
 use crate::{
     bpf::{Attachment, Hook, Maps, Pins, Programs, programs::has_tcx},
     clock,
-    config::{Attach, ConfigFile, Fastpath, HostFacts},
+    config::{Attach, ConfigFile, DecapHook, Fastpath, HostFacts},
     desired::{self, Desired, Facts, Paths, Terms, TunnelMode},
     kernel::{Host, Kernel, Path, TUNNEL},
     netfilter::{MarkRules, conntrack},
@@ -43,6 +44,8 @@ pub struct Reconciler {
     maps: Option<Maps>,
     /// Interfaces whose driver refused XDP.
     no_xdp: BTreeSet<u32>,
+    /// Interfaces whose driver took it, but cannot hand packets over.
+    handovers: Handovers,
     /// Why the fast path is off though configured.
     withheld: Option<String>,
     host: Host,
@@ -105,6 +108,7 @@ impl Reconciler {
             programs: None,
             maps: None,
             no_xdp: BTreeSet::new(),
+            handovers: Handovers::default(),
             withheld: None,
             host: Host::default(),
             paths: Paths::new(),
@@ -238,6 +242,7 @@ impl Reconciler {
         let fastpath =
             if self.withheld.is_some() { Fastpath::Off } else { self.file.config.fastpath };
         let secret = self.secret()?;
+        self.look_at_handovers(&host, &facts)?;
         let terms = Terms { fastpath, no_xdp: &self.no_xdp, secret, shaped: &self.shaped };
         let desired = Desired::new(&self.file.config, &host, &self.paths, &facts, tunnel, terms);
         self.host = host;
@@ -268,6 +273,34 @@ impl Reconciler {
             self.remove_other_versions();
         }
         Ok(outcome)
+    }
+
+    /// Where XDP can hand nothing over, TC unwraps, unless the file insists.
+    fn look_at_handovers(&mut self, host: &Host, facts: &Facts) -> Result<()> {
+        if self.file.config.underlay.decap != DecapHook::Auto {
+            return Ok(());
+        }
+        // Without maps nothing has been counted.
+        let opened;
+        let maps = match &self.maps {
+            Some(maps) => Some(maps),
+            None => {
+                opened = Maps::open(&self.pins).ok();
+                opened.as_ref()
+            }
+        };
+        if let Some(maps) = maps {
+            let counted = Counted {
+                unable: maps.counter(Reason::XdpUnable)?.packets,
+                unwrapped: maps.counter(Reason::XdpUnwrapped)?.packets,
+            };
+            for ifindex in self.handovers.look(counted, &facts.underlay) {
+                let name = host.links.get(&ifindex).map_or("?", |link| &link.name);
+                tracing::info!("{name}'s driver has no XDP metadata, so TC unwraps there");
+            }
+        }
+        self.no_xdp.extend(self.handovers.without());
+        Ok(())
     }
 
     /// The secret among our programs: the one in use, else a new one. While
@@ -385,7 +418,7 @@ impl Reconciler {
         if rules.is_some() {
             drop(round.upsert(&mut Sysctls::new(&self.pins), &conntrack::relaxed()).await);
         }
-        let only_preferred = self.file.config.underlay.decap == crate::config::DecapHook::Auto;
+        let only_preferred = self.file.config.underlay.decap == DecapHook::Auto;
         let mut attachments = Attachments::new(
             &self.kernel,
             &self.pins,

@@ -10,7 +10,7 @@ use crate::{
     fabric,
     identity::{LabId, sweep},
     lab::{Lab, Shared},
-    topology::{NODE1, NODE2, NODE3, RpFilter, make_node, make_router},
+    topology::{Cables, NODE1, NODE2, NODE3, RpFilter, make_node, make_router},
 };
 
 /// How the lab is to be; [`LabBuilder::build`] makes it.
@@ -21,6 +21,7 @@ pub struct LabBuilder {
     rp_filter: RpFilter,
     fabric_filter: bool,
     third_node: bool,
+    cables: Cables,
     default_pods: bool,
     tunless: Option<PathBuf>,
 }
@@ -33,6 +34,7 @@ impl Default for LabBuilder {
             rp_filter: RpFilter::Strict,
             fabric_filter: false,
             third_node: false,
+            cables: Cables::Veth,
             default_pods: true,
             tunless: None,
         }
@@ -76,6 +78,14 @@ impl LabBuilder {
         self
     }
 
+    /// Whether nodes and router are joined by network cards that this machine
+    /// was given for it, and not by veth pairs (no); see [`crate::nics`].
+    #[must_use]
+    pub fn nics(mut self, on: bool) -> Self {
+        self.cables = if on { Cables::Nics } else { Cables::Veth };
+        self
+    }
+
     /// Whether demo-hello-perf and demo-hello-sit are there from the start (yes).
     #[must_use]
     pub fn default_pods(mut self, on: bool) -> Self {
@@ -105,7 +115,8 @@ impl LabBuilder {
     fn build_as(self, id: &LabId) -> Result<Lab> {
         let shared = Arc::new(Shared::new(id.clone(), self.pod_mtu, self.rp_filter, self.tunless));
         let router = make_router(&shared)?;
-        let node = |plan| make_node(&shared, &router, plan, self.underlay_mtu, self.rp_filter);
+        let (cables, mtu) = (self.cables, self.underlay_mtu);
+        let node = |plan| make_node(&shared, &router, plan, cables, mtu, self.rp_filter);
         let (node1, node2) = (node(&NODE1)?, node(&NODE2)?);
         let node3 = if self.third_node { Some(node(&NODE3)?) } else { None };
         if self.fabric_filter {

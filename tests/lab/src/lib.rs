@@ -33,6 +33,7 @@ pub mod inject;
 mod iptables;
 mod lab;
 pub mod netns;
+pub mod nics;
 mod notify;
 pub mod packet;
 mod packet_socket;

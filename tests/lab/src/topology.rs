@@ -18,6 +18,7 @@ use crate::{
     addr::{Mac, mac_of, mac_text},
     lab::Shared,
     netns::Netns,
+    nics,
 };
 
 /// The reverse path filter of a node (`net.ipv4.conf.*.rp_filter`).
@@ -76,9 +77,26 @@ pub struct Node {
 pub(crate) struct Plan {
     name: &'static str,
     label: &'static str,
-    ip: Ipv4Addr,
+    pub ip: Ipv4Addr,
     tunnel: Ipv4Addr,
     block: &'static str,
+}
+
+impl Plan {
+    /// The router's address toward it.
+    pub fn gateway(&self) -> Ipv4Addr {
+        let [a, b, c, _] = self.ip.octets();
+        Ipv4Addr::new(a, b, c, 1)
+    }
+}
+
+/// What nodes and router are joined by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cables {
+    /// Veth pairs.
+    Veth,
+    /// Network cards; see [`nics`].
+    Nics,
 }
 
 pub(crate) const NODE1: Plan = Plan {
@@ -121,12 +139,12 @@ pub(crate) fn make_node(
     shared: &Arc<Shared>,
     router: &Netns,
     plan: &Plan,
+    cables: Cables,
     mtu: u32,
     rp_filter: RpFilter,
 ) -> Result<Node> {
     let netns = Netns::create(shared.id.netns(plan.label).name())?;
-    let [a, b, c, _] = plan.ip.octets();
-    let gateway = Ipv4Addr::new(a, b, c, 1);
+    let gateway = plan.gateway();
     let node = Node {
         name: plan.name,
         label: plan.label,
@@ -146,7 +164,11 @@ pub(crate) fn make_node(
         ("ipv4/conf/all/rp_filter".to_owned(), rp_filter.value()),
         ("ipv4/conf/default/rp_filter".to_owned(), rp_filter.value()),
     ])?;
-    node.connect(router, mtu)?;
+    match cables {
+        Cables::Veth => node.plug_veth(router, mtu)?,
+        Cables::Nics => node.plug_nics(router, mtu)?,
+    }
+    node.connect(router)?;
     node.netns.set_sysctl("ipv4/conf/eth0/rp_filter", rp_filter.value())?;
     Ok(node)
 }
@@ -158,16 +180,31 @@ impl Node {
         format!("{}/24", self.ip)
     }
 
-    /// The veth to the router, addresses and the default route.
-    fn connect(&self, router: &Netns, mtu: u32) -> Result<()> {
-        let Self { ip, gateway, router_port: port, .. } = self;
+    /// A veth to the router.
+    fn plug_veth(&self, router: &Netns, mtu: u32) -> Result<()> {
         let (mac, gateway_mac) = (mac_text(self.mac), mac_text(self.gateway_mac));
         router.ip_batch(&format!(
             "link add {port} mtu {mtu} address {gateway_mac} type veth \
-             peer name eth0 mtu {mtu} address {mac} netns {netns}\n\
-             addr add {gateway}/24 dev {port}\n\
-             link set {port} up\n",
+             peer name eth0 mtu {mtu} address {mac} netns {netns}\n",
+            port = self.router_port,
             netns = self.netns.name(),
+        ))
+    }
+
+    /// The two cards at the ends of its wire.
+    fn plug_nics(&self, router: &Netns, mtu: u32) -> Result<()> {
+        nics::move_into(&self.netns, self.mac, "eth0")?;
+        nics::move_into(router, self.gateway_mac, &self.router_port)?;
+        self.netns.ip(&format!("link set eth0 mtu {mtu}"))?;
+        router.ip(&format!("link set {} mtu {mtu}", self.router_port)).map(drop)
+    }
+
+    /// Addresses and the default route.
+    fn connect(&self, router: &Netns) -> Result<()> {
+        let Self { ip, gateway, router_port: port, .. } = self;
+        router.ip_batch(&format!(
+            "addr add {gateway}/24 dev {port}\n\
+             link set {port} up\n",
         ))?;
         self.netns.ip_batch(&format!(
             "addr add {ip}/24 dev eth0\n\

@@ -20,6 +20,7 @@ const WANTED: &[&str] = &[
     "veth",
     "virtio_net",
     "virtio_pci",
+    "vmxnet3",
     "vxlan",
     // Traffic control.
     "cls_bpf",

@@ -1,7 +1,8 @@
 //! The emulator's command line.
 //!
-//! Two serial ports: the kernel's console, and the guest's report. Neither
-//! network nor disk. Hardware virtualisation is never used: not every machine
+//! Two serial ports: the kernel's console, and the guest's report. No disk. No
+//! network either, but for the suite that asks for cards: those are wired to each
+//! other inside the emulator, and to nothing else. Hardware virtualisation is never used: not every machine
 //! that tests has it, and there are machines on which it only seems to work.
 
 use std::{
@@ -10,7 +11,10 @@ use std::{
     process::Command,
 };
 
-use tunless_vm::command_line::Job;
+use tunless_vm::{
+    command_line::Job,
+    suites::xdp::{self, Model, Nic},
+};
 
 /// Memory of a guest; its file system is in it twice while it boots.
 const MEBIBYTES: u32 = 1024;
@@ -76,10 +80,34 @@ impl Machine {
                 command.args(["-serial", "mon:stdio", "-serial", "null"]);
             }
         }
+        if self.job.suite.as_deref() == Some(xdp::SUITE.name) {
+            xdp::nics().for_each(|nic| add_nic(&mut command, nic));
+        }
         command.arg("-kernel").arg(&self.image).arg("-initrd").arg(&self.initramfs);
         command.arg("-append").arg(self.to_string());
         command
     }
+}
+
+/// A card on its wire, which is a hub of the emulator.
+///
+/// virtio takes XDP into its driver only where the other end leaves checksums and
+/// segments alone, as a hub must. It would like spare queues, too, but only to send
+/// from XDP, which we never do; a hub has one, and the driver does with that.
+fn add_nic(command: &mut Command, nic: Nic) {
+    let mac = nic.mac();
+    let id = format!("nic-{}", mac.replace(':', ""));
+    // Hub 0 is the one that everything without a wire hangs on.
+    let hub = nic.wire + 1;
+    let model = match nic.model {
+        Model::Virtio => {
+            "virtio-net-pci,guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off"
+        }
+        Model::Vmxnet3 => "vmxnet3",
+    };
+    command.args(["-netdev", &format!("hubport,id={id},hubid={hub}")]);
+    // Nobody boots from it.
+    command.args(["-device", &format!("{model},netdev={id},mac={mac},romfile=")]);
 }
 
 /// The kernel's command line.
@@ -106,11 +134,15 @@ mod tests {
     use super::*;
 
     fn arguments(clock: Clock) -> String {
+        arguments_for(clock, "smoke")
+    }
+
+    fn arguments_for(clock: Clock, suite: &str) -> String {
         let machine = Machine {
             image: "vmlinuz".into(),
             initramfs: "archive".into(),
             clock,
-            job: Job { kernel: Kernel::V6_12, suite: Some("smoke".into()) },
+            job: Job { kernel: Kernel::V6_12, suite: Some(suite.into()) },
         };
         let command = machine.command(Serial::Report { console: Path::new("console.log") });
         let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy()).collect();
@@ -130,6 +162,18 @@ mod tests {
     fn counting_instructions_takes_one_processor() {
         assert!(arguments(Clock::Instructions).contains("-smp 1 -icount shift=1,sleep=off"));
         assert!(!arguments(Clock::Host).contains("-icount"));
+    }
+
+    #[test]
+    fn only_one_suite_has_cards_and_each_wire_joins_two() {
+        assert!(!arguments(Clock::Host).contains("-netdev"));
+        let line = arguments_for(Clock::Host, xdp::SUITE.name);
+        for hub in 1..=3 {
+            let ends = line.matches(&format!(",hubid={hub} ")).count();
+            assert_eq!(ends, 2, "{line}");
+        }
+        assert_eq!(line.matches(" -device ").count(), 6, "{line}");
+        assert_eq!(line.matches("virtio-net-pci,guest_csum=off,guest_tso4=off").count(), 5);
     }
 
     #[test]

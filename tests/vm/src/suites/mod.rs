@@ -4,13 +4,14 @@
 
 pub mod smoke;
 pub mod underlay;
+pub mod xdp;
 
 use anyhow::Result;
 
 use crate::Kernel;
 
 /// Every suite.
-pub const ALL: &[Suite] = &[smoke::SUITE, underlay::SUITE];
+pub const ALL: &[Suite] = &[smoke::SUITE, underlay::SUITE, xdp::SUITE];
 
 /// The suite that `cargo xtask test` runs on every kernel.
 pub const SMOKE: &str = smoke::SUITE.name;

@@ -103,7 +103,8 @@ pub fn pings(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-fn transfer(client: &Pod, server: &Pod) -> Result<()> {
+/// A TCP transfer, whose server sees the client's own address.
+pub fn transfer(client: &Pod, server: &Pod) -> Result<()> {
     let address = SocketAddrV4::new(server.ip, PORT);
     let options = tcp::Options { mebibytes: MEBIBYTES, ..tcp::Options::default() };
     let report = tcp::bulk(&client.netns, address, &server.netns, PORT, &options)?;
@@ -111,7 +112,8 @@ fn transfer(client: &Pod, server: &Pod) -> Result<()> {
     Ok(())
 }
 
-fn datagram(client: &Pod, server: &Pod) -> Result<()> {
+/// A UDP datagram and its answer, likewise.
+pub fn datagram(client: &Pod, server: &Pod) -> Result<()> {
     let address = SocketAddrV4::new(server.ip, PORT);
     let options = udp::Options::default();
     let report = udp::exchange(&client.netns, address, &server.netns, PORT, &options)?;
