@@ -169,8 +169,8 @@ impl Model {
             return Err(no(Reason::PodBadHeader, Reason::HostBadHeader));
         }
         let tcp = ip.protocol() == 6 && !ip.is_fragment();
-        if tcp && ip.total() < ip.header() + 14 {
-            return Err(no(Reason::PodTruncated, Reason::HostTruncated));
+        if pod && tcp && ip.total() < ip.header() + 14 {
+            return Err(No::Pass(Reason::PodTruncated));
         }
         if pod && self.endpoint(ip.source()).is_none_or(|endpoint| endpoint.ifindex != POD_IF) {
             return Err(No::Pass(Reason::PodForgedSource));

@@ -91,6 +91,8 @@ fn from_stack(ctx: &TcContext, at: usize, reasons: &Reasons) -> TcExit {
 /// The reasons of one hook for the "no" of a shared step.
 struct Reasons {
     truncated: Reason,
+    /// TCP that ends before its flags, if that is a "no".
+    tcp_truncated: Option<Reason>,
     not_ipv4: Reason,
     bad_header: Reason,
     no_route: Reason,
@@ -103,6 +105,7 @@ struct Reasons {
 
 const POD: Reasons = Reasons {
     truncated: Reason::PodTruncated,
+    tcp_truncated: Some(Reason::PodTruncated),
     not_ipv4: Reason::PodNotIpv4,
     bad_header: Reason::PodBadHeader,
     no_route: Reason::PodNoRoute,
@@ -115,6 +118,7 @@ const POD: Reasons = Reasons {
 
 const HOST: Reasons = Reasons {
     truncated: Reason::HostTruncated,
+    tcp_truncated: None,
     not_ipv4: Reason::HostNotIpv4,
     bad_header: Reason::HostBadHeader,
     no_route: Reason::HostNoRoute,
@@ -127,6 +131,7 @@ const HOST: Reasons = Reasons {
 
 const TUNL0: Reasons = Reasons {
     truncated: Reason::Tunl0Truncated,
+    tcp_truncated: None,
     not_ipv4: Reason::Tunl0NotIpv4,
     bad_header: Reason::Tunl0BadHeader,
     no_route: Reason::Tunl0NoRoute,
