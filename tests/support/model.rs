@@ -195,6 +195,9 @@ impl Model {
         if pod && ip.is_fragment() {
             return Err(No::Pass(Reason::PodFragment));
         }
+        if pod && !ip.checks() {
+            return Err(No::Pass(Reason::PodBadChecksum));
+        }
         if pod && tcp && ip.0[ip.header() + 13] & 0b111 != 0 {
             return Err(No::Pass(Reason::PodConnectionControl));
         }

@@ -32,6 +32,7 @@ fn verified(ctx: &TcContext) -> TcExit {
     kernel::set_proof(ctx, 0);
     let inner = inner::parse(ctx, ETHERNET, &POD)?;
     let leased = leased::find(ctx, &inner)?;
+    suitable::checksum(&inner)?;
     let ttl = suitable::hop(&inner)?;
     suitable::fits(&inner, &leased.way, &POD)?;
     push_outer::push(ctx, &inner, leased.node, ttl, &POD)?;
@@ -50,6 +51,7 @@ fn trusted(ctx: &TcContext) -> TcExit {
     let ttl = suitable::hop(&inner)?;
     suitable::fits(&inner, &node, &POD)?;
     suitable::for_fast_path(&inner)?;
+    suitable::checksum(&inner)?;
     suitable::leaves_connections_alone(&inner)?;
     push_outer::push(ctx, &inner, address, ttl, &POD)?;
     push_outer::decrement_inner_ttl(ctx);
