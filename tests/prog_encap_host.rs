@@ -185,12 +185,15 @@ fn truncated() -> Vec<Case> {
             case(format!("cut to {length} of {whole} bytes"), &packet).dropped(HostBadHeader)
         })
         .collect();
-    for length in 0..14 {
-        let packet = ip().raw(6).payload(length);
-        cases.push(case(format!("{length} bytes of TCP"), &packet).dropped(HostTruncated));
+    let short = ip().raw(6).payload(13);
+    cases.push(
+        case("13 bytes of TCP, to be segmented", &short).gso_size(1000).dropped(HostTruncated),
+    );
+    // What an IP packet holds is its receiver's business (RFC 2003 §3).
+    for length in 0..=14 {
+        let (packet, out) = (ip().raw(6).payload(length), wrapped_ip().raw(6).payload(length));
+        cases.push(case(format!("{length} bytes of TCP"), &packet).sent(HostEncapsulated, &out));
     }
-    let (packet, out) = (ip().raw(6).payload(14), wrapped_ip().raw(6).payload(14));
-    cases.push(case("14 bytes of TCP", &packet).sent(HostEncapsulated, &out));
     cases
 }
 

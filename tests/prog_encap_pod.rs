@@ -3,9 +3,9 @@
 use std::net::Ipv4Addr;
 
 use dataplane_common::Reason::{
-    PodAlreadyEncapsulated, PodBadHeader, PodCannotEncapsulate, PodConnectionControl,
-    PodEncapsulated, PodForgedSource, PodFragment, PodNoRoute, PodNodeUnreachable, PodNotIpv4,
-    PodOptions, PodTooBig, PodTruncated, PodTtlExpired,
+    PodAlreadyEncapsulated, PodBadChecksum, PodBadHeader, PodCannotEncapsulate,
+    PodConnectionControl, PodEncapsulated, PodForgedSource, PodFragment, PodNoRoute,
+    PodNodeUnreachable, PodNotIpv4, PodOptions, PodTooBig, PodTruncated, PodTtlExpired,
 };
 use tunless_tests::{
     case::{self, Case},
@@ -205,6 +205,7 @@ fn bad_input() -> Vec<Case> {
     for (what, packet) in impossible_lengths(&plain, 0, room) {
         cases.push(case(what, &packet).passed(PodBadHeader));
     }
+    cases.push(case("a wrong checksum", &plain.clone().wrong_checksum()).passed(PodBadChecksum));
     let short = plain.clone().edit(0, |ip| (ip.options, ip.total_length) = (vec![1; 40], Some(59)));
     cases.push(case("a header longer than the whole", &short).passed(PodBadHeader));
     cases
@@ -277,6 +278,9 @@ fn faults() -> Vec<Fault> {
         Fault::new(Passed(PodOptions), &[], |frame| frame.edit(0, |ip| ip.options = vec![1; 4])),
         // Nothing says which protocol's header a fragment holds: no flags to see.
         Fault::new(Passed(PodFragment), &[], |frame| frame.edit(0, |ip| ip.fragment = MF)),
+        Fault::new(Passed(PodBadChecksum), &[], |frame| {
+            frame.edit(0, |ip| ip.wrong_checksum = true)
+        }),
         Fault::new(Passed(PodConnectionControl), &[], |frame| frame.tcp(1, 2, flags::SYN)),
         Fault {
             gso_size: 1000,

@@ -108,6 +108,7 @@ reasons! {
     PodTooBig "pod_too_big" Encap Passed "does not fit the node's MTU with the outer header; the kernel fragments or sends Fragmentation Needed"
     PodOptions "pod_options" Encap Passed "has IP options, which the kernel has to look at"
     PodFragment "pod_fragment" Encap Passed "is a fragment"
+    PodBadChecksum "pod_bad_checksum" Encap Passed "header checksum is wrong; the kernel discards it (RFC 1812 §5.2.2)"
     PodConnectionControl "pod_connection_control" Encap Passed "TCP SYN, FIN or RST, which the stack should see"
     PodNoPorts "pod_no_ports" Encap Passed "neither TCP nor UDP: never leased"
     PodNoLease "pod_no_lease" Encap Passed "its flow has no lease: new, translated, denied, or to no remote pod"

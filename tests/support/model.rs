@@ -400,8 +400,8 @@ impl Model {
             return Err(no(Reason::PodBadHeader, Reason::HostBadHeader));
         }
         let tcp = ip.protocol() == 6 && !ip.is_fragment();
-        if tcp && ip.total() < ip.header() + 14 {
-            return Err(no(Reason::PodTruncated, Reason::HostTruncated));
+        if pod && tcp && ip.total() < ip.header() + 14 {
+            return Err(No::Pass(Reason::PodTruncated));
         }
         let (address, node) = if leased {
             let lease = self.leased_encap(ip, prediction).map_err(No::Pass)?;
@@ -433,6 +433,9 @@ impl Model {
         }
         if pod && ip.is_fragment() {
             return Err(No::Pass(Reason::PodFragment));
+        }
+        if pod && !ip.checks() {
+            return Err(No::Pass(Reason::PodBadChecksum));
         }
         if pod && tcp && ip.0[ip.header() + 13] & 0b111 != 0 {
             return Err(No::Pass(Reason::PodConnectionControl));

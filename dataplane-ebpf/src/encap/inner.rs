@@ -51,7 +51,12 @@ pub fn parse(ctx: &TcContext, at: usize, reasons: &Reasons) -> Result<Inner, Rea
     let tcp = if header.protocol == PROTOCOL_TCP && !header.is_fragment() {
         let end = header.header_length() + TCP_OFFSET_AND_FLAGS as u32 + size_of::<u16>() as u32;
         if length < end {
-            return Err(reasons.truncated);
+            // The fast path has to know; whoever only wraps does not care.
+            return match reasons.tcp_truncated {
+                Some(reason) => Err(reason),
+                None if gso_size != 0 => Err(reasons.truncated),
+                None => Ok(Inner { at, header, size: Size::Single(length), length, tcp: 0 }),
+            };
         }
         let flags = at + OUTER_LENGTH + TCP_OFFSET_AND_FLAGS;
         let flags: Option<u16> = if header.has_options() {

@@ -32,6 +32,7 @@ fn verified(ctx: &TcContext) -> TcExit {
     kernel::set_proof(ctx, 0);
     let inner = inner::parse(ctx, ETHERNET, &POD)?;
     let leased = leased::find(ctx, &inner)?;
+    suitable::checksum(&inner)?;
     let ttl = suitable::hop(&inner)?;
     suitable::fits(&inner, &leased.way, &POD)?;
     push_outer::push(ctx, &inner, leased.node, ttl, &POD)?;
@@ -50,6 +51,7 @@ fn trusted(ctx: &TcContext) -> TcExit {
     let ttl = suitable::hop(&inner)?;
     suitable::fits(&inner, &node, &POD)?;
     suitable::for_fast_path(&inner)?;
+    suitable::checksum(&inner)?;
     suitable::leaves_connections_alone(&inner)?;
     push_outer::push(ctx, &inner, address, ttl, &POD)?;
     push_outer::decrement_inner_ttl(ctx);
@@ -98,6 +100,8 @@ fn from_stack(ctx: &TcContext, at: usize, reasons: &Reasons) -> TcExit {
 /// The reasons of one hook for the "no" of a shared step.
 struct Reasons {
     truncated: Reason,
+    /// TCP that ends before its flags, if that is a "no".
+    tcp_truncated: Option<Reason>,
     not_ipv4: Reason,
     bad_header: Reason,
     no_route: Reason,
@@ -110,6 +114,7 @@ struct Reasons {
 
 const POD: Reasons = Reasons {
     truncated: Reason::PodTruncated,
+    tcp_truncated: Some(Reason::PodTruncated),
     not_ipv4: Reason::PodNotIpv4,
     bad_header: Reason::PodBadHeader,
     no_route: Reason::PodNoRoute,
@@ -122,6 +127,7 @@ const POD: Reasons = Reasons {
 
 const HOST: Reasons = Reasons {
     truncated: Reason::HostTruncated,
+    tcp_truncated: None,
     not_ipv4: Reason::HostNotIpv4,
     bad_header: Reason::HostBadHeader,
     no_route: Reason::HostNoRoute,
@@ -134,6 +140,7 @@ const HOST: Reasons = Reasons {
 
 const TUNL0: Reasons = Reasons {
     truncated: Reason::Tunl0Truncated,
+    tcp_truncated: None,
     not_ipv4: Reason::Tunl0NotIpv4,
     bad_header: Reason::Tunl0BadHeader,
     no_route: Reason::Tunl0NoRoute,

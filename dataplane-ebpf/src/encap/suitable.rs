@@ -27,6 +27,13 @@ pub fn for_fast_path(inner: &Inner) -> Result<(), Reason> {
     Ok(())
 }
 
+/// The fast path is the router that must verify it (RFC 1812 §5.2.2); on the
+/// stack path `ip_rcv` does. Only for a header without options.
+#[inline(always)]
+pub fn checksum(inner: &Inner) -> Result<(), Reason> {
+    if inner.header.checksum_is_right() { Ok(()) } else { Err(Reason::PodBadChecksum) }
+}
+
 /// Whether it fits the path to the node with the outer header on.
 #[inline(always)]
 pub fn fits(inner: &Inner, node: &Node, reasons: &Reasons) -> Result<(), Reason> {

@@ -17,7 +17,23 @@ use crate::{
 
 /// Sends a frame out of an interface of a namespace.
 pub fn inject(netns: &Netns, interface: &str, frame: &[u8]) -> Result<()> {
-    PacketSocket::sender(netns, interface)?.send(frame)
+    Injector::new(netns, interface)?.send(frame)
+}
+
+/// An interface to send many frames out of, by one socket.
+#[derive(Debug)]
+pub struct Injector(PacketSocket);
+
+impl Injector {
+    /// Opens the socket.
+    pub fn new(netns: &Netns, interface: &str) -> Result<Self> {
+        PacketSocket::sender(netns, interface).map(Self)
+    }
+
+    /// Sends one frame.
+    pub fn send(&self, frame: &[u8]) -> Result<()> {
+        self.0.send(frame)
+    }
 }
 
 impl Node {

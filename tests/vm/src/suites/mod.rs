@@ -2,6 +2,7 @@
 //!
 //! A further suite is a module here with its `SUITE`, and its name in [`ALL`].
 
+pub mod parity;
 pub mod smoke;
 pub mod underlay;
 pub mod xdp;
@@ -11,7 +12,7 @@ use anyhow::Result;
 use crate::Kernel;
 
 /// Every suite.
-pub const ALL: &[Suite] = &[smoke::SUITE, underlay::SUITE, xdp::SUITE];
+pub const ALL: &[Suite] = &[smoke::SUITE, parity::SUITE, underlay::SUITE, xdp::SUITE];
 
 /// The suite that `cargo xtask test` runs on every kernel.
 pub const SMOKE: &str = smoke::SUITE.name;
