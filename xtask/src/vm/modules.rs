@@ -23,6 +23,7 @@ const WANTED: &[&str] = &[
     "vxlan",
     // Traffic control.
     "cls_bpf",
+    "cls_matchall",
     "sch_ingress",
     "sch_tbf",
     // Netfilter: the lab's rules, kube-proxy's.
@@ -34,6 +35,7 @@ const WANTED: &[&str] = &[
     "nft_ct",
     "nft_masq",
     "nft_nat",
+    "ipt_rpfilter",
     "xt_MASQUERADE",
     "xt_addrtype",
     "xt_comment",

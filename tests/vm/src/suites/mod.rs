@@ -2,6 +2,7 @@
 //!
 //! A further suite is a module here with its `SUITE`, and its name in [`ALL`].
 
+pub mod accelerate;
 mod counted;
 pub mod interop;
 pub mod smoke;
@@ -11,7 +12,7 @@ use anyhow::Result;
 use crate::{Kernel, checks::Checks};
 
 /// Every suite.
-pub const ALL: &[Suite] = &[smoke::SUITE, interop::SUITE];
+pub const ALL: &[Suite] = &[smoke::SUITE, interop::SUITE, accelerate::SUITE];
 
 /// The suite that `cargo xtask test` runs on every kernel.
 pub const SMOKE: &str = smoke::SUITE.name;
