@@ -52,11 +52,12 @@ pub fn clean_up(node: &Node, interfaces: &[&str]) -> Result<()> {
     remove_felix_pins(Path::new("/sys/fs/bpf"), false)
 }
 
-/// Puts a filter of somebody else's on an interface's `clsact` qdisc.
+/// Puts a filter of somebody else's on an interface's `clsact` qdisc, one that
+/// leaves IPv4 alone: without an action a match ends the hook.
 pub fn old_filter(netns: &Netns, interface: &str) -> Result<()> {
     // It may be there.
     netns.try_exec("tc", &["qdisc", "add", "dev", interface, "clsact"], SOON)?;
-    let filter = format!("filter add dev {interface} ingress pref 1 matchall");
+    let filter = format!("filter add dev {interface} ingress pref 1 protocol ipv6 matchall");
     netns.exec("tc", &filter.split(' ').collect::<Vec<_>>()).map(drop)
 }
 
