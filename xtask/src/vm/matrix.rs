@@ -1,5 +1,5 @@
 //! What the checks of a suite's cases came to, as one table over all kernels:
-//! for the terminal, and as `docs/interop.md`.
+//! for the terminal, and as a page in `docs`.
 
 use std::{collections::BTreeMap, fmt::Write as _, fs};
 
@@ -10,9 +10,6 @@ use tunless_vm::{
 };
 
 use crate::workspace;
-
-/// Where `--write-docs` writes to.
-const PAGE: &str = "docs/interop.md";
 
 /// The checks of one suite.
 pub struct Matrix {
@@ -49,8 +46,29 @@ impl Matrix {
         Self { suite, rows: Vec::new() }
     }
 
-    /// Adds what a kernel's guest reported.
-    pub fn add(&mut self, release: &str, checks: &[(String, Check)]) {
+    /// Adds what a kernel's guest reported. What failed outside of a check, maybe
+    /// before the first one, has a row all the same.
+    pub fn add(&mut self, release: &str, checks: &[(String, Check)], failed: &[String]) {
+        if self.suite.parts.is_empty() {
+            return;
+        }
+        let has_failed = |name: &String| {
+            let is_it = |(case, check): &(String, Check)| {
+                case == name && matches!(check.outcome, Outcome::Failed { .. })
+            };
+            checks.iter().any(is_it)
+        };
+        let otherwise = Check {
+            name: "otherwise".to_owned(),
+            outcome: Outcome::Failed { why: "as printed".to_owned() },
+        };
+        let outside = failed.iter().filter(|name| !has_failed(name));
+        let outside: Vec<_> = outside.map(|name| (name.clone(), otherwise.clone())).collect();
+        self.add_checks(release, checks);
+        self.add_checks(release, &outside);
+    }
+
+    fn add_checks(&mut self, release: &str, checks: &[(String, Check)]) {
         for (case, check) in checks {
             let is_it = |row: &&mut Row| row.kernel == release && row.case == *case;
             if let Some(row) = self.rows.iter_mut().find(is_it) {
@@ -149,10 +167,19 @@ impl Matrix {
         text
     }
 
-    /// One section of the page: a table per kernel.
-    fn markdown(&self) -> Result<String> {
+    /// The page: a table per kernel.
+    fn page(&self) -> Result<String> {
         let Cells { head, body, notes } = self.cells();
-        let mut text = format!("## `{}`: {}\n\n", self.suite.name, self.suite.about);
+        let Suite { name, about, .. } = self.suite;
+        let mut text = format!(
+            "# The suite `{name}`\n\n\
+             Made by `cargo xtask vm test --suite {name} --write-docs`, in virtual machines with\n\
+             Debian's kernels: {about}. What is checked, and how:\n\
+             [tests/vm/src/suites/{name}](../tests/vm/src/suites/{name}).\n\n\
+             - *ok*: it holds both ways, and the counters say that packets took the intended path.\n\
+             - *limit*: it does not hold; the reason is known, and was counted in this run.\n\
+             - *n/a*: it cannot be had, and tunless said so in this run.\n\n"
+        );
         writeln!(text, "{}.", self.summary())?;
         let mut kernels: BTreeMap<usize, (&str, Vec<&[String]>)> = BTreeMap::new();
         for row in &body {
@@ -161,7 +188,7 @@ impl Matrix {
             kernels.entry(at).or_insert_with(|| (kernel, Vec::new())).1.push(cells);
         }
         for (kernel, rows) in kernels.into_values() {
-            writeln!(text, "\n### {kernel}\n")?;
+            writeln!(text, "\n## {kernel}\n")?;
             writeln!(text, "| {} |", head[1..].join(" | "))?;
             writeln!(text, "|{}", "---|".repeat(head.len() - 1))?;
             for row in rows {
@@ -178,22 +205,13 @@ impl Matrix {
     }
 }
 
-/// Writes the page; returns its path.
-pub fn write_page(matrices: &[Matrix]) -> Result<&'static str> {
-    let mut text = "# Interoperability\n\n\
-         Made by `cargo xtask vm test --suite interop --suite accelerate --write-docs`, in virtual\n\
-         machines with Debian's kernels. What is checked, and how: `tests/vm/src/suites`.\n\n\
-         - *ok*: checked both ways, and the counters say that packets took the intended path.\n\
-         - *limit*: it does not work; the reason is known, documented, and was counted in this run.\n\
-         - *n/a*: it cannot be had, and tunless said so in this run.\n"
-        .to_owned();
-    for matrix in matrices.iter().filter(|matrix| !matrix.is_empty()) {
-        text.push('\n');
-        text.push_str(&matrix.markdown()?);
-    }
-    fs::write(workspace::root().join(PAGE), text)
-        .with_context(|| format!("cannot write {PAGE}"))?;
-    Ok(PAGE)
+/// Writes the suite's page; returns its path.
+pub fn write_page(matrix: &Matrix) -> Result<String> {
+    let name = matrix.suite.name;
+    let path = format!("docs/{name}.md");
+    fs::write(workspace::root().join(&path), matrix.page()?)
+        .with_context(|| format!("cannot write {path}"))?;
+    Ok(path)
 }
 
 #[cfg(test)]
@@ -210,7 +228,8 @@ mod tests {
         let limit = || Outcome::Limited { why: "fragments".into() };
         let case = "replace::off::tunless+tunl0";
         for kernel in ["6.1", "7.2"] {
-            matrix.add(kernel, &[check(case, "ping", Outcome::GOOD), check(case, "pmtu", limit())]);
+            let checks = [check(case, "ping", Outcome::GOOD), check(case, "pmtu", limit())];
+            matrix.add(kernel, &checks, &[]);
         }
         matrix
     }
@@ -224,9 +243,17 @@ mod tests {
     }
 
     #[test]
+    fn a_case_that_failed_before_its_first_check_has_a_row() {
+        let mut matrix = matrix();
+        matrix.add("6.1", &[], &["accelerate::off::tunless+tunl0".to_owned()]);
+        let text = matrix.text();
+        assert!(text.contains("3 cases, 5 checks: 2 ok, 2 limits, 0 n/a, 1 failed"), "{text}");
+    }
+
+    #[test]
     fn the_page_has_a_table_per_kernel() {
-        let text = matrix().markdown().unwrap();
-        assert!(text.contains("### 6.1\n") && text.contains("### 7.2\n"), "{text}");
+        let text = matrix().page().unwrap();
+        assert!(text.contains("## 6.1\n") && text.contains("## 7.2\n"), "{text}");
         assert_eq!(text.matches("| replace | off | tunless+tunl0 | ok | limit [1] |").count(), 2);
     }
 }

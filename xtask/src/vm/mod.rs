@@ -62,8 +62,8 @@ pub struct TestArguments {
     /// How many kernels to run at a time; a guest keeps one processor busy.
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     jobs: usize,
-    /// Write the tables of `interop` and `accelerate` to docs/interop.md, if
-    /// everything passed. Takes both suites and every kernel.
+    /// Write the table of each suite that has one to docs/SUITE.md, if everything
+    /// passed. Takes every kernel.
     #[arg(long)]
     write_docs: bool,
     #[command(flatten)]

@@ -57,7 +57,8 @@ pub fn clean_up(node: &Node, interfaces: &[&str]) -> Result<()> {
 pub fn old_filter(netns: &Netns, interface: &str) -> Result<()> {
     // It may be there.
     netns.try_exec("tc", &["qdisc", "add", "dev", interface, "clsact"], SOON)?;
-    let filter = format!("filter add dev {interface} ingress pref 1 protocol ipv6 matchall");
+    let filter =
+        format!("filter add dev {interface} ingress pref 1 protocol ipv6 matchall classid 1:1");
     netns.exec("tc", &filter.split(' ').collect::<Vec<_>>()).map(drop)
 }
 
