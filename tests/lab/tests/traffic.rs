@@ -5,6 +5,8 @@ use std::{net::SocketAddrV4, time::Duration};
 use tunless_lab::{
     Lab, Node,
     addr::POD_GATEWAY,
+    capture::Capture,
+    frame::Frame,
     traffic::{http, ping, stream, tcp, udp},
 };
 
@@ -125,6 +127,23 @@ fn a_stream_loses_nothing_and_tells_what_it_lost() {
     let report = stream.stop().unwrap();
     assert!(!report.lost.is_empty());
     assert_eq!(report.received + report.lost.len() as u64, report.sent);
+}
+
+#[test]
+fn an_answered_stream_goes_both_ways() {
+    let lab = lab();
+    let (client, server) = (&lab.node1, &lab.node2);
+    let answers = {
+        let from = server.ip;
+        move |frame: &Frame| frame.outer().is_some_and(|(ip, _)| ip.source == from)
+    };
+    let wire = Capture::start_filtered(&lab.router, &client.router_port, answers).unwrap();
+    let options = stream::Options { answered: true, ..Default::default() };
+    let (from, to) = (&client.netns, &server.netns);
+    let stream = stream::Stream::start(from, at(server, 5005), to, 5005, &options).unwrap();
+    let timeout = Duration::from_secs(20);
+    assert!(stream.wait_for(10, timeout) && wire.wait_for(timeout, |_| true).is_some());
+    assert_eq!(stream.stop().unwrap().lost, Vec::<u64>::new());
 }
 
 #[test]

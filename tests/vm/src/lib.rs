@@ -9,6 +9,7 @@
 //! the report, the kernel's command line. It knows `tunless` by its command
 //! line only, so xtask builds before the eBPF toolchain exists.
 
+pub mod checks;
 pub mod command_line;
 pub mod init;
 pub mod kernel;

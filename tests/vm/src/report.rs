@@ -8,6 +8,8 @@ use anyhow::{Context as _, Result};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use serde::{Deserialize, Serialize};
 
+use crate::checks::Check;
+
 /// The serial port, inside the guest.
 const PORT: &str = "/dev/ttyS1";
 
@@ -26,6 +28,13 @@ pub enum Event {
         case: String,
         /// Whether our programs run in the kernel from here on.
         loads_tunless: bool,
+    },
+    /// The case that began last has found something out.
+    Check {
+        /// Its name.
+        case: String,
+        /// What.
+        check: Check,
     },
     /// The case that began last has ended.
     End {
@@ -84,12 +93,17 @@ impl Reporter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checks::Outcome;
 
     #[test]
     fn events_survive_the_wire() {
         for event in [
             Event::Hello { release: "6.12.1".into() },
             Event::Begin { case: "a_case".into(), loads_tunless: true },
+            Event::Check {
+                case: "a_case".into(),
+                check: Check { name: "ping".into(), outcome: Outcome::good("ttl 62") },
+            },
             Event::End { case: "a_case".into(), failure: Some("two\nlines".into()), seconds: 1.5 },
             Event::Done,
         ] {

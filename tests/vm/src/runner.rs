@@ -12,6 +12,7 @@ use anyhow::{Result, bail};
 
 use crate::{
     Kernel,
+    checks::Checks,
     report::{Event, Reporter},
     suites::{self, Case, Guest},
 };
@@ -42,12 +43,16 @@ fn run_suite(kernel: Kernel, name: &str, report: &mut Reporter) -> Result<()> {
         let name = case.name.to_owned();
         report.send(&Event::Begin { case: name.clone(), loads_tunless: case.loads_tunless })?;
         let started = Instant::now();
-        let result = run_case(case, Guest { kernel });
+        let checks = Checks::default();
+        let result = run_case(case, Guest { kernel, case: case.name, checks: checks.clone() });
         let seconds = started.elapsed().as_secs_f64();
         let (failure, hangs) = match result {
             Ok(failure) => (failure, false),
             Err(TooLong) => (Some(format!("took longer than {CASE_LIMIT:?}")), true),
         };
+        for check in checks.so_far() {
+            report.send(&Event::Check { case: name.clone(), check })?;
+        }
         report.send(&Event::End { case: name.clone(), failure, seconds })?;
         if hangs {
             // Its threads and namespaces are still there: no ground to go on.
@@ -63,6 +68,7 @@ struct TooLong;
 /// What the case failed with, if it did.
 fn run_case(case: Case, guest: Guest) -> Result<Option<String>, TooLong> {
     let (sender, end) = mpsc::channel();
+    let checks = guest.checks.clone();
     let thread = thread::spawn(move || {
         let result = (case.run)(&guest);
         // Nobody listens any more after the limit.
@@ -73,8 +79,13 @@ fn run_case(case: Case, guest: Guest) -> Result<Option<String>, TooLong> {
         Err(RecvTimeoutError::Timeout) => Err(TooLong),
         // Disconnected: it panicked.
         Ok(()) | Err(RecvTimeoutError::Disconnected) => Ok(match thread.join() {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(format!("{error:#}")),
+            Ok(Ok(())) => match checks.failures() {
+                failures if failures.is_empty() => None,
+                failures => Some(failures.join("\n")),
+            },
+            Ok(Err(error)) => {
+                Some([checks.failures(), vec![format!("{error:#}")]].concat().join("\n"))
+            }
             Err(payload) => Some(format!("panicked: {}", panic_text(payload.as_ref()))),
         }),
     }
@@ -96,10 +107,16 @@ mod tests {
     fn a_case_passes_fails_or_panics() {
         let outcome = |run| {
             let case = Case { name: "x", loads_tunless: false, run };
-            run_case(case, Guest { kernel: Kernel::V6_12 }).ok().flatten()
+            let guest = Guest { kernel: Kernel::V6_12, case: case.name, checks: Checks::default() };
+            run_case(case, guest).ok().flatten()
         };
         assert_eq!(outcome(|_| Ok(())), None);
         assert_eq!(outcome(|_| bail!("no")).as_deref(), Some("no"));
         assert_eq!(outcome(|_| panic!("at {}", 1)).as_deref(), Some("panicked: at 1"));
+        let unwell = |guest: &Guest| {
+            guest.checks.check("ping", || bail!("lost"));
+            Ok(())
+        };
+        assert_eq!(outcome(unwell).as_deref(), Some("ping: lost"));
     }
 }

@@ -6,29 +6,46 @@
 use anyhow::{Context as _, Result};
 use tunless_lab::{Lab, Node};
 
-/// BIRD's routes bear Calico's protocol number.
-const PROTOCOL: u8 = 80;
-
 /// The MTU of tunl0 over an underlay of 1500.
-const MTU: u32 = 1480;
+pub const MTU: u32 = 1480;
 
-/// Brings tunl0 up on `node`, with a route to the pods of `peer`.
+/// Whose routes lead over tunl0.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Owner {
+    /// Felix's, from Calico 3.33 on.
+    Felix,
+    /// BIRD's, before.
+    Bird,
+}
+
+impl Owner {
+    /// As `ip route` takes it.
+    const fn protocol(self) -> &'static str {
+        match self {
+            Self::Felix => "80",
+            Self::Bird => "bird",
+        }
+    }
+}
+
+/// Brings tunl0 up on `node`, with Felix's route to the pods of `peer`.
 pub fn raise(node: &Node, peer: &Node) -> Result<()> {
+    raise_for(Owner::Felix, node, peer)
+}
+
+/// [`raise`], with somebody's route. Where all is there already it changes
+/// nothing, as Felix's reconciler.
+pub fn raise_for(owner: Owner, node: &Node, peer: &Node) -> Result<()> {
     let Node { tunnel, label, .. } = node;
     node.netns
         .ip_batch(&format!(
-            "addr add {tunnel}/32 dev tunl0\n\
+            "addr replace {tunnel}/32 dev tunl0\n\
              link set tunl0 mtu {MTU} up\n"
         ))
         .with_context(|| format!("cannot bring tunl0 up on {label}"))?;
-    route_to(node, peer)
-}
-
-/// A further route over tunl0, to the pods of `peer`.
-pub fn route_to(node: &Node, peer: &Node) -> Result<()> {
-    let Node { block, ip, .. } = peer;
+    let (Node { block, ip, .. }, protocol) = (peer, owner.protocol());
     node.netns
-        .ip(&format!("route replace {block} via {ip} dev tunl0 onlink proto {PROTOCOL}"))
+        .ip(&format!("route replace {block} via {ip} dev tunl0 onlink proto {protocol}"))
         .map(drop)
 }
 

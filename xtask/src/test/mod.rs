@@ -33,14 +33,17 @@ pub struct Arguments {
     /// Run this suite only; may be given more than once.
     #[arg(long, value_name = "SUITE")]
     only: Vec<Suite>,
+    /// Run every suite of `vm`, not only the smoke suite: half an hour more.
+    #[arg(long)]
+    full: bool,
     /// List the suites and their test targets, and run nothing.
     #[arg(long)]
     list: bool,
     /// Stop what still runs after this time, and count it as failed.
     ///
-    /// Counted from the start, set-up included.
-    #[arg(long, value_name = "MINUTES", default_value_t = 24)]
-    budget: u64,
+    /// Counted from the start, set-up included; 24 unless given, with `--full` 90.
+    #[arg(long, value_name = "MINUTES")]
+    budget: Option<u64>,
     /// Run only cases whose name contains FILTER (as `cargo test -- FILTER`;
     /// any other argument of test binaries will do). Leaves `lint`, `demo`
     /// and `vm` out, which have no cases to choose from.
@@ -65,7 +68,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         setup::lint_tools()?;
     }
     stream::forward_interrupts()?;
-    let deadline = started + Duration::from_secs(arguments.budget.saturating_mul(60));
+    let budget = arguments.budget.unwrap_or(if arguments.full { 90 } else { 24 });
+    let deadline = started + Duration::from_secs(budget.saturating_mul(60));
 
     let before = Traces::find()?;
     before.mention();
@@ -75,7 +79,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             break;
         }
         println!("\n=== {}", suite.name());
-        table.push((suite.name(), suites::run(suite, &targets, &arguments.filter, deadline)));
+        table.push((suite.name(), suites::run(suite, &targets, arguments, deadline)));
     }
     if !arguments.filter.is_empty() && table.iter().all(|(_, outcome)| outcome.cases() == 0) {
         bail!("no case matches `{}`", arguments.filter.join(" "));

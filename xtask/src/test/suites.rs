@@ -13,6 +13,7 @@ use tunless_lab::identity::sweep;
 use tunless_vm::Kernel;
 
 use super::{
+    Arguments,
     outcome::Outcome,
     stream::{self, Ended},
 };
@@ -122,7 +123,8 @@ pub fn describe(suite: Suite, targets: &Targets) -> String {
 }
 
 /// Runs one suite; whatever goes wrong is a failure in its outcome.
-pub fn run(suite: Suite, targets: &Targets, filter: &[String], deadline: Instant) -> Outcome {
+pub fn run(suite: Suite, targets: &Targets, arguments: &Arguments, deadline: Instant) -> Outcome {
+    let Arguments { filter, full, .. } = arguments;
     let started = Instant::now();
     let mut outcome = Outcome::default();
     match suite {
@@ -149,7 +151,7 @@ pub fn run(suite: Suite, targets: &Targets, filter: &[String], deadline: Instant
                 }
             }
         }
-        Suite::Vm => vm(&mut outcome, deadline),
+        Suite::Vm => vm(&mut outcome, *full, deadline),
     }
     outcome.took = started.elapsed().max(Duration::from_millis(1));
     outcome
@@ -220,11 +222,15 @@ fn demo(outcome: &mut Outcome, fastpath: &str, deadline: Instant) {
     }
 }
 
-/// Runs the smoke suite on every kernel; its lines are those of test binaries.
-fn vm(outcome: &mut Outcome, deadline: Instant) {
+/// Runs the smoke suite, or `all`, on every kernel; its lines are those of test
+/// binaries.
+fn vm(outcome: &mut Outcome, all: bool, deadline: Instant) {
     let ended = env::current_exe().context("this program's own path is unknown").and_then(|this| {
         let mut command = Command::new(this);
         command.args(["vm", "test", "--kernel", "all"]);
+        if all {
+            command.args(["--suite", "all"]);
+        }
         stream::run(&mut command, deadline, |line| outcome.read_line(line))
     });
     let cases_failed = outcome.failed > 0 && matches!(ended, Ok(Ended::Badly));

@@ -4,7 +4,7 @@
 //! mirror ─ apt ─ kernels   Debian's kernels, fetched once, under target/vm
 //! modules ─ tools ─ tree ─ initramfs   what the guest's memory begins with
 //! qemu ─ guest ─ panics ─ verdict      one boot, and what it came to
-//! run                      boots until there is a result
+//! run ─ matrix             boots until there is a result, and shows it
 //! ```
 //!
 //! What runs inside is the crate `tunless-vm`.
@@ -13,6 +13,7 @@ mod apt;
 mod guest;
 mod initramfs;
 mod kernels;
+mod matrix;
 mod mirror;
 mod modules;
 mod panics;
@@ -55,9 +56,16 @@ pub struct TestArguments {
     /// Which kernels.
     #[arg(long, value_enum, default_value_t = Kernels::All)]
     kernel: Kernels,
-    /// The suite; `all` for every one.
+    /// The suite; may be given more than once; `all` for every one.
     #[arg(long, default_value = suites::SMOKE, value_parser = suite_names())]
-    suite: String,
+    suite: Vec<String>,
+    /// How many kernels to run at a time; a guest keeps one processor busy.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    jobs: usize,
+    /// Write the table of each suite that has one to docs/SUITE.md, if everything
+    /// passed. Takes every kernel.
+    #[arg(long)]
+    write_docs: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -91,7 +99,7 @@ impl Common {
 }
 
 /// Which kernels.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Kernels {
     /// Of Debian 12: no TCX links.
     #[value(name = "6.1")]

@@ -24,6 +24,7 @@ const WANTED: &[&str] = &[
     "vxlan",
     // Traffic control.
     "cls_bpf",
+    "cls_matchall",
     "sch_ingress",
     "sch_tbf",
     // Netfilter: the lab's rules, kube-proxy's.
@@ -35,6 +36,7 @@ const WANTED: &[&str] = &[
     "nft_ct",
     "nft_masq",
     "nft_nat",
+    "ipt_rpfilter",
     "xt_MASQUERADE",
     "xt_addrtype",
     "xt_comment",

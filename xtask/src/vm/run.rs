@@ -3,18 +3,26 @@
 //! Its lines are those of libtest, which people and `cargo xtask test` read.
 
 use std::{
-    fs,
+    fs, panic,
     path::{Path, PathBuf},
+    thread::{self, ScopedJoinHandle},
     time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context as _, Result, ensure};
-use tunless_vm::{command_line::Job, report::Event, suites};
+use tunless_vm::{
+    checks::Outcome,
+    command_line::Job,
+    report::Event,
+    suites::{self, Suite},
+};
 
 use super::{
-    ALL_SUITES, TestArguments, directory,
+    ALL_SUITES, Kernels, TestArguments, directory,
     guest::{self, Ended},
-    initramfs, kernels,
+    initramfs,
+    kernels::{self, Installed},
+    matrix::{self, Matrix},
     panics::Report,
     qemu::Machine,
     verdict::{Progress, Verdict, judge},
@@ -32,31 +40,69 @@ struct Total {
 
 /// Runs the suites on the kernels; an error if anything failed.
 pub fn run(arguments: &TestArguments) -> Result<()> {
+    let chosen: Vec<&Suite> =
+        suites::ALL.iter().filter(|suite| is_chosen(arguments, suite)).collect();
+    ensure!(
+        !arguments.write_docs || arguments.kernel == Kernels::All,
+        "a page of some of the kernels would look like the whole: leave `--kernel` out"
+    );
     guest::heed_interrupts()?;
-    let mut total = Total::default();
+    let mut guests = Vec::new();
     for kernel in arguments.kernel.list() {
         let installed = kernels::get(kernel, arguments.common.refresh)?;
         let initramfs = initramfs::get(&installed)?;
-        for suite in suites::ALL.iter().map(|suite| suite.name) {
-            if arguments.suite != ALL_SUITES && arguments.suite != suite {
-                continue;
-            }
-            println!("\nkernel {}: suite {suite}", installed.release);
-            let machine = Machine {
-                image: installed.image.clone(),
-                initramfs: initramfs.clone(),
-                clock: arguments.common.clock(),
-                job: Job { kernel, suite: Some(suite.to_owned()) },
+        guests.push((kernel, installed, initramfs));
+    }
+    let mut total = Total::default();
+    let mut matrices: Vec<Matrix> = chosen.iter().map(|suite| Matrix::new(suite)).collect();
+    for guests in guests.chunks(arguments.jobs.max(1)) {
+        let run_one = |(kernel, installed, initramfs): &(_, Installed, PathBuf)| {
+            let run_one = |suite: &&Suite| {
+                let job = Job { kernel: *kernel, suite: Some(suite.name.to_owned()) };
+                let clock = arguments.common.clock();
+                let (image, initramfs) = (installed.image.clone(), initramfs.clone());
+                run_suite(&installed.release, &Machine { image, initramfs, clock, job })
             };
-            run_suite(&format!("{suite}@{}", kernel.name()), &machine, &mut total)?;
+            chosen.iter().map(run_one).collect::<Result<Vec<_>>>()
+        };
+        // Those that run together are told of in turn.
+        let results: Vec<_> = thread::scope(|scope| {
+            let start = |guest| scope.spawn(move || run_one(guest));
+            let threads: Vec<_> = guests.iter().map(start).collect();
+            threads.into_iter().map(ScopedJoinHandle::join).collect()
+        });
+        for (result, (_, installed, _)) in results.into_iter().zip(guests) {
+            let result = result.unwrap_or_else(|payload| panic::resume_unwind(payload))?;
+            for (progress, matrix) in result.iter().zip(&mut matrices) {
+                total.passed += progress.passed;
+                total.failed += progress.failed.len() as u64;
+                matrix.add(&installed.release, &progress.checks, &progress.failed);
+            }
         }
+    }
+    for matrix in matrices.iter().filter(|matrix| !matrix.is_empty()) {
+        print!("\n{}", matrix.text());
     }
     println!("\n{} passed, {} failed", total.passed, total.failed);
     ensure!(total.failed == 0, "not everything passed");
+    if arguments.write_docs {
+        for matrix in matrices.iter().filter(|matrix| !matrix.is_empty()) {
+            println!("wrote {}", matrix::write_page(matrix)?);
+        }
+    }
     Ok(())
 }
 
-fn run_suite(name: &str, machine: &Machine, total: &mut Total) -> Result<()> {
+fn is_chosen(arguments: &TestArguments, suite: &Suite) -> bool {
+    arguments.suite.iter().any(|name| name == ALL_SUITES || name == suite.name)
+}
+
+/// Runs the machine's suite, and tells how it went.
+fn run_suite(release: &str, machine: &Machine) -> Result<Progress> {
+    let Job { kernel, suite } = &machine.job;
+    let suite = suite.as_deref().unwrap_or_default();
+    println!("\nkernel {release}: suite {suite}");
+    let name = &format!("{suite}@{}", kernel.name());
     let started = Instant::now();
     let mut progress = until_result(name, machine)?;
     if let Some(why) = progress.fatal.take() {
@@ -69,9 +115,7 @@ fn run_suite(name: &str, machine: &Machine, total: &mut Total) -> Result<()> {
         "test result: {word}. {passed} passed; {failed} failed; 0 ignored; finished in {:.1}s",
         started.elapsed().as_secs_f64()
     );
-    total.passed += passed;
-    total.failed += failed;
-    Ok(())
+    Ok(progress)
 }
 
 /// Boots until the guest has not died of the emulator.
@@ -119,6 +163,12 @@ fn show(name: &str, event: &Event, since: Duration) {
         }
         // Printed when it ends: on one line, as libtest does.
         Event::Begin { .. } | Event::Done | Event::Fatal { .. } => {}
+        Event::Check { check, .. } => {
+            // Failures are told at the end of the case, the rest is in the table.
+            if let Outcome::Limited { why } = &check.outcome {
+                println!("  {}: limited: {why}", check.name);
+            }
+        }
         Event::End { case, failure, .. } => match failure {
             None => println!("test {name}::{case} ... ok"),
             Some(why) => {

@@ -23,6 +23,7 @@ const PROGRAMS: &[&str] = &[
     "nft",
     "nsenter",
     "ping",
+    "setpriv",
     "sysctl",
     "tc",
     "tcpdump",

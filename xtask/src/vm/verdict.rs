@@ -1,6 +1,6 @@
 //! What one boot came to: cases that passed or failed, or an emulator's death.
 
-use tunless_vm::report::Event;
+use tunless_vm::{checks::Check, report::Event};
 
 use super::{
     guest::{End, Ended},
@@ -20,6 +20,8 @@ pub struct Progress {
     pub passed: u64,
     /// Names of cases that failed, or what else went wrong.
     pub failed: Vec<String>,
+    /// What cases found out, with their names.
+    pub checks: Vec<(String, Check)>,
     /// Every case has ended.
     pub done: bool,
     /// Why the guest could not go on.
@@ -42,6 +44,7 @@ impl Progress {
                     None => self.passed += 1,
                 }
             }
+            Event::Check { case, check } => self.checks.push((case.clone(), check.clone())),
             Event::Done => self.done = true,
             Event::Fatal { why } => self.fatal = Some(why.clone()),
         }

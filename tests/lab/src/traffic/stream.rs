@@ -33,11 +33,14 @@ pub struct Options {
     pub size: usize,
     /// The sender's own port (any).
     pub source_port: u16,
+    /// Whether the receiver sends each packet back (no): then conntrack calls the
+    /// flow established. Nobody reads the answers.
+    pub answered: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { rate: 500, size: 200, source_port: 0 }
+        Self { rate: 500, size: 200, source_port: 0, answered: false }
     }
 }
 
@@ -95,7 +98,8 @@ impl Stream {
         let received = Arc::new(AtomicU64::new(0));
         let receiver = thread::spawn({
             let (stop, received) = (Arc::clone(&stop_receiving), Arc::clone(&received));
-            move || receive(&receiver_socket, &stop, &received)
+            let answered = options.answered;
+            move || receive(&receiver_socket, answered, &stop, &received)
         });
         let sender = thread::spawn({
             let (stop, options) = (Arc::clone(&stop_sending), options.clone());
@@ -196,7 +200,12 @@ fn send(
     (number, failure)
 }
 
-fn receive(socket: &UdpSocket, stop: &AtomicBool, received: &AtomicU64) -> Arrivals {
+fn receive(
+    socket: &UdpSocket,
+    answered: bool,
+    stop: &AtomicBool,
+    received: &AtomicU64,
+) -> Arrivals {
     let mut arrivals = Arrivals::default();
     let mut buffer = vec![0; 1 << 16];
     while !stop.load(Ordering::Relaxed) {
@@ -208,6 +217,10 @@ fn receive(socket: &UdpSocket, stop: &AtomicBool, received: &AtomicU64) -> Arriv
         else {
             continue;
         };
+        if answered {
+            // What is lost on the way back is not this stream's business.
+            let _ = socket.send_to(&buffer[..len], from);
+        }
         if !arrivals.seen.contains(&from) {
             arrivals.seen.push(from);
         }

@@ -2,6 +2,9 @@
 //!
 //! A further suite is a module here with its `SUITE`, and its name in [`ALL`].
 
+pub mod accelerate;
+mod counted;
+pub mod interop;
 pub mod parity;
 pub mod smoke;
 pub mod underlay;
@@ -9,10 +12,17 @@ pub mod xdp;
 
 use anyhow::Result;
 
-use crate::Kernel;
+use crate::{Kernel, checks::Checks};
 
 /// Every suite.
-pub const ALL: &[Suite] = &[smoke::SUITE, parity::SUITE, underlay::SUITE, xdp::SUITE];
+pub const ALL: &[Suite] = &[
+    smoke::SUITE,
+    interop::SUITE,
+    accelerate::SUITE,
+    parity::SUITE,
+    underlay::SUITE,
+    xdp::SUITE,
+];
 
 /// The suite that `cargo xtask test` runs on every kernel.
 pub const SMOKE: &str = smoke::SUITE.name;
@@ -24,6 +34,9 @@ pub struct Suite {
     pub name: &'static str,
     /// What it catches.
     pub about: &'static str,
+    /// What the parts of its cases' names are, between `::`. Empty: its cases make
+    /// no checks that are shown as a table.
+    pub parts: &'static [&'static str],
     /// Its cases on a kernel, in their order.
     pub cases: fn(Kernel) -> Vec<Case>,
 }
@@ -41,10 +54,14 @@ pub struct Case {
 }
 
 /// The machine that cases run in.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Guest {
     /// The kernel that was asked for.
     pub kernel: Kernel,
+    /// The name of the case that runs: which row of its suite's table it is.
+    pub case: &'static str,
+    /// What it has found out.
+    pub checks: Checks,
 }
 
 /// The suite called `name`.
@@ -69,6 +86,9 @@ mod tests {
                 let names: BTreeSet<_> = cases.iter().map(|case| case.name).collect();
                 assert!(!cases.is_empty(), "{} on {}", suite.name, kernel.name());
                 assert_eq!(names.len(), cases.len(), "{} on {}", suite.name, kernel.name());
+                for name in names.iter().filter(|_| !suite.parts.is_empty()) {
+                    assert_eq!(name.split("::").count(), suite.parts.len(), "{name}");
+                }
             }
         }
     }

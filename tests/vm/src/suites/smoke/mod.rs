@@ -3,6 +3,7 @@
 pub mod interop;
 mod machine;
 
+pub use self::interop::{config, pings};
 use super::{Case, Suite};
 use crate::Kernel;
 
@@ -10,6 +11,7 @@ use crate::Kernel;
 pub const SUITE: Suite = Suite {
     name: "smoke",
     about: "tunless beside the kernel's tunl0: pings, TCP and UDP, both ways",
+    parts: &[],
     cases,
 };
 
