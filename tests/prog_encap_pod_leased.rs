@@ -6,9 +6,9 @@ use std::net::Ipv4Addr;
 use dataplane_common::{
     Flow, Lease,
     Reason::{
-        self, PodBadHeader, PodCannotEncapsulate, PodConnectionControl, PodEncapsulated,
-        PodForgedSource, PodFragment, PodLeaseExpired, PodLeaseOutdated, PodNoLease, PodNoPorts,
-        PodNotIpv4, PodOptions, PodTooBig, PodTruncated, PodTtlExpired,
+        self, PodBadChecksum, PodBadHeader, PodCannotEncapsulate, PodConnectionControl,
+        PodEncapsulated, PodForgedSource, PodFragment, PodLeaseExpired, PodLeaseOutdated,
+        PodNoLease, PodNoPorts, PodNotIpv4, PodOptions, PodTooBig, PodTruncated, PodTtlExpired,
     },
 };
 use tunless_tests::{
@@ -330,6 +330,7 @@ fn unfit() -> Vec<Case> {
     vec![
         leased("TTL 0", &plain().ttl(0)).passed(PodTtlExpired),
         leased("TTL 1", &plain().ttl(1)).passed(PodTtlExpired),
+        leased("a wrong checksum", &plain().wrong_checksum()).passed(PodBadChecksum),
         leased("a byte too large", &big(1)).passed(PodTooBig),
         leased("much too large", &big(900)).passed(PodTooBig),
         leased("a byte too large, with padding", &big(1).padding(4)).passed(PodTooBig),

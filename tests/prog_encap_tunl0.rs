@@ -49,7 +49,9 @@ pub fn cases() -> Vec<Case> {
             .passed(Tunl0BadHeader),
         case("more than there is", &plain(REMOTE).edit(0, |ip| ip.total_length = Some(200)))
             .passed(Tunl0BadHeader),
-        case("too little TCP", &ip(REMOTE).raw(6).payload(13).padding(20)).passed(Tunl0Truncated),
+        case("too little TCP for its segments", &ip(REMOTE).options(&[1; 4]).raw(6).payload(13))
+            .gso_size(1000)
+            .passed(Tunl0Truncated),
         case("GSO of no known type", &plain(REMOTE)).gso_size(1000).passed(Tunl0CannotEncapsulate),
         case("not IPv4", &eth().ipv4(STRANGER, REMOTE).udp(1, 2).payload(64)).passed(Tunl0NotIpv4),
     ];

@@ -14,10 +14,10 @@ type Ceilings = [u32; 5];
 /// rise means that a copy became a call or a loop was unrolled, and older
 /// kernels verify worse.
 const CEILINGS: [(u8, u8, Ceilings); 6] = [
-    (Settings::TRUSTED, Settings::SPOOF_STACK, [1538, 1001, 3268, 1076, 871]),
-    (Settings::TRUSTED, Settings::SPOOF_DROP, [1538, 1001, 2462, 1051, 871]),
-    (Settings::OFF, Settings::SPOOF_STACK, [1538, 1001, 2705, 1076, 871]),
-    (Settings::OFF, Settings::SPOOF_DROP, [1538, 1001, 1898, 1051, 871]),
+    (Settings::TRUSTED, Settings::SPOOF_STACK, [1538, 1291, 3268, 1076, 871]),
+    (Settings::TRUSTED, Settings::SPOOF_DROP, [1538, 1291, 2462, 1051, 871]),
+    (Settings::OFF, Settings::SPOOF_STACK, [1538, 1291, 2705, 1076, 871]),
+    (Settings::OFF, Settings::SPOOF_DROP, [1538, 1291, 1898, 1051, 871]),
     (Settings::VERIFIED, Settings::SPOOF_STACK, [1577, 4766, 19017, 1076, 871]),
     (Settings::VERIFIED, Settings::SPOOF_DROP, [1577, 4766, 16996, 1051, 871]),
 ];

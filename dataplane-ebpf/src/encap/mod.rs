@@ -32,9 +32,9 @@ fn verified(ctx: &TcContext) -> TcExit {
     kernel::set_proof(ctx, 0);
     let inner = inner::parse(ctx, ETHERNET, &POD)?;
     let leased = leased::find(ctx, &inner)?;
-    suitable::checksum(&inner)?;
     let ttl = suitable::hop(&inner)?;
     suitable::fits(&inner, &leased.way, &POD)?;
+    suitable::checksum(&inner)?;
     push_outer::push(ctx, &inner, leased.node, ttl, &POD)?;
     push_outer::decrement_inner_ttl(ctx);
     let action = to_wire::send(ctx, &inner, leased.node, &leased.way);

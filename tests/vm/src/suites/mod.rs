@@ -15,14 +15,8 @@ use anyhow::Result;
 use crate::{Kernel, checks::Checks};
 
 /// Every suite.
-pub const ALL: &[Suite] = &[
-    smoke::SUITE,
-    interop::SUITE,
-    accelerate::SUITE,
-    parity::SUITE,
-    underlay::SUITE,
-    xdp::SUITE,
-];
+pub const ALL: &[Suite] =
+    &[smoke::SUITE, interop::SUITE, accelerate::SUITE, parity::SUITE, underlay::SUITE, xdp::SUITE];
 
 /// The suite that `cargo xtask test` runs on every kernel.
 pub const SMOKE: &str = smoke::SUITE.name;

@@ -22,6 +22,7 @@ use crate::{Kernel, tunl0};
 pub const SUITE: Suite = Suite {
     name: "underlay",
     about: "path MTUs and unreachable nodes, as pods hear of them, in both modes",
+    parts: &[],
     cases,
 };
 

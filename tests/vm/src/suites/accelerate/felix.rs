@@ -3,7 +3,7 @@
 use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
-use tunless_lab::{Netns, Node, service};
+use tunless_lab::{Netns, Node, felix};
 
 use crate::tunl0::{self, Owner};
 
@@ -12,7 +12,7 @@ const SOON: Duration = Duration::from_secs(10);
 /// Felix's rules that have to do with IP-in-IP (`felix/rules/static.go`), and the
 /// chains for policies.
 pub fn rules(node: &Node, peer: &Node) -> Result<()> {
-    service::felix(&node.netns)?;
+    felix::trace(&node.netns)?;
     let restore = |text: &str| {
         node.netns.exec_with_input("iptables-restore", &["--wait", "--noflush"], text).map(drop)
     };

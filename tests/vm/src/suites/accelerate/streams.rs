@@ -25,7 +25,7 @@ impl Streams {
     pub fn start(lab: &Lab) -> Result<Self> {
         let one = |from: &Pod, to: &Pod, port| {
             let address = SocketAddrV4::new(to.ip, port);
-            let options = Options { rate: RATE, size: 200, answered: true };
+            let options = Options { rate: RATE, answered: true, ..Options::default() };
             Stream::start(&from.netns, address, &to.netns, port, &options)
         };
         let (perf, sit) = (lab.perf(), lab.sit());

@@ -32,6 +32,7 @@ use node::{Conntrack, Mode, Setup};
 pub const SUITE: Suite = Suite {
     name: "parity",
     about: "the same packets through tunl0 and through tunless: no difference but those listed",
+    parts: &[],
     cases,
 };
 

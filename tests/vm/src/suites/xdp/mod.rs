@@ -18,6 +18,7 @@ use crate::Kernel;
 pub const SUITE: Suite = Suite {
     name: "xdp",
     about: "`decap: auto` on network cards: XDP unwraps, GRO merges the inner TCP",
+    parts: &[],
     cases,
 };
 
