@@ -52,10 +52,9 @@ impl TunnelMode {
     #[must_use]
     pub fn choose(configured: Mode, host: &Host) -> Self {
         match configured {
-            Mode::Replace => Self::Replace,
             Mode::Accelerate => Self::Accelerate,
             Mode::Auto if host.tunl0_carries_routes() => Self::Accelerate,
-            Mode::Auto => Self::Replace,
+            Mode::Replace | Mode::Auto => Self::Replace,
         }
     }
 
