@@ -45,7 +45,8 @@ pub fn encap_pod(ctx: TcContext) -> i32 {
     leave(kernel::length(&ctx), encap::pod(&ctx))
 }
 
-/// What the stack hands to the tunnel device; what cannot be wrapped is dropped.
+/// What the stack hands to the tunnel device; what cannot be wrapped is dropped,
+/// or left to tunl0 if that is the device.
 #[classifier]
 pub fn encap_host(ctx: TcContext) -> i32 {
     leave(encap::frame_length(&ctx), encap::host(&ctx))

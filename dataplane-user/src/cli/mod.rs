@@ -91,9 +91,10 @@ enum Command {
     /// The configuration file.
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Remove every program, pin, device, route and address that tunless made.
+    /// Remove all that tunless made: programs, pins, device, routes, nft table.
     ///
-    /// Traffic to remote pods ends with it. Stop the daemon first.
+    /// Sysctls get their old values back. Traffic to remote pods ends with it, unless
+    /// there is a tunl0 to carry it. Stop the daemon first.
     Detach,
     /// This program's version, and that of its maps.
     Version,
