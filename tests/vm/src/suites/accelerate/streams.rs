@@ -63,22 +63,26 @@ impl Streams {
         Ok(Outcome::good(format!("{}+{} lost", lost[0], lost[1])))
     }
 
-    /// [`Streams::lost`] of something that adds or removes `clsact` qdiscs where
-    /// programs are attached by filters.
+    /// [`Streams::lost`] of something that makes tunless add or remove `clsact`
+    /// qdiscs where programs are attached by filters.
     pub fn lost_with_qdiscs(self, kernel: Kernel) -> Result<Outcome> {
         if kernel.has_tcx() {
             return self.lost();
         }
+        self.lost_or(
+            "a kernel before 6.6 has no TCX links, and adding or removing a clsact qdisc stops its \
+             interface for a moment: more than one packet per flow was lost, as counted, and less \
+             than a second's",
+        )
+    }
+
+    /// [`Streams::lost`], but more may be, if less than a second's, for this reason.
+    pub fn lost_or(self, why: &str) -> Result<Outcome> {
         let (lost, sent) = self.stop()?;
         if lost.iter().all(|lost| *lost <= MOST) {
             return Ok(Outcome::good(format!("{}+{} lost", lost[0], lost[1])));
         }
         ensure!(lost.iter().all(|lost| *lost <= BOUND), "{lost:?} of {sent} packets were lost");
-        Ok(Outcome::Limited {
-            why: "a kernel before 6.6 has no TCX links, and adding or removing a clsact qdisc \
-                  stops its interface for a moment: more than one packet per flow was lost, as \
-                  counted, and less than a second's"
-                .to_owned(),
-        })
+        Ok(Outcome::Limited { why: why.to_owned() })
     }
 }
