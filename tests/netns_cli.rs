@@ -280,7 +280,7 @@ fn commands_that_need_nothing() {
     let shown = run(&["config", "show", "--config", &path]).stdout;
     let shown: Value = serde_yaml::from_str(&shown).unwrap();
     for (key, value) in
-        [("mode", "replace"), ("spoof", "drop"), ("fastpath", "off"), ("mtu", "auto")]
+        [("mode", "auto"), ("spoof", "drop"), ("fastpath", "verified"), ("mtu", "auto")]
     {
         assert_eq!(shown[key], value);
     }

@@ -41,10 +41,10 @@ const BAD: &[Bad] = &[
         said: &["sometimes", "`off`", "`trusted`"],
     },
     Bad {
-        what: "a mode that is not there yet",
-        yaml: "mode: accelerate\n",
+        what: "a mode that is not there",
+        yaml: "mode: overlay\n",
         place: ":1: ",
-        said: &["accelerate", "replace"],
+        said: &["overlay", "accelerate", "replace"],
     },
     Bad { what: "no YAML", yaml: "node: {\n", place: ":", said: &["tunless config example"] },
     Bad {
