@@ -18,4 +18,5 @@ pub mod output;
 pub mod plan;
 pub mod policy;
 pub mod run_dir;
+pub mod sources;
 pub mod tables;

@@ -7,6 +7,7 @@
 pub mod check;
 pub mod file;
 pub mod locate;
+pub mod sources;
 pub mod types;
 
 use std::{
@@ -18,9 +19,12 @@ use std::{
 use dataplane_common::layout::DEFAULT_LEASES;
 use serde::{Deserialize, Serialize};
 
+use crate::sources::Encap;
+
 pub use self::{
     check::{HostFacts, Problem},
     file::{ConfigFile, Refusal},
+    sources::{BirdConfig, EtcdConfig, KernelConfig, KubernetesConfig, SourcesConfig},
     types::{Attach, Cidr, DecapHook, Fastpath, Mode, Mtu, Pattern, Spoof},
 };
 
@@ -56,8 +60,10 @@ pub struct Config {
     pub mtu: Mtu,
     /// Log each proven spoof (rate: every one; for debugging).
     pub log_spoofs: bool,
-    /// Where pods live.
+    /// Where pods live, as far as it is said here.
     pub routes: RoutesConfig,
+    /// Where else it is to be learnt.
+    pub sources: SourcesConfig,
     /// Directory for pins, on a bpffs.
     pub bpffs: BpffsDir,
 }
@@ -140,6 +146,19 @@ pub struct RoutesConfig {
     pub fixed: Vec<StaticRoute>,
     /// What else there is to say of a node.
     pub nodes: Vec<NodeExtras>,
+    /// How packets travel to pods of a pool, where the source of a route does not
+    /// say; the longest match counts, and without any it is `ipip`.
+    pub pools: Vec<PoolConfig>,
+}
+
+/// How packets travel to pods of a pool.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PoolConfig {
+    /// Its addresses.
+    pub cidr: Cidr,
+    /// How packets travel.
+    pub encap: Encap,
 }
 
 /// A pod CIDR and the node that carries it.
@@ -150,6 +169,9 @@ pub struct StaticRoute {
     pub cidr: Cidr,
     /// The node's underlay address.
     pub node: Ipv4Addr,
+    /// How packets travel there; left out: as the pool says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encap: Option<Encap>,
 }
 
 /// What else there is to say of a node.

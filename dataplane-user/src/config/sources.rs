@@ -1,0 +1,136 @@
+//! The sources of routes besides the file itself.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::sources::SourceKind;
+
+/// Each is off until it has a key of its own.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SourcesConfig {
+    /// Who is right where two sources name different nodes for one prefix, first
+    /// the most trusted. Those left out follow in their usual order.
+    pub precedence: Vec<SourceKind>,
+    /// The kernel's main routing table.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<KernelConfig>,
+    /// BIRD.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bird: Option<BirdConfig>,
+    /// Calico's datastore in etcd.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub etcd: Option<EtcdConfig>,
+    /// Calico's datastore in the Kubernetes API.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<KubernetesConfig>,
+}
+
+impl Default for SourcesConfig {
+    fn default() -> Self {
+        Self {
+            precedence: SourceKind::ALL.to_vec(),
+            kernel: None,
+            bird: None,
+            etcd: None,
+            kubernetes: None,
+        }
+    }
+}
+
+/// Routes that Felix or Calico's BIRD put into the kernel's main table.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KernelConfig {
+    /// The numbers they carry (rtnetlink's `RTPROT_*`): BIRD's 12, Felix's 80.
+    pub protocols: Vec<u8>,
+}
+
+impl Default for KernelConfig {
+    fn default() -> Self {
+        Self { protocols: vec![12, 80] }
+    }
+}
+
+/// BIRD's routing table, read by its control socket.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BirdConfig {
+    /// The control socket.
+    pub socket: PathBuf,
+    /// The table in it that holds the pods' routes.
+    pub table: String,
+    /// How often BIRD is asked whether anything changed, milliseconds.
+    pub poll_milliseconds: u64,
+}
+
+impl Default for BirdConfig {
+    fn default() -> Self {
+        Self {
+            socket: PathBuf::from("/run/bird/bird.ctl"),
+            table: "master4".to_owned(),
+            poll_milliseconds: 1000,
+        }
+    }
+}
+
+/// Calico's datastore in etcd (v3 API).
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct EtcdConfig {
+    /// `https://172.16.35.4:2379` …; all of one cluster.
+    pub endpoints: Vec<String>,
+    /// The authority that signed the servers' certificates, PEM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    /// Our own certificate, PEM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<PathBuf>,
+    /// Its key, PEM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
+    /// Who we are, where etcd asks for a password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// The file with the password in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    /// What Calico's keys begin with.
+    #[serde(default = "calico")]
+    pub prefix: String,
+}
+
+fn calico() -> String {
+    "/calico".to_owned()
+}
+
+/// Calico's datastore in the Kubernetes API.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KubernetesConfig {
+    /// Who we are and where the API is; left out: as a pod of the cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The context in it; left out: its current one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context: Option<String>,
+    /// Whose resources: Calico's older group, its newer one, none at all (pod CIDRs
+    /// of the nodes, `host-local`), or whichever the API has.
+    pub api: CalicoApi,
+}
+
+/// A group of Calico's resources.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CalicoApi {
+    /// Whichever is there: `v3`, then `v1`, then `none`.
+    #[default]
+    Auto,
+    /// `crd.projectcalico.org/v1`.
+    V1,
+    /// `projectcalico.org/v3`.
+    V3,
+    /// No IPAM of Calico's: `spec.podCIDR` of the nodes.
+    None,
+}

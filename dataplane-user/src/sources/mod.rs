@@ -1,0 +1,134 @@
+//! Where routes are learnt: the file, Calico's datastore, BIRD, the kernel.
+//!
+//! Each source is a task of its own that [reports](Reporter) what it claims and
+//! never decides anything. The [`RouteTable`] weighs all claims and chooses; the
+//! daemon puts the choice in place. So a source that is down, slow or wrong can
+//! make nothing vanish: only its own word, that something is gone, does.
+
+pub mod calico;
+
+use std::{fmt, net::Ipv4Addr, sync::Arc};
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::UnboundedSender;
+
+/// What a source is called.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SourceKind {
+    /// The configuration file.
+    File,
+    /// Calico's resources in the Kubernetes API.
+    Kubernetes,
+    /// Calico's keys in etcd.
+    Etcd,
+    /// BIRD's routing table, by its control socket.
+    Bird,
+    /// The kernel's main routing table, where Felix and Calico's BIRD write.
+    Kernel,
+}
+
+impl SourceKind {
+    /// All of them; in the order of precedence unless the file names another.
+    pub const ALL: [Self; 5] = [Self::File, Self::Kubernetes, Self::Etcd, Self::Bird, Self::Kernel];
+
+    /// As it is written in the file.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Kubernetes => "kubernetes",
+            Self::Etcd => "etcd",
+            Self::Bird => "bird",
+            Self::Kernel => "kernel",
+        }
+    }
+}
+
+impl fmt::Display for SourceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How packets travel to a node.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Encap {
+    /// Wrapped (Calico's `ipipMode: Always`).
+    Ipip,
+    /// Plain to nodes in this node's own subnet, wrapped to all others.
+    CrossSubnet,
+    /// Plain: the fabric knows the pods' addresses (plain BGP, `ipipMode: Never`).
+    Direct,
+}
+
+/// What a source says of a prefix.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Claim {
+    /// The underlay address of the node that carries it; this node's own if it
+    /// is ours, which makes no route but proves that it is nobody else's.
+    pub node: Ipv4Addr,
+    /// How to get there; `None`: the source does not know, the file's pools say.
+    pub encap: Option<Encap>,
+}
+
+/// Which object of a source a claim comes from, for people: an etcd key, a
+/// resource's name, a line. With the prefix it identifies the claim.
+pub type Origin = Arc<str>;
+
+/// A claim made, changed, or taken back (`claim: None`).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Change {
+    /// The block, or a borrowed address as a /32.
+    pub cidr: Ipv4Net,
+    /// Where it stands.
+    pub origin: Origin,
+    /// What it says now.
+    pub claim: Option<Claim>,
+}
+
+/// What a source has to tell.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Report {
+    /// Everything it claims: what it claimed before and is not here is gone. Only
+    /// after a complete list; makes the source *synced* and ends `Down`.
+    Snapshot {
+        /// All claims.
+        claims: Vec<Change>,
+        /// What could not be understood: key or resource → what is wrong with it
+        /// and that it was skipped. Replaces earlier problems.
+        problems: Vec<(Origin, String)>,
+    },
+    /// Changes since the last report, in order; together they become one step.
+    Changes(Vec<Change>),
+    /// An object cannot be understood (`Some`: why, in one line), or can again.
+    Problem(Origin, Option<String>),
+    /// The source cannot be reached, or refuses: why, in one line that names the
+    /// endpoint. What it claimed stays.
+    Down(String),
+    /// It can be reached again and nothing was missed. (After [`Report::Snapshot`]
+    /// this goes without saying.)
+    Up,
+}
+
+/// A source's way to the daemon.
+#[derive(Clone, Debug)]
+pub struct Reporter {
+    kind: SourceKind,
+    sender: UnboundedSender<(SourceKind, Report)>,
+}
+
+impl Reporter {
+    /// For one source.
+    #[must_use]
+    pub fn new(kind: SourceKind, sender: UnboundedSender<(SourceKind, Report)>) -> Self {
+        Self { kind, sender }
+    }
+
+    /// Tells the daemon; nobody listens any more once it stops.
+    pub fn send(&self, report: Report) {
+        let _ = self.sender.send((self.kind, report));
+    }
+}
