@@ -113,6 +113,15 @@ pub enum Report {
     Up,
 }
 
+/// This node, as the cluster knows it.
+#[derive(Clone, Debug)]
+pub struct Me {
+    /// Its name in the cluster (Calico's `nodename`).
+    pub name: String,
+    /// Its underlay address, as far as it is known.
+    pub address: Option<Ipv4Addr>,
+}
+
 /// A source's way to the daemon.
 #[derive(Clone, Debug)]
 pub struct Reporter {
