@@ -12,6 +12,7 @@ mod next_hops;
 mod raw_socket;
 mod round;
 mod service;
+pub mod survey;
 mod underlay_errors;
 
 use std::{collections::BTreeSet, net::Ipv4Addr, path::Path, time::Duration};

@@ -27,7 +27,7 @@ use crate::{
     bpf::{Attachment, Hook, Maps, Pins, Programs, programs::has_tcx},
     clock,
     config::{Attach, ConfigFile, DecapHook, Fastpath, HostFacts},
-    desired::{self, Desired, Facts, Inputs, Paths, Terms, TunnelMode},
+    desired::{self, ChosenRoutes, Desired, Facts, Inputs, Paths, Terms, TunnelMode},
     kernel::{Host, Kernel, Path, TUNNEL},
     netfilter::{MarkRules, conntrack},
     output,
@@ -35,8 +35,8 @@ use crate::{
         Me, Report, SourceKind,
         hub::{Reports, Sources},
         kernel::Reader,
-        status::SourcesStatus,
-        table::ChosenRoute,
+        status::{SourceStatus, SourcesStatus},
+        table::{ChosenRoute, RouteTable},
     },
     tables::{
         Attachments, Backstops, Endpoints, KernelRoutes, Keys, KnownRules, Marks, NodeCounters,
@@ -155,6 +155,31 @@ impl Reconciler {
             reported: Vec::new(),
         };
         (reconciler, reports)
+    }
+
+    /// The connection to the kernel.
+    pub fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+
+    /// The ways to the nodes.
+    pub fn paths(&self) -> &Paths {
+        &self.paths
+    }
+
+    /// How the sources are.
+    pub fn source_states(&self) -> Vec<SourceStatus> {
+        self.sources.status()
+    }
+
+    /// All claims and the routes they come to.
+    pub fn table(&self) -> &RouteTable {
+        self.sources.table()
+    }
+
+    /// The routes.
+    pub fn chosen(&self) -> &ChosenRoutes {
+        self.sources.table().routes()
     }
 
     /// The file in force.
@@ -383,13 +408,16 @@ impl Reconciler {
     }
 
     /// All nodes that are to be reached.
-    fn nodes(&self) -> BTreeSet<Ipv4Addr> {
+    pub fn nodes(&self) -> BTreeSet<Ipv4Addr> {
         let extras = self.file.config.routes.nodes.iter().map(|extras| extras.node);
         self.sources.nodes().chain(extras).collect()
     }
 
     /// What we make of the host.
-    fn find_facts(&mut self, mode: TunnelMode, host: &Host) -> Result<Facts> {
+    ///
+    /// # Errors
+    /// If nothing tells our node address.
+    pub fn find_facts(&mut self, mode: TunnelMode, host: &Host) -> Result<Facts> {
         let facts = Facts::find(mode, &self.file.config, host, &self.paths, self.node)
             .context("this node has no underlay address; set node.address")?;
         self.node = Some(facts.node);
@@ -397,7 +425,7 @@ impl Reconciler {
     }
 
     /// Tells the table of routes what the host is like, the kernel's routes among it.
-    fn consult_sources(&mut self, host: &Host, facts: &Facts) {
+    pub fn consult_sources(&mut self, host: &Host, facts: &Facts) {
         self.sources.table_mut().set_surroundings(facts.surroundings(host));
         let routes_differ = host.routes != self.host.routes || !self.sources.have_spoken();
         if let Some(config) = self.file.config.sources.kernel.as_ref().filter(|_| routes_differ) {
@@ -409,7 +437,7 @@ impl Reconciler {
     }
 
     /// Asks the kernel for the ways to these nodes; forgets those to no node.
-    async fn ask_for_ways(&mut self, nodes: BTreeSet<Ipv4Addr>) {
+    pub async fn ask_for_ways(&mut self, nodes: BTreeSet<Ipv4Addr>) {
         for node in nodes {
             match self.kernel.path(node).await {
                 Ok(Some(path)) => {

@@ -279,6 +279,12 @@ impl RouteTable {
         self.nodes.contains_key(&node)
     }
 
+    /// Who claims a prefix, and what they say.
+    pub fn claims_to(&self, cidr: Ipv4Net) -> impl Iterator<Item = (SourceKind, &Origin, &Claim)> {
+        let claims = self.claims.get(&cidr).into_iter().flatten();
+        claims.map(|((kind, origin), claim)| (*kind, origin, claim))
+    }
+
     /// Whether the address of a node that has routes, or our own, lies in `cidr`.
     #[must_use]
     pub fn has_node_in(&self, cidr: Ipv4Net) -> bool {
