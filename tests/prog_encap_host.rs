@@ -17,8 +17,8 @@ use tunless_tests::{
     prog::{Action, Program},
     world::{
         BORROWED, EXTRA_SOURCE, MTU, NEIGHBOUR, NEXT_HOP_MAC, NIC_MAC, NODE1, NODE2, NODE3, POD,
-        REMOTE, REMOTE_AWAY, REMOTE_UNKNOWN, REMOTE3, SMALL_MTU, STRANGER, TUNNEL_ADDRESS,
-        from_stack, route,
+        REMOTE, REMOTE_AWAY, REMOTE_DIRECT, REMOTE_UNKNOWN, REMOTE3, SMALL_MTU, STRANGER,
+        TUNNEL_ADDRESS, from_stack, route,
     },
 };
 
@@ -69,6 +69,11 @@ fn sent() -> Vec<Case> {
     let mut cases = vec![
         case("a forwarded datagram", &plain())
             .sent(HostEncapsulated, &wrapped_ip().udp(1000, 2000).payload(64)),
+        case(
+            "routed to us a moment before it was to travel plain",
+            &from_stack().ipv4(POD, REMOTE_DIRECT).ttl(63).udp(1, 2),
+        )
+        .sent(HostEncapsulated, &wrapped(NODE2).ipv4(POD, REMOTE_DIRECT).ttl(63).udp(1, 2)),
         case("with the fast path off", &plain())
             .stack_path()
             .sent(HostEncapsulated, &wrapped_ip().udp(1000, 2000).payload(64)),

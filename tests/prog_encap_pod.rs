@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use dataplane_common::Reason::{
     PodAlreadyEncapsulated, PodBadChecksum, PodBadHeader, PodCannotEncapsulate,
-    PodConnectionControl, PodEncapsulated, PodForgedSource, PodFragment, PodNoRoute,
+    PodConnectionControl, PodDirect, PodEncapsulated, PodForgedSource, PodFragment, PodNoRoute,
     PodNodeUnreachable, PodNotIpv4, PodOptions, PodTooBig, PodTruncated, PodTtlExpired,
 };
 use tunless_tests::{
@@ -17,8 +17,8 @@ use tunless_tests::{
     prog::{Action, Program},
     world::{
         BORROWED, EXTRA_SOURCE, MTU, NEIGHBOUR, NEXT_HOP_MAC, NIC_IF, NIC_MAC, NODE1, NODE2, NODE3,
-        POD, POD_IF, POD_MAC, REMOTE, REMOTE_AWAY, REMOTE_UNKNOWN, REMOTE3, SMALL_MTU, STRANGER,
-        TUNNEL_ADDRESS, endpoint, from_pod, route,
+        POD, POD_IF, POD_MAC, REMOTE, REMOTE_AWAY, REMOTE_DIRECT, REMOTE_UNKNOWN, REMOTE3,
+        SMALL_MTU, STRANGER, TUNNEL_ADDRESS, endpoint, from_pod, route,
     },
 };
 
@@ -153,6 +153,7 @@ fn not_ours() -> Vec<Case> {
         case("to our node", &to(NODE1)).passed(PodNoRoute),
         case("to our tunnel device", &to(TUNNEL_ADDRESS)).passed(PodNoRoute),
         case("to an address that is only ever a source", &to(EXTRA_SOURCE)).passed(PodNoRoute),
+        case("to a pod whose packets travel plain", &to(REMOTE_DIRECT)).passed(PodDirect),
         case("to all", &to(broadcast)).passed(PodNoRoute),
         case("to many", &to(multicast)).passed(PodNoRoute),
         case("to a node without a way there", &to(REMOTE_AWAY)).passed(PodNodeUnreachable),

@@ -62,7 +62,9 @@ plain! {
     pub struct Route {
         /// The node that carries it.
         pub node: Ipv4Be,
-        /// [`Route::LOCAL`], [`Route::SOURCE_ONLY`].
+        /// Since when it has been so, `CLOCK_MONOTONIC` in seconds; for the CLI alone.
+        pub since: u32,
+        /// [`Route::LOCAL`], [`Route::SOURCE_ONLY`], [`Route::DIRECT`].
         pub flags: u16,
         /// Where it was learnt: [`Route::SOURCE_FILE`] …; for the CLI alone.
         pub source: u16,
@@ -75,11 +77,22 @@ impl Route {
     pub const LOCAL: u16 = 1;
     /// Accepted as an inner source, never a destination (`extra_sources`).
     pub const SOURCE_ONLY: u16 = 2;
+    /// Packets travel plain, as the kernel's routes say. What all the same comes
+    /// out of the tunnel device was routed a moment ago, and is still wrapped.
+    pub const DIRECT: u16 = 4;
 
     /// Learnt from the configuration file.
     pub const SOURCE_FILE: u16 = 0;
     /// Learnt from this host's own kernel: local pods and node addresses.
     pub const SOURCE_LOCAL: u16 = 1;
+    /// Learnt from Calico's resources in the Kubernetes API.
+    pub const SOURCE_KUBERNETES: u16 = 2;
+    /// Learnt from Calico's keys in etcd.
+    pub const SOURCE_ETCD: u16 = 3;
+    /// Learnt from BIRD.
+    pub const SOURCE_BIRD: u16 = 4;
+    /// Learnt from the kernel's main routing table.
+    pub const SOURCE_KERNEL: u16 = 5;
 
     /// Whether it is one of our own addresses.
     #[inline(always)]
@@ -88,11 +101,18 @@ impl Route {
         self.flags & Self::LOCAL != 0
     }
 
-    /// Whether packets are encapsulated to it.
+    /// Whether packets to it are a node's, wrapped or plain.
     #[inline(always)]
     #[must_use]
     pub const fn is_destination(&self) -> bool {
         self.flags & (Self::LOCAL | Self::SOURCE_ONLY) == 0
+    }
+
+    /// Whether packets travel there plain.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_direct(&self) -> bool {
+        self.flags & Self::DIRECT != 0
     }
 }
 

@@ -103,6 +103,7 @@ reasons! {
     PodBadHeader "pod_bad_header" Encap Passed "IPv4 header whose version, header length or total length cannot be"
     PodForgedSource "pod_forged_source" Encap Passed "source is not the address of the pod on this interface, or the lease another pod's; rp_filter judges it"
     PodNoRoute "pod_no_route" Encap Passed "destination is no pod of another node"
+    PodDirect "pod_direct" Encap Passed "destination's packets travel plain, as the kernel routes them"
     PodNodeUnreachable "pod_node_unreachable" Encap Passed "the destination's node has no route over an underlay interface"
     PodTtlExpired "pod_ttl_expired" Encap Passed "TTL would reach 0; the kernel sends Time Exceeded"
     PodTooBig "pod_too_big" Encap Passed "does not fit the node's MTU with the outer header; the kernel fragments or sends Fragmentation Needed"

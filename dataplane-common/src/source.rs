@@ -57,7 +57,7 @@ mod tests {
         let node = ip(172, 16, 35, 4);
         let other = ip(172, 16, 34, 7);
         let pod = ip(10, 20, 42, 31);
-        let route = |node, flags| Some(Route { node, flags, source: 0 });
+        let route = |node, flags| Some(Route { node, since: 0, flags, source: 0 });
         let cases = [
             (pod, route(node, 0), Source::Belongs),
             (pod, route(node, Route::SOURCE_ONLY), Source::Belongs),

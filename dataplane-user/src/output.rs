@@ -46,6 +46,17 @@ pub trait Row: Serialize {
     fn cells(&self) -> Vec<String>;
 }
 
+/// A time span for people: its largest unit, `45s`, `12m`, `3h`, `9d`.
+#[must_use]
+pub fn age(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7_200 => format!("{}m", seconds / 60),
+        7_200..172_800 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
 /// Prints a list. An empty table says so on stderr.
 ///
 /// # Errors

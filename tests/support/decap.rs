@@ -12,7 +12,7 @@ use super::{
     packet::{EVIL, Frame},
     world::{
         BORROWED, EXTRA_SOURCE, NEIGHBOUR, NODE_AWAY, NODE_UNKNOWN, NODE1, NODE2, NODE3, POD,
-        REMOTE, REMOTE_AWAY, REMOTE3, STRANGER, TUNNEL_ADDRESS, from_wire,
+        REMOTE, REMOTE_AWAY, REMOTE_DIRECT, REMOTE3, STRANGER, TUNNEL_ADDRESS, from_wire,
     },
 };
 
@@ -48,6 +48,8 @@ pub fn honest() -> Vec<(Ipv4Addr, Ipv4Addr)> {
         (NODE3, NODE3),
         (NODE2, EXTRA_SOURCE),
         (NODE3, BORROWED),
+        // Peers may go on wrapping what we send plain.
+        (NODE2, REMOTE_DIRECT),
         // Known, though we could not answer it.
         (NODE_AWAY, REMOTE_AWAY),
     ]

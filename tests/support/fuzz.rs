@@ -42,7 +42,7 @@ impl Random {
     }
 }
 
-const ADDRESSES: [Ipv4Addr; 20] = [
+const ADDRESSES: [Ipv4Addr; 21] = [
     world::NODE1,
     world::NODE2,
     world::NODE3,
@@ -56,6 +56,7 @@ const ADDRESSES: [Ipv4Addr; 20] = [
     world::REMOTE3,
     world::BORROWED,
     world::REMOTE_AWAY,
+    world::REMOTE_DIRECT,
     world::REMOTE_UNKNOWN,
     world::EXTRA_SOURCE,
     world::STRANGER,

@@ -411,9 +411,13 @@ impl Model {
             if pod && owner != Some(POD_IF) {
                 return Err(No::Pass(Reason::PodForgedSource));
             }
-            let route = self.route(ip.destination()).filter(|route| route.flags == 0);
-            let address =
-                route.ok_or_else(|| no(Reason::PodNoRoute, Reason::HostNoRoute))?.node.into();
+            let elsewhere = |route: &Route| route.flags & !Route::DIRECT == 0;
+            let route = self.route(ip.destination()).filter(elsewhere);
+            let route = route.ok_or_else(|| no(Reason::PodNoRoute, Reason::HostNoRoute))?;
+            if pod && route.flags & Route::DIRECT != 0 {
+                return Err(No::Pass(Reason::PodDirect));
+            }
+            let address = route.node.into();
             let node = self
                 .node(address)
                 .filter(|node| node.ifindex != 0)

@@ -35,6 +35,8 @@ pub const REMOTE3: Ipv4Addr = Ipv4Addr::new(10, 20, 43, 31);
 pub const BORROWED: Ipv4Addr = Ipv4Addr::new(10, 20, 42, 5);
 /// A pod of [`NODE_AWAY`].
 pub const REMOTE_AWAY: Ipv4Addr = Ipv4Addr::new(10, 20, 44, 31);
+/// A pod of node 2 whose packets travel plain.
+pub const REMOTE_DIRECT: Ipv4Addr = Ipv4Addr::new(10, 20, 46, 31);
 /// A pod of [`NODE_UNKNOWN`].
 pub const REMOTE_UNKNOWN: Ipv4Addr = Ipv4Addr::new(10, 20, 45, 31);
 /// Accepted from [`NODE2`] as a source, never a destination.
@@ -166,7 +168,11 @@ pub fn lease(flow: &Flow, node: Ipv4Addr, way: Node) -> Lease {
 /// A route to a node's pods.
 #[must_use]
 pub fn route(prefix: Ipv4Addr, length: u8, node: Ipv4Addr, flags: u16) -> Entry {
-    Entry::Route(prefix, length, Route { node: node.into(), flags, source: Route::SOURCE_FILE })
+    Entry::Route(
+        prefix,
+        length,
+        Route { node: node.into(), since: 0, flags, source: Route::SOURCE_FILE },
+    )
 }
 
 /// A node whose next hop's MAC is not known.
@@ -192,6 +198,7 @@ pub fn entries() -> Vec<Entry> {
         route(Ipv4Addr::new(10, 20, 45, 0), 26, NODE_UNKNOWN, 0),
         route(BORROWED, 32, NODE3, 0),
         route(EXTRA_SOURCE, 32, NODE2, Route::SOURCE_ONLY),
+        route(Ipv4Addr::new(10, 20, 46, 0), 26, NODE2, Route::DIRECT),
         // Martian sources must not depend on there being no route.
         route(Ipv4Addr::new(127, 0, 0, 0), 8, NODE2, Route::SOURCE_ONLY),
         route(Ipv4Addr::new(224, 0, 0, 0), 3, NODE2, Route::SOURCE_ONLY),

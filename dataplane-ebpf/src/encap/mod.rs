@@ -105,6 +105,8 @@ struct Reasons {
     not_ipv4: Reason,
     bad_header: Reason,
     no_route: Reason,
+    /// For what travels plain, if that is a "no".
+    direct: Option<Reason>,
     node_unreachable: Reason,
     ttl_expired: Reason,
     too_big: Reason,
@@ -118,6 +120,7 @@ const POD: Reasons = Reasons {
     not_ipv4: Reason::PodNotIpv4,
     bad_header: Reason::PodBadHeader,
     no_route: Reason::PodNoRoute,
+    direct: Some(Reason::PodDirect),
     node_unreachable: Reason::PodNodeUnreachable,
     ttl_expired: Reason::PodTtlExpired,
     too_big: Reason::PodTooBig,
@@ -131,6 +134,8 @@ const HOST: Reasons = Reasons {
     not_ipv4: Reason::HostNotIpv4,
     bad_header: Reason::HostBadHeader,
     no_route: Reason::HostNoRoute,
+    // The kernel's route to the tunnel device was looked up before it became direct.
+    direct: None,
     node_unreachable: Reason::HostNodeUnreachable,
     ttl_expired: Reason::HostTtlExpired,
     too_big: Reason::HostTooBig,
@@ -144,6 +149,7 @@ const TUNL0: Reasons = Reasons {
     not_ipv4: Reason::Tunl0NotIpv4,
     bad_header: Reason::Tunl0BadHeader,
     no_route: Reason::Tunl0NoRoute,
+    direct: None,
     node_unreachable: Reason::Tunl0NodeUnreachable,
     ttl_expired: Reason::Tunl0TtlExpired,
     too_big: Reason::Tunl0TooBig,

@@ -9,7 +9,10 @@ use crate::maps;
 #[inline(always)]
 pub fn find(inner: &Inner, reasons: &Reasons) -> Result<(Ipv4Be, Node), Reason> {
     let address = match maps::route(inner.header.destination) {
-        Some(route) if route.is_destination() => route.node,
+        Some(route) if route.is_destination() => match reasons.direct {
+            Some(direct) if route.is_direct() => return Err(direct),
+            _ => route.node,
+        },
         _ => return Err(reasons.no_route),
     };
     match maps::node(address) {

@@ -25,7 +25,7 @@ pub async fn validate(path: &Path, here: bool, format: Format) -> Result<Exit> {
         daemon::check_here(&file).await?;
     }
     let routes = file.config.routes.fixed.len();
-    let nodes = crate::desired::nodes(&file.config).len();
+    let nodes = crate::desired::configured_nodes(&file.config).len();
     let text = format!(
         "{}: fine: {} to {}",
         path.display(),

@@ -1,16 +1,19 @@
 //! `tunless detach`: everything of ours goes, and nothing else.
 
+use std::net::Ipv4Addr;
+
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use crate::{
-    bpf::{Hook, Pins, filters, links, programs::unpin},
+    bpf::{Hook, Maps, Pins, filters, links, programs::unpin},
     daemon::Lock,
     exit::Exit,
     kernel::{Kernel, PROTOCOL, TUNNEL, is_tunnel_of},
     netfilter,
     output::{self, Format},
-    tables::Sysctls,
+    sources::status::SourcesStatus,
+    tables::{KernelRoutes, Sysctls},
 };
 
 #[derive(Serialize)]
@@ -38,17 +41,17 @@ pub async fn detach(pins: &Pins, format: Format) -> Result<Exit> {
             done.push("the nft table `ip tunless`".to_owned());
         }
         let mut routes = 0;
-        for route in host.routes.iter().filter(|route| route.protocol == PROTOCOL) {
-            match (route.ifindex, device) {
-                (Some(ifindex), Some((tunnel, _))) if ifindex == tunnel => {
-                    kernel.delete_route(route.destination, ifindex).await?;
-                    routes += 1;
-                }
-                (None, _) if route.is_unreachable => {
-                    kernel.delete_backstop(route.destination).await?;
-                }
-                _ => {}
-            }
+        let maps = if pins.exist() { Maps::open(pins).ok() } else { None };
+        let is_node = |node: Ipv4Addr| {
+            maps.as_ref().is_some_and(|maps| maps.nodes.get(&node.into(), 0).is_ok())
+        };
+        for (destination, route) in KernelRoutes::ours(&host, is_node) {
+            kernel.delete_route(destination, &route).await?;
+            routes += 1;
+        }
+        let ours = host.routes.iter().filter(|route| route.protocol == PROTOCOL);
+        for backstop in ours.filter(|route| route.is_unreachable) {
+            kernel.delete_backstop(backstop.destination).await?;
         }
         if routes > 0 {
             done.push(output::count(routes, "route"));
@@ -86,6 +89,7 @@ pub async fn detach(pins: &Pins, format: Format) -> Result<Exit> {
              that were leased may stall"
         );
     }
+    SourcesStatus::remove(pins)?;
     lock.remove()?;
     let text = match done.is_empty() {
         true => "there was nothing of ours".to_owned(),

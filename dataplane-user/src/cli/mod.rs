@@ -7,6 +7,7 @@ mod endpoints;
 mod leases;
 mod nodes;
 mod routes;
+mod routes_diff;
 mod status;
 mod version;
 
@@ -19,6 +20,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
+pub use self::routes_diff::Difference;
 use crate::{
     bpf::{Maps, Pins},
     config::{BpffsDir, DEFAULT_PATH, file as config_file},
@@ -115,6 +117,15 @@ enum RoutesCommand {
         /// A pod's address.
         ip: Ipv4Addr,
     },
+    /// Compare what the sources say, what we make of it, the map and the kernel.
+    ///
+    /// Asks every source anew, also while the daemon is down. Exit code 3 if
+    /// anything differs, or a source does not answer.
+    Diff {
+        /// How long to wait for the sources.
+        #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+        timeout: Duration,
+    },
 }
 
 #[derive(Subcommand, Debug)]
@@ -185,6 +196,10 @@ impl Cli {
             Command::Status { wait } => block_on(status::status(&global.pins()?, format, wait)),
             Command::Routes(RoutesCommand::List) => routes::list(&global.maps()?, format),
             Command::Routes(RoutesCommand::Get { ip }) => routes::get(&global.maps()?, format, ip),
+            Command::Routes(RoutesCommand::Diff { timeout }) => {
+                let bpffs = global.bpffs.as_deref();
+                block_on(routes_diff::diff(&global.config, bpffs, format, timeout))
+            }
             Command::Nodes(NodesCommand::List) => nodes::list(&global.maps()?, format),
             Command::Endpoints(EndpointsCommand::List) => endpoints::list(&global.maps()?, format),
             Command::Leases(LeasesCommand::List) => leases::list(&global.maps()?, format),

@@ -10,26 +10,33 @@ use serde::Serialize;
 
 use crate::{
     bpf::Maps,
+    clock,
     exit::Exit,
     output::{self, Format, Row},
+    sources::SourceKind,
 };
 
 #[derive(Serialize)]
 struct RouteItem {
     cidr: Ipv4Net,
     node: Ipv4Addr,
-    /// How packets get there: `ipip`; `local` for our own; `none` for a source-only prefix.
+    /// How packets get there: `ipip`; plain, `direct`; `local` for our own; `none` for a
+    /// source-only prefix.
     encap: &'static str,
     /// Where the route was learnt.
     source: &'static str,
     /// `active`, or `unreachable` while the kernel has no way to the node.
     state: &'static str,
+    /// Since when it has been so, seconds; `null` for our own addresses.
+    age_seconds: Option<u64>,
 }
 
 impl RouteItem {
     fn new(maps: &Maps, cidr: Ipv4Net, route: &Route) -> Self {
         let encap = if route.is_local() {
             "local"
+        } else if route.is_destination() && route.is_direct() {
+            "direct"
         } else if route.is_destination() {
             "ipip"
         } else {
@@ -42,17 +49,18 @@ impl RouteItem {
             node: route.node.into(),
             encap,
             source: match route.source {
-                Route::SOURCE_FILE => "file",
                 Route::SOURCE_LOCAL => "local",
-                _ => "unknown",
+                number => SourceKind::from_number(number).map_or("unknown", SourceKind::as_str),
             },
             state: if reachable { "active" } else { "unreachable" },
+            age_seconds: (route.since != 0)
+                .then(|| clock::monotonic().as_secs().saturating_sub(u64::from(route.since))),
         }
     }
 }
 
 impl Row for RouteItem {
-    const COLUMNS: &'static [&'static str] = &["CIDR", "NODE", "ENCAP", "SOURCE", "STATE"];
+    const COLUMNS: &'static [&'static str] = &["CIDR", "NODE", "ENCAP", "SOURCE", "STATE", "AGE"];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -61,6 +69,7 @@ impl Row for RouteItem {
             self.encap.into(),
             self.source.into(),
             self.state.into(),
+            self.age_seconds.map_or_else(|| "-".into(), output::age),
         ]
     }
 }
@@ -125,9 +134,12 @@ pub fn get(maps: &Maps, format: Format, ip: Ipv4Addr) -> Result<Exit> {
 
 fn describe(answer: &Answer) -> String {
     let Answer { ip, route, interface, mtu, next_hop_mac } = answer;
-    let RouteItem { cidr, node, encap, source, state } = route;
+    let RouteItem { cidr, node, encap, source, state, .. } = route;
     let mut text = match *encap {
         "local" => format!("{ip} is ours"),
+        "direct" => format!(
+            "{ip} is behind node {node}, plain as the kernel routes it ({cidr}, from {source}, {state})"
+        ),
         "none" => format!("{ip} is only a source node {node} may use ({cidr})"),
         _ => format!("{ip} is behind node {node} ({cidr}, {encap}, from {source}, {state})"),
     };

@@ -4,11 +4,11 @@ use std::{
     collections::BTreeMap,
     fmt::Write as _,
     net::Ipv4Addr,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Result;
-use dataplane_common::{Direction, Ipv4Be, Reason, Settings, State, Verdict};
+use dataplane_common::{Direction, Ipv4Be, Reason, Settings, State as DaemonState, Verdict};
 use serde::Serialize;
 
 use crate::{
@@ -21,6 +21,7 @@ use crate::{
     kernel::Kernel,
     netfilter::conntrack,
     output::{self, Format},
+    sources::status::{SourcesStatus, State},
 };
 
 #[derive(Serialize)]
@@ -44,6 +45,9 @@ struct Status {
     routes: usize,
     endpoints: usize,
     nodes: usize,
+    /// Where routes come from.
+    #[serde(flatten)]
+    sources: SourcesStatus,
 }
 
 /// Of the packets between pods and the wire, those that skipped the stack, since
@@ -141,7 +145,9 @@ async fn look(pins: &Pins) -> Result<Status> {
             live: link.is_live,
         })
         .collect();
-    let problems = problems(&state, &attachments, running);
+    let sources = SourcesStatus::read(pins)?.unwrap_or_default();
+    let mut problems = problems(&state, &attachments, running);
+    problems.extend(source_problems(&sources));
     let routes = maps.all_routes()?.iter().filter(|(_, route)| !route.is_local()).count();
     let ago = clock::monotonic().saturating_sub(Duration::from_nanos(state.heartbeat));
     Ok(Status {
@@ -169,6 +175,7 @@ async fn look(pins: &Pins) -> Result<Status> {
         routes,
         endpoints: maps.endpoints.keys().count(),
         nodes: maps.nodes.keys().count(),
+        sources,
     })
 }
 
@@ -190,13 +197,14 @@ fn nothing(pins: &Pins, running: bool, error: &anyhow::Error) -> Status {
         routes: 0,
         endpoints: 0,
         nodes: 0,
+        sources: SourcesStatus::default(),
     }
 }
 
 /// So long without a round means that the daemon hangs: three resyncs.
 const SILENCE: Duration = Duration::from_secs(30);
 
-fn problems(state: &State, attachments: &[AttachmentStatus], running: bool) -> Vec<String> {
+fn problems(state: &DaemonState, attachments: &[AttachmentStatus], running: bool) -> Vec<String> {
     let mut problems = Vec::new();
     let heartbeat = Duration::from_nanos(state.heartbeat);
     if running && clock::monotonic().saturating_sub(heartbeat) > SILENCE {
@@ -228,7 +236,42 @@ fn problems(state: &State, attachments: &[AttachmentStatus], running: bool) -> V
     problems
 }
 
-fn tunnel_mode(state: &State) -> TunnelMode {
+/// What is wrong with the sources of routes.
+fn source_problems(status: &SourcesStatus) -> Vec<String> {
+    let mut problems = Vec::new();
+    for source in &status.sources {
+        let name = source.source;
+        let why = source.reason.as_deref().unwrap_or("no answer yet");
+        match source.state {
+            State::Synced => {}
+            State::Stale => problems.push(format!(
+                "{name}: stale since {}: {why}; what it said last stays in force",
+                ago(source.stale_since)
+            )),
+            State::Waiting => problems.push(format!(
+                "{name}: has not told its routes yet: {why}; nothing is deleted until it has"
+            )),
+        }
+        problems.extend(source.problems.iter().map(|problem| format!("{name}: {problem}")));
+        if source.more_problems > 0 {
+            problems.push(format!("{name}: {} more of that kind", source.more_problems));
+        }
+    }
+    problems.extend(status.alarms.iter().cloned());
+    if status.more_alarms > 0 {
+        problems.push(format!("{} more of that kind", output::count(status.more_alarms, "claim")));
+    }
+    problems
+}
+
+/// `12m ago`, for Unix seconds.
+fn ago(since: Option<u64>) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+    since
+        .map_or_else(|| "?".to_owned(), |at| format!("{} ago", output::age(now.saturating_sub(at))))
+}
+
+fn tunnel_mode(state: &DaemonState) -> TunnelMode {
     if state.accelerate == 0 { TunnelMode::Replace } else { TunnelMode::Accelerate }
 }
 
@@ -290,6 +333,16 @@ fn describe(status: &Status) -> String {
         output::count(status.nodes, "node"),
         output::count(status.endpoints, "endpoint")
     );
+    for (position, source) in status.sources.sources.iter().enumerate() {
+        let head = if position == 0 { "sources:" } else { "" };
+        let since = match source.state {
+            State::Stale => format!(" since {}", ago(source.stale_since)),
+            State::Synced | State::Waiting => String::new(),
+        };
+        let claims = output::count(source.claims, "claim");
+        let state = source.state.as_str();
+        let _ = writeln!(text, "{head:<12}{:<11} {state}{since}, {claims}", source.source.as_str());
+    }
     for (position, at) in status.attachments.iter().enumerate() {
         let head = if position == 0 { "programs:" } else { "" };
         let gone = if at.live { "" } else { "  NOT ATTACHED" };

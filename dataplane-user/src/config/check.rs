@@ -1,6 +1,7 @@
 //! What a file must not say: first on its own, then on this host.
 
 mod leases;
+mod sources;
 
 use std::{collections::HashMap, fmt, net::Ipv4Addr};
 
@@ -66,6 +67,7 @@ pub fn check_config(config: &Config) -> Vec<Problem> {
     check_nodes(config, &mut problems);
     check_extra_sources(config, &mut problems);
     leases::check(&config.leases, &mut problems);
+    sources::check(config, &mut problems);
     if let Some(address) = config.node.address {
         check_own_address(config, address, &mut problems);
     }

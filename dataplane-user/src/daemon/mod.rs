@@ -12,6 +12,7 @@ mod next_hops;
 mod raw_socket;
 mod round;
 mod service;
+pub mod survey;
 mod underlay_errors;
 
 use std::{collections::BTreeSet, net::Ipv4Addr, path::Path, time::Duration};
@@ -31,7 +32,8 @@ use self::{
 use crate::{
     bpf::Pins,
     config::{ConfigFile, Fastpath},
-    kernel::{Events, Kernel, RuleEvents},
+    kernel::{Changes, Events, Kernel, RuleEvents},
+    sources::{Report, SourceKind, hub::Reports},
 };
 
 pub use self::lock::{Lock, is_running};
@@ -63,8 +65,8 @@ pub async fn run(path: &Path, bpffs: Option<&Path>) -> Result<()> {
     // Before the first look, so that nothing happens unseen in between.
     let events = Events::subscribe()?;
     let kernel = Kernel::connect()?;
-    let mut reconciler = Reconciler::new(kernel, file);
-    reconciler.check_host(reconciler.file()).await?;
+    let (mut reconciler, reports) = Reconciler::new(kernel, file);
+    let node = reconciler.check_host(reconciler.file()).await?;
     let pins = Pins::new(reconciler.file().config.bpffs.as_ref());
     let file = reconciler.file().clone();
     if let Err(error) = reconciler.judge_fastpath(&file, Depth::Whole).await {
@@ -77,8 +79,10 @@ pub async fn run(path: &Path, bpffs: Option<&Path>) -> Result<()> {
     }
     pins.prepare()?;
     let lock = Lock::take(&pins)?;
+    reconciler.start_sources(node);
     Daemon {
         events,
+        reports,
         rule_events: RuleEvents::subscribe()
             .inspect_err(|error| tracing::warn!("{error:#}; changes are found every 10 s"))
             .ok(),
@@ -105,7 +109,7 @@ pub async fn run(path: &Path, bpffs: Option<&Path>) -> Result<()> {
 /// # Errors
 /// If it does not fit.
 pub async fn check_here(file: &ConfigFile) -> Result<()> {
-    let mut reconciler = Reconciler::new(Kernel::connect()?, file.clone());
+    let (mut reconciler, _) = Reconciler::new(Kernel::connect()?, file.clone());
     reconciler.check_host(file).await?;
     reconciler.judge_fastpath(file, Depth::Whole).await
 }
@@ -120,6 +124,8 @@ async fn rules_changed(events: &mut Option<RuleEvents>) -> Result<()> {
 
 struct Daemon {
     events: Events,
+    /// What the sources of routes say.
+    reports: Reports,
     rule_events: Option<RuleEvents>,
     /// When to look at our nft table: others' may change all the time.
     rules_due: Option<Instant>,
@@ -144,7 +150,11 @@ struct Daemon {
 
 /// What woke the daemon.
 enum Wake {
-    Kernel,
+    Kernel(Changes),
+    /// A source has something to say.
+    Source(SourceKind, Report),
+    /// Time to end leases of what changed a moment ago.
+    LeasesDue,
     /// Somebody changed nftables.
     Rules,
     /// Time to see whether it was ours.
@@ -165,6 +175,9 @@ impl Daemon {
         let mut terminate = signal(SignalKind::terminate()).context("watching SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("watching SIGINT")?;
 
+        if let Some(signal) = self.await_sources(&mut terminate, &mut interrupt).await {
+            return self.stop(signal);
+        }
         let outcome = self.reconciler.round(true).await?;
         self.reconciler.announce();
         let mut is_ready = outcome.is_complete();
@@ -172,11 +185,28 @@ impl Daemon {
         let mut next = self.next_round(outcome.is_complete());
 
         loop {
-            let wake = self.wait(next, &mut hangup, &mut terminate, &mut interrupt).await?;
+            let mut wake = self.wait(next, &mut hangup, &mut terminate, &mut interrupt).await?;
             let resync = matches!(wake, Wake::Time);
+            let is_reload = matches!(wake, Wake::File | Wake::Hangup);
             match wake {
                 Wake::Stop(signal) => break self.stop(signal),
-                Wake::Kernel => sleep(GATHER).await,
+                Wake::Kernel(ref mut changes) => {
+                    sleep(GATHER).await;
+                    let changes = std::mem::take(changes);
+                    if !self.reconciler.kernel_changed(changes) && self.step().await? {
+                        continue;
+                    }
+                }
+                Wake::Source(kind, ref mut report) => {
+                    self.take_reports(kind, std::mem::replace(report, Report::Up));
+                    if self.step().await? {
+                        continue;
+                    }
+                }
+                Wake::LeasesDue => {
+                    self.reconciler.end_leases();
+                    continue;
+                }
                 Wake::Rules => {
                     self.rules_due.get_or_insert_with(|| Instant::now() + RULES);
                     continue;
@@ -231,8 +261,53 @@ impl Daemon {
             let after = self.next_round(complete);
             // However much the kernel has to announce, it must not put this off.
             next = if resync { after } else { next.min(after) };
-            if is_ready && matches!(wake, Wake::File | Wake::Hangup) {
+            if is_ready && is_reload {
                 service::ready_again();
+            }
+        }
+    }
+
+    /// While programs of another version serve by routes we cannot read, nothing is
+    /// touched before the sources have told us as much. The signal that ended it.
+    async fn await_sources(
+        &mut self,
+        terminate: &mut Signal,
+        interrupt: &mut Signal,
+    ) -> Option<&'static str> {
+        if self.reconciler.waits_for_sources() {
+            tracing::info!(
+                "the programs of another version serve until every source has told its routes"
+            );
+        }
+        while self.reconciler.waits_for_sources() {
+            service::alive();
+            tokio::select! {
+                Some((kind, report)) = self.reports.recv() => self.take_reports(kind, report),
+                _ = terminate.recv() => return Some("SIGTERM"),
+                _ = interrupt.recv() => return Some("SIGINT"),
+                () = sleep(RETRY) => {}
+            }
+        }
+        None
+    }
+
+    /// This report and all that are there already.
+    fn take_reports(&mut self, kind: SourceKind, report: Report) {
+        self.reconciler.take(kind, report);
+        while let Ok((kind, report)) = self.reports.try_recv() {
+            self.reconciler.take(kind, report);
+        }
+    }
+
+    /// Puts in place what the sources have changed, if that can be done without a
+    /// whole round.
+    async fn step(&mut self) -> Result<bool> {
+        match self.reconciler.step().await {
+            Ok(None) => Ok(false),
+            Ok(Some(_)) => Ok(true),
+            Err(error) => {
+                tracing::warn!("{error:#}");
+                Ok(false)
             }
         }
     }
@@ -256,8 +331,10 @@ impl Daemon {
         service::alive();
         let rules_due = self.rules_due.unwrap_or(next);
         let ways_due = self.ways_due.unwrap_or(next);
+        let leases_due = self.reconciler.leases_end_at().unwrap_or(next);
         let wake = tokio::select! {
-            changed = self.events.changed() => { changed?; Wake::Kernel }
+            changes = self.events.changed() => Wake::Kernel(changes?),
+            Some((kind, report)) = self.reports.recv() => Wake::Source(kind, report),
             changed = rules_changed(&mut self.rule_events), if self.rules_due.is_none() => {
                 changed?;
                 Wake::Rules
@@ -268,6 +345,9 @@ impl Daemon {
             _ = terminate.recv() => Wake::Stop("SIGTERM"),
             _ = interrupt.recv() => Wake::Stop("SIGINT"),
             () = sleep_until(next) => Wake::Time,
+            () = sleep_until(leases_due), if self.reconciler.leases_end_at().is_some() => {
+                Wake::LeasesDue
+            }
             () = sleep_until(rules_due), if self.rules_due.is_some() => Wake::RulesDue,
             () = sleep_until(ways_due), if self.ways_due.is_some() => Wake::WaysDue,
         };
@@ -300,10 +380,10 @@ impl Daemon {
     async fn reload(&mut self) {
         service::reloading();
         match self.read_again().await {
-            Ok((file, withheld)) => {
+            Ok((file, withheld, node)) => {
                 tracing::info!("{}: applying the new configuration", file.path.display());
                 self.refused = false;
-                self.reconciler.replace(file, withheld);
+                self.reconciler.replace(file, withheld, node);
             }
             Err(error) => {
                 self.refused = true;
@@ -313,8 +393,8 @@ impl Daemon {
         }
     }
 
-    /// The file, and why its fast path has to be withheld, if so.
-    async fn read_again(&mut self) -> Result<(ConfigFile, Option<String>)> {
+    /// The file, why its fast path has to be withheld, if so, and our node address.
+    async fn read_again(&mut self) -> Result<(ConfigFile, Option<String>, Ipv4Addr)> {
         let running = self.reconciler.file().clone();
         let mut file = ConfigFile::read(&running.path)?;
         if self.bpffs_override {
@@ -322,15 +402,15 @@ impl Daemon {
         } else if file.config.bpffs != running.config.bpffs {
             bail!("{}: bpffs: changes only with a restart", file.path.display());
         }
-        self.reconciler.check_host(&file).await?;
+        let node = self.reconciler.check_host(&file).await?;
         match self.reconciler.judge_fastpath(&file, Depth::Whole).await {
-            Ok(()) => Ok((file, None)),
+            Ok(()) => Ok((file, None, node)),
             // Nothing new: what forbids it came later, and routes must go on changing.
             Err(error)
                 if running.config.fastpath == file.config.fastpath
                     && running.config.leases == file.config.leases =>
             {
-                Ok((file, Some(format!("{error:#}"))))
+                Ok((file, Some(format!("{error:#}")), node))
             }
             Err(error) => Err(error),
         }

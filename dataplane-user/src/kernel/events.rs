@@ -1,12 +1,14 @@
 //! Something changed: look again.
 //!
-//! Which change it was does not matter here. The daemon compares what should
-//! be with what is; an event only says that it is time to. So an overrun of
-//! the socket, which loses events, is one more event.
+//! Which change it was matters only for routes, of which there may be thousands:
+//! the daemon knows its own, and takes a single one of Felix's or BIRD's for what
+//! it is. For all the rest it compares what should be with what is; an event only
+//! says that it is time to. So an overrun of the socket, which loses events, is one
+//! more event.
 
 use anyhow::{Context as _, Result};
 use futures::{StreamExt as _, channel::mpsc::UnboundedReceiver};
-use netlink_packet_core::NetlinkMessage;
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use rtnetlink::{
@@ -16,6 +18,45 @@ use rtnetlink::{
 
 /// Room for the events of a few thousand pods appearing at once, bytes.
 const RECEIVE_BUFFER: usize = 8 << 20;
+
+use super::{KernelRoute, snapshot};
+
+/// A route of the main table came, changed or went.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RouteChange {
+    /// The route.
+    pub route: KernelRoute,
+    /// It is there now; else it is gone.
+    pub is_there: bool,
+}
+
+/// What happened since the last time.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Changes {
+    /// Routes, in order.
+    pub routes: Vec<RouteChange>,
+    /// Something else, or nobody knows what: look at everything.
+    pub is_unknown: bool,
+}
+
+impl Changes {
+    fn add(&mut self, message: NetlinkMessage<RouteNetlinkMessage>) {
+        let (message, is_there) = match message.payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(message)) => (message, true),
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelRoute(message)) => {
+                (message, false)
+            }
+            _ => {
+                self.is_unknown = true;
+                return;
+            }
+        };
+        // Of another table than main: an address brings one of its own to `local`.
+        if let Some(route) = snapshot::route(&message) {
+            self.routes.push(RouteChange { route, is_there });
+        }
+    }
+}
 
 /// The kernel's announcements of links, qdiscs, addresses, routes and neighbours.
 pub struct Events {
@@ -47,9 +88,14 @@ impl Events {
     ///
     /// # Errors
     /// If the socket is gone for good.
-    pub async fn changed(&mut self) -> Result<()> {
-        self.messages.next().await.context("the kernel closed the netlink socket")?;
-        while self.messages.try_recv().is_ok() {}
-        Ok(())
+    pub async fn changed(&mut self) -> Result<Changes> {
+        let mut changes = Changes::default();
+        let (first, _) =
+            self.messages.next().await.context("the kernel closed the netlink socket")?;
+        changes.add(first);
+        while let Ok((next, _)) = self.messages.try_recv() {
+            changes.add(next);
+        }
+        Ok(changes)
     }
 }

@@ -8,6 +8,8 @@ use std::{
 use dataplane_common::Mac;
 use ipnet::Ipv4Net;
 
+use super::{PROTOCOL, TUNL0};
+
 /// One consistent-enough look at the kernel. A change in between raises an
 /// event, and with it another look.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,8 +59,14 @@ pub struct KernelRoute {
     pub ifindex: Option<u32>,
     /// Whether it says that there is no way (`unreachable`).
     pub is_unreachable: bool,
+    /// Whether it swallows packets (`blackhole`).
+    pub is_blackhole: bool,
     /// The next hop, if it is not the destination itself.
     pub gateway: Option<Ipv4Addr>,
+    /// The next hops of a multipath route: interface, gateway.
+    pub hops: Vec<(u32, Option<Ipv4Addr>)>,
+    /// Of several routes to a prefix the one with the lowest counts.
+    pub metric: u32,
     /// The source the host itself uses.
     pub source: Option<Ipv4Addr>,
     /// Bytes, if the route has an MTU of its own.
@@ -76,7 +84,26 @@ pub struct Neighbour {
     pub is_stale: bool,
 }
 
+impl KernelRoute {
+    /// All its next hops: interface, gateway.
+    pub fn next_hops(&self) -> impl Iterator<Item = (u32, Option<Ipv4Addr>)> {
+        let single = self.ifindex.map(|ifindex| (ifindex, self.gateway));
+        single.into_iter().chain(self.hops.iter().copied())
+    }
+}
+
 impl Host {
+    /// The routes that ways to nodes may go by: neither ours nor those to single pods.
+    pub fn ways(&self) -> impl Iterator<Item = &KernelRoute> {
+        let tunl0 = self.link(TUNL0).map(|(ifindex, _)| ifindex);
+        let leads_to_pods = move |route: &&KernelRoute| {
+            route.protocol == PROTOCOL
+                || (tunl0.is_some() && route.ifindex == tunl0)
+                || (route.destination.prefix_len() == 32 && route.gateway.is_none())
+        };
+        self.routes.iter().filter(move |route| !leads_to_pods(route))
+    }
+
     /// The interface called `name`.
     #[must_use]
     pub fn link(&self, name: &str) -> Option<(u32, &Link)> {

@@ -18,7 +18,7 @@ use rtnetlink::Handle;
 
 pub use self::{
     device::{TUNNEL, TUNNEL_PEER, TunnelDevice, is_tunnel_of},
-    events::Events,
+    events::{Changes, Events, RouteChange},
     filters::Filter,
     host::{Host, KernelRoute, Link, Neighbour},
     path::Path,

@@ -1,6 +1,6 @@
-//! Our routes to remote pod CIDRs, over the tunnel device.
+//! Our routes to remote pod CIDRs: over the tunnel device, or plain to a neighbour.
 //!
-//! Each has a backstop behind it: `unreachable`, with the worst metric there is.
+//! Each of the former has a backstop behind it: `unreachable`, with the worst metric there is.
 //! The kernel removes a device's routes with the device; without the backstop
 //! pods' packets would then take the default route, plain.
 
@@ -19,11 +19,14 @@ use super::{Kernel, errno, explain};
 /// that we know them from everybody else's.
 pub const PROTOCOL: u8 = b't';
 
-/// `10.20.42.0/26 dev tunless0 src 10.20.105.192 mtu 1480`
+/// `10.20.42.0/26 dev tunless0 src 10.20.105.192 mtu 1480`, or plain
+/// `10.20.42.0/26 via 172.16.36.11 dev eth0`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TunnelRoute {
-    /// The tunnel device.
+    /// The tunnel device; where packets travel plain, the underlay's interface.
     pub ifindex: u32,
+    /// The node itself, where packets travel plain.
+    pub gateway: Option<Ipv4Addr>,
     /// The host's own source towards these pods; `None`: as the kernel chooses.
     pub source: Option<Ipv4Addr>,
     /// Where the node takes less than the device, bytes.
@@ -64,8 +67,8 @@ impl Kernel {
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub async fn delete_route(&self, destination: Ipv4Net, ifindex: u32) -> Result<()> {
-        let route = TunnelRoute { ifindex, source: None, mtu: None };
+    pub async fn delete_route(&self, destination: Ipv4Net, route: &TunnelRoute) -> Result<()> {
+        let route = TunnelRoute { source: None, mtu: None, ..*route };
         match self.handle.route().del(message(destination, &route)).execute().await {
             Err(error) if errno(&error) != Some(libc::ESRCH) => Err(explain(error)),
             _ => Ok(()),
@@ -110,8 +113,11 @@ fn message(destination: Ipv4Net, route: &TunnelRoute) -> RouteMessage {
     let mut builder = RouteMessageBuilder::<Ipv4Addr>::new()
         .destination_prefix(destination.addr(), destination.prefix_len())
         .output_interface(route.ifindex)
-        .protocol(RouteProtocol::from(PROTOCOL))
-        .scope(RouteScope::Link);
+        .protocol(RouteProtocol::from(PROTOCOL));
+    builder = match route.gateway {
+        Some(gateway) => builder.gateway(gateway),
+        None => builder.scope(RouteScope::Link),
+    };
     if let Some(source) = route.source {
         builder = builder.pref_source(source);
     }

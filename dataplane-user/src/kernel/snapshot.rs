@@ -11,7 +11,10 @@ use netlink_packet_route::{
     address::AddressAttribute,
     link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
-    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType},
+    route::{
+        RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteNextHop,
+        RouteType,
+    },
     tc::TcAttribute,
 };
 use rtnetlink::RouteMessageBuilder;
@@ -120,15 +123,27 @@ fn link(message: LinkMessage) -> Link {
     link
 }
 
+/// One way of a multipath route: interface, gateway.
+fn next_hop(hop: &RouteNextHop) -> (u32, Option<Ipv4Addr>) {
+    let gateway = hop.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(RouteAddress::Inet(address)) => Some(*address),
+        _ => None,
+    });
+    (hop.interface_index, gateway)
+}
+
 /// A route of the main table, else `None`.
-fn route(message: &RouteMessage) -> Option<KernelRoute> {
+pub(super) fn route(message: &RouteMessage) -> Option<KernelRoute> {
     let mut destination = Ipv4Addr::UNSPECIFIED;
     let mut table = u32::from(message.header.table);
     let mut route = KernelRoute {
         destination: Ipv4Net::default(),
         ifindex: None,
         is_unreachable: message.header.kind == RouteType::Unreachable,
+        is_blackhole: message.header.kind == RouteType::BlackHole,
         gateway: None,
+        hops: Vec::new(),
+        metric: 0,
         source: None,
         mtu: None,
         protocol: message.header.protocol.into(),
@@ -140,6 +155,8 @@ fn route(message: &RouteMessage) -> Option<KernelRoute> {
             RouteAttribute::PrefSource(RouteAddress::Inet(address)) => {
                 route.source = Some(*address);
             }
+            RouteAttribute::Priority(metric) => route.metric = *metric,
+            RouteAttribute::MultiPath(hops) => route.hops = hops.iter().map(next_hop).collect(),
             RouteAttribute::Oif(ifindex) => route.ifindex = Some(*ifindex),
             RouteAttribute::Table(id) => table = *id,
             RouteAttribute::Metrics(metrics) => route.mtu = mtu(metrics),

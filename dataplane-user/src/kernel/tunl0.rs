@@ -1,6 +1,6 @@
 //! The kernel's own IPIP device, where it is not ours to touch.
 
-use std::net::Ipv4Addr;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use ipnet::Ipv4Net;
 
@@ -17,9 +17,17 @@ impl Host {
         self.link(TUNL0).filter(|(_, link)| link.is_up)
     }
 
+    /// The routes over tunl0: prefix → node.
+    #[must_use]
+    pub fn tunl0_routes(&self) -> BTreeMap<Ipv4Net, Ipv4Addr> {
+        let Some((tunl0, _)) = self.tunl0() else { return BTreeMap::new() };
+        let over_it = self.routes.iter().filter(|route| route.ifindex == Some(tunl0));
+        over_it.filter_map(|route| Some((route.destination, route.gateway?))).collect()
+    }
+
     /// The node to which a route over tunl0 sends exactly this prefix.
     #[must_use]
-    pub fn tunl0_gateway(&self, prefix: Ipv4Net) -> Option<Ipv4Addr> {
+    pub fn tunl0_route_to(&self, prefix: Ipv4Net) -> Option<Ipv4Addr> {
         let (tunl0, _) = self.tunl0()?;
         let leads_there = |route: &&super::KernelRoute| {
             route.ifindex == Some(tunl0) && route.destination == prefix

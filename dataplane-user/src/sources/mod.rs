@@ -6,12 +6,19 @@
 //! make nothing vanish: only its own word, that something is gone, does.
 
 pub mod calico;
+pub mod hub;
+pub mod kernel;
+pub mod status;
+pub mod table;
 
 use std::{fmt, net::Ipv4Addr, sync::Arc};
 
+use dataplane_common::Route;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::{sync::mpsc::UnboundedSender, task::JoinHandle};
+
+use crate::config::SourcesConfig;
 
 /// What a source is called.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Deserialize, Serialize)]
@@ -43,6 +50,27 @@ impl SourceKind {
             Self::Bird => "bird",
             Self::Kernel => "kernel",
         }
+    }
+}
+
+impl From<SourceKind> for u16 {
+    /// As in `Route::source`.
+    fn from(kind: SourceKind) -> Self {
+        match kind {
+            SourceKind::File => Route::SOURCE_FILE,
+            SourceKind::Kubernetes => Route::SOURCE_KUBERNETES,
+            SourceKind::Etcd => Route::SOURCE_ETCD,
+            SourceKind::Bird => Route::SOURCE_BIRD,
+            SourceKind::Kernel => Route::SOURCE_KERNEL,
+        }
+    }
+}
+
+impl SourceKind {
+    /// From `Route::source`; `None` for what no source said.
+    #[must_use]
+    pub fn from_number(number: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| u16::from(*kind) == number)
     }
 }
 
@@ -113,13 +141,28 @@ pub enum Report {
     Up,
 }
 
-/// This node, as the cluster knows it.
-#[derive(Clone, Debug)]
+/// Who we are, to the sources.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Me {
-    /// Its name in the cluster (Calico's `nodename`).
+    /// This node's name in the cluster.
     pub name: String,
     /// Its underlay address, as far as it is known.
     pub address: Option<Ipv4Addr>,
+}
+
+/// Starts a source; `None` for those the daemon reads itself.
+fn spawn(
+    kind: SourceKind,
+    config: &SourcesConfig,
+    me: Me,
+    reporter: Reporter,
+) -> Option<JoinHandle<()>> {
+    let _ = (config, me, reporter);
+    match kind {
+        // The daemon's own look at the file and at the kernel.
+        SourceKind::File | SourceKind::Kernel => None,
+        SourceKind::Bird | SourceKind::Etcd | SourceKind::Kubernetes => None,
+    }
 }
 
 /// A source's way to the daemon.

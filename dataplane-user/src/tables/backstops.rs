@@ -22,6 +22,12 @@ impl<'a> Backstops<'a> {
             host.routes.iter().filter(|route| route.protocol == PROTOCOL && route.is_unreachable);
         Self { kernel, present: ours.map(|route| (route.destination, ())).collect() }
     }
+
+    /// As we left them, without another look.
+    #[must_use]
+    pub fn left(kernel: &'a Kernel, present: BTreeMap<Ipv4Net, ()>) -> Self {
+        Self { kernel, present }
+    }
 }
 
 impl Table for Backstops<'_> {

@@ -1,40 +1,44 @@
-//! The kernel's routes to remote pod CIDRs, over the tunnel device.
+//! The kernel's routes to remote pod CIDRs.
 
-use std::{collections::BTreeMap, collections::HashMap};
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use anyhow::Result;
 use ipnet::Ipv4Net;
 
 use super::Table;
-use crate::kernel::{Host, Kernel, PROTOCOL, TUNNEL, TunnelRoute};
+use crate::kernel::{Host, Kernel, KernelRoute, PROTOCOL, TUNNEL, TunnelRoute};
 
-/// Our part of the main table: routes over the tunnel device with our protocol
-/// number. The number alone is no proof: nobody registers those.
+/// Our part of the main table: routes with our protocol number over the tunnel
+/// device, or plain to a node of ours. The number alone is no proof: nobody
+/// registers those.
 pub struct KernelRoutes<'a> {
     kernel: &'a Kernel,
-    present: HashMap<Ipv4Net, TunnelRoute>,
+    present: BTreeMap<Ipv4Net, TunnelRoute>,
 }
 
 impl<'a> KernelRoutes<'a> {
     /// As the last look found them.
     #[must_use]
-    pub fn new(kernel: &'a Kernel, host: &Host) -> Self {
+    pub fn new(kernel: &'a Kernel, host: &Host, is_node: impl Fn(Ipv4Addr) -> bool) -> Self {
+        Self { kernel, present: Self::ours(host, is_node) }
+    }
+
+    /// Those of a host's routes that are ours.
+    #[must_use]
+    pub fn ours(host: &Host, is_node: impl Fn(Ipv4Addr) -> bool) -> BTreeMap<Ipv4Net, TunnelRoute> {
         let tunnel = host.link(TUNNEL).map(|(ifindex, _)| ifindex);
-        let present = host
-            .routes
-            .iter()
-            .filter(|route| {
-                route.protocol == PROTOCOL && tunnel.is_some() && route.ifindex == tunnel
-            })
-            .map(|route| {
-                let entry = TunnelRoute {
-                    ifindex: route.ifindex.unwrap_or(0),
-                    source: route.source,
-                    mtu: route.mtu,
-                };
-                (route.destination, entry)
-            })
-            .collect();
+        let present = host.routes.iter().filter_map(|route| {
+            let ifindex = route.ifindex.filter(|_| route.protocol == PROTOCOL)?;
+            let is_ours = Some(ifindex) == tunnel || route.gateway.is_some_and(&is_node);
+            let KernelRoute { gateway, source, mtu, .. } = *route;
+            is_ours.then_some((route.destination, TunnelRoute { ifindex, gateway, source, mtu }))
+        });
+        present.collect()
+    }
+
+    /// As we left them, without another look.
+    #[must_use]
+    pub fn left(kernel: &'a Kernel, present: BTreeMap<Ipv4Net, TunnelRoute>) -> Self {
         Self { kernel, present }
     }
 }
@@ -45,7 +49,7 @@ impl Table for KernelRoutes<'_> {
     const NAME: &'static str = "kernel route";
 
     async fn actual(&mut self) -> Result<BTreeMap<Ipv4Net, TunnelRoute>> {
-        Ok(self.present.iter().map(|(prefix, route)| (*prefix, *route)).collect())
+        Ok(self.present.clone())
     }
 
     async fn upsert(&mut self, prefix: &Ipv4Net, route: &TunnelRoute) -> Result<()> {
@@ -56,7 +60,9 @@ impl Table for KernelRoutes<'_> {
     }
 
     async fn delete(&mut self, prefix: &Ipv4Net) -> Result<()> {
-        let ifindex = self.present.get(prefix).map_or(0, |route| route.ifindex);
-        self.kernel.delete_route(*prefix, ifindex).await
+        match self.present.get(prefix) {
+            Some(route) => self.kernel.delete_route(*prefix, route).await,
+            None => Ok(()),
+        }
     }
 }

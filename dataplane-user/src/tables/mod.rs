@@ -14,9 +14,13 @@ mod nodes;
 mod routes;
 mod sysctls;
 
-use std::{collections::BTreeMap, fmt::Debug};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+};
 
 use anyhow::Result;
+use aya::maps::MapError;
 
 pub use self::{
     attachments::Attachments,
@@ -62,6 +66,31 @@ pub trait Table {
     async fn delete(&mut self, key: &Self::Key) -> Result<()>;
 }
 
+/// Which entries of a map are looked at.
+#[derive(Clone, Copy, Debug)]
+pub enum Keys<'a, K> {
+    /// All.
+    All,
+    /// These, whatever else there is: the work is theirs alone.
+    Only(&'a BTreeSet<K>),
+}
+
+/// The entries that are there.
+fn found<K: Ord + Copy, V>(
+    keys: &BTreeSet<K>,
+    get: impl Fn(K) -> Result<V, MapError>,
+) -> Result<BTreeMap<K, V>> {
+    let mut entries = BTreeMap::new();
+    for key in keys {
+        match get(*key) {
+            Ok(value) => drop(entries.insert(*key, value)),
+            Err(MapError::KeyNotFound) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(entries)
+}
+
 /// What a table has too much.
 pub struct Surplus<K> {
     keys: Vec<K>,
@@ -71,6 +100,13 @@ pub struct Surplus<K> {
 impl<K> Default for Surplus<K> {
     fn default() -> Self {
         Self { keys: Vec::new(), outdates_leases: false }
+    }
+}
+
+impl<K: PartialEq> Surplus<K> {
+    /// Whether this entry is too much.
+    pub fn contains(&self, key: &K) -> bool {
+        self.keys.contains(key)
     }
 }
 

@@ -6,11 +6,11 @@ use anyhow::{Result, anyhow};
 use aya::{maps::PerCpuValues, util::nr_cpus};
 use dataplane_common::{Ipv4Be, NodeCounter};
 
-use super::Table;
+use super::{Keys, Table, found};
 use crate::bpf::{Maps, maps::gone_is_fine};
 
 /// The `NODE_COUNTERS` map. Figures are not ours to compare: an entry is there or not.
-pub struct NodeCounters<'a>(pub &'a mut Maps);
+pub struct NodeCounters<'a>(pub &'a mut Maps, pub Keys<'a, Ipv4Addr>);
 
 impl Table for NodeCounters<'_> {
     type Key = Ipv4Addr;
@@ -18,8 +18,15 @@ impl Table for NodeCounters<'_> {
     const NAME: &'static str = "node counter";
 
     async fn actual(&mut self) -> Result<BTreeMap<Ipv4Addr, ()>> {
-        let keys = self.0.node_counters.keys();
-        keys.map(|key| key.map(|key| (key.into(), ())).map_err(Into::into)).collect()
+        match self.1 {
+            Keys::All => {
+                let keys = self.0.node_counters.keys();
+                keys.map(|key| key.map(|key| (key.into(), ())).map_err(Into::into)).collect()
+            }
+            Keys::Only(nodes) => {
+                found(nodes, |node| self.0.node_counters.get(&Ipv4Be::from(node), 0).map(drop))
+            }
+        }
     }
 
     async fn upsert(&mut self, address: &Ipv4Addr, (): &()) -> Result<()> {

@@ -5,14 +5,14 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 use anyhow::Result;
 use dataplane_common::{Ipv4Be, Node};
 
-use super::Table;
+use super::{Keys, Table, found};
 use crate::bpf::{
     Maps,
     maps::{gone_is_fine, insist},
 };
 
 /// The `NODES` map.
-pub struct Nodes<'a>(pub &'a mut Maps);
+pub struct Nodes<'a>(pub &'a mut Maps, pub Keys<'a, Ipv4Addr>);
 
 impl Table for Nodes<'_> {
     type Key = Ipv4Addr;
@@ -28,11 +28,15 @@ impl Table for Nodes<'_> {
     }
 
     async fn actual(&mut self) -> Result<BTreeMap<Ipv4Addr, Node>> {
-        self.0
-            .nodes
-            .iter()
-            .map(|entry| entry.map(|(k, v)| (k.into(), v)).map_err(Into::into))
-            .collect()
+        match self.1 {
+            Keys::All => self
+                .0
+                .nodes
+                .iter()
+                .map(|entry| entry.map(|(k, v)| (k.into(), v)).map_err(Into::into))
+                .collect(),
+            Keys::Only(nodes) => found(nodes, |node| self.0.nodes.get(&Ipv4Be::from(node), 0)),
+        }
     }
 
     async fn upsert(&mut self, address: &Ipv4Addr, node: &Node) -> Result<()> {

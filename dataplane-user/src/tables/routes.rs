@@ -7,14 +7,14 @@ use aya::maps::lpm_trie::Key;
 use dataplane_common::{Ipv4Be, Route};
 use ipnet::Ipv4Net;
 
-use super::Table;
+use super::{Keys, Table, found};
 use crate::bpf::{
     Maps,
     maps::{gone_is_fine, insist},
 };
 
 /// The `ROUTES` map.
-pub struct Routes<'a>(pub &'a mut Maps);
+pub struct Routes<'a>(pub &'a mut Maps, pub Keys<'a, Ipv4Net>);
 
 fn key(prefix: Ipv4Net) -> Key<Ipv4Be> {
     Key::new(u32::from(prefix.prefix_len()), prefix.addr().into())
@@ -29,14 +29,23 @@ impl Table for Routes<'_> {
     fn outdates_leases(
         actual: &BTreeMap<Ipv4Net, Route>,
         prefix: &Ipv4Net,
-        _: Option<&Route>,
+        new: Option<&Route>,
     ) -> bool {
+        let old = actual.get(prefix);
+        if let (Some(old), Some(new)) = (old, new)
+            && (old.node, old.flags) == (new.node, new.flags)
+        {
+            return false;
+        }
         std::iter::successors(Some(*prefix), Ipv4Net::supernet)
             .any(|covering| actual.contains_key(&covering))
     }
 
     async fn actual(&mut self) -> Result<BTreeMap<Ipv4Net, Route>> {
-        self.0.all_routes()
+        match self.1 {
+            Keys::All => self.0.all_routes(),
+            Keys::Only(prefixes) => found(prefixes, |prefix| self.0.routes.get(&key(prefix), 0)),
+        }
     }
 
     async fn upsert(&mut self, prefix: &Ipv4Net, route: &Route) -> Result<()> {

@@ -8,7 +8,10 @@ use std::{
 use dataplane_common::Route;
 use ipnet::Ipv4Net;
 
-use crate::{desired::Desired, kernel::Host};
+use crate::{
+    desired::{Desired, RouteTables},
+    kernel::Host,
+};
 
 /// As of the last round; empty before the first.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -25,13 +28,35 @@ pub struct Scope {
 
 impl Scope {
     /// From what the programs work with now.
-    pub fn new(desired: Desired, host: &Host) -> Self {
+    pub fn new(desired: &Desired, host: &Host) -> Self {
         let networks = host.addresses.iter().map(|(_, network)| network.trunc());
         Self {
             node: Some(desired.settings.node.into()),
-            nodes: desired.nodes.into_keys().collect(),
-            routes: desired.routes,
+            nodes: desired.tables.nodes.keys().copied().collect(),
+            routes: desired.tables.routes.clone(),
             networks: networks.filter(|network| network.prefix_len() < 32).collect(),
+        }
+    }
+
+    /// These prefixes and nodes are as `tables` says now.
+    pub fn update(
+        &mut self,
+        tables: &RouteTables,
+        prefixes: &BTreeSet<Ipv4Net>,
+        nodes: &BTreeSet<Ipv4Addr>,
+    ) {
+        for prefix in prefixes {
+            match tables.routes.get(prefix) {
+                Some(route) => drop(self.routes.insert(*prefix, *route)),
+                None => drop(self.routes.remove(prefix)),
+            }
+        }
+        for node in nodes {
+            if tables.nodes.contains_key(node) {
+                self.nodes.insert(*node);
+            } else {
+                self.nodes.remove(node);
+            }
         }
     }
 
@@ -95,7 +120,7 @@ pub mod tests {
     pub const EXTRA: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 
     pub fn scope() -> Scope {
-        let to = |node: Ipv4Addr, flags| Route { node: node.into(), flags, source: 0 };
+        let to = |node: Ipv4Addr, flags| Route { node: node.into(), since: 0, flags, source: 0 };
         let host = |address: Ipv4Addr| Ipv4Net::from(address);
         let block = |text: &str| text.parse::<Ipv4Net>().expect("a prefix");
         Scope {
@@ -119,7 +144,7 @@ pub mod tests {
     impl Scope {
         /// With these addresses behind a node, too.
         pub fn with_routes(mut self, addresses: &[Ipv4Addr], node: Ipv4Addr) -> Self {
-            let route = Route { node: node.into(), flags: 0, source: 0 };
+            let route = Route { node: node.into(), since: 0, flags: 0, source: 0 };
             self.routes.extend(addresses.iter().map(|address| (Ipv4Net::from(*address), route)));
             self
         }

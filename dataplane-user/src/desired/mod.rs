@@ -1,21 +1,26 @@
 //! What should be: a pure function of the configuration and of what the kernel
 //! says.
 
+mod route_tables;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
 };
 
-use dataplane_common::{Node, Route, Settings, ipv4::OUTER_LENGTH};
+use dataplane_common::{Settings, ipv4::OUTER_LENGTH};
 use ipnet::Ipv4Net;
 
 use crate::{
     bpf::{Attachment, Hook},
     config::{Config, DecapHook, Fastpath, Mode, Mtu, Spoof},
-    kernel::{Host, Link, Path, TUNL0, TUNNEL, TunnelDevice, TunnelRoute},
+    kernel::{Host, Link, Path, TUNL0, TUNNEL, TunnelDevice},
     netfilter::MarkRules,
+    sources::table::{ChosenRoute, Surroundings},
     tables::LocalPod,
 };
+
+pub use self::route_tables::RouteTables;
 
 /// Bytes of link header on our own tunnel device, a veth.
 const ETHERNET: u32 = 14;
@@ -36,7 +41,12 @@ pub struct Facts {
     pub tunnel: TunnelDevice,
     /// Local pods by address.
     pub pods: BTreeMap<Ipv4Addr, LocalPod>,
+    /// Beside tunl0: its routes, prefix → node.
+    pub tunl0_routes: BTreeMap<Ipv4Net, Ipv4Addr>,
 }
+
+/// The routes the sources agreed on.
+pub type ChosenRoutes = BTreeMap<Ipv4Net, ChosenRoute>;
 
 /// Whose the tunnel device is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,25 +92,19 @@ impl TunnelMode {
 pub struct Desired {
     /// What the programs are loaded with.
     pub settings: Settings,
-    /// `ROUTES`.
-    pub routes: BTreeMap<Ipv4Net, Route>,
-    /// `NODES`.
-    pub nodes: BTreeMap<Ipv4Addr, Node>,
+    /// What routes come to.
+    pub tables: RouteTables,
     /// `ENDPOINTS`.
     pub endpoints: BTreeMap<Ipv4Addr, LocalPod>,
     /// Programs on interfaces.
     pub attachments: BTreeSet<Attachment>,
-    /// Routes of the main table.
-    pub kernel_routes: BTreeMap<Ipv4Net, TunnelRoute>,
     /// The nft table, where flows are leased.
     pub mark_rules: Option<MarkRules>,
-    /// What cannot be had, for the operator.
-    pub warnings: Vec<String>,
 }
 
-/// The nodes the configuration names.
+/// The nodes the file names.
 #[must_use]
-pub fn nodes(config: &Config) -> BTreeSet<Ipv4Addr> {
+pub fn configured_nodes(config: &Config) -> BTreeSet<Ipv4Addr> {
     let routes = config.routes.fixed.iter().map(|route| route.node);
     routes.chain(config.routes.nodes.iter().map(|extras| extras.node)).collect()
 }
@@ -195,7 +199,23 @@ impl Facts {
                 }
             }
         };
-        Some(Self { node, mode, underlay, tunnel, pods: local_pods(config, host) })
+        let tunl0_routes = match mode {
+            TunnelMode::Replace => BTreeMap::new(),
+            TunnelMode::Accelerate => host.tunl0_routes(),
+        };
+        Some(Self { node, mode, underlay, tunnel, pods: local_pods(config, host), tunl0_routes })
+    }
+
+    /// What the sources' claims are judged by.
+    #[must_use]
+    pub fn surroundings(&self, host: &Host) -> Surroundings {
+        let own = host.addresses.iter().find(|(_, net)| net.addr() == self.node);
+        Surroundings {
+            node: Some(self.node),
+            subnet: own.map(|(_, net)| net.trunc()),
+            tunnel: self.tunnel.address,
+            pods: self.pods.keys().copied().collect(),
+        }
     }
 }
 
@@ -212,19 +232,27 @@ pub struct Terms<'a> {
     pub shaped: &'a BTreeSet<u32>,
 }
 
+/// All that the desired state is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a> {
+    /// The file.
+    pub config: &'a Config,
+    /// The kernel's state.
+    pub host: &'a Host,
+    /// The ways to the nodes.
+    pub paths: &'a Paths,
+    /// What we make of the host.
+    pub facts: &'a Facts,
+    /// The tunnel device's interface index.
+    pub tunnel: u32,
+}
+
 impl Desired {
     /// Puts it all together, now that the tunnel device is there.
     #[must_use]
-    pub fn new(
-        config: &Config,
-        host: &Host,
-        paths: &Paths,
-        facts: &Facts,
-        (tunnel_ifindex, tunnel): (u32, &Link),
-        terms: Terms<'_>,
-    ) -> Self {
-        let mut warnings = Vec::new();
-        let nodes = desired_nodes(config, host, paths, facts, &mut warnings);
+    pub fn new(inputs: Inputs<'_>, routes: &ChosenRoutes, tunnel: &Link, terms: Terms<'_>) -> Self {
+        let Inputs { config, host, facts, tunnel: tunnel_ifindex, .. } = inputs;
+        let tables = RouteTables::whole(inputs, routes);
         Self {
             settings: Settings {
                 lease: u64::from(config.leases.seconds) * 1_000_000_000,
@@ -244,105 +272,13 @@ impl Desired {
                 secret: terms.secret,
                 mark: config.leases.mark,
             },
-            routes: desired_routes(config, host, facts, &mut warnings),
             attachments: desired_attachments(config, host, facts, tunnel_ifindex, terms),
-            kernel_routes: match facts.mode {
-                TunnelMode::Replace => desired_kernel_routes(config, facts, &nodes, tunnel_ifindex),
-                TunnelMode::Accelerate => BTreeMap::new(),
-            },
-            nodes,
+            tables,
             mark_rules: (terms.fastpath == Fastpath::Verified)
                 .then(|| desired_mark_rules(config, host, facts, terms)),
             endpoints: facts.pods.clone(),
-            warnings,
         }
     }
-}
-
-/// Remote CIDRs and extra sources, and our own addresses, which hide wider
-/// routes of others: a pod with a borrowed address is still ours.
-fn desired_routes(
-    config: &Config,
-    host: &Host,
-    facts: &Facts,
-    warnings: &mut Vec<String>,
-) -> BTreeMap<Ipv4Net, Route> {
-    let mut routes = BTreeMap::new();
-    for extras in &config.routes.nodes {
-        for source in &extras.extra_sources {
-            let flags = Route::SOURCE_ONLY;
-            let route = Route { node: extras.node.into(), flags, source: Route::SOURCE_FILE };
-            routes.insert(source.0, route);
-        }
-    }
-    for route in &config.routes.fixed {
-        // Beside tunl0 the kernel's routes are the newer word: what they contradict
-        // is left to tunl0.
-        if facts.mode == TunnelMode::Accelerate
-            && let Some(gateway) = host.tunl0_gateway(route.cidr.0)
-            && gateway != route.node
-        {
-            warnings.push(format!(
-                "route {}: the file says node {}, the kernel's route over tunl0 {gateway}; left \
-                 to tunl0",
-                route.cidr, route.node
-            ));
-            continue;
-        }
-        let entry = Route { node: route.node.into(), flags: 0, source: Route::SOURCE_FILE };
-        routes.insert(route.cidr.0, entry);
-    }
-    let own = facts.pods.keys().copied().chain([facts.node]).chain(facts.tunnel.address);
-    for address in own {
-        let local =
-            Route { node: facts.node.into(), flags: Route::LOCAL, source: Route::SOURCE_LOCAL };
-        routes.insert(Ipv4Net::from(address), local);
-    }
-    routes
-}
-
-fn desired_nodes(
-    config: &Config,
-    host: &Host,
-    paths: &Paths,
-    facts: &Facts,
-    warnings: &mut Vec<String>,
-) -> BTreeMap<Ipv4Addr, Node> {
-    let mut table = BTreeMap::new();
-    for address in nodes(config) {
-        let node = match paths.get(&address) {
-            None => {
-                warnings.push(format!("node {address}: the kernel has no route to it"));
-                Node::default()
-            }
-            Some(path) => match host.links.get(&path.ifindex) {
-                Some(link) if facts.underlay.contains(&path.ifindex) => {
-                    node_entry(config, host, path, link)
-                }
-                _ => {
-                    let name = host.links.get(&path.ifindex).map_or("?", |link| &link.name);
-                    warnings.push(format!(
-                        "node {address}: the kernel's route leads over {name}, which is no \
-                         underlay interface"
-                    ));
-                    Node::default()
-                }
-            },
-        };
-        table.insert(address, node);
-    }
-    table
-}
-
-fn node_entry(config: &Config, host: &Host, path: &Path, link: &Link) -> Node {
-    let mtu = path.mtu.unwrap_or(link.mtu).min(link.mtu);
-    let mtu = match config.mtu {
-        Mtu::Auto => mtu,
-        Mtu::Bytes(bytes) => mtu.min(bytes + OUTER_LENGTH as u32),
-    };
-    let neighbour = host.neighbours.get(&(path.ifindex, path.next_hop));
-    let next_hop = neighbour.map(|neighbour| neighbour.mac).unwrap_or_default();
-    Node { ifindex: path.ifindex, mtu, next_hop, source: link.mac }
 }
 
 fn desired_attachments(
@@ -409,24 +345,7 @@ fn desired_mark_rules(config: &Config, host: &Host, facts: &Facts, terms: Terms<
     }
 }
 
-fn desired_kernel_routes(
-    config: &Config,
-    facts: &Facts,
-    nodes: &BTreeMap<Ipv4Addr, Node>,
-    ifindex: u32,
-) -> BTreeMap<Ipv4Net, TunnelRoute> {
-    let route = |node: &Ipv4Addr| {
-        let mtu = nodes.get(node).map_or(0, |node| inner(node.mtu));
-        TunnelRoute {
-            ifindex,
-            source: facts.tunnel.address,
-            mtu: (mtu != 0 && mtu < facts.tunnel.mtu).then_some(mtu),
-        }
-    };
-    config.routes.fixed.iter().map(|fixed| (fixed.cidr.0, route(&fixed.node))).collect()
-}
-
 /// What is left of an MTU for the inner packet, bytes.
-const fn inner(mtu: u32) -> u32 {
+pub(crate) const fn inner(mtu: u32) -> u32 {
     mtu.saturating_sub(OUTER_LENGTH as u32)
 }

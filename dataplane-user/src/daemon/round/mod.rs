@@ -1,5 +1,9 @@
 //! One round of reconciliation.
 
+mod kernel_changes;
+mod leases_end;
+mod step;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
@@ -9,8 +13,10 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use dataplane_common::{Ipv4Be, Reason, State};
-use tokio::sync::watch;
+use ipnet::Ipv4Net;
+use tokio::{sync::watch, time::Instant};
 
+use self::leases_end::LeasesEnd;
 use super::{
     fitness::{self, Depth},
     handovers::{Counted, Handovers},
@@ -21,13 +27,20 @@ use crate::{
     bpf::{Attachment, Hook, Maps, Pins, Programs, programs::has_tcx},
     clock,
     config::{Attach, ConfigFile, DecapHook, Fastpath, HostFacts},
-    desired::{self, Desired, Facts, Paths, Terms, TunnelMode},
+    desired::{self, ChosenRoutes, Desired, Facts, Inputs, Paths, Terms, TunnelMode},
     kernel::{Host, Kernel, Path, TUNNEL},
     netfilter::{MarkRules, conntrack},
     output,
+    sources::{
+        Me, Report, SourceKind,
+        hub::{Reports, Sources},
+        kernel::Reader,
+        status::{SourceStatus, SourcesStatus},
+        table::{ChosenRoute, RouteTable},
+    },
     tables::{
-        Attachments, Backstops, Endpoints, KernelRoutes, KnownRules, Marks, NodeCounters, Nodes,
-        Round, Routes, Sysctls,
+        Attachments, Backstops, Endpoints, KernelRoutes, Keys, KnownRules, Marks, NodeCounters,
+        Nodes, Round, Routes, Sysctls,
     },
 };
 
@@ -50,6 +63,13 @@ pub struct Reconciler {
     withheld: Option<String>,
     host: Host,
     paths: Paths,
+    /// Where routes come from.
+    sources: Sources,
+    /// What the last round wanted; a step changes it with the kernel and the maps.
+    last: Option<Last>,
+    /// How the sources are, as last written down.
+    told: SourcesStatus,
+    leases_end: LeasesEnd,
     /// With tunl0 or without, from the first round with a file on: tunl0 may come
     /// and go, but not our mind.
     mode: Option<TunnelMode>,
@@ -68,6 +88,12 @@ pub struct Reconciler {
     rules_touched: bool,
     /// What was last complained about, to say it once.
     reported: Vec<String>,
+}
+
+/// What a round found and wanted.
+struct Last {
+    facts: Facts,
+    desired: Desired,
 }
 
 /// What a round came to.
@@ -100,11 +126,17 @@ impl Outcome {
 
 impl Reconciler {
     /// Nothing is touched yet.
-    pub fn new(kernel: Kernel, file: ConfigFile) -> Self {
-        Self {
+    pub fn new(kernel: Kernel, file: ConfigFile) -> (Self, Reports) {
+        let pins = Pins::new(file.config.bpffs.as_ref());
+        let (sources, reports) = Sources::new(in_force(&pins));
+        let reconciler = Self {
             kernel,
-            pins: Pins::new(file.config.bpffs.as_ref()),
+            pins,
             file,
+            sources,
+            last: None,
+            told: SourcesStatus::default(),
+            leases_end: LeasesEnd::default(),
             programs: None,
             maps: None,
             no_xdp: BTreeSet::new(),
@@ -121,7 +153,33 @@ impl Reconciler {
             rules: KnownRules::default(),
             rules_touched: true,
             reported: Vec::new(),
-        }
+        };
+        (reconciler, reports)
+    }
+
+    /// The connection to the kernel.
+    pub fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+
+    /// The ways to the nodes.
+    pub fn paths(&self) -> &Paths {
+        &self.paths
+    }
+
+    /// How the sources are.
+    pub fn source_states(&self) -> Vec<SourceStatus> {
+        self.sources.status()
+    }
+
+    /// All claims and the routes they come to.
+    pub fn table(&self) -> &RouteTable {
+        self.sources.table()
+    }
+
+    /// The routes.
+    pub fn chosen(&self) -> &ChosenRoutes {
+        self.sources.table().routes()
     }
 
     /// The file in force.
@@ -134,15 +192,34 @@ impl Reconciler {
         self.scope.subscribe()
     }
 
+    /// Starts the sources of the file in force. `node`: our address.
+    pub fn start_sources(&mut self, node: Ipv4Addr) {
+        let name = self.file.config.node.name.clone().unwrap_or_else(host_name);
+        self.sources.configure(&self.file.config, &Me { name, address: Some(node) });
+    }
+
+    /// Takes in what a source says, for the next round or step.
+    pub fn take(&mut self, kind: SourceKind, report: Report) {
+        self.sources.take(kind, report);
+    }
+
+    /// Programs of another version serve, with routes that we cannot read: they
+    /// must go on until we know as much.
+    pub fn waits_for_sources(&self) -> bool {
+        let spoken = self.sources.have_spoken() || self.sources.has(SourceKind::Kernel);
+        !spoken && !self.pins.exist() && self.pins.other_versions().is_ok_and(|v| !v.is_empty())
+    }
+
     /// From the next round on, another file; `withheld` if its fast path must
-    /// not be had for now.
-    pub fn replace(&mut self, file: ConfigFile, withheld: Option<String>) {
+    /// not be had for now. `node`: our address.
+    pub fn replace(&mut self, file: ConfigFile, withheld: Option<String>, node: Ipv4Addr) {
         if file.config.mode != self.file.config.mode {
             self.mode = None;
         }
         self.file = file;
         self.withhold_fastpath(withheld);
         self.no_xdp.clear();
+        self.start_sources(self.node.unwrap_or(node));
         // Ask for the ways anew: there may be new nodes.
         self.host = Host::default();
     }
@@ -176,14 +253,14 @@ impl Reconciler {
         self.rules_touched = true;
     }
 
-    /// Judges a file by this host as it is now.
+    /// Judges a file by this host as it is now; returns our node address.
     ///
     /// # Errors
     /// If the file does not fit it.
-    pub async fn check_host(&self, file: &ConfigFile) -> Result<()> {
+    pub async fn check_host(&self, file: &ConfigFile) -> Result<Ipv4Addr> {
         let host = self.kernel.look().await?;
         let mut paths = Paths::new();
-        for node in desired::nodes(&file.config) {
+        for node in desired::configured_nodes(&file.config) {
             if let Some(path) = self.kernel.path(node).await? {
                 paths.insert(node, path);
                 break;
@@ -202,8 +279,7 @@ impl Reconciler {
                  is no default route; set node.address",
                 file.path.display()
             )
-        })?;
-        Ok(())
+        })
     }
 
     /// Compares everything and mends what differs. `resync` asks the kernel
@@ -214,20 +290,26 @@ impl Reconciler {
     /// single entry is in the outcome and will be tried again.
     pub async fn round(&mut self, resync: bool) -> Result<Outcome> {
         let mut host = self.kernel.look().await?;
-        let ways_may_differ = host.routes != self.host.routes
+        let ways_may_differ = !host.ways().eq(self.host.ways())
             || host.addresses != self.host.addresses
             || host.links != self.host.links;
         if resync || ways_may_differ {
-            self.paths = self.ask_for_ways().await;
+            self.ask_for_ways(self.nodes()).await;
         }
         let mode = match self.mode {
             Some(mode) => mode,
             None => TunnelMode::choose(self.file.config.mode, &host),
         };
         self.mode = Some(mode);
-        let facts = Facts::find(mode, &self.file.config, &host, &self.paths, self.node)
-            .context("this node has no underlay address; set node.address")?;
-        self.node = Some(facts.node);
+        let mut facts = self.find_facts(mode, &host)?;
+        self.consult_sources(&host, &facts);
+        let unasked = self.nodes();
+        let unasked: BTreeSet<_> =
+            unasked.into_iter().filter(|node| !self.paths.contains_key(node)).collect();
+        if !unasked.is_empty() {
+            self.ask_for_ways(unasked).await;
+            facts = self.find_facts(mode, &host)?;
+        }
         let mut round = Round::default();
         let tunnel = match mode {
             TunnelMode::Replace => {
@@ -244,7 +326,14 @@ impl Reconciler {
         let secret = self.secret()?;
         self.look_at_handovers(&host, &facts)?;
         let terms = Terms { fastpath, no_xdp: &self.no_xdp, secret, shaped: &self.shaped };
-        let desired = Desired::new(&self.file.config, &host, &self.paths, &facts, tunnel, terms);
+        let inputs = Inputs {
+            config: &self.file.config,
+            host: &host,
+            paths: &self.paths,
+            facts: &facts,
+            tunnel: tunnel.0,
+        };
+        let desired = Desired::new(inputs, self.sources.table().routes(), tunnel.1, terms);
         self.host = host;
 
         self.load(&desired, &mut round)?;
@@ -263,12 +352,14 @@ impl Reconciler {
         round.attempt(tidied);
         let outcome = Outcome {
             failures: round.failures.len(),
-            routes: desired.kernel_routes.len(),
+            routes: self.sources.table().routes().len(),
             endpoints: desired.endpoints.len(),
         };
         self.write_state(&desired, &facts, outcome.is_complete())?;
-        self.report([desired.warnings.as_slice(), &round.failures].concat());
-        self.scope.send_replace(Scope::new(desired, &self.host));
+        self.report(desired.tables.warnings().cloned().chain(round.failures).collect());
+        self.scope.send_replace(Scope::new(&desired, &self.host));
+        self.last = Some(Last { facts, desired });
+        self.tell_status();
         if outcome.is_complete() {
             self.remove_other_versions();
         }
@@ -316,26 +407,52 @@ impl Reconciler {
         Ok(self.secret)
     }
 
-    async fn ask_for_ways(&self) -> Paths {
-        let mut paths = Paths::new();
-        for node in desired::nodes(&self.file.config) {
+    /// All nodes that are to be reached.
+    pub fn nodes(&self) -> BTreeSet<Ipv4Addr> {
+        let extras = self.file.config.routes.nodes.iter().map(|extras| extras.node);
+        self.sources.nodes().chain(extras).collect()
+    }
+
+    /// What we make of the host.
+    ///
+    /// # Errors
+    /// If nothing tells our node address.
+    pub fn find_facts(&mut self, mode: TunnelMode, host: &Host) -> Result<Facts> {
+        let facts = Facts::find(mode, &self.file.config, host, &self.paths, self.node)
+            .context("this node has no underlay address; set node.address")?;
+        self.node = Some(facts.node);
+        Ok(facts)
+    }
+
+    /// Tells the table of routes what the host is like, the kernel's routes among it.
+    pub fn consult_sources(&mut self, host: &Host, facts: &Facts) {
+        self.sources.table_mut().set_surroundings(facts.surroundings(host));
+        let routes_differ = host.routes != self.host.routes || !self.sources.have_spoken();
+        if let Some(config) = self.file.config.sources.kernel.as_ref().filter(|_| routes_differ) {
+            let claims = Reader::new(config, host, &facts.underlay, facts.node).claims(host);
+            let report = Report::Snapshot { claims, problems: Vec::new() };
+            self.sources.take(SourceKind::Kernel, report);
+        }
+        self.sources.table_mut().settle(now());
+    }
+
+    /// Asks the kernel for the ways to these nodes; forgets those to no node.
+    pub async fn ask_for_ways(&mut self, nodes: BTreeSet<Ipv4Addr>) {
+        for node in nodes {
             match self.kernel.path(node).await {
-                Ok(path) => {
-                    if let (Some(path), Some(known)) = (path, self.paths.get(&node))
-                        && path.mtu != known.mtu
-                    {
+                Ok(Some(path)) => {
+                    let known = self.paths.insert(node, path);
+                    if known.is_some_and(|known| path.mtu != known.mtu) {
                         tracing::info!("node {node}: {}", mtu(&path));
                     }
-                    paths.extend(path.map(|path| (node, path)));
                 }
+                Ok(None) => drop(self.paths.remove(&node)),
                 // No answer is no "no": what we knew stays.
-                Err(error) => {
-                    tracing::warn!("{error:#}");
-                    paths.extend(self.paths.get(&node).map(|path| (node, *path)));
-                }
+                Err(error) => tracing::warn!("{error:#}"),
             }
         }
-        paths
+        let wanted = self.nodes();
+        self.paths.retain(|node, _| wanted.contains(node));
     }
 
     /// Asks for the ways to these nodes, whose path MTU may have changed; whether
@@ -402,13 +519,14 @@ impl Reconciler {
         };
         let attachments = desired.attachments.iter().copied();
         let links = Attachments::desired(programs, attachments, as_filters)?;
-        let counted: BTreeMap<_, _> = desired.nodes.keys().map(|node| (*node, ())).collect();
+        let tables = &desired.tables;
+        let counted: BTreeMap<_, _> = tables.nodes.keys().map(|node| (*node, ())).collect();
 
-        let old_counters = round.upsert(&mut NodeCounters(maps), &counted).await;
-        let old_nodes = round.upsert(&mut Nodes(maps), &desired.nodes).await;
+        let old_counters = round.upsert(&mut NodeCounters(maps, Keys::All), &counted).await;
+        let old_nodes = round.upsert(&mut Nodes(maps, Keys::All), &tables.nodes).await;
         let old_endpoints = round.upsert(&mut Endpoints(maps), &desired.endpoints).await;
-        let old_routes = round.upsert(&mut Routes(maps), &desired.routes).await;
-        end_outdated_leases(maps, round);
+        let old_routes = round.upsert(&mut Routes(maps, Keys::All), &tables.routes).await;
+        self.leases_end.ask(maps, round);
         let rules = desired.mark_rules.as_ref();
         // What is not to be marked any more must not be before its hooks change.
         if rules.is_none() {
@@ -429,11 +547,12 @@ impl Reconciler {
         let old_links = round.upsert(&mut attachments, &links).await;
         let is_prepared = round.failures.len() == failures;
         let mut backstops = Backstops::new(&self.kernel, &self.host);
-        let stopped: BTreeMap<_, _> =
-            desired.kernel_routes.keys().map(|prefix| (*prefix, ())).collect();
+        let stopped = tables.backstops();
         let old_backstops = round.upsert(&mut backstops, &stopped).await;
-        let mut kernel_routes = KernelRoutes::new(&self.kernel, &self.host);
-        let old_kernel_routes = round.upsert(&mut kernel_routes, &desired.kernel_routes).await;
+        let is_node =
+            |node: Ipv4Addr| tables.nodes.contains_key(&node) || old_nodes.contains(&node);
+        let mut kernel_routes = KernelRoutes::new(&self.kernel, &self.host, is_node);
+        let old_kernel_routes = round.upsert(&mut kernel_routes, &tables.kernel_routes).await;
         // Last: only what conntrack and every hook is ready for is marked.
         if rules.is_some() {
             let rules = rules.filter(|_| is_prepared);
@@ -443,11 +562,11 @@ impl Reconciler {
         round.delete(&mut kernel_routes, old_kernel_routes).await;
         round.delete(&mut backstops, old_backstops).await;
         round.delete(&mut attachments, old_links).await;
-        round.delete(&mut Routes(maps), old_routes).await;
+        round.delete(&mut Routes(maps, Keys::All), old_routes).await;
         round.delete(&mut Endpoints(maps), old_endpoints).await;
-        round.delete(&mut Nodes(maps), old_nodes).await;
-        round.delete(&mut NodeCounters(maps), old_counters).await;
-        end_outdated_leases(maps, round);
+        round.delete(&mut Nodes(maps, Keys::All), old_nodes).await;
+        round.delete(&mut NodeCounters(maps, Keys::All), old_counters).await;
+        self.leases_end.ask(maps, round);
         Ok(())
     }
 
@@ -507,7 +626,7 @@ impl Reconciler {
             "node {:?}, tunnel address {:?}, {} nodes, {} programs attached, fast path {}, pins in {}",
             state.node,
             state.tunnel,
-            desired::nodes(config).len(),
+            self.paths.len(),
             state.attachments,
             Fastpath::from(state.fastpath).as_str(),
             config.bpffs,
@@ -524,6 +643,36 @@ impl Reconciler {
                 "net.ipv4.ip_forward is 0, so the kernel forwards nothing to or from pods; run \
                  `sysctl -w net.ipv4.ip_forward=1`"
             );
+        }
+    }
+
+    /// Writes down how the sources are, if that has changed.
+    fn tell_status(&mut self) {
+        let table = self.sources.table();
+        let status = SourcesStatus::new(self.sources.status(), table.alarms().values());
+        if status == self.told {
+            return;
+        }
+        for alarm in status.alarms.iter().filter(|alarm| !self.told.alarms.contains(alarm)) {
+            tracing::error!("{alarm}");
+        }
+        match status.write(&self.pins) {
+            Ok(()) => self.told = status,
+            Err(error) => tracing::warn!("`tunless status` cannot tell of sources: {error:#}"),
+        }
+    }
+
+    /// When leases have to be ended, if any change waits for that.
+    pub fn leases_end_at(&self) -> Option<Instant> {
+        self.leases_end.due()
+    }
+
+    /// Ends them.
+    pub fn end_leases(&mut self) {
+        if let Some(maps) = &mut self.maps
+            && let Err(error) = self.leases_end.end(maps)
+        {
+            tracing::error!("{error:#}");
         }
     }
 
@@ -561,12 +710,28 @@ async fn settle_rules(
     round.delete(&mut marks, surplus).await;
 }
 
-/// What leases hold has changed in the maps; now they must not be used any more.
-fn end_outdated_leases(maps: &mut Maps, round: &mut Round) {
-    if std::mem::take(&mut round.outdates_leases) {
-        let outcome = maps.end_leases();
-        round.attempt(outcome);
+/// The routes an earlier run left in force; none if there was none.
+fn in_force(pins: &Pins) -> BTreeMap<Ipv4Net, ChosenRoute> {
+    if !pins.exist() {
+        return BTreeMap::new();
     }
+    let routes = Maps::open(pins).and_then(|maps| maps.all_routes()).unwrap_or_default();
+    let remote = routes.into_iter().filter(|(_, route)| route.is_destination());
+    let chosen = remote.filter_map(|(cidr, route)| {
+        let source = SourceKind::from_number(route.source)?;
+        let (node, is_direct) = (route.node.into(), route.is_direct());
+        Some((cidr, ChosenRoute { node, is_direct, source, since: route.since }))
+    });
+    chosen.collect()
+}
+
+fn host_name() -> String {
+    nix::unistd::gethostname().map_or_else(|_| String::new(), |name| name.to_string_lossy().into())
+}
+
+/// `CLOCK_MONOTONIC`, seconds.
+fn now() -> u32 {
+    u32::try_from(clock::monotonic().as_secs()).unwrap_or(u32::MAX)
 }
 
 /// What is known of a path's MTU, for the log.

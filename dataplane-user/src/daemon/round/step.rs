@@ -1,0 +1,128 @@
+//! A step: a few routes are others now. Only they, and their nodes, are looked at:
+//! the work does not grow with the table.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
+
+use anyhow::{Context as _, Result};
+use ipnet::Ipv4Net;
+
+use super::{Last, Outcome, Reconciler, now};
+use crate::{
+    desired::{Inputs, RouteTables},
+    sources::table::supernets,
+    tables::{Backstops, KernelRoutes, Keys, NodeCounters, Nodes, Round, Routes},
+};
+
+/// What a step is about, and how it was before.
+struct Scope {
+    prefixes: BTreeSet<Ipv4Net>,
+    nodes: BTreeSet<Ipv4Addr>,
+    before: RouteTables,
+}
+
+impl Reconciler {
+    /// Puts in place what the sources have changed since the last round or step.
+    /// `None`: there has to be a whole round.
+    ///
+    /// # Errors
+    /// As [`Self::round`].
+    pub async fn step(&mut self) -> Result<Option<Outcome>> {
+        let Some(mut last) = self.last.take() else { return Ok(None) };
+        let outcome = self.step_from(&mut last).await;
+        self.last = Some(last);
+        outcome
+    }
+
+    async fn step_from(&mut self, last: &mut Last) -> Result<Option<Outcome>> {
+        let prefixes = self.sources.table_mut().settle(now());
+        let tables = &last.desired.tables;
+        let nodes_before = prefixes.iter().filter_map(|p| tables.routes.get(p));
+        let nodes_before = nodes_before.map(|route| Ipv4Addr::from(route.node));
+        let routes = self.sources.table().routes();
+        let nodes_now = prefixes.iter().filter_map(|p| routes.get(p)).map(|route| route.node);
+        let nodes: BTreeSet<_> =
+            nodes_before.chain(nodes_now).filter(|n| *n != last.facts.node).collect();
+        for node in &nodes {
+            if !self.paths.contains_key(node) {
+                let path = self.kernel.path(*node).await?;
+                self.paths.extend(path.map(|path| (*node, path)));
+            }
+        }
+        let leads_elsewhere = |node: &Ipv4Addr| {
+            self.paths.get(node).is_some_and(|path| !last.facts.underlay.contains(&path.ifindex))
+        };
+        if nodes.iter().any(leads_elsewhere) {
+            // Over an interface that has no programs of ours, maybe not yet.
+            return Ok(None);
+        }
+        let scope = Scope { before: tables.only(&prefixes, &nodes), prefixes, nodes };
+        let mut round = Round::default();
+        let covers =
+            |prefix: &Ipv4Net| supernets(*prefix).any(|net| tables.routes.contains_key(&net));
+        round.outdates_leases = scope.prefixes.iter().any(covers);
+
+        let inputs = Inputs {
+            config: &self.file.config,
+            host: &self.host,
+            paths: &self.paths,
+            facts: &last.facts,
+            tunnel: last.desired.settings.tunnel_ifindex,
+        };
+        let table = self.sources.table();
+        let has_routes = |node| table.knows(node);
+        let desired = &mut last.desired.tables;
+        desired.update(inputs, table.routes(), &scope.prefixes, &scope.nodes, has_routes);
+        self.apply_step(&scope, &last.desired.tables, &mut round).await?;
+        self.paths.retain(|node, _| {
+            !scope.nodes.contains(node) || last.desired.tables.nodes.contains_key(node)
+        });
+        self.scope.send_modify(|known| {
+            known.update(&last.desired.tables, &scope.prefixes, &scope.nodes);
+        });
+        let outcome = Outcome {
+            failures: round.failures.len(),
+            routes: self.sources.table().routes().len(),
+            endpoints: last.desired.endpoints.len(),
+        };
+        if !round.failures.is_empty() {
+            // What is in place is not what we think: look at everything.
+            self.report(round.failures);
+        }
+        self.tell_status();
+        Ok(outcome.is_complete().then_some(outcome))
+    }
+
+    /// In the same order as a round.
+    async fn apply_step(
+        &mut self,
+        scope: &Scope,
+        desired: &RouteTables,
+        round: &mut Round,
+    ) -> Result<()> {
+        let Scope { prefixes, nodes, before } = scope;
+        let desired = desired.only(prefixes, nodes);
+        let maps = self.maps.as_mut().context("no maps")?;
+        let counted: BTreeMap<_, _> = desired.nodes.keys().map(|node| (*node, ())).collect();
+        let mut node_counters = NodeCounters(maps, Keys::Only(nodes));
+        let old_counters = round.upsert(&mut node_counters, &counted).await;
+        let old_nodes = round.upsert(&mut Nodes(maps, Keys::Only(nodes)), &desired.nodes).await;
+        let old_routes =
+            round.upsert(&mut Routes(maps, Keys::Only(prefixes)), &desired.routes).await;
+        self.leases_end.ask(maps, round);
+        let mut backstops = Backstops::left(&self.kernel, before.backstops());
+        let old_backstops = round.upsert(&mut backstops, &desired.backstops()).await;
+        let mut kernel_routes = KernelRoutes::left(&self.kernel, before.kernel_routes.clone());
+        let old_kernel_routes = round.upsert(&mut kernel_routes, &desired.kernel_routes).await;
+
+        round.delete(&mut kernel_routes, old_kernel_routes).await;
+        round.delete(&mut backstops, old_backstops).await;
+        round.delete(&mut Routes(maps, Keys::All), old_routes).await;
+        round.delete(&mut Nodes(maps, Keys::All), old_nodes).await;
+        round.delete(&mut NodeCounters(maps, Keys::All), old_counters).await;
+        self.leases_end.ask(maps, round);
+        Ok(())
+    }
+}

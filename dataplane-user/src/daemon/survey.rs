@@ -1,0 +1,190 @@
+//! One look at everything, nothing touched: what a daemon that has just asked all
+//! its sources would change.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    path::Path,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use dataplane_common::Route;
+use ipnet::Ipv4Net;
+use tokio::time::{Instant, timeout_at};
+
+use super::round::Reconciler;
+use crate::{
+    bpf::{Maps, Pins},
+    cli::Difference,
+    config::ConfigFile,
+    desired::{Facts, Inputs, RouteTables, TunnelMode},
+    kernel::{Host, Kernel, TUNNEL, TunnelRoute},
+    sources::{status::State, table::RouteTable},
+    tables::KernelRoutes,
+};
+
+/// What was found.
+pub struct Survey {
+    /// Where sources, maps and kernel are not of one mind.
+    pub differences: Vec<Difference>,
+    /// Sources that did not answer in time, and why.
+    pub silent: Vec<String>,
+    /// Claims that make no route, or not the one they ask for.
+    pub alarms: Vec<String>,
+}
+
+/// Asks every source, waits at most `timeout` for their answers, and compares.
+///
+/// # Errors
+/// If the configuration is refused, or there are no maps to compare with.
+pub async fn survey(config: &Path, bpffs: Option<&Path>, timeout: Duration) -> Result<Survey> {
+    let mut file = ConfigFile::read(config)?;
+    if let Some(directory) = bpffs {
+        directory.clone_into(&mut file.config.bpffs.0);
+    }
+    let pins = Pins::new(file.config.bpffs.as_ref());
+    let maps = Maps::open(&pins).context("there is nothing to compare with")?;
+    let state = maps.state()?;
+    let mode = if state.accelerate == 0 { TunnelMode::Replace } else { TunnelMode::Accelerate };
+    let (mut reconciler, mut reports) = Reconciler::new(Kernel::connect()?, file);
+    let node = reconciler.check_host(reconciler.file()).await?;
+    reconciler.start_sources(node);
+    let deadline = Instant::now() + timeout;
+    while !reconciler.heard_all() {
+        let Ok(Some((kind, report))) = timeout_at(deadline, reports.recv()).await else { break };
+        reconciler.take(kind, report);
+    }
+    let (host, facts) = reconciler.look(mode).await?;
+    let tunnel = state.tunnel_ifindex;
+    let tables = RouteTables::whole(reconciler.inputs(&host, &facts, tunnel), reconciler.chosen());
+    let mut differences = compare_sources(reconciler.table());
+    differences.extend(compare_maps(&tables, &maps)?);
+    differences.extend(match mode {
+        TunnelMode::Replace => compare_kernel(&tables, &host, &maps),
+        TunnelMode::Accelerate => compare_tunl0(&tables, &facts),
+    });
+    Ok(Survey {
+        differences,
+        silent: reconciler.silent(),
+        alarms: reconciler.table().alarms().values().cloned().collect(),
+    })
+}
+
+impl Reconciler {
+    /// Whether every source has told what it knows, or why it does not.
+    fn heard_all(&self) -> bool {
+        use crate::sources::SourceKind::Kernel;
+        self.source_states().iter().all(|source| {
+            source.source == Kernel || source.state != State::Waiting || source.reason.is_some()
+        })
+    }
+
+    fn silent(&self) -> Vec<String> {
+        let states = self.source_states();
+        let silent = states.iter().filter(|source| source.state != State::Synced);
+        silent
+            .map(|source| {
+                let why = source.reason.as_deref().unwrap_or("no answer in time");
+                format!("source {}: {why}", source.source)
+            })
+            .collect()
+    }
+}
+
+/// Sources that name another node than the one chosen.
+fn compare_sources(table: &RouteTable) -> Vec<Difference> {
+    let mut differences = Vec::new();
+    for (cidr, route) in table.routes() {
+        for (kind, origin, claim) in table.claims_to(*cidr) {
+            if claim.node != route.node {
+                differences.push(Difference {
+                    cidr: *cidr,
+                    place: kind.to_string(),
+                    wanted: format!("{} (from {})", route.node, route.source),
+                    found: format!("{} ({origin})", claim.node),
+                });
+            }
+        }
+    }
+    differences
+}
+
+fn compare_maps(tables: &RouteTables, maps: &Maps) -> Result<Vec<Difference>> {
+    let mut actual = maps.all_routes()?;
+    actual.retain(|_, route| !route.is_local());
+    let mut wanted = tables.routes.clone();
+    wanted.retain(|_, route| !route.is_local());
+    let same = |a: &Route, b: &Route| (a.node, a.flags) == (b.node, b.flags);
+    Ok(differences("map", &wanted, &actual, same, describe))
+}
+
+fn compare_kernel(tables: &RouteTables, host: &Host, maps: &Maps) -> Vec<Difference> {
+    let is_node = |node: Ipv4Addr| maps.nodes.get(&node.into(), 0).is_ok();
+    let actual = KernelRoutes::ours(host, is_node);
+    differences("kernel", &tables.kernel_routes, &actual, PartialEq::eq, |route| {
+        let TunnelRoute { gateway, mtu, .. } = route;
+        let way = gateway.map_or_else(|| format!("dev {TUNNEL}"), |node| format!("via {node}"));
+        mtu.map_or_else(|| way.clone(), |mtu| format!("{way} mtu {mtu}"))
+    })
+}
+
+/// Beside tunl0 the kernel's routes are others', and should say the same.
+fn compare_tunl0(tables: &RouteTables, facts: &Facts) -> Vec<Difference> {
+    let wrapped = tables.routes.iter().filter(|(_, route)| route.is_destination());
+    let wrapped = wrapped.filter(|(_, route)| !route.is_direct());
+    let wanted: BTreeMap<Ipv4Net, Ipv4Addr> =
+        wrapped.map(|(cidr, route)| (*cidr, route.node.into())).collect();
+    differences("kernel", &wanted, &facts.tunl0_routes, PartialEq::eq, |node| {
+        format!("via {node} dev tunl0")
+    })
+}
+
+fn describe(route: &Route) -> String {
+    let node = Ipv4Addr::from(route.node);
+    match (route.is_destination(), route.is_direct()) {
+        (false, _) => format!("{node}, source only"),
+        (true, true) => format!("{node}, direct"),
+        (true, false) => format!("{node}, ipip"),
+    }
+}
+
+fn differences<T>(
+    place: &str,
+    wanted: &BTreeMap<Ipv4Net, T>,
+    found: &BTreeMap<Ipv4Net, T>,
+    same: impl Fn(&T, &T) -> bool,
+    describe: impl Fn(&T) -> String,
+) -> Vec<Difference> {
+    let shown = |entry: Option<&T>| entry.map_or_else(|| "-".to_owned(), &describe);
+    let prefixes: BTreeSet<&Ipv4Net> = wanted.keys().chain(found.keys()).collect();
+    let differ = prefixes.into_iter().filter(|cidr| match (wanted.get(cidr), found.get(cidr)) {
+        (Some(wanted), Some(found)) => !same(wanted, found),
+        _ => true,
+    });
+    differ
+        .map(|cidr| Difference {
+            cidr: *cidr,
+            place: place.to_owned(),
+            wanted: shown(wanted.get(cidr)),
+            found: shown(found.get(cidr)),
+        })
+        .collect()
+}
+
+impl Reconciler {
+    /// The kernel's state and what it comes to, its routes taken in as a source.
+    async fn look(&mut self, mode: TunnelMode) -> Result<(Host, Facts)> {
+        let host = self.kernel().look().await?;
+        self.ask_for_ways(self.nodes()).await;
+        let facts = self.find_facts(mode, &host)?;
+        self.consult_sources(&host, &facts);
+        self.ask_for_ways(self.nodes()).await;
+        let facts = self.find_facts(mode, &host)?;
+        Ok((host, facts))
+    }
+
+    fn inputs<'a>(&'a self, host: &'a Host, facts: &'a Facts, tunnel: u32) -> Inputs<'a> {
+        Inputs { config: &self.file().config, host, paths: self.paths(), facts, tunnel }
+    }
+}

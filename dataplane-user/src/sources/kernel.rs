@@ -1,0 +1,226 @@
+//! What the kernel's main table says of pods: routes of Felix and of Calico's
+//! BIRD (`felix/dataplane/linux/ipip_mgr.go`, `bird_ipam.cfg.template`).
+//!
+//! ```text
+//! 10.20.42.0/26 via 172.16.35.4 dev tunl0 proto 80 onlink    wrapped
+//! 10.20.43.0/26 via 172.16.36.11 dev eth0 proto 80 onlink    plain (CrossSubnet)
+//! blackhole 10.20.105.192/26 proto 80                        ours
+//! ```
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
+
+use ipnet::Ipv4Net;
+
+use super::{Change, Claim, Encap};
+use crate::{
+    config::KernelConfig,
+    kernel::{Host, KernelRoute, TUNL0, TUNNEL},
+};
+
+/// How the routes of one host are read.
+#[derive(Debug)]
+pub struct Reader<'a> {
+    config: &'a KernelConfig,
+    node: Ipv4Addr,
+    /// Devices whose routes' gateways are nodes.
+    tunnels: BTreeSet<u32>,
+    /// Where plain routes lead.
+    underlay: &'a BTreeSet<u32>,
+    /// Gateways that carry other traffic than pods': routers, no nodes.
+    routers: BTreeSet<Ipv4Addr>,
+}
+
+impl<'a> Reader<'a> {
+    /// For this host. `node`: our underlay address.
+    #[must_use]
+    pub fn new(
+        config: &'a KernelConfig,
+        host: &Host,
+        underlay: &'a BTreeSet<u32>,
+        node: Ipv4Addr,
+    ) -> Self {
+        let tunnels = [TUNL0, TUNNEL].iter().filter_map(|name| host.link(name));
+        let others = host.routes.iter().filter(|route| !config.protocols.contains(&route.protocol));
+        Self {
+            config,
+            node,
+            tunnels: tunnels.map(|(ifindex, _)| ifindex).collect(),
+            underlay,
+            routers: others.flat_map(|route| route.next_hops().filter_map(|hop| hop.1)).collect(),
+        }
+    }
+
+    /// All claims.
+    #[must_use]
+    pub fn claims(&self, host: &Host) -> Vec<Change> {
+        let mut best: BTreeMap<Ipv4Net, u32> = BTreeMap::new();
+        for route in host.routes.iter().filter(|route| self.is_read(route)) {
+            let metric = best.entry(route.destination).or_insert(route.metric);
+            *metric = route.metric.min(*metric);
+        }
+        let counts = |route: &&KernelRoute| best.get(&route.destination) == Some(&route.metric);
+        host.routes.iter().filter(counts).flat_map(|route| self.claims_of(route)).collect()
+    }
+
+    /// The claims to one prefix.
+    #[must_use]
+    pub fn claims_to(&self, host: &Host, cidr: Ipv4Net) -> Vec<Change> {
+        let read = || {
+            let there = host.routes.iter().filter(move |route| route.destination == cidr);
+            there.filter(|route| self.is_read(route))
+        };
+        let best = read().map(|route| route.metric).min();
+        let counts = |route: &&KernelRoute| Some(route.metric) == best;
+        read().filter(counts).flat_map(|route| self.claims_of(route)).collect()
+    }
+
+    /// Whether a route is of those that say where pods are.
+    #[must_use]
+    pub fn is_read(&self, route: &KernelRoute) -> bool {
+        self.config.protocols.contains(&route.protocol) && route.destination.prefix_len() > 0
+    }
+
+    /// A multipath route to several nodes makes as many claims: a conflict for the
+    /// table to judge.
+    fn claims_of(&self, route: &KernelRoute) -> Vec<Change> {
+        if !self.is_read(route) {
+            return Vec::new();
+        }
+        let change = |origin: String, node, encap| Change {
+            cidr: route.destination,
+            origin: origin.into(),
+            claim: Some(Claim { node, encap }),
+        };
+        let protocol = route.protocol;
+        if route.is_blackhole {
+            return vec![change(format!("blackhole proto {protocol}"), self.node, None)];
+        }
+        let claim = |(ifindex, gateway): (u32, Option<Ipv4Addr>)| {
+            let gateway = gateway?;
+            let (way, encap) = if self.tunnels.contains(&ifindex) {
+                ("over the tunnel", Encap::Ipip)
+            } else if self.underlay.contains(&ifindex) && !self.routers.contains(&gateway) {
+                ("plain", Encap::Direct)
+            } else {
+                return None;
+            };
+            Some(change(format!("via {gateway} {way} proto {protocol}"), gateway, Some(encap)))
+        };
+        route.next_hops().filter_map(claim).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::Link;
+
+    const NODE: Ipv4Addr = Ipv4Addr::new(172, 16, 36, 10);
+    const ROUTER: Ipv4Addr = Ipv4Addr::new(172, 16, 36, 1);
+    const PEER: Ipv4Addr = Ipv4Addr::new(172, 16, 35, 4);
+    const OTHER: Ipv4Addr = Ipv4Addr::new(172, 16, 34, 7);
+    const NEAR: Ipv4Addr = Ipv4Addr::new(172, 16, 36, 11);
+    const ETH0: u32 = 2;
+    const TUNL: u32 = 3;
+
+    fn route(cidr: &str, way: Option<(u32, Ipv4Addr)>, protocol: u8) -> KernelRoute {
+        KernelRoute {
+            destination: cidr.parse().expect("a prefix"),
+            ifindex: way.map(|(ifindex, _)| ifindex),
+            is_unreachable: false,
+            is_blackhole: way.is_none(),
+            gateway: way.map(|(_, gateway)| gateway),
+            hops: Vec::new(),
+            metric: 0,
+            source: None,
+            mtu: None,
+            protocol,
+        }
+    }
+
+    fn claims(routes: Vec<KernelRoute>) -> Vec<(String, Ipv4Addr, Option<Encap>)> {
+        let link = |name: &str| Link {
+            name: name.into(),
+            alias: None,
+            mac: dataplane_common::Mac::default(),
+            mtu: 1500,
+            is_up: true,
+            does_arp: true,
+            kind: None,
+            xdp_program: None,
+        };
+        let mut host = Host::default();
+        host.links = BTreeMap::from([(ETH0, link("eth0")), (TUNL, link("tunl0"))]);
+        host.routes = routes;
+        let underlay = BTreeSet::from([ETH0]);
+        let config = KernelConfig::default();
+        let reader = Reader::new(&config, &host, &underlay, NODE);
+        let flat = |change: Change| {
+            let claim = change.claim?;
+            Some((change.cidr.to_string(), claim.node, claim.encap))
+        };
+        reader.claims(&host).into_iter().filter_map(flat).collect()
+    }
+
+    #[test]
+    fn routes_of_felix_and_bird_are_read() {
+        for protocol in [12, 80] {
+            let found = claims(vec![
+                route("0.0.0.0/0", Some((ETH0, ROUTER)), 3),
+                route("10.20.42.0/26", Some((TUNL, PEER)), protocol),
+                route("10.20.42.7/32", Some((TUNL, OTHER)), protocol),
+                route("10.20.43.0/26", Some((ETH0, NEAR)), protocol),
+                route("10.20.105.192/26", None, protocol),
+            ]);
+            assert_eq!(
+                found,
+                [
+                    ("10.20.42.0/26".into(), PEER, Some(Encap::Ipip)),
+                    ("10.20.42.7/32".into(), OTHER, Some(Encap::Ipip)),
+                    ("10.20.43.0/26".into(), NEAR, Some(Encap::Direct)),
+                    ("10.20.105.192/26".into(), NODE, None),
+                ]
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_theirs_or_names_no_node_is_not() {
+        let mut over_cali = route("10.20.105.215/32", Some((7, NEAR)), 80);
+        over_cali.gateway = None;
+        let found = claims(vec![
+            route("0.0.0.0/0", Some((ETH0, ROUTER)), 3),
+            // By hand.
+            route("10.20.42.0/26", Some((TUNL, PEER)), 4),
+            // Plain BIRD behind a router: the gateway is the router.
+            route("10.20.43.0/26", Some((ETH0, ROUTER)), 12),
+            // The default route, learnt by BGP.
+            route("0.0.0.0/0", Some((ETH0, NEAR)), 12),
+            over_cali,
+        ]);
+        assert_eq!(found, []);
+    }
+
+    #[test]
+    fn several_ways_are_several_claims_and_the_lowest_metric_counts() {
+        let mut multipath = route("10.20.42.0/26", None, 12);
+        multipath.is_blackhole = false;
+        multipath.hops = vec![(TUNL, Some(PEER)), (TUNL, Some(OTHER))];
+        let mut behind = route("10.20.43.0/26", Some((TUNL, PEER)), 12);
+        behind.metric = 32;
+        let found =
+            claims(vec![multipath, behind, route("10.20.43.0/26", Some((TUNL, OTHER)), 80)]);
+        let ipip = Some(Encap::Ipip);
+        assert_eq!(
+            found,
+            [
+                ("10.20.42.0/26".into(), PEER, ipip),
+                ("10.20.42.0/26".into(), OTHER, ipip),
+                ("10.20.43.0/26".into(), OTHER, ipip),
+            ]
+        );
+    }
+}

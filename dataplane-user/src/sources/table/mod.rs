@@ -1,0 +1,306 @@
+//! All claims, and the route chosen for each prefix.
+//!
+//! The work a change makes is that of the prefixes it names, however many there
+//! are. [`RouteTable::settle`] chooses anew where something changed and tells
+//! which routes are others now; [`judge`] holds the rules.
+
+mod judge;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
+
+use ipnet::Ipv4Net;
+
+use self::judge::Verdict;
+use super::{Change, Claim, Encap, Origin, SourceKind};
+
+/// A route to a node's pods.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ChosenRoute {
+    /// The node's underlay address.
+    pub node: Ipv4Addr,
+    /// Packets travel plain.
+    pub is_direct: bool,
+    /// Who said so.
+    pub source: SourceKind,
+    /// Since when: `CLOCK_MONOTONIC`, seconds.
+    pub since: u32,
+}
+
+impl ChosenRoute {
+    /// Whether packets take another way than with `other`.
+    #[must_use]
+    pub fn differs(&self, other: &Self) -> bool {
+        (self.node, self.is_direct) != (other.node, other.is_direct)
+    }
+}
+
+/// What claims are judged by.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Surroundings {
+    /// Our underlay address, if it is known.
+    pub node: Option<Ipv4Addr>,
+    /// The network it is part of, as the interface has it.
+    pub subnet: Option<Ipv4Net>,
+    /// The tunnel device's address.
+    pub tunnel: Option<Ipv4Addr>,
+    /// Local pods.
+    pub pods: BTreeSet<Ipv4Addr>,
+}
+
+/// How the file wants claims to be weighed.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Rules {
+    /// The most trusted source first.
+    precedence: Vec<SourceKind>,
+    /// How packets travel where a source does not say.
+    pools: BTreeMap<Ipv4Net, Encap>,
+}
+
+impl Rules {
+    /// Sources that `precedence` leaves out follow in their usual order.
+    #[must_use]
+    pub fn new(precedence: &[SourceKind], pools: BTreeMap<Ipv4Net, Encap>) -> Self {
+        let mut order = precedence.to_vec();
+        order.extend(SourceKind::ALL.into_iter().filter(|kind| !precedence.contains(kind)));
+        Self { precedence: order, pools }
+    }
+
+    fn rank(&self, kind: SourceKind) -> usize {
+        self.precedence.iter().position(|other| *other == kind).unwrap_or(usize::MAX)
+    }
+
+    fn encap(&self, cidr: Ipv4Net) -> Encap {
+        let pool = supernets(cidr).find_map(|prefix| self.pools.get(&prefix));
+        pool.copied().unwrap_or(Encap::Ipip)
+    }
+}
+
+/// A prefix itself, then all wider ones.
+pub fn supernets(cidr: Ipv4Net) -> impl Iterator<Item = Ipv4Net> {
+    std::iter::successors(Some(cidr.trunc()), Ipv4Net::supernet)
+}
+
+/// Who claims a prefix: source and object.
+type Claimant = (SourceKind, Origin);
+
+/// See the [module](self).
+#[derive(Default, Debug)]
+pub struct RouteTable {
+    rules: Rules,
+    surroundings: Surroundings,
+    claims: BTreeMap<Ipv4Net, BTreeMap<Claimant, Claim>>,
+    /// How many claims each source has.
+    counts: BTreeMap<SourceKind, usize>,
+    /// What was in force before anybody spoke: stays until all have.
+    held: BTreeMap<Ipv4Net, ChosenRoute>,
+    chosen: BTreeMap<Ipv4Net, ChosenRoute>,
+    /// How many routes each node has.
+    nodes: BTreeMap<Ipv4Addr, usize>,
+    /// Why a claim makes no route, or not the one it asks for.
+    alarms: BTreeMap<Ipv4Net, String>,
+    dirty: BTreeSet<Ipv4Net>,
+}
+
+impl RouteTable {
+    /// With what is in force already, from an earlier run: it stays until
+    /// [`Self::release`], unless somebody says otherwise.
+    #[must_use]
+    pub fn new(in_force: BTreeMap<Ipv4Net, ChosenRoute>) -> Self {
+        let mut table = Self::default();
+        for (cidr, route) in &in_force {
+            table.put(*cidr, Some(*route));
+        }
+        table.held = in_force;
+        table
+    }
+
+    /// Another file.
+    pub fn set_rules(&mut self, rules: Rules) {
+        if rules != self.rules {
+            self.rules = rules;
+            self.judge_all();
+        }
+    }
+
+    /// What the host is like now.
+    pub fn set_surroundings(&mut self, surroundings: Surroundings) {
+        if surroundings == self.surroundings {
+            return;
+        }
+        let only_pods = {
+            let Surroundings { node, subnet, tunnel, .. } = &surroundings;
+            (node, subnet, tunnel)
+                == (&self.surroundings.node, &self.surroundings.subnet, &self.surroundings.tunnel)
+        };
+        self.surroundings = surroundings;
+        if only_pods {
+            // What stands, stands: only what was refused may be had now.
+            self.dirty.extend(self.alarms.keys());
+        } else {
+            self.judge_all();
+        }
+    }
+
+    fn judge_all(&mut self) {
+        self.dirty.extend(self.claims.keys().chain(self.chosen.keys()));
+    }
+
+    /// Takes in what a source says.
+    pub fn apply(&mut self, kind: SourceKind, changes: impl IntoIterator<Item = Change>) {
+        for Change { cidr, origin, claim } in changes {
+            self.set_claim(cidr.trunc(), (kind, origin), claim);
+        }
+    }
+
+    /// Takes in all that a source says: what it no longer says is taken back.
+    pub fn replace(&mut self, kind: SourceKind, claims: Vec<Change>) {
+        let stays: BTreeSet<(Ipv4Net, &Origin)> =
+            claims.iter().map(|change| (change.cidr.trunc(), &change.origin)).collect();
+        let mut gone = Vec::new();
+        for (cidr, claimants) in &self.claims {
+            let theirs = claimants.keys().filter(|(owner, _)| *owner == kind);
+            gone.extend(
+                theirs
+                    .filter(|(_, origin)| !stays.contains(&(*cidr, origin)))
+                    .map(|claimant| (*cidr, claimant.clone())),
+            );
+        }
+        for (cidr, claimant) in gone {
+            self.set_claim(cidr, claimant, None);
+        }
+        self.apply(kind, claims);
+    }
+
+    /// Takes in all that a source says of one prefix.
+    pub fn replace_prefix(&mut self, kind: SourceKind, cidr: Ipv4Net, claims: Vec<Change>) {
+        let claimants = self.claims.get(&cidr).into_iter().flat_map(BTreeMap::keys);
+        let stays = |origin: &Origin| claims.iter().any(|change| change.origin == *origin);
+        let gone = claimants.filter(|(owner, origin)| *owner == kind && !stays(origin));
+        for claimant in gone.cloned().collect::<Vec<_>>() {
+            self.set_claim(cidr, claimant, None);
+        }
+        self.apply(kind, claims);
+    }
+
+    fn set_claim(&mut self, cidr: Ipv4Net, claimant: Claimant, claim: Option<Claim>) {
+        let count = self.counts.entry(claimant.0).or_default();
+        let claimants = self.claims.entry(cidr).or_default();
+        let before = match claim {
+            Some(claim) => claimants.insert(claimant, claim),
+            None => claimants.remove(&claimant),
+        };
+        *count = *count + usize::from(claim.is_some()) - usize::from(before.is_some());
+        if claimants.is_empty() {
+            self.claims.remove(&cidr);
+        }
+        if before != claim {
+            self.dirty.insert(cidr);
+        }
+    }
+
+    /// A new source is about to speak: what is in force stays until it has.
+    pub fn hold(&mut self) {
+        self.held.clone_from(&self.chosen);
+    }
+
+    /// Everybody has spoken: what nobody claims goes.
+    pub fn release(&mut self) {
+        self.dirty.extend(std::mem::take(&mut self.held).into_keys());
+    }
+
+    /// Chooses anew where something changed; the prefixes whose routes differ.
+    /// `now`: `CLOCK_MONOTONIC`, seconds.
+    pub fn settle(&mut self, now: u32) -> BTreeSet<Ipv4Net> {
+        let mut changed = BTreeSet::new();
+        if self.dirty.is_empty() {
+            return changed;
+        }
+        // What was refused may be had now; there are few of them, if any.
+        self.dirty.extend(self.alarms.keys());
+        while let Some(cidr) = self.dirty.pop_first() {
+            let verdict = judge::judge(self, cidr);
+            let Verdict { route, alarm } = verdict;
+            let before = self.chosen.get(&cidr).copied();
+            let route = route.map(|route| match before {
+                Some(before) if !route.differs(&before) => {
+                    ChosenRoute { since: before.since, ..route }
+                }
+                _ => ChosenRoute { since: now, ..route },
+            });
+            match alarm {
+                Some(alarm) => drop(self.alarms.insert(cidr, alarm)),
+                None => drop(self.alarms.remove(&cidr)),
+            }
+            if route != before {
+                self.put(cidr, route);
+                changed.insert(cidr);
+            }
+        }
+        changed
+    }
+
+    fn put(&mut self, cidr: Ipv4Net, route: Option<ChosenRoute>) {
+        let before = match route {
+            Some(route) => {
+                *self.nodes.entry(route.node).or_default() += 1;
+                self.chosen.insert(cidr, route)
+            }
+            None => self.chosen.remove(&cidr),
+        };
+        if let Some(before) = before
+            && let Some(count) = self.nodes.get_mut(&before.node)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.nodes.remove(&before.node);
+            }
+        }
+    }
+
+    /// The routes.
+    #[must_use]
+    pub fn routes(&self) -> &BTreeMap<Ipv4Net, ChosenRoute> {
+        &self.chosen
+    }
+
+    /// The nodes that have routes.
+    pub fn nodes(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.nodes.keys().copied()
+    }
+
+    /// Whether a node has any route.
+    #[must_use]
+    pub fn knows(&self, node: Ipv4Addr) -> bool {
+        self.nodes.contains_key(&node)
+    }
+
+    /// Who claims a prefix, and what they say.
+    pub fn claims_to(&self, cidr: Ipv4Net) -> impl Iterator<Item = (SourceKind, &Origin, &Claim)> {
+        let claims = self.claims.get(&cidr).into_iter().flatten();
+        claims.map(|((kind, origin), claim)| (*kind, origin, claim))
+    }
+
+    /// Whether the address of a node that has routes, or our own, lies in `cidr`.
+    #[must_use]
+    pub fn has_node_in(&self, cidr: Ipv4Net) -> bool {
+        self.nodes.range(cidr.network()..=cidr.broadcast()).next().is_some()
+            || self.surroundings.node.is_some_and(|node| cidr.contains(&node))
+    }
+
+    /// What is wrong with claims, by prefix.
+    #[must_use]
+    pub fn alarms(&self) -> &BTreeMap<Ipv4Net, String> {
+        &self.alarms
+    }
+
+    /// How many claims a source has.
+    #[must_use]
+    pub fn count(&self, kind: SourceKind) -> usize {
+        self.counts.get(&kind).copied().unwrap_or(0)
+    }
+}

@@ -1,0 +1,249 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const US: Ipv4Addr = Ipv4Addr::new(172, 16, 36, 10);
+const A: Ipv4Addr = Ipv4Addr::new(172, 16, 35, 4);
+const B: Ipv4Addr = Ipv4Addr::new(172, 16, 34, 7);
+/// In our own subnet.
+const NEAR: Ipv4Addr = Ipv4Addr::new(172, 16, 36, 11);
+const POD: Ipv4Addr = Ipv4Addr::new(10, 20, 105, 215);
+
+fn net(text: &str) -> Ipv4Net {
+    text.parse().expect("a prefix")
+}
+
+fn surroundings() -> Surroundings {
+    Surroundings {
+        node: Some(US),
+        subnet: Some(net("172.16.36.0/24")),
+        tunnel: None,
+        pods: BTreeSet::from([POD]),
+    }
+}
+
+fn table() -> RouteTable {
+    let mut table = RouteTable::default();
+    table.set_rules(Rules::new(&[], BTreeMap::new()));
+    table.set_surroundings(surroundings());
+    table
+}
+
+fn change(cidr: &str, origin: &str, node: Option<Ipv4Addr>) -> Change {
+    let claim = node.map(|node| Claim { node, encap: None });
+    Change { cidr: net(cidr), origin: origin.into(), claim }
+}
+
+fn say(table: &mut RouteTable, kind: SourceKind, cidr: &str, origin: &str, node: Option<Ipv4Addr>) {
+    table.apply(kind, [change(cidr, origin, node)]);
+    table.settle(1);
+}
+
+fn node(table: &RouteTable, cidr: &str) -> Option<Ipv4Addr> {
+    table.routes().get(&net(cidr)).map(|route| route.node)
+}
+
+fn alarm(table: &RouteTable, cidr: &str) -> String {
+    table.alarms().get(&net(cidr)).cloned().unwrap_or_default()
+}
+
+#[test]
+fn the_more_trusted_source_wins_and_the_next_one_follows() {
+    let mut table = table();
+    say(&mut table, SourceKind::Kernel, "10.20.42.0/26", "k", Some(A));
+    assert_eq!(node(&table, "10.20.42.0/26"), Some(A));
+    say(&mut table, SourceKind::Etcd, "10.20.42.0/26", "e", Some(B));
+    assert_eq!(node(&table, "10.20.42.0/26"), Some(B));
+    assert!(table.alarms().is_empty(), "precedence is no conflict");
+    assert_eq!(table.routes()[&net("10.20.42.0/26")].source, SourceKind::Etcd);
+    say(&mut table, SourceKind::Etcd, "10.20.42.0/26", "e", None);
+    assert_eq!(node(&table, "10.20.42.0/26"), Some(A));
+    table.set_rules(Rules::new(&[SourceKind::Kernel], BTreeMap::new()));
+    say(&mut table, SourceKind::File, "10.20.42.0/26", "f", Some(B));
+    assert_eq!(node(&table, "10.20.42.0/26"), Some(A), "as configured");
+    assert_eq!((table.count(SourceKind::File), table.count(SourceKind::Etcd)), (1, 0));
+}
+
+#[test]
+fn of_two_owners_the_old_one_stays_and_an_alarm_says_why() {
+    for (first, second) in [(A, B), (B, A)] {
+        let mut table = table();
+        say(&mut table, SourceKind::Etcd, "10.20.42.0/26", "one", Some(first));
+        say(&mut table, SourceKind::Etcd, "10.20.42.0/26", "two", Some(second));
+        assert_eq!(node(&table, "10.20.42.0/26"), Some(first));
+        let alarm = alarm(&table, "10.20.42.0/26");
+        assert!(alarm.contains("one") && alarm.contains("two"), "{alarm}");
+        say(&mut table, SourceKind::Etcd, "10.20.42.0/26", "one", None);
+        assert_eq!(node(&table, "10.20.42.0/26"), Some(second));
+        assert!(table.alarms().is_empty());
+    }
+}
+
+#[test]
+fn what_moves_within_one_object_is_no_conflict() {
+    let mut table = table();
+    say(&mut table, SourceKind::Etcd, "10.20.42.0/26", "one", Some(A));
+    table.apply(SourceKind::Etcd, [change("10.20.42.0/26", "one", Some(B))]);
+    assert_eq!(table.settle(7), BTreeSet::from([net("10.20.42.0/26")]));
+    assert_eq!(node(&table, "10.20.42.0/26"), Some(B));
+    assert_eq!(table.routes()[&net("10.20.42.0/26")].since, 7);
+    assert!(table.alarms().is_empty());
+    table.apply(SourceKind::Etcd, [change("10.20.42.0/26", "one", Some(B))]);
+    assert!(table.settle(9).is_empty(), "nothing new");
+    assert!(!table.knows(A) && table.knows(B));
+}
+
+#[test]
+fn what_was_in_force_stays_until_everybody_has_spoken() {
+    let old = ChosenRoute { node: A, is_direct: false, source: SourceKind::Etcd, since: 3 };
+    let held = BTreeMap::from([(net("10.20.42.0/26"), old), (net("10.20.43.0/26"), old)]);
+    let mut table = RouteTable::new(held);
+    table.set_rules(Rules::new(&[], BTreeMap::new()));
+    table.set_surroundings(surroundings());
+    table.replace(SourceKind::File, Vec::new());
+    assert!(table.settle(5).is_empty());
+    // The file moves one, and etcd has not said anything yet.
+    say(&mut table, SourceKind::File, "10.20.43.0/26", "f", Some(B));
+    assert_eq!(node(&table, "10.20.43.0/26"), Some(B));
+    assert_eq!(table.routes()[&net("10.20.42.0/26")], old);
+    table.replace(SourceKind::Etcd, vec![change("10.20.44.0/26", "e", Some(A))]);
+    table.release();
+    assert_eq!(table.settle(6), BTreeSet::from([net("10.20.42.0/26"), net("10.20.44.0/26")]));
+    assert_eq!(node(&table, "10.20.42.0/26"), None);
+}
+
+#[test]
+fn a_source_to_come_holds_what_is_there() {
+    let mut table = table();
+    say(&mut table, SourceKind::File, "10.20.42.0/26", "f", Some(A));
+    table.hold();
+    table.replace(SourceKind::File, Vec::new());
+    assert!(table.settle(5).is_empty());
+    table.release();
+    assert_eq!(table.settle(5).len(), 1);
+    assert!(table.routes().is_empty());
+}
+
+#[test]
+fn pools_and_subnets_say_how_packets_travel() {
+    let mut table = table();
+    let pools = BTreeMap::from([
+        (net("10.20.0.0/16"), Encap::CrossSubnet),
+        (net("10.20.128.0/17"), Encap::Direct),
+    ]);
+    table.set_rules(Rules::new(&[], pools));
+    let direct = |table: &RouteTable, cidr: &str| table.routes()[&net(cidr)].is_direct;
+    say(&mut table, SourceKind::Bird, "10.20.42.0/26", "1", Some(A));
+    say(&mut table, SourceKind::Bird, "10.20.43.0/26", "2", Some(NEAR));
+    say(&mut table, SourceKind::Bird, "10.20.130.0/26", "3", Some(A));
+    say(&mut table, SourceKind::Bird, "10.30.0.0/26", "4", Some(NEAR));
+    assert!(!direct(&table, "10.20.42.0/26"), "another subnet");
+    assert!(direct(&table, "10.20.43.0/26"), "our subnet");
+    assert!(direct(&table, "10.20.130.0/26"), "the longest pool");
+    assert!(!direct(&table, "10.30.0.0/26"), "no pool");
+    // What the source itself says counts.
+    let claim = Some(Claim { node: A, encap: Some(Encap::Direct) });
+    table.apply(
+        SourceKind::Bird,
+        [Change { cidr: net("10.20.42.0/26"), origin: "1".into(), claim }],
+    );
+    table.settle(1);
+    assert!(direct(&table, "10.20.42.0/26"));
+    // Our own subnet is another one now: all are judged again.
+    table.set_surroundings(Surroundings { subnet: Some(net("172.16.36.10/32")), ..surroundings() });
+    assert_eq!(table.settle(2), BTreeSet::from([net("10.20.43.0/26")]));
+    assert!(!direct(&table, "10.20.43.0/26"));
+}
+
+#[test]
+fn nobody_takes_our_own_addresses() {
+    let mut table = table();
+    // A block of ours is no route, whoever else has longer ones in it.
+    say(&mut table, SourceKind::Etcd, "10.20.105.192/26", "own", Some(US));
+    assert!(table.routes().is_empty() && table.alarms().is_empty());
+    // A datastore that gives our pods' block away.
+    say(&mut table, SourceKind::Etcd, "10.20.105.192/26", "own", Some(A));
+    assert_eq!(node(&table, "10.20.105.192/26"), None);
+    assert!(alarm(&table, "10.20.105.192/26").contains("our own pod 10.20.105.215"));
+    // It says that the pod has only borrowed its address.
+    say(&mut table, SourceKind::Etcd, "10.20.105.215/32", "own", Some(US));
+    assert_eq!(node(&table, "10.20.105.192/26"), Some(A));
+    assert!(table.alarms().is_empty());
+    // What stands, stands, even if the pod is no longer said to be ours.
+    say(&mut table, SourceKind::Etcd, "10.20.105.215/32", "own", None);
+    assert_eq!(node(&table, "10.20.105.192/26"), Some(A));
+    // BIRD does not know borrowers, but a pod's very address is no other's.
+    say(&mut table, SourceKind::Bird, "10.20.105.215/32", "b", Some(B));
+    assert_eq!(node(&table, "10.20.105.215/32"), None);
+    // Once the pod is gone its address may be had.
+    table.set_surroundings(Surroundings { pods: BTreeSet::new(), ..surroundings() });
+    table.settle(1);
+    assert_eq!(node(&table, "10.20.105.215/32"), Some(B));
+}
+
+#[test]
+fn node_addresses_are_no_pods() {
+    let mut table = table();
+    say(&mut table, SourceKind::Etcd, "172.16.36.0/26", "e", Some(A));
+    assert!(alarm(&table, "172.16.36.0/26").contains("our own node address"));
+    say(&mut table, SourceKind::Etcd, "172.16.35.0/26", "e", Some(A));
+    assert!(alarm(&table, "172.16.35.0/26").contains("wrapped for ever"));
+    say(&mut table, SourceKind::Etcd, "10.20.42.0/26", "e", Some(A));
+    say(&mut table, SourceKind::Etcd, "172.16.35.4/32", "e", Some(B));
+    assert!(alarm(&table, "172.16.35.4/32").contains("node 172.16.35.4"));
+    // A node inside a pod CIDR that is there already.
+    say(&mut table, SourceKind::Etcd, "10.20.43.0/26", "e", Some(Ipv4Addr::new(10, 20, 42, 3)));
+    assert!(alarm(&table, "10.20.43.0/26").contains("lies inside the pod CIDR 10.20.42.0/26"));
+    say(&mut table, SourceKind::Etcd, "10.20.42.0/26", "e", None);
+    assert_eq!(node(&table, "10.20.43.0/26"), Some(Ipv4Addr::new(10, 20, 42, 3)));
+    for nobody in [Ipv4Addr::UNSPECIFIED, Ipv4Addr::LOCALHOST, Ipv4Addr::BROADCAST] {
+        say(&mut table, SourceKind::Etcd, "10.20.50.0/26", "e", Some(nobody));
+        assert_eq!(node(&table, "10.20.50.0/26"), None);
+    }
+}
+
+/// A few prefixes, sources, objects and nodes, so that they meet.
+fn changes() -> impl Strategy<Value = Vec<(usize, Change)>> {
+    let cidr = prop::sample::select(vec!["10.20.42.0/26", "10.20.42.7/32", "10.20.43.0/26"]);
+    let origin = prop::sample::select(vec!["a", "b"]);
+    let node = prop::option::of(prop::sample::select(vec![US, A, B, NEAR]));
+    let one = (0..SourceKind::ALL.len(), cidr, origin, node)
+        .prop_map(|(kind, cidr, origin, node)| (kind, change(cidr, origin, node)));
+    prop::collection::vec(one, 0..40)
+}
+
+proptest! {
+    /// Whatever was said before, only what is claimed now is routed, by the most
+    /// trusted source that claims it; and the count of nodes is that of the routes.
+    #[test]
+    fn routes_are_claims_of_the_most_trusted(steps in changes()) {
+        let mut table = table();
+        let mut said: BTreeMap<(Ipv4Net, usize, Origin), Claim> = BTreeMap::new();
+        for (kind, change) in steps {
+            let key = (change.cidr, kind, change.origin.clone());
+            match change.claim {
+                Some(claim) => drop(said.insert(key, claim)),
+                None => drop(said.remove(&key)),
+            }
+            table.apply(SourceKind::ALL[kind], [change]);
+            table.settle(1);
+        }
+        for cidr in ["10.20.42.0/26", "10.20.42.7/32", "10.20.43.0/26"].map(net) {
+            let best = said.keys().filter(|(c, ..)| *c == cidr).map(|(_, kind, _)| *kind).min();
+            let owners: BTreeSet<Ipv4Addr> = said
+                .iter()
+                .filter(|((c, kind, _), _)| *c == cidr && Some(*kind) == best)
+                .map(|(_, claim)| claim.node)
+                .collect();
+            match table.routes().get(&cidr) {
+                Some(route) => prop_assert!(owners.contains(&route.node) && route.node != US),
+                None => prop_assert!(owners.is_empty() || owners.contains(&US)),
+            }
+            prop_assert_eq!(table.alarms().contains_key(&cidr), owners.len() > 1);
+        }
+        let mut nodes: Vec<_> = table.routes().values().map(|route| route.node).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        prop_assert_eq!(table.nodes().collect::<Vec<_>>(), nodes);
+    }
+}
