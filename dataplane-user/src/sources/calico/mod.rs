@@ -16,4 +16,6 @@ pub mod node;
 pub mod pool;
 pub mod resolver;
 
-pub use self::{affinity::Affinity, block::Block, node::CalicoNode, pool::Pool, resolver::Resolver};
+pub use self::{
+    affinity::Affinity, block::Block, node::CalicoNode, pool::Pool, resolver::Resolver,
+};

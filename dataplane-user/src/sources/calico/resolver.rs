@@ -74,7 +74,7 @@ impl Resolver {
         if old == block {
             return;
         }
-        self.renew_claims(&origin);
+        self.renew_claims(origin);
         for block in [&old, &block].into_iter().flatten() {
             for name in index::names(block) {
                 self.judge_node(name);
@@ -86,13 +86,13 @@ impl Resolver {
     /// A node is so now, or is gone.
     pub fn set_node(&mut self, name: &str, node: Option<CalicoNode>) {
         let own_subnet = self.own_subnet();
-        let old = match node.clone() {
+        if self.nodes.get(name) == node.as_ref() {
+            return;
+        }
+        match node {
             Some(node) => self.nodes.insert(name.to_owned(), node),
             None => self.nodes.remove(name),
         };
-        if old == node {
-            return;
-        }
         self.judge_node(name);
         let touched = if self.own_subnet() == own_subnet {
             self.blocks.naming(name)
@@ -100,7 +100,7 @@ impl Resolver {
             self.blocks.all()
         };
         for origin in touched {
-            self.renew_claims(&origin);
+            self.renew_claims(origin);
         }
     }
 
@@ -130,21 +130,17 @@ impl Resolver {
         );
         for pool in [old, pool].into_iter().flatten() {
             for origin in self.blocks.inside(pool.cidr) {
-                self.renew_claims(&origin);
+                self.renew_claims(origin);
             }
         }
     }
 
     /// An affinity is so now, or is gone. It claims nothing, but may contradict.
     pub fn set_affinity(&mut self, origin: Origin, affinity: Option<Affinity>) {
-        let old = match affinity.clone() {
-            Some(affinity) => self.affinities.insert(origin.clone(), affinity),
-            None => self.affinities.remove(&origin),
-        };
-        if old == affinity {
+        if self.affinities.get(&origin) == affinity.as_ref() {
             return;
         }
-        if let Some(Affinity { cidr, .. }) = old
+        if let Some(Affinity { cidr, .. }) = self.affinities.remove(&origin)
             && let Some(those) = self.affinities_to.get_mut(&cidr)
         {
             those.remove(&origin);
@@ -154,7 +150,9 @@ impl Resolver {
         }
         match affinity {
             None => self.problems.set(origin, None),
-            Some(Affinity { cidr, .. }) => {
+            Some(affinity) => {
+                let cidr = affinity.cidr;
+                self.affinities.insert(origin.clone(), affinity);
                 self.affinities_to.entry(cidr).or_default().insert(origin);
                 self.judge_affinities(cidr);
             }
@@ -217,7 +215,7 @@ impl Resolver {
         Way::Ours(None)
     }
 
-    /// CrossSubnet is *our* subnet with *their* address in it, where both are known.
+    /// `CrossSubnet` is *our* subnet with *their* address in it, where both are known.
     fn encap_to(&self, address: Ipv4Addr, encap: Option<Encap>) -> Option<Encap> {
         match (encap, self.own_subnet()) {
             (Some(Encap::CrossSubnet), Some(subnet)) if subnet.contains(&address) => {
@@ -228,19 +226,18 @@ impl Resolver {
         }
     }
 
-    fn renew_claims(&mut self, origin: &Origin) {
-        let claims = self.blocks.get(origin).map(|block| self.claims_of(block)).unwrap_or_default();
-        let old = if claims.is_empty() {
-            self.claims.remove(origin)
-        } else {
-            self.claims.insert(origin.clone(), claims.clone())
-        };
-        let old = old.unwrap_or_default();
+    fn renew_claims(&mut self, origin: Origin) {
+        let claims = self.blocks.get(&origin).map(|block| self.claims_of(block));
+        let claims = claims.unwrap_or_default();
+        let old = self.claims.remove(&origin).unwrap_or_default();
         for cidr in old.keys().chain(claims.keys()) {
             let before = old.get(cidr).copied();
             if before != claims.get(cidr).copied() {
                 self.before.entry((origin.clone(), *cidr)).or_insert(before);
             }
+        }
+        if !claims.is_empty() {
+            self.claims.insert(origin, claims);
         }
     }
 

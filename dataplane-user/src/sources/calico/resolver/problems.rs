@@ -15,11 +15,11 @@ pub struct Problems {
 impl Problems {
     /// `origin` has this problem now, or none.
     pub fn set(&mut self, origin: Origin, problem: Option<String>) {
-        let old = match problem.clone() {
-            Some(text) => self.now.insert(origin.clone(), text),
-            None => self.now.remove(&origin),
-        };
-        if old != problem {
+        if self.now.get(&origin) != problem.as_ref() {
+            match problem {
+                Some(text) => self.now.insert(origin.clone(), text),
+                None => self.now.remove(&origin),
+            };
             self.touched.insert(origin);
         }
     }
