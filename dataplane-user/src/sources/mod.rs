@@ -6,6 +6,7 @@
 //! make nothing vanish: only its own word, that something is gone, does.
 
 pub mod calico;
+pub mod etcd;
 pub mod hub;
 pub mod kernel;
 pub mod status;
@@ -157,11 +158,14 @@ fn spawn(
     me: Me,
     reporter: Reporter,
 ) -> Option<JoinHandle<()>> {
-    let _ = (config, me, reporter);
     match kind {
         // The daemon's own look at the file and at the kernel.
         SourceKind::File | SourceKind::Kernel => None,
-        SourceKind::Bird | SourceKind::Etcd | SourceKind::Kubernetes => None,
+        SourceKind::Bird | SourceKind::Kubernetes => None,
+        SourceKind::Etcd => {
+            let config = config.etcd.clone()?;
+            Some(tokio::spawn(etcd::run(config, me, reporter)))
+        }
     }
 }
 

@@ -22,13 +22,15 @@ pub struct CalicoNode {
 
 #[derive(Deserialize)]
 struct Stored {
-    #[serde(default, deserialize_with = "json::nullable")]
+    #[serde(flatten)]
+    header: json::Header,
+    #[serde(default, deserialize_with = "json::object")]
     spec: Spec,
 }
 
 #[derive(Default, Deserialize)]
 struct Spec {
-    #[serde(default, deserialize_with = "json::nullable")]
+    #[serde(default, deserialize_with = "json::object")]
     bgp: Bgp,
     #[serde(default, deserialize_with = "json::nullable")]
     addresses: Vec<Address>,
@@ -54,7 +56,7 @@ impl CalicoNode {
     /// # Errors
     /// What is wrong with it, in one line.
     pub fn from_json(bytes: &[u8]) -> Result<Self, String> {
-        json::parse(bytes, WHAT).map(Self::from_stored)
+        json::parse(bytes, WHAT).and_then(Self::from_stored)
     }
 
     /// Of a `Node` of `projectcalico.org/v3`.
@@ -62,7 +64,7 @@ impl CalicoNode {
     /// # Errors
     /// What is wrong with it, in one line.
     pub fn from_value(node: Value) -> Result<Self, String> {
-        json::convert(node, WHAT).map(Self::from_stored)
+        json::convert(node, WHAT).and_then(Self::from_stored)
     }
 
     /// Of an address with its prefix length, like `172.17.0.6/16`.
@@ -80,18 +82,20 @@ impl CalicoNode {
         Some(Self { address: Some(address), subnet: None })
     }
 
-    fn from_stored(stored: Stored) -> Self {
+    fn from_stored(stored: Stored) -> Result<Self, String> {
+        stored.header.check(WHAT)?;
         let Spec { bgp, addresses } = stored.spec;
         let of_kind = |kind| {
             let mut those = addresses.iter().filter(move |address| address.kind == kind);
             those.find_map(|address| Self::from_address(&address.address))
         };
-        bgp.ipv4_address
+        let known = bgp
+            .ipv4_address
             .as_deref()
             .and_then(Self::from_cidr)
             .or_else(|| of_kind("InternalIP"))
-            .or_else(|| of_kind("ExternalIP"))
-            .unwrap_or(Self { address: None, subnet: None })
+            .or_else(|| of_kind("ExternalIP"));
+        Ok(known.unwrap_or(Self { address: None, subnet: None }))
     }
 }
 
@@ -164,9 +168,20 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said_in_one_line() {
-        for garbage in ["7", "{\"spec\": 1}", "{\"spec\": {\"bgp\": \"x\"}}", "{"] {
+        for (garbage, said) in [
+            ("7", "is no Node: "),
+            ("{", "is no Node: "),
+            (" []", "is no Node: it is a list"),
+            (r#"{"spec": 1}"#, "is no Node: "),
+            (r#"{"spec": []}"#, "is no Node: "),
+            (r#"{"spec": {"bgp": "x"}}"#, "is no Node: "),
+            (r#"{"spec": {"bgp": []}}"#, "is no Node: "),
+            (r#"{"kind": "IPPool"}"#, "is no Node but of kind `IPPool`"),
+            (r#"{"apiVersion": "projectcalico.org/v9"}"#, "of `projectcalico.org/v9`, which is"),
+        ] {
             let error = CalicoNode::from_json(garbage.as_bytes()).unwrap_err();
-            assert!(error.starts_with("is no Node: ") && !error.contains('\n'), "{error}");
+            assert!(error.contains(said) && !error.contains('\n'), "no {said} in {error}");
         }
+        assert!(CalicoNode::from_value(serde_json::json!([])).is_err());
     }
 }

@@ -20,6 +20,9 @@ pub struct Pool {
 
 #[derive(Deserialize)]
 struct Stored {
+    #[serde(flatten)]
+    header: json::Header,
+    #[serde(deserialize_with = "json::object")]
     spec: Spec,
 }
 
@@ -51,6 +54,7 @@ impl Pool {
     }
 
     fn from_stored(stored: Stored) -> Result<Option<Self>, String> {
+        stored.header.check(WHAT)?;
         let Spec { cidr, ipip_mode, vxlan_mode } = stored.spec;
         let IpNet::V4(cidr) = parse_cidr(&cidr)? else { return Ok(None) };
         // Felix lets VXLAN win where both are set.

@@ -190,6 +190,12 @@ impl Resolver {
         self.problems.all()
     }
 
+    /// What is wrong with one object.
+    #[must_use]
+    pub fn problem(&self, origin: &Origin) -> Option<&str> {
+        self.problems.get(origin)
+    }
+
     /// Problems that came, changed or went (`None`) since this was last asked.
     pub fn take_problems(&mut self) -> Vec<(Origin, Option<String>)> {
         self.problems.take_changes()

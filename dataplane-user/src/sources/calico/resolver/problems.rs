@@ -24,6 +24,11 @@ impl Problems {
         }
     }
 
+    /// The problem of one.
+    pub fn get(&self, origin: &Origin) -> Option<&str> {
+        self.now.get(origin).map(String::as_str)
+    }
+
     /// All there are.
     pub fn all(&self) -> Vec<(Origin, String)> {
         self.now.iter().map(|(origin, text)| (origin.clone(), text.clone())).collect()
