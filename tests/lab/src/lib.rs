@@ -2,7 +2,7 @@
 //!
 //! [`Lab::new`] makes nodes, a router between them and pods as Calico's CNI
 //! plugin would. [`traffic`] sends through it, [`capture`] looks at the wire,
-//! [`inject`] puts hand-made frames on it, [`service`] plays kube-proxy, [`felix`]
+//! [`inject`] puts hand-made frames on it, [`etcd`] is a datastore with [`calico`]'s objects, [`service`] plays kube-proxy, [`felix`]
 //! Calico's agent, [`conntrack`] tells what the kernel remembers, [`daemon`] runs `tunless`, and [`trace`] tells whether it left anything.
 //!
 //! It needs root, and a kernel with network namespaces. It knows the `tunless`
@@ -20,11 +20,13 @@
 
 pub mod addr;
 mod builder;
+pub mod calico;
 pub mod capture;
 pub mod cmd;
 mod config_file;
 pub mod conntrack;
 pub mod daemon;
+pub mod etcd;
 mod fabric;
 pub mod felix;
 pub mod frame;
@@ -45,6 +47,7 @@ pub mod traffic;
 
 pub use builder::LabBuilder;
 pub use daemon::Daemon;
+pub use etcd::Etcd;
 pub use lab::Lab;
 pub use netns::Netns;
 pub use pod::Pod;

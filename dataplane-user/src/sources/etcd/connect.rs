@@ -12,7 +12,7 @@ use crate::config::EtcdConfig;
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long etcd may take to answer a request.
-pub const ANSWER: Duration = Duration::from_secs(15);
+pub const ANSWER: Duration = Duration::from_secs(10);
 /// How often a connection is tried, and how long the answer may take: a server that
 /// vanished without a word is noticed in the sum of both. Not more often than every
 /// 5 s, or etcd hangs up (`--grpc-keepalive-min-time`).

@@ -46,7 +46,29 @@ pub fn one_line(error: &Error) -> String {
             cause = error.source();
         }
     }
-    clean(&parts.join(": "))
+    let mut line = clean(&parts.join(": "));
+    if let Some((_, hint)) = HINTS.iter().find(|(said, _)| line.contains(said)) {
+        line.push_str("; ");
+        line.push_str(hint);
+    }
+    line
+}
+
+/// What to do about what some errors say.
+const HINTS: [(&str, &str); 6] = [
+    ("user name is empty", "name a user: sources.etcd.username and password_file"),
+    ("fatal alert: BadCertificate", NO_CERTIFICATE),
+    ("fatal alert: CertificateRequired", NO_CERTIFICATE),
+    ("fatal alert: UnknownCA", NO_CERTIFICATE),
+    ("UnknownIssuer", "who signed its certificate is not in sources.etcd.ca"),
+    ("http2 error", "that is no etcd, or one that wants https"),
+];
+const NO_CERTIFICATE: &str = "it wants another certificate of ours: sources.etcd.certificate";
+
+/// Whether it says no more than that the connection ended. The other side may have
+/// said why, but too late: under TLS 1.3 that is a matter of luck.
+pub fn is_vague(why: &str) -> bool {
+    ["connection closed", "broken pipe", "Connection reset"].iter().any(|it| why.contains(it))
 }
 
 /// Whether the history that was asked for is gone.
@@ -85,6 +107,10 @@ mod tests {
         assert_eq!(clean("a\nb\u{1b}[31mc"), "a b [31mc");
         let long = clean(&"x".repeat(10_000));
         assert_eq!(long.chars().count(), LONGEST + 1);
+        let error = Error::WatchError("etcdserver: user name is empty".to_owned());
+        assert!(
+            one_line(&error).ends_with("; name a user: sources.etcd.username and password_file")
+        );
         let error = Error::WatchError("one\ntwo".to_owned());
         assert_eq!(one_line(&error), "watch error: one two");
     }

@@ -126,7 +126,11 @@ impl Source {
     }
 
     fn tell_down(&mut self, why: String) {
-        if self.down.as_ref() != Some(&why) {
+        let is_told = match &self.down {
+            Some(told) => *told == why || error::is_vague(&why),
+            None => false,
+        };
+        if !is_told {
             self.reporter.send(Report::Down(why.clone()));
             self.down = Some(why);
         }
