@@ -546,19 +546,21 @@ impl Reconciler {
         );
         let old_links = round.upsert(&mut attachments, &links).await;
         let is_prepared = round.failures.len() == failures;
-        let mut backstops = Backstops::new(&self.kernel, &self.host);
-        let stopped = tables.backstops();
-        let old_backstops = round.upsert(&mut backstops, &stopped).await;
         let is_node =
             |node: Ipv4Addr| tables.nodes.contains_key(&node) || old_nodes.contains(&node);
         let mut kernel_routes = KernelRoutes::new(&self.kernel, &self.host, is_node);
         let old_kernel_routes = round.upsert(&mut kernel_routes, &tables.kernel_routes).await;
+        // Behind their routes, or packets would find only them for a moment.
+        let mut backstops = Backstops::new(&self.kernel, &self.host);
+        let mut old_backstops = round.upsert(&mut backstops, &tables.backstops()).await;
         // Last: only what conntrack and every hook is ready for is marked.
         if rules.is_some() {
             let rules = rules.filter(|_| is_prepared);
             settle_rules(&mut self.rules, rules, rules_may_have_changed, round).await;
         }
 
+        let direct = old_backstops.take(|prefix| tables.is_direct(prefix));
+        round.delete(&mut backstops, direct).await;
         round.delete(&mut kernel_routes, old_kernel_routes).await;
         round.delete(&mut backstops, old_backstops).await;
         round.delete(&mut attachments, old_links).await;

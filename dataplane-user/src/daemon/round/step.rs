@@ -112,11 +112,13 @@ impl Reconciler {
         let old_routes =
             round.upsert(&mut Routes(maps, Keys::Only(prefixes)), &desired.routes).await;
         self.leases_end.ask(maps, round);
-        let mut backstops = Backstops::left(&self.kernel, before.backstops());
-        let old_backstops = round.upsert(&mut backstops, &desired.backstops()).await;
         let mut kernel_routes = KernelRoutes::left(&self.kernel, before.kernel_routes.clone());
         let old_kernel_routes = round.upsert(&mut kernel_routes, &desired.kernel_routes).await;
+        let mut backstops = Backstops::left(&self.kernel, before.backstops());
+        let mut old_backstops = round.upsert(&mut backstops, &desired.backstops()).await;
 
+        let direct = old_backstops.take(|prefix| desired.is_direct(prefix));
+        round.delete(&mut backstops, direct).await;
         round.delete(&mut kernel_routes, old_kernel_routes).await;
         round.delete(&mut backstops, old_backstops).await;
         round.delete(&mut Routes(maps, Keys::All), old_routes).await;
