@@ -37,6 +37,15 @@ fn the_example_is_accepted() {
 
 /// (file, what the complaint must say)
 const REFUSED: &[(&str, &[&str])] = &[
+    ("sources: {precedence: [kernel, file, kernel]}\n", &["FILE:1:", "precedence", "twice"]),
+    ("sources: {precedence: [gossip]}\n", &["FILE:1:", "gossip", "kernel"]),
+    ("sources:\n  kernel: {protocols: []}\n", &["FILE:2:", "protocols", "[12, 80]"]),
+    ("sources:\n  kernel: {protocols: [300]}\n", &["FILE:2:", "300"]),
+    ("routes: {pools: [{cidr: 10.20.0.0/16, encap: vxlan}]}\n", &["FILE:1:", "vxlan", "ipip"]),
+    (
+        "routes:\n  pools:\n    - {cidr: 10.20.0.0/16, encap: ipip}\n    - {cidr: 10.20.0.0/16, encap: direct}\n",
+        &["FILE:4:", "listed twice"],
+    ),
     ("leases: {seconds: 0}\n", &["FILE:1:", "leases.seconds", "use 1 to 9"]),
     ("leases: {seconds: 10}\n", &["FILE:1:", "leases.seconds", "use 1 to 9", "policy"]),
     ("leases: {seconds: -1}\n", &["FILE:1:", "leases.seconds"]),
