@@ -70,6 +70,8 @@ pub struct Reconciler {
     /// How the sources are, as last written down.
     told: SourcesStatus,
     leases_end: LeasesEnd,
+    /// Nodes whose next hop's MAC is another now.
+    touched: BTreeSet<Ipv4Addr>,
     /// With tunl0 or without, from the first round with a file on: tunl0 may come
     /// and go, but not our mind.
     mode: Option<TunnelMode>,
@@ -137,6 +139,7 @@ impl Reconciler {
             last: None,
             told: SourcesStatus::default(),
             leases_end: LeasesEnd::default(),
+            touched: BTreeSet::new(),
             programs: None,
             maps: None,
             no_xdp: BTreeSet::new(),
@@ -335,6 +338,7 @@ impl Reconciler {
         };
         let desired = Desired::new(inputs, self.sources.table().routes(), tunnel.1, terms);
         self.host = host;
+        self.touched.clear();
 
         self.load(&desired, &mut round)?;
         let may_have_changed = resync || std::mem::take(&mut self.rules_touched);

@@ -43,8 +43,12 @@ impl Reconciler {
         let nodes_before = nodes_before.map(|route| Ipv4Addr::from(route.node));
         let routes = self.sources.table().routes();
         let nodes_now = prefixes.iter().filter_map(|p| routes.get(p)).map(|route| route.node);
-        let nodes: BTreeSet<_> =
-            nodes_before.chain(nodes_now).filter(|n| *n != last.facts.node).collect();
+        let touched = std::mem::take(&mut self.touched);
+        let nodes: BTreeSet<_> = nodes_before
+            .chain(nodes_now)
+            .chain(touched)
+            .filter(|node| *node != last.facts.node)
+            .collect();
         for node in &nodes {
             if !self.paths.contains_key(node) {
                 let path = self.kernel.path(*node).await?;
