@@ -5,6 +5,7 @@
 //! daemon puts the choice in place. So a source that is down, slow or wrong can
 //! make nothing vanish: only its own word, that something is gone, does.
 
+pub mod bird;
 pub mod calico;
 pub mod hub;
 pub mod kernel;
@@ -157,10 +158,13 @@ fn spawn(
     me: Me,
     reporter: Reporter,
 ) -> Option<JoinHandle<()>> {
-    // The file and the kernel are read by the daemon itself; the others are not
-    // built yet, and never speak: what is in force stays.
-    let _ = (kind, config, me, reporter);
-    None
+    match kind {
+        // Read by the daemon itself.
+        SourceKind::File | SourceKind::Kernel => None,
+        SourceKind::Bird => Some(tokio::spawn(bird::run(config.bird.clone()?, me, reporter))),
+        // Not built yet, so they never speak: what is in force stays.
+        SourceKind::Etcd | SourceKind::Kubernetes => None,
+    }
 }
 
 /// A source's way to the daemon.
