@@ -5,6 +5,7 @@
 //! daemon puts the choice in place. So a source that is down, slow or wrong can
 //! make nothing vanish: only its own word, that something is gone, does.
 
+pub mod bird;
 pub mod calico;
 pub mod etcd;
 pub mod hub;
@@ -159,13 +160,12 @@ fn spawn(
     reporter: Reporter,
 ) -> Option<JoinHandle<()>> {
     match kind {
-        // The daemon's own look at the file and at the kernel.
+        // Read by the daemon itself.
         SourceKind::File | SourceKind::Kernel => None,
-        SourceKind::Bird | SourceKind::Kubernetes => None,
-        SourceKind::Etcd => {
-            let config = config.etcd.clone()?;
-            Some(tokio::spawn(etcd::run(config, me, reporter)))
-        }
+        SourceKind::Bird => Some(tokio::spawn(bird::run(config.bird.clone()?, me, reporter))),
+        SourceKind::Etcd => Some(tokio::spawn(etcd::run(config.etcd.clone()?, me, reporter))),
+        // Not built yet, so it never speaks: what is in force stays.
+        SourceKind::Kubernetes => None,
     }
 }
 
