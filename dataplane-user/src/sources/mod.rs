@@ -159,11 +159,9 @@ fn spawn(
     reporter: Reporter,
 ) -> Option<JoinHandle<()>> {
     match kind {
-        // Read by the daemon itself.
-        SourceKind::File | SourceKind::Kernel => None,
         SourceKind::Bird => Some(tokio::spawn(bird::run(config.bird.clone()?, me, reporter))),
-        // Not built yet, so they never speak: what is in force stays.
-        SourceKind::Etcd | SourceKind::Kubernetes => None,
+        // Read by the daemon itself; the last two not at all yet, and refused.
+        SourceKind::File | SourceKind::Kernel | SourceKind::Etcd | SourceKind::Kubernetes => None,
     }
 }
 
