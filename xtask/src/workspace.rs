@@ -19,6 +19,12 @@ pub fn tools() -> PathBuf {
     root().join("target/tools")
 }
 
+/// A path as one would type it in the project's top level.
+pub fn shown(path: &Path) -> String {
+    let root = root();
+    path.strip_prefix(&root).unwrap_or(path).display().to_string()
+}
+
 /// The cargo that runs us, in the project's top level.
 pub fn cargo<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

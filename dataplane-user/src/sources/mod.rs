@@ -160,12 +160,10 @@ fn spawn(
     reporter: Reporter,
 ) -> Option<JoinHandle<()>> {
     match kind {
-        // Read by the daemon itself.
-        SourceKind::File | SourceKind::Kernel => None,
         SourceKind::Bird => Some(tokio::spawn(bird::run(config.bird.clone()?, me, reporter))),
         SourceKind::Etcd => Some(tokio::spawn(etcd::run(config.etcd.clone()?, me, reporter))),
-        // Not built yet, so it never speaks: what is in force stays.
-        SourceKind::Kubernetes => None,
+        // Read by the daemon itself; the last not at all yet, and refused.
+        SourceKind::File | SourceKind::Kernel | SourceKind::Kubernetes => None,
     }
 }
 

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use self::{
-    options::{Decap, Fastpath, Options},
+    options::{Decap, Fastpath, Options, Source},
     page::Page,
     stage::Stage,
     steps::Step,
@@ -49,8 +49,11 @@ pub struct Arguments {
     /// Where arriving packets are unwrapped.
     #[arg(long, value_enum, value_name = "WHERE", default_value = "auto")]
     decap: Decap,
+    /// Where routes are learnt.
+    #[arg(long, value_enum, value_name = "SOURCE", default_value = "file")]
+    source: Source,
     /// Remove the labs that --keep left, and do nothing else.
-    #[arg(long, conflicts_with_all = ["keep", "fastpath", "decap"])]
+    #[arg(long, conflicts_with_all = ["keep", "fastpath", "decap", "source"])]
     remove: bool,
 }
 
@@ -65,7 +68,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     build()?;
     interrupt::watch()?;
 
-    let options = Options { fastpath: arguments.fastpath, decap: arguments.decap };
+    let Arguments { fastpath, decap, source, .. } = *arguments;
+    let options = Options { fastpath, decap, source };
     let steps = steps::plan(options, arguments.keep);
     let mut page = Page::new(steps.len());
     // Dropped on every way out of here, a panic's included.
@@ -126,6 +130,7 @@ fn summary(page: &Page, took: Duration, kept: bool) {
          cargo xtask demo --fastpath off       every packet through the kernel's stack\n\
          cargo xtask demo --fastpath trusted   no packet of a pod through it\n\
          cargo xtask demo --decap xdp          unwrap before the kernel sees the packet\n\
+         cargo xtask demo --source bird        no route in the file: BIRD has them\n\
          cargo xtask test                      all the tests",
     );
 }

@@ -1,5 +1,7 @@
 //! What of tunless the demo shows.
 
+use std::path::Path;
+
 use clap::ValueEnum;
 use tunless_lab::Node;
 
@@ -25,13 +27,24 @@ pub enum Decap {
     Xdp,
 }
 
-/// Both.
+/// Where tunless learns the other node's block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Source {
+    /// From its configuration file.
+    File,
+    /// From BIRD, which runs on both nodes and speaks BGP.
+    Bird,
+}
+
+/// All of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Which way packets take through a node.
     pub fastpath: Fastpath,
     /// Where arriving packets are unwrapped.
     pub decap: Decap,
+    /// Where tunless learns the other node's block.
+    pub source: Source,
 }
 
 impl Options {
@@ -41,7 +54,8 @@ impl Options {
     }
 
     /// The configuration of a node: all that tunless cannot find out by itself.
-    pub fn config(self, node: &Node, peer: &Node) -> String {
+    /// `bird`: the control socket of its BIRD, if there is one.
+    pub fn config(self, node: &Node, peer: &Node, bird: Option<&Path>) -> String {
         let fastpath = match self.fastpath {
             Fastpath::Off => "off",
             Fastpath::Trusted => "trusted",
@@ -56,11 +70,20 @@ impl Options {
         format!(
             "node: {{name: {name}, tunnel_address: {tunnel}}}\n\
              underlay: {{decap: {decap}}}\n\
-             fastpath: {fastpath}\n\
-             routes:\n  \
+             fastpath: {fastpath}\n{}",
+            routes(peer, bird)
+        )
+    }
+}
+
+fn routes(peer: &Node, bird: Option<&Path>) -> String {
+    match bird {
+        Some(socket) => format!("sources:\n  bird: {{socket: {}}}\n", socket.display()),
+        None => format!(
+            "routes:\n  \
                static:\n    \
                  - {{cidr: {}, node: {}}}   # {}\n",
             peer.block, peer.ip, peer.name
-        )
+        ),
     }
 }

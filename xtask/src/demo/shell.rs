@@ -50,11 +50,18 @@ impl Place {
 
     /// Makes `tunless` known there, by that name alone.
     pub fn with_tunless(mut self, binary: &Path, config: &Path) -> Self {
-        self.preamble = format!(
+        self.preamble += &format!(
             "tunless() {{ '{}' \"$@\" --config '{}'; }}\n",
             binary.display(),
             config.display()
         );
+        self
+    }
+
+    /// Makes `birdc` find the BIRD there.
+    pub fn with_birdc(mut self, socket: &Path) -> Self {
+        self.preamble +=
+            &format!("birdc() {{ command birdc -s '{}' \"$@\"; }}\n", socket.display());
         self
     }
 

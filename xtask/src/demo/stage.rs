@@ -5,12 +5,13 @@ use std::{fs, path::PathBuf, process::Child};
 use anyhow::{Context as _, Result, anyhow};
 use tunless_lab::{
     Daemon, Lab, Node, Pod,
+    bird::{Bird, Sessions},
     daemon::tunless_binary,
     service::{Service, kube_proxy, remove_rules},
     trace::Snapshot,
 };
 
-use super::{Options, interrupt, server, shell::Place};
+use super::{Options, interrupt, options::Source, server, shell::Place};
 
 /// How much of a log is shown.
 const LOG_LINES: usize = 12;
@@ -26,6 +27,8 @@ pub struct Host {
     /// All on it that tunless might change, as it was before.
     before: Snapshot,
     yaml: String,
+    /// Of its BIRD.
+    socket: Option<PathBuf>,
     log: PathBuf,
     daemon: Option<Daemon>,
 }
@@ -42,6 +45,8 @@ pub struct Stage {
     pub sit: Place,
     /// The router between the nodes.
     pub router: Place,
+    /// The BIRDs on node2 and node1, if routes come from there.
+    pub birds: Vec<Bird>,
     /// The HTTP service in demo-hello-sit; it goes with its pod.
     _server: Child,
     /// The lab.
@@ -60,13 +65,18 @@ impl Stage {
                 remove_rules(&node.netns)?;
             }
         }
-        let host = |node, peer, pod: &Pod| Host::new(&lab, node, peer, pod, options);
+        let birds = match options.source {
+            Source::File => Vec::new(),
+            Source::Bird => Bird::start_all(&[&lab.node2, &lab.node1], Sessions::Mesh)?,
+        };
+        let host = |node, peer, pod: &Pod, bird| Host::new(&lab, node, peer, pod, options, bird);
         Ok(Self {
-            node2: host(&lab.node2, &lab.node1, lab.perf())?,
-            node1: host(&lab.node1, &lab.node2, lab.sit())?,
+            node2: host(&lab.node2, &lab.node1, lab.perf(), birds.first())?,
+            node1: host(&lab.node1, &lab.node2, lab.sit(), birds.get(1))?,
             perf: Place::new(&lab.perf().name, &lab.perf().netns),
             sit: Place::new(&lab.sit().name, &lab.sit().netns),
             router: Place::new("router", &lab.router),
+            birds,
             _server: server::start(lab.sit())?,
             lab,
         })
@@ -102,6 +112,7 @@ impl Stage {
     pub fn tidy(mut self) -> Vec<String> {
         // Each stops its tunless and detaches it.
         drop((self.node1.daemon.take(), self.node2.daemon.take()));
+        self.birds.clear();
         let mut problems = self.lab.problems();
         let (id, kept) = (self.lab.id().clone(), self.lab.is_kept());
         drop(self);
@@ -113,13 +124,22 @@ impl Stage {
 }
 
 impl Host {
-    fn new(lab: &Lab, node: &Node, peer: &Node, pod: &Pod, options: Options) -> Result<Self> {
+    fn new(
+        lab: &Lab,
+        node: &Node,
+        peer: &Node,
+        pod: &Pod,
+        options: Options,
+        bird: Option<&Bird>,
+    ) -> Result<Self> {
+        let socket = bird.map(Bird::socket);
         Ok(Self {
             node: node.clone(),
             pod: pod.clone(),
             place: Place::new(node.label, &node.netns),
             before: Snapshot::take(&node.netns)?,
-            yaml: options.config(node, peer),
+            yaml: options.config(node, peer, socket.as_deref()),
+            socket,
             log: lab.dir().join(format!("{}.log", node.label)),
             daemon: None,
         })
@@ -139,6 +159,9 @@ impl Host {
         let tunless = tunless_binary()?;
         let place = Place::new(self.node.label, &self.node.netns);
         self.place = place.with_tunless(&tunless, &config);
+        if let Some(socket) = &self.socket {
+            self.place = self.place.clone().with_birdc(socket);
+        }
         Ok(())
     }
 

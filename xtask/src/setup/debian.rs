@@ -11,11 +11,31 @@ use crate::progress;
 const BY_HAND: &str = " (for Rust `rustup toolchain install nightly --component rust-src` will \
                        do; for LLVM name its directory in LLVM_PREFIX)";
 
+/// What came of an installation that did not fail.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Installation {
+    /// Everything was there.
+    Present,
+    /// Now everything is there.
+    Done,
+    /// Nothing was changed, as apt would remove these packages for it.
+    WouldRemove(Vec<String>),
+}
+
 /// Installs those of `wanted` that are missing; true if there were any.
 pub fn install(wanted: &[Package]) -> Result<bool> {
+    match try_install(wanted)? {
+        Installation::Present => Ok(false),
+        Installation::Done => Ok(true),
+        Installation::WouldRemove(theirs) => bail!(conflict(wanted, &theirs)),
+    }
+}
+
+/// Installs those of `wanted` that are missing, unless something has to go for it.
+pub fn try_install(wanted: &[Package]) -> Result<Installation> {
     let missing = missing(wanted)?;
     if missing.is_empty() {
-        return Ok(false);
+        return Ok(Installation::Present);
     }
     println!("set-up: Debian packages to install:");
     for package in &missing {
@@ -29,11 +49,15 @@ pub fn install(wanted: &[Package]) -> Result<bool> {
     let install = progress::run(
         "apt-get install",
         apt_get()
-            // Debian's Rust conflicts with some other Rust packages: theirs stay.
+            // Debian's Rust conflicts with some other Rust packages, its emulator with
+            // that of another release: theirs stay.
             .args(["-q", "-y", "--no-install-recommends", "--no-remove", "install"])
             .args(names),
     )?;
     if !install.success {
+        if install.output.contains(REMOVE_REFUSED) {
+            return Ok(Installation::WouldRemove(removed(&install.output)));
+        }
         let network = !update.success || update.output.contains("Failed to fetch");
         let said = errors(&install.output);
         bail!("{}{said}", explain(&install.output, network));
@@ -41,7 +65,34 @@ pub fn install(wanted: &[Package]) -> Result<bool> {
     for service in missing.iter().filter_map(|package| package.service) {
         disable(service)?;
     }
-    Ok(true)
+    Ok(Installation::Done)
+}
+
+/// apt's error when `--no-remove` has kept it from an installation.
+const REMOVE_REFUSED: &str = "remove is disabled";
+
+/// The packages that apt says it would remove.
+fn removed(output: &str) -> Vec<String> {
+    output
+        .lines()
+        .skip_while(|line| *line != "The following packages will be REMOVED:")
+        .skip(1)
+        .take_while(|line| line.starts_with(' '))
+        .flat_map(str::split_whitespace)
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Why nothing was installed, and what to do.
+fn conflict(wanted: &[Package], theirs: &[String]) -> String {
+    let names: Vec<_> = wanted.iter().map(|package| package.name).collect();
+    let by_hand = if wanted.iter().all(|package| package.program.is_some()) { "" } else { BY_HAND };
+    format!(
+        "apt would remove {} to install what is missing of {}: that is yours to decide; remove it \
+         by hand if nothing needs it{by_hand}, then run this again",
+        theirs.join(", "),
+        names.join(", ")
+    )
 }
 
 /// Debian starts a service with its package, and at every boot. Only of those that
@@ -82,7 +133,8 @@ fn apt_get() -> Command {
     command
 }
 
-fn missing(wanted: &[Package]) -> Result<Vec<Package>> {
+/// Those of `wanted` that are not here.
+pub fn missing(wanted: &[Package]) -> Result<Vec<Package>> {
     if !(on_path("dpkg-query") && on_path("apt-get")) {
         let missing: Vec<_> =
             wanted.iter().filter(|package| !package.program.is_some_and(on_path)).collect();
@@ -125,11 +177,6 @@ fn explain(output: &str, mirror_failed: bool) -> &'static str {
     if output.contains("Could not get lock") {
         return "another package manager holds apt's lock: wait for it, then run this again";
     }
-    if output.contains("remove is disabled") {
-        return "a package here conflicts with Debian's rustc-web: remove it, or give rustup a \
-                compiler for eBPF (`rustup toolchain install nightly --component rust-src`), then \
-                run this again";
-    }
     if mirror_failed || output.contains("Failed to fetch") || output.contains("Could not resolve") {
         return "the Debian package mirror cannot be reached: check the network and apt's sources, \
                 then run this again";
@@ -143,7 +190,7 @@ fn explain(output: &str, mirror_failed: bool) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::packages, *};
 
     #[test]
     fn installed_packages_are_read_without_their_architecture() {
@@ -155,7 +202,6 @@ mod tests {
     fn each_failure_says_what_to_do() {
         for (output, update_failed, says) in [
             ("E: Could not get lock /var/lib/dpkg/lock", false, "apt's lock"),
-            ("E: Packages need to be removed but remove is disabled.", false, "conflicts"),
             ("E: Failed to fetch http://mirror/x.deb", false, "check the network"),
             ("E: Unable to locate package llvm-22-dev", true, "check the network"),
             ("E: Unable to locate package llvm-22-dev", false, "security updates"),
@@ -164,5 +210,21 @@ mod tests {
             let explained = explain(output, update_failed);
             assert!(explained.contains(says), "{output}: {explained}");
         }
+    }
+
+    #[test]
+    fn a_conflict_names_what_would_be_removed() {
+        let output = "The following additional packages will be installed:\n  seabios\n\
+                      The following packages will be REMOVED:\n  qemu-utils qemu-block-extra\n  \
+                      other\n\
+                      The following NEW packages will be installed:\n  qemu-system-x86\n\
+                      E: Packages need to be removed but remove is disabled.\n";
+        let theirs = removed(output);
+        assert_eq!(theirs, ["qemu-utils", "qemu-block-extra", "other"]);
+        let tools = conflict(&[packages::EMULATOR], &theirs);
+        assert!(tools.contains("remove qemu-utils, qemu-block-extra, other to"), "{tools}");
+        assert!(tools.contains("qemu-system-x86") && !tools.contains("rustup"), "{tools}");
+        let rust = conflict(packages::TOOLCHAIN, &theirs);
+        assert!(rust.contains("rustup toolchain install"), "{rust}");
     }
 }

@@ -13,6 +13,8 @@ mod toolchain;
 
 use anyhow::Result;
 
+pub use self::debian::Installation;
+
 /// Sets the machine up, or says in one sentence why that cannot be.
 pub fn run() -> Result<()> {
     checks::run()?;
@@ -47,9 +49,22 @@ pub fn root() -> Result<()> {
     checks::root()
 }
 
-/// Adds what `cargo xtask vm` needs: an emulator, and what its guest is made of.
+/// Adds what `cargo xtask vm` makes its guests of.
 pub fn vm_tools() -> Result<()> {
     debian::install(packages::VM).map(drop)
+}
+
+/// The package with the emulator that boots them.
+pub const EMULATOR: &str = packages::EMULATOR.name;
+
+/// Whether the emulator is installed.
+pub fn has_emulator() -> Result<bool> {
+    Ok(debian::missing(&[packages::EMULATOR])?.is_empty())
+}
+
+/// Adds the emulator, unless something has to go for it.
+pub fn emulator() -> Result<Installation> {
+    debian::try_install(&[packages::EMULATOR])
 }
 
 /// Adds the components that `cargo xtask test --only lint` needs: rustup's

@@ -145,9 +145,14 @@ pub fn run(suite: Suite, targets: &Targets, arguments: &Arguments, deadline: Ins
             kernel_cases(&mut outcome, suite, targets, filter, deadline);
         }
         Suite::Demo => {
-            for fastpath in ["verified", "off", "trusted"] {
+            for arguments in [
+                ["--fastpath", "verified"],
+                ["--fastpath", "off"],
+                ["--fastpath", "trusted"],
+                ["--source", "bird"],
+            ] {
                 if !stream::interrupted() {
-                    demo(&mut outcome, fastpath, deadline);
+                    demo(&mut outcome, arguments, deadline);
                 }
             }
         }
@@ -201,13 +206,13 @@ fn cases(outcome: &mut Outcome, command: &mut Command, filter: &[String], deadli
 }
 
 /// Runs the demo and counts its steps.
-fn demo(outcome: &mut Outcome, fastpath: &str, deadline: Instant) {
-    let what = format!("demo --fastpath {fastpath}");
+fn demo(outcome: &mut Outcome, arguments: [&str; 2], deadline: Instant) {
+    let what = format!("demo {}", arguments.join(" "));
     println!("--- cargo xtask {what}");
     let before = outcome.clone();
     let ended = env::current_exe().context("this program's own path is unknown").and_then(|this| {
         let mut command = Command::new(this);
-        command.args(["demo", "--fastpath", fastpath]);
+        command.arg("demo").args(arguments);
         stream::run(&mut command, deadline, |line| outcome.read_step(line))
     });
     if matches!(ended, Ok(Ended::OutOfTime))

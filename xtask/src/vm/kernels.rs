@@ -61,7 +61,7 @@ fn fetch(kernel: Kernel, place: &Path) -> Result<()> {
     let work = tempfile::tempdir_in(parent)
         .with_context(|| format!("no directory can be made in {}", parent.display()))?;
 
-    let apt = Apt::new(&work.path().join("apt"), &mirror::find()?, suite(kernel))?;
+    let apt = Apt::of_suite(&work.path().join("apt"), &mirror::find()?, suite(kernel))?;
     let root = work.path().join("root");
     apt.unpack(&packages(&apt)?, &root)?;
 

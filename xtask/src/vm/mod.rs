@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! mirror ─ apt ─ kernels   Debian's kernels, fetched once, under target/vm
+//!          apt ─ emulator  qemu, where it can only be unpacked, not installed
 //! modules ─ tools ─ tree ─ initramfs   what the guest's memory begins with
 //! qemu ─ guest ─ panics ─ verdict      one boot, and what it came to
 //! run ─ matrix             boots until there is a result, and shows it
@@ -10,6 +11,7 @@
 //! What runs inside is the crate `tunless-vm`.
 
 mod apt;
+mod emulator;
 mod guest;
 mod initramfs;
 mod kernels;
@@ -147,10 +149,11 @@ pub fn run(command: &Command) -> Result<()> {
     );
     setup::run()?;
     setup::vm_tools()?;
+    let emulator = emulator::get()?;
     build()?;
     match command {
-        Command::Test(arguments) => run::run(arguments),
-        Command::Shell(arguments) => shell::run(arguments),
+        Command::Test(arguments) => run::run(&emulator, arguments),
+        Command::Shell(arguments) => shell::run(emulator, arguments),
     }
 }
 

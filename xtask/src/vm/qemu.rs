@@ -16,6 +16,8 @@ use tunless_vm::{
     suites::xdp::{self, Model, Nic},
 };
 
+use super::emulator::Emulator;
+
 /// Memory of a guest; its file system is in it twice while it boots.
 const MEBIBYTES: u32 = 1024;
 
@@ -37,6 +39,8 @@ pub enum Clock {
 /// A machine to boot.
 #[derive(Clone, Debug)]
 pub struct Machine {
+    /// What runs it.
+    pub emulator: Emulator,
     /// The kernel's image.
     pub image: PathBuf,
     /// The archive that it finds its first files in.
@@ -64,7 +68,7 @@ impl Machine {
     pub fn command(&self, serial: Serial) -> Command {
         // Whatever becomes of us, even by SIGKILL: the emulator ends with us.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
+        command.args(["--pdeathsig", "KILL"]).args(self.emulator.words());
         command.args(["-accel", ACCELERATOR, "-cpu", "max", "-m", &MEBIBYTES.to_string()]);
         command.args(["-display", "none", "-no-reboot", "-nodefaults", "-no-user-config"]);
         match self.clock {
@@ -139,6 +143,7 @@ mod tests {
 
     fn arguments_for(clock: Clock, suite: &str) -> String {
         let machine = Machine {
+            emulator: Emulator::Installed,
             image: "vmlinuz".into(),
             initramfs: "archive".into(),
             clock,

@@ -4,7 +4,7 @@
 
 use std::{
     fs, panic,
-    path::{Path, PathBuf},
+    path::PathBuf,
     thread::{self, ScopedJoinHandle},
     time::{Duration, Instant, SystemTime},
 };
@@ -19,6 +19,7 @@ use tunless_vm::{
 
 use super::{
     ALL_SUITES, Kernels, TestArguments, directory,
+    emulator::Emulator,
     guest::{self, Ended},
     initramfs,
     kernels::{self, Installed},
@@ -27,6 +28,7 @@ use super::{
     qemu::Machine,
     verdict::{Progress, Verdict, judge},
 };
+use crate::workspace;
 
 /// How often a boot that died in the emulator is tried.
 const BOOTS: u32 = 4;
@@ -39,7 +41,7 @@ struct Total {
 }
 
 /// Runs the suites on the kernels; an error if anything failed.
-pub fn run(arguments: &TestArguments) -> Result<()> {
+pub fn run(emulator: &Emulator, arguments: &TestArguments) -> Result<()> {
     let chosen: Vec<&Suite> =
         suites::ALL.iter().filter(|suite| is_chosen(arguments, suite)).collect();
     ensure!(
@@ -61,7 +63,8 @@ pub fn run(arguments: &TestArguments) -> Result<()> {
                 let job = Job { kernel: *kernel, suite: Some(suite.name.to_owned()) };
                 let clock = arguments.common.clock();
                 let (image, initramfs) = (installed.image.clone(), initramfs.clone());
-                run_suite(&installed.release, &Machine { image, initramfs, clock, job })
+                let emulator = emulator.clone();
+                run_suite(&installed.release, &Machine { emulator, image, initramfs, clock, job })
             };
             chosen.iter().map(run_one).collect::<Result<Vec<_>>>()
         };
@@ -150,7 +153,7 @@ fn until_result(name: &str, machine: &Machine) -> Result<Progress> {
             Verdict::Emulator(why) => format!("died in the emulator {BOOTS} times: {why}"),
         };
         print_evidence(name, &ended, report.as_ref())?;
-        progress.fatal = Some(format!("{why}; its console: {}", shown(&console)));
+        progress.fatal = Some(format!("{why}; its console: {}", workspace::shown(&console)));
         return Ok(progress);
     }
     unreachable!("the last boot returns")
@@ -206,7 +209,7 @@ fn keep(name: &str, report: &Report) -> Result<String> {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let path = place.join(format!("{name}-{}.txt", since.as_millis()));
     fs::write(&path, &report.text).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(format!("its text is kept in {}", shown(&path)))
+    Ok(format!("its text is kept in {}", workspace::shown(&path)))
 }
 
 /// The last boot's console.
@@ -214,10 +217,4 @@ fn console_path(name: &str) -> Result<PathBuf> {
     let place = directory().join("consoles");
     fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
     Ok(place.join(format!("{name}.log")))
-}
-
-/// As one would type it in the project's top level.
-fn shown(path: &Path) -> String {
-    let root = crate::workspace::root();
-    path.strip_prefix(&root).unwrap_or(path).display().to_string()
 }

@@ -4,15 +4,18 @@ use anyhow::{Context as _, Result, ensure};
 use tunless_vm::command_line::Job;
 
 use super::{
-    ShellArguments, initramfs, kernels,
+    ShellArguments,
+    emulator::Emulator,
+    initramfs, kernels,
     qemu::{Machine, Serial},
 };
 
 /// Boots the kernel and waits until its shell has ended.
-pub fn run(arguments: &ShellArguments) -> Result<()> {
+pub fn run(emulator: Emulator, arguments: &ShellArguments) -> Result<()> {
     let kernel = arguments.kernel;
     let installed = kernels::get(kernel, arguments.common.refresh)?;
     let machine = Machine {
+        emulator,
         image: installed.image.clone(),
         initramfs: initramfs::get(&installed)?,
         clock: arguments.common.clock(),

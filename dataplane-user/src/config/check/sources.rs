@@ -17,6 +17,14 @@ pub fn check(config: &Config, problems: &mut Vec<Problem>) {
             ));
         }
     }
+    let unread = [("kubernetes", sources.kubernetes.is_some())];
+    for (name, _) in unread.iter().filter(|(_, is_configured)| *is_configured) {
+        problems.push(Problem::new(
+            ["sources".into(), (*name).into()],
+            "this version cannot read it yet",
+            "take it out; the file, BIRD and the kernel's routes can be read",
+        ));
+    }
     if sources.kernel.as_ref().is_some_and(|kernel| kernel.protocols.is_empty()) {
         problems.push(Problem::new(
             ["sources".into(), "kernel".into(), "protocols".into()],

@@ -38,6 +38,7 @@ fn the_example_is_accepted() {
 /// (file, what the complaint must say)
 const REFUSED: &[(&str, &[&str])] = &[
     ("sources: {precedence: [kernel, file, kernel]}\n", &["FILE:1:", "precedence", "twice"]),
+    ("sources:\n  kubernetes: {}\n", &["FILE:2:", "sources.kubernetes", "cannot read it yet"]),
     ("sources: {precedence: [gossip]}\n", &["FILE:1:", "gossip", "kernel"]),
     ("sources:\n  kernel: {protocols: []}\n", &["FILE:2:", "protocols", "[12, 80]"]),
     ("sources:\n  kernel: {protocols: [300]}\n", &["FILE:2:", "300"]),

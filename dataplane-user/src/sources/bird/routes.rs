@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! 1007-10.20.42.0/26        unicast [mesh1 21:04:49.411 from 172.16.35.4] * (100/?) [i]
-//!  	via 172.16.36.1 on eth0            the way to the node, not the node
-//! 1008-	Type: BGP univ
-//! 1012-	BGP.next_hop: 172.16.35.4          the node
+//!      via 172.16.36.1 on eth0            the way to the node, not the node
+//! 1008-    Type: BGP univ
+//! 1012-    BGP.next_hop: 172.16.35.4          the node
 //! 1007-                     unicast [mesh2 …] (100/?) [i]      another path to the same
 //! 1007-10.20.105.192/26     blackhole [static1 21:04:45.458] * (200)     ours
 //! ```

@@ -1,5 +1,6 @@
 //! The steps, one file each.
 
+mod bird;
 mod command_line;
 mod crash;
 mod detach;
@@ -15,7 +16,7 @@ mod wire;
 use anyhow::{Result, ensure};
 
 use super::{
-    options::{Fastpath, Options},
+    options::{Fastpath, Options, Source},
     page::Page,
     shell::{Place, Said},
     stage::Stage,
@@ -34,7 +35,12 @@ pub struct Step {
 /// The steps of a demo, in order.
 pub fn plan(options: Options, keep: bool) -> Vec<Step> {
     let service = if options.is_trusted() { refusal::STEP } else { service::STEP };
-    let mut steps = vec![start::STEP, ping::STEP, routes::STEP, devices::STEP, wire::STEP, service];
+    let mut steps = vec![start::STEP];
+    match options.source {
+        Source::File => {}
+        Source::Bird => steps.push(bird::STEP),
+    }
+    steps.extend([ping::STEP, routes::STEP, devices::STEP, wire::STEP, service]);
     if options.fastpath == Fastpath::Verified {
         steps.push(leases::STEP);
     }
@@ -85,7 +91,7 @@ mod tests {
 
     #[test]
     fn a_kept_lab_is_not_detached() {
-        let options = Options { fastpath: Fastpath::Off, decap: Decap::Auto };
+        let options = Options { fastpath: Fastpath::Off, decap: Decap::Auto, source: Source::Bird };
         let titles = |keep| plan(options, keep).iter().map(|step| step.title).collect::<Vec<_>>();
         assert_eq!(titles(false).len(), titles(true).len() + 1);
         assert_eq!(titles(false).last(), Some(&detach::STEP.title));
