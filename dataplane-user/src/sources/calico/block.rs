@@ -1,0 +1,265 @@
+//! IPAM blocks: `libcalico-go/lib/backend/model/block.go`.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::Ipv4Addr,
+};
+
+use ipnet::{IpNet, Ipv4Net};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::json;
+
+const WHAT: &str = "allocation block";
+
+/// An IPAM block: who carries it, and which of its addresses were lent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Block {
+    /// Its addresses.
+    pub cidr: Ipv4Net,
+    /// The node it belongs to, by name; `None`: to nobody (`virtual:` is nobody, too).
+    pub host: Option<String>,
+    /// Addresses in use on other nodes than `host`, and those nodes' names.
+    pub borrowed: BTreeMap<Ipv4Addr, String>,
+}
+
+/// As it is stored; what we have no use for is left out.
+#[derive(Deserialize)]
+struct Stored {
+    cidr: String,
+    affinity: Option<String>,
+    #[serde(rename = "hostAffinity")]
+    host_affinity: Option<String>,
+    #[serde(default, deserialize_with = "json::nullable")]
+    allocations: Vec<Option<usize>>,
+    #[serde(default, deserialize_with = "json::nullable")]
+    attributes: Vec<Attribute>,
+    #[serde(default, deserialize_with = "json::flag")]
+    deleted: bool,
+}
+
+/// Who has the addresses that refer to it.
+#[derive(Deserialize)]
+struct Attribute {
+    /// Not only text, in blocks of others than Calico's CNI plugin.
+    #[serde(default, deserialize_with = "json::nullable")]
+    secondary: HashMap<String, Value>,
+    /// Given back, and only kept from being used again too soon.
+    #[serde(rename = "releasedAt")]
+    released_at: Option<Value>,
+}
+
+impl Block {
+    /// Of the value of an etcd key; `None` if there is nothing in it for us:
+    /// marked as deleted, or of IPv6 addresses.
+    ///
+    /// # Errors
+    /// What is wrong with it, in one line.
+    pub fn from_json(bytes: &[u8]) -> Result<Option<Self>, String> {
+        json::parse(bytes, WHAT).and_then(|stored| Self::from_stored(&stored))
+    }
+
+    /// Of the `spec` of an `IPAMBlock`; otherwise as [`Block::from_json`].
+    ///
+    /// # Errors
+    /// What is wrong with it, in one line.
+    pub fn from_value(spec: Value) -> Result<Option<Self>, String> {
+        json::convert(spec, WHAT).and_then(|stored| Self::from_stored(&stored))
+    }
+
+    fn from_stored(stored: &Stored) -> Result<Option<Self>, String> {
+        if stored.deleted {
+            return Ok(None);
+        }
+        let cidr = match parse_cidr(&stored.cidr)? {
+            IpNet::V4(cidr) => cidr,
+            IpNet::V6(_) => return Ok(None),
+        };
+        let host = host(stored)?;
+        let borrowed = borrowed(stored, cidr, host.as_deref())?;
+        Ok(Some(Self { cidr, host, borrowed }))
+    }
+}
+
+/// A prefix without host bits.
+pub(super) fn parse_cidr(text: &str) -> Result<IpNet, String> {
+    let net: IpNet = text.parse().map_err(|_| format!("cidr `{text}` is no prefix"))?;
+    if net.addr() == net.network() {
+        Ok(net)
+    } else {
+        Err(format!("cidr `{text}` has bits set behind its prefix length"))
+    }
+}
+
+fn host(stored: &Stored) -> Result<Option<String>, String> {
+    let host = match (&stored.affinity, &stored.host_affinity) {
+        (Some(affinity), _) => match affinity.split_once(':') {
+            Some(("host", host)) => host,
+            // Held for load balancers and the like: no node carries it.
+            Some(("virtual", _)) => return Ok(None),
+            _ => return Err(format!("affinity `{affinity}` is neither `host:…` nor `virtual:…`")),
+        },
+        // The name before there was `affinity`.
+        (None, Some(host)) => host,
+        (None, None) => return Ok(None),
+    };
+    if host.is_empty() {
+        return Err("affinity names no node".to_owned());
+    }
+    Ok(Some(host.to_owned()))
+}
+
+/// `AllocationBlock.NonAffineAllocations`.
+fn borrowed(
+    stored: &Stored,
+    cidr: Ipv4Net,
+    host: Option<&str>,
+) -> Result<BTreeMap<Ipv4Addr, String>, String> {
+    let size = 1_u64 << (32 - cidr.prefix_len());
+    if stored.allocations.len() as u64 > size {
+        return Err(format!("{} allocations in {cidr}, of {size}", stored.allocations.len()));
+    }
+    let first = u32::from(cidr.network());
+    let mut borrowed = BTreeMap::new();
+    for (ordinal, index) in stored.allocations.iter().enumerate() {
+        let Some(index) = *index else { continue };
+        let attribute = stored.attributes.get(index).ok_or_else(|| {
+            let count = stored.attributes.len();
+            format!("allocation {ordinal} refers to attribute {index}, of {count}")
+        })?;
+        let node = attribute.secondary.get("node").and_then(Value::as_str);
+        if let Some(node) = node.filter(|node| !node.is_empty() && Some(*node) != host)
+            && attribute.released_at.is_none()
+            && let Ok(offset) = u32::try_from(ordinal)
+        {
+            // `ordinal` is below the block's size.
+            borrowed.insert(Ipv4Addr::from(first.saturating_add(offset)), node.to_owned());
+        }
+    }
+    Ok(borrowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn parse(value: &Value) -> Result<Option<Block>, String> {
+        let from_json = Block::from_json(value.to_string().as_bytes());
+        // The one knows where in the text, too.
+        let same = |error: String| error.split(" at line").next().map(str::to_owned);
+        assert_eq!(from_json.clone().map_err(same), Block::from_value(value.clone()).map_err(Some));
+        from_json
+    }
+
+    /// As in Calico's own documentation of the format.
+    fn stored() -> Value {
+        json!({
+            "cidr": "10.65.1.0/26", "affinity": "host:node-b",
+            "allocations": [0, null, 1, 2], "unallocated": [1, 4, 5],
+            "attributes": [
+                {"handle_id": "ipip-tunnel-addr-node-b",
+                 "secondary": {"node": "node-b", "type": "ipipTunnelAddress"}},
+                {"handle_id": "k8s-pod-network.abc",
+                 "secondary": {"namespace": "default", "node": "node-a", "pod": "web-1"}},
+                {"handle_id": "k8s-pod-network.def", "releasedAt": "2026-11-01T00:00:00Z",
+                 "secondary": {"node": "node-c"}},
+            ],
+            "sequenceNumber": 17, "sequenceNumberForAllocation": {"0": 3, "2": 17},
+            "affinity_claim_time": "2026-11-01T00:00:00Z", "deleted": false, "strictAffinity": false,
+        })
+    }
+
+    fn with(key: &str, value: Value) -> Value {
+        let mut stored = stored();
+        stored[key] = value;
+        stored
+    }
+
+    #[test]
+    fn a_block_belongs_to_a_node_and_lends_an_address() {
+        let block = parse(&stored()).unwrap().unwrap();
+        assert_eq!(block.cidr, "10.65.1.0/26".parse().unwrap());
+        assert_eq!(block.host.as_deref(), Some("node-b"));
+        let lent = [(Ipv4Addr::new(10, 65, 1, 2), "node-a".to_owned())];
+        assert_eq!(block.borrowed, BTreeMap::from(lent), "what was given back is not lent");
+    }
+
+    #[test]
+    fn a_block_of_nobody_lends_every_address_in_use() {
+        let lent = [(0, "node-b"), (2, "node-a")];
+        let lent = lent.map(|(n, node)| (Ipv4Addr::new(10, 65, 1, n), node.to_owned()));
+        for nobody in [json!(null), json!("virtual:load-balancer"), json!("virtual:node-b")] {
+            let block = parse(&with("affinity", nobody)).unwrap().unwrap();
+            assert_eq!((block.host, block.borrowed), (None, BTreeMap::from(lent.clone())));
+        }
+    }
+
+    #[test]
+    fn the_old_name_of_the_affinity_counts_unless_there_is_the_new_one() {
+        let mut old = with("hostAffinity", json!("node-old"));
+        assert_eq!(parse(&old).unwrap().unwrap().host.as_deref(), Some("node-b"));
+        old["affinity"] = Value::Null;
+        assert_eq!(parse(&old).unwrap().unwrap().host.as_deref(), Some("node-old"));
+    }
+
+    #[test]
+    fn there_is_nothing_for_us_in_deleted_and_ipv6_blocks() {
+        for nothing in [
+            with("deleted", json!(true)),
+            with("deleted", json!("true")),
+            with("cidr", json!("fd00:65::/122")),
+        ] {
+            assert_eq!(parse(&nothing), Ok(None), "{nothing}");
+        }
+        assert!(parse(&with("deleted", json!("false"))).unwrap().is_some());
+        assert!(parse(&with("deleted", json!(null))).unwrap().is_some());
+    }
+
+    #[test]
+    fn empty_lists_may_be_null_and_attributes_may_say_little() {
+        let mut bare = json!({"cidr": "10.65.1.0/26", "affinity": "host:b", "allocations": null});
+        assert!(parse(&bare).unwrap().unwrap().borrowed.is_empty());
+        bare["allocations"] = json!([0, 1, 2]);
+        bare["attributes"] =
+            json!([{"secondary": null}, {"handle_id": null}, {"secondary": {"node": 7}}]);
+        assert!(parse(&bare).unwrap().unwrap().borrowed.is_empty());
+    }
+
+    #[test]
+    fn the_last_address_of_all_can_be_lent() {
+        let value = json!({
+            "cidr": "255.255.255.255/32", "affinity": "host:b",
+            "allocations": [0], "attributes": [{"secondary": {"node": "a"}}],
+        });
+        let block = parse(&value).unwrap().unwrap();
+        assert_eq!(block.borrowed, BTreeMap::from([(Ipv4Addr::BROADCAST, "a".to_owned())]));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_in_one_line() {
+        let sixty_five = Value::Array(vec![Value::Null; 65]);
+        for (value, said) in [
+            (with("cidr", json!("10.65.1.0")), "cidr `10.65.1.0` is no prefix"),
+            (with("cidr", json!("10.65.1.9/26")), "bits set behind"),
+            (with("cidr", json!(null)), "is no allocation block"),
+            (with("affinity", json!("node-b")), "affinity `node-b` is neither"),
+            (with("affinity", json!("host:")), "names no node"),
+            (with("allocations", sixty_five), "65 allocations in 10.65.1.0/26, of 64"),
+            (with("allocations", json!([9])), "allocation 0 refers to attribute 9, of 3"),
+            (with("allocations", json!([-1])), "is no allocation block"),
+            (with("attributes", json!("none")), "is no allocation block"),
+            (json!([]), "is no allocation block"),
+        ] {
+            let error = parse(&value).unwrap_err();
+            assert!(error.contains(said) && !error.contains('\n'), "no {said} in {error}");
+        }
+        for garbage in ["{\"cidr\":", "\u{0}\u{1}", "null"] {
+            let error = Block::from_json(garbage.as_bytes()).unwrap_err();
+            assert!(error.starts_with("is no allocation block: "), "{error}");
+        }
+        assert_eq!(Block::from_json(b" ").unwrap_err(), "is empty instead of allocation block");
+    }
+}

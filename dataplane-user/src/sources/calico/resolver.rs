@@ -1,0 +1,291 @@
+//! Claims, from blocks, nodes and pools: what `felix/calc/l3_route_resolver.go` decides.
+//!
+//! A block's claim is its host's address; each borrowed address is a /32 of its
+//! own. Our own blocks are claimed, too: that proves they are nobody else's. The
+//! objects come in any order and may contradict each other; what follows from them
+//! depends on the objects only, not on the order.
+//!
+//! The work for one change is that of the blocks it is about: those that name a
+//! node, those inside a pool. Only when our own subnet changes is every block
+//! looked at again.
+
+mod index;
+mod problems;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::Ipv4Addr,
+    sync::Arc,
+};
+
+use ipnet::Ipv4Net;
+
+use self::{index::Blocks, problems::Problems};
+use super::{Affinity, Block, CalicoNode, Pool};
+use crate::sources::{Change, Claim, Encap, Origin};
+
+/// Incremental: feed it objects, then take what changed.
+#[derive(Debug)]
+pub struct Resolver {
+    own_name: String,
+    nodes: HashMap<String, CalicoNode>,
+    blocks: Blocks,
+    pools: BTreeMap<Ipv4Net, BTreeMap<Origin, Pool>>,
+    pool_ranges: HashMap<Origin, Ipv4Net>,
+    affinities: HashMap<Origin, Affinity>,
+    affinities_to: HashMap<Ipv4Net, BTreeSet<Origin>>,
+    /// What each block claims.
+    claims: BTreeMap<Origin, BTreeMap<Ipv4Net, Claim>>,
+    /// What was claimed when changes were last taken, of what was touched since.
+    before: BTreeMap<(Origin, Ipv4Net), Option<Claim>>,
+    problems: Problems,
+}
+
+/// How packets to a block travel.
+enum Way {
+    /// In this pool's way; `None`: in no pool.
+    Ours(Option<Encap>),
+    /// By VXLAN.
+    NotOurs,
+}
+
+impl Resolver {
+    /// For the node called `own_name` in the datastore.
+    #[must_use]
+    pub fn new(own_name: &str) -> Self {
+        Self {
+            own_name: own_name.to_owned(),
+            nodes: HashMap::new(),
+            blocks: Blocks::default(),
+            pools: BTreeMap::new(),
+            pool_ranges: HashMap::new(),
+            affinities: HashMap::new(),
+            affinities_to: HashMap::new(),
+            claims: BTreeMap::new(),
+            before: BTreeMap::new(),
+            problems: Problems::default(),
+        }
+    }
+
+    /// A block is so now, or is gone.
+    pub fn set_block(&mut self, origin: Origin, block: Option<Block>) {
+        let block = block.map(Arc::new);
+        let old = self.blocks.set(&origin, block.clone());
+        if old == block {
+            return;
+        }
+        self.renew_claims(origin);
+        for block in [&old, &block].into_iter().flatten() {
+            for name in index::names(block) {
+                self.judge_node(name);
+            }
+            self.judge_affinities(block.cidr);
+        }
+    }
+
+    /// A node is so now, or is gone.
+    pub fn set_node(&mut self, name: &str, node: Option<CalicoNode>) {
+        let own_subnet = self.own_subnet();
+        if self.nodes.get(name) == node.as_ref() {
+            return;
+        }
+        match node {
+            Some(node) => self.nodes.insert(name.to_owned(), node),
+            None => self.nodes.remove(name),
+        };
+        self.judge_node(name);
+        let touched = if self.own_subnet() == own_subnet {
+            self.blocks.naming(name)
+        } else {
+            self.blocks.all()
+        };
+        for origin in touched {
+            self.renew_claims(origin);
+        }
+    }
+
+    /// A pool is so now, or is gone.
+    pub fn set_pool(&mut self, origin: Origin, pool: Option<Pool>) {
+        let old = self.pool_ranges.remove(&origin).and_then(|range| {
+            let those = self.pools.get_mut(&range)?;
+            let old = those.remove(&origin);
+            if those.is_empty() {
+                self.pools.remove(&range);
+            }
+            old
+        });
+        if let Some(pool) = &pool {
+            self.pool_ranges.insert(origin.clone(), pool.cidr);
+            self.pools.entry(pool.cidr).or_default().insert(origin.clone(), pool.clone());
+        }
+        if old == pool {
+            return;
+        }
+        let by_vxlan = pool.as_ref().filter(|pool| pool.encap.is_none());
+        self.problems.set(
+            origin,
+            by_vxlan.map(|pool| {
+                format!("{} travels by VXLAN, which is left to Calico: no routes to it", pool.cidr)
+            }),
+        );
+        for pool in [old, pool].into_iter().flatten() {
+            for origin in self.blocks.inside(pool.cidr) {
+                self.renew_claims(origin);
+            }
+        }
+    }
+
+    /// An affinity is so now, or is gone. It claims nothing, but may contradict.
+    pub fn set_affinity(&mut self, origin: Origin, affinity: Option<Affinity>) {
+        if self.affinities.get(&origin) == affinity.as_ref() {
+            return;
+        }
+        if let Some(Affinity { cidr, .. }) = self.affinities.remove(&origin)
+            && let Some(those) = self.affinities_to.get_mut(&cidr)
+        {
+            those.remove(&origin);
+            if those.is_empty() {
+                self.affinities_to.remove(&cidr);
+            }
+        }
+        match affinity {
+            None => self.problems.set(origin, None),
+            Some(affinity) => {
+                let cidr = affinity.cidr;
+                self.affinities.insert(origin.clone(), affinity);
+                self.affinities_to.entry(cidr).or_default().insert(origin);
+                self.judge_affinities(cidr);
+            }
+        }
+    }
+
+    /// What is claimed otherwise than when this was last asked.
+    pub fn take_changes(&mut self) -> Vec<Change> {
+        let touched = std::mem::take(&mut self.before).into_iter();
+        touched
+            .filter_map(|((origin, cidr), before)| {
+                let claim = self.claims.get(&origin).and_then(|those| those.get(&cidr)).copied();
+                (claim != before).then_some(Change { cidr, origin, claim })
+            })
+            .collect()
+    }
+
+    /// All claims.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<Change> {
+        let all = self.claims.iter().flat_map(|(origin, those)| {
+            those.iter().map(|(cidr, claim)| Change {
+                cidr: *cidr,
+                origin: origin.clone(),
+                claim: Some(*claim),
+            })
+        });
+        all.collect()
+    }
+
+    /// Everything that keeps a route from being made or makes one doubtful: where,
+    /// and why.
+    #[must_use]
+    pub fn problems(&self) -> Vec<(Origin, String)> {
+        self.problems.all()
+    }
+
+    /// Problems that came, changed or went (`None`) since this was last asked.
+    pub fn take_problems(&mut self) -> Vec<(Origin, Option<String>)> {
+        self.problems.take_changes()
+    }
+
+    fn own_subnet(&self) -> Option<Ipv4Net> {
+        self.nodes.get(&self.own_name).and_then(|node| node.subnet)
+    }
+
+    fn address(&self, name: &str) -> Option<Ipv4Addr> {
+        self.nodes.get(name).and_then(|node| node.address)
+    }
+
+    /// By the smallest pool around a block; of two alike the first by name.
+    fn way(&self, cidr: Ipv4Net) -> Way {
+        for length in (0..=cidr.prefix_len()).rev() {
+            let Ok(range) = Ipv4Net::new(cidr.network(), length) else { continue };
+            let pools = self.pools.get(&range.trunc());
+            if let Some(pool) = pools.and_then(|pools| pools.values().next()) {
+                return pool.encap.map_or(Way::NotOurs, |encap| Way::Ours(Some(encap)));
+            }
+        }
+        Way::Ours(None)
+    }
+
+    /// `CrossSubnet` is *our* subnet with *their* address in it, where both are known.
+    fn encap_to(&self, address: Ipv4Addr, encap: Option<Encap>) -> Option<Encap> {
+        match (encap, self.own_subnet()) {
+            (Some(Encap::CrossSubnet), Some(subnet)) if subnet.contains(&address) => {
+                Some(Encap::Direct)
+            }
+            (Some(Encap::CrossSubnet), Some(_)) => Some(Encap::Ipip),
+            _ => encap,
+        }
+    }
+
+    fn renew_claims(&mut self, origin: Origin) {
+        let claims = self.blocks.get(&origin).map(|block| self.claims_of(block));
+        let claims = claims.unwrap_or_default();
+        let old = self.claims.remove(&origin).unwrap_or_default();
+        for cidr in old.keys().chain(claims.keys()) {
+            let before = old.get(cidr).copied();
+            if before != claims.get(cidr).copied() {
+                self.before.entry((origin.clone(), *cidr)).or_insert(before);
+            }
+        }
+        if !claims.is_empty() {
+            self.claims.insert(origin, claims);
+        }
+    }
+
+    fn claims_of(&self, block: &Block) -> BTreeMap<Ipv4Net, Claim> {
+        let mut claims = BTreeMap::new();
+        let Way::Ours(encap) = self.way(block.cidr) else { return claims };
+        let mut claim = |cidr: Ipv4Net, name: &str| {
+            if let Some(node) = self.address(name) {
+                claims.insert(cidr, Claim { node, encap: self.encap_to(node, encap) });
+            } else {
+                // A lent address must not stay with the block of the same prefix.
+                claims.remove(&cidr);
+            }
+        };
+        if let Some(host) = &block.host {
+            claim(block.cidr, host);
+        }
+        for (address, name) in &block.borrowed {
+            claim(Ipv4Net::from(*address), name);
+        }
+        claims
+    }
+
+    fn judge_node(&mut self, name: &str) {
+        let is_named = self.blocks.is_named(name);
+        let problem = match self.nodes.get(name) {
+            Some(node) if node.address.is_none() && is_named => {
+                Some("has no IPv4 address: no routes to its pods")
+            }
+            None if is_named => Some("is a block's node but has no Node: no routes to its pods"),
+            _ => None,
+        };
+        self.problems.set(format!("nodes/{name}").into(), problem.map(str::to_owned));
+    }
+
+    fn judge_affinities(&mut self, cidr: Ipv4Net) {
+        for origin in self.affinities_to.get(&cidr).into_iter().flatten() {
+            let Some(Affinity { host, .. }) = self.affinities.get(origin) else { continue };
+            let other = self.blocks.hosts(cidr).find(|other| *other != host.as_str());
+            let problem = other.map(|other| {
+                format!("gives {cidr} to {host}, the block itself to {other}: the block counts")
+            });
+            self.problems.set(origin.clone(), problem);
+        }
+    }
+}
+
+#[cfg(test)]
+mod random;
+#[cfg(test)]
+mod tests;
