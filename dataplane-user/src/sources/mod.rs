@@ -8,6 +8,8 @@
 pub mod calico;
 pub mod hub;
 pub mod kernel;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod status;
 pub mod table;
 
@@ -157,11 +159,21 @@ fn spawn(
     me: Me,
     reporter: Reporter,
 ) -> Option<JoinHandle<()>> {
-    let _ = (config, me, reporter);
     match kind {
         // The daemon's own look at the file and at the kernel.
         SourceKind::File | SourceKind::Kernel => None,
-        SourceKind::Bird | SourceKind::Etcd | SourceKind::Kubernetes => None,
+        SourceKind::Bird | SourceKind::Etcd => None,
+        #[cfg(feature = "kubernetes")]
+        SourceKind::Kubernetes => {
+            let config = config.kubernetes.clone()?;
+            Some(tokio::spawn(kubernetes::run(config, me, reporter)))
+        }
+        #[cfg(not(feature = "kubernetes"))]
+        SourceKind::Kubernetes => {
+            let why = "this tunless was built without its feature `kubernetes`";
+            reporter.send(Report::Down(why.to_owned()));
+            None
+        }
     }
 }
 

@@ -134,7 +134,9 @@ mod tests {
             }
         }
         let used = ALL.iter().flat_map(|resource| {
-            VERBS.map(|verb| (resource.group.to_owned(), resource.plural.to_owned(), verb.to_owned()))
+            VERBS.map(|verb| {
+                (resource.group.to_owned(), resource.plural.to_owned(), verb.to_owned())
+            })
         });
         let used: BTreeSet<_> = used.collect();
         assert_eq!(allowed.iter().cloned().collect::<BTreeSet<_>>(), used);

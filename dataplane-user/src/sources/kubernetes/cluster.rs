@@ -23,8 +23,8 @@ pub struct Cluster {
     /// The objects there are, to find out which ones a new list no longer has.
     known: HashMap<Kind, HashSet<Origin>>,
     problems: Problems,
-    /// Nodes with pod CIDRs, which do not count.
-    pod_cidrs: usize,
+    /// Nodes with pod CIDRs that do not count.
+    pod_cidrs: HashSet<Origin>,
     has_spoken: bool,
 }
 
@@ -33,6 +33,8 @@ pub struct Cluster {
 struct Problems {
     malformed: BTreeMap<Origin, String>,
     resolved: BTreeMap<Origin, String>,
+    /// Of the cluster as a whole, and our place in it.
+    own: BTreeMap<Origin, String>,
     touched: BTreeSet<Origin>,
 }
 
@@ -45,12 +47,17 @@ impl Problems {
         set(&mut self.resolved, origin, problem, &mut self.touched);
     }
 
+    fn set_own(&mut self, origin: &Origin, problem: Option<String>) {
+        set(&mut self.own, origin, problem, &mut self.touched);
+    }
+
     fn get(&self, origin: &Origin) -> Option<&String> {
-        self.malformed.get(origin).or_else(|| self.resolved.get(origin))
+        [&self.malformed, &self.resolved, &self.own].into_iter().find_map(|it| it.get(origin))
     }
 
     fn all(&self) -> Vec<(Origin, String)> {
-        let origins: BTreeSet<_> = self.malformed.keys().chain(self.resolved.keys()).collect();
+        let all = [&self.malformed, &self.resolved, &self.own];
+        let origins: BTreeSet<_> = all.into_iter().flat_map(BTreeMap::keys).collect();
         let all = origins.into_iter().filter_map(|it| Some((it.clone(), self.get(it)?.clone())));
         all.collect()
     }
@@ -81,7 +88,7 @@ impl Cluster {
             resolver: Resolver::new(own_name),
             known: HashMap::new(),
             problems: Problems::default(),
-            pod_cidrs: 0,
+            pod_cidrs: HashSet::new(),
             has_spoken: false,
         }
     }
@@ -130,6 +137,10 @@ impl Cluster {
         let NodeSays { node, doubt, pods } = says;
         self.resolver.set_node(name, Some(node));
         if self.found != Found::HostLocal {
+            match pods {
+                Ok(Some(_)) => drop(self.pod_cidrs.insert(origin.clone())),
+                Ok(None) | Err(_) => drop(self.pod_cidrs.remove(origin)),
+            }
             return doubt;
         }
         match pods {
@@ -149,6 +160,7 @@ impl Cluster {
         match kind {
             Kind::Node => {
                 self.resolver.set_node(name, None);
+                self.pod_cidrs.remove(&origin);
                 if self.found == Found::HostLocal {
                     self.resolver.set_block(origin.clone(), None);
                 }
@@ -185,6 +197,30 @@ impl Cluster {
             reports.push(Report::Problem(origin, problem));
         }
         reports
+    }
+
+    fn judge(&mut self) {
+        for (origin, problem) in self.resolver.take_problems() {
+            // By our names, so that all complaints about an object stand together.
+            let origin = match origin.strip_prefix("nodes/") {
+                Some(name) => self::origin(Kind::Node, name),
+                None => origin,
+            };
+            self.problems.set_resolved(&origin, problem);
+        }
+        let own = origin(Kind::Node, &self.own_name);
+        let is_known = self.known.get(&Kind::Node).is_some_and(|nodes| nodes.contains(&own));
+        let stranger = "this node is not in the cluster by this name: correct node.name";
+        self.problems.set_own(&own, (!is_known).then(|| stranger.to_owned()));
+
+        let has_blocks = self.known.get(&Kind::Block).is_some_and(|blocks| !blocks.is_empty());
+        let hint = (self.found != Found::HostLocal && !has_blocks && !self.pod_cidrs.is_empty())
+            .then(|| {
+                "there are none, but the nodes have pod CIDRs: if those count (host-local), \
+                 set sources.kubernetes.api to none"
+                    .to_owned()
+            });
+        self.problems.set_own(&Arc::from("IPAMBlocks"), hint);
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
     failure::Failure,
     request,
 };
-use crate::config::CalicoApi;
+use crate::config::sources::CalicoApi;
 
 /// How often to look whether Calico was installed meanwhile.
 const AGAIN: Duration = Duration::from_secs(300);
@@ -99,12 +99,11 @@ async fn whichever(api: &Api) -> Result<Found, Failure> {
     };
     let v1 = has(api, CALICO_V1).await?;
     Ok(match (v3, v1) {
-        (true, false) => Found::Calico(CALICO_V3),
-        (false, true) => Found::Calico(CALICO_V1),
         (false, false) => Found::HostLocal,
+        (false, true) => Found::Calico(CALICO_V1),
         // Installed for a move to it that has not happened, it has no blocks.
         (true, true) if is_empty(api, CALICO_V3.blocks).await? => Found::Calico(CALICO_V1),
-        (true, true) => Found::Calico(CALICO_V3),
+        (true, _) => Found::Calico(CALICO_V3),
     })
 }
 
@@ -115,8 +114,7 @@ async fn has(api: &Api, group: CalicoGroup) -> Result<bool, Failure> {
         Err(failure) if failure.is_missing() => return Ok(false),
         Err(failure) => return Err(failure),
     };
-    let is_there =
-        |wanted: Resource| resources.resources.iter().any(|it| it.name == wanted.plural);
+    let is_there = |wanted: Resource| resources.resources.iter().any(|it| it.name == wanted.plural);
     Ok(is_there(group.blocks) && is_there(group.pools))
 }
 

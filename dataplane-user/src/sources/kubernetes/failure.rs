@@ -1,6 +1,6 @@
 //! What went wrong, in one line that names the endpoint and the way out.
 
-use std::{error::Error as _, fmt, io};
+use std::{fmt, io};
 
 use super::{access::Resource, connect::Endpoint};
 
@@ -111,10 +111,9 @@ fn of_status(attempt: Attempt, status: &kube::core::Status) -> (Cause, String) {
         (403, attempt) => (Cause::Other, format!("403, {} ({said})", attempt.missing_right())),
         (404, Attempt::Discover) => (Cause::Missing, "404, there is no such group".to_owned()),
         (503, Attempt::Discover) => (Cause::Unserved, format!("503, {said}")),
-        (404, Attempt::List(resource) | Attempt::Watch(resource)) => (
-            Cause::Missing,
-            format!("404, there is no {resource} in version {}", resource.version),
-        ),
+        (404, Attempt::List(resource) | Attempt::Watch(resource)) => {
+            (Cause::Missing, format!("404, there is no {resource} in version {}", resource.version))
+        }
         (410, _) => (Cause::Gone, format!("410, {said}")),
         // A version of another history, or of the future: etcd was restored.
         (400, Attempt::Watch(_)) => (Cause::Gone, format!("400, {said}")),

@@ -110,13 +110,12 @@ impl Follower<'_> {
         loop {
             let patience = if works { SILENCE } else { PROBATION };
             let event = match timeout(patience, events.next()).await {
-                Err(_) if works => return Ended::Well,
+                Err(_) | Ok(None) if works => return Ended::Well,
                 Err(_) => {
                     works = true;
                     self.works().await;
                     continue;
                 }
-                Ok(None) if works => return Ended::Well,
                 Ok(None) => {
                     let what = format!("closes the connection at once when we {attempt}");
                     return Ended::Badly(Failure::other(self.api, what));

@@ -35,7 +35,6 @@ use self::{
     access::Resource,
     backoff::Backoff,
     cluster::Cluster,
-    discovery::Found,
     failure::Failure,
     follow::{Heard, follow},
     told::Told,
@@ -120,7 +119,7 @@ fn take(
 ) -> Option<Failure> {
     match heard {
         Heard::Listed(objects) => cluster.replace(resource.kind, objects),
-        Heard::Applied(object) => cluster.apply(object),
+        Heard::Applied(object) => cluster.apply(resource.kind, object),
         Heard::Deleted(name) => cluster.delete(resource.kind, &name),
         Heard::Watching => told.watching(resource),
         Heard::Failed(failure) if failure.ends_session() => return Some(failure),

@@ -2,7 +2,7 @@
 
 use std::{future::Future, time::Duration};
 
-use futures::{Stream, TryStreamExt as _};
+use futures::{Stream, StreamExt as _};
 use kube::{
     api::{ListParams, WatchEvent, WatchParams},
     core::Request,
@@ -79,11 +79,11 @@ pub async fn list(api: &Api, resource: Resource) -> Result<(Vec<Object>, String)
 }
 
 /// What happens after `version`; opens when the API has accepted.
-pub async fn watch(
-    api: &Api,
+pub async fn watch<'a>(
+    api: &'a Api,
     resource: Resource,
     version: &str,
-) -> Result<impl Stream<Item = Result<WatchEvent<Value>, Failure>>, Failure> {
+) -> Result<impl Stream<Item = Result<WatchEvent<Value>, Failure>> + use<'a>, Failure> {
     let attempt = Attempt::Watch(resource);
     let parameters =
         WatchParams { bookmarks: true, timeout: Some(WATCH), ..WatchParams::default() };
@@ -91,7 +91,8 @@ pub async fn watch(
         .watch(&parameters, version)
         .map_err(|error| Failure::other(api, error.to_string()))?;
     let events = within(api, attempt, api.client.request_events(request)).await?;
-    Ok(events.map_err(move |error| Failure::of(&api.endpoint, attempt, &error)))
+    let failure = move |error| Failure::of(&api.endpoint, attempt, &error);
+    Ok(events.map(move |event: kube::Result<_>| event.map_err(failure)))
 }
 
 async fn ask<T: DeserializeOwned>(
@@ -112,9 +113,7 @@ async fn within<T>(
 ) -> Result<T, Failure> {
     match tokio::time::timeout(ANSWER, answer).await {
         Ok(answer) => answer.map_err(|error| Failure::of(&api.endpoint, attempt, &error)),
-        Err(_) => {
-            Err(Failure::other(api, format!("no answer in {ANSWER:?} when we {attempt}")))
-        }
+        Err(_) => Err(Failure::other(api, format!("no answer in {ANSWER:?} when we {attempt}"))),
     }
 }
 
