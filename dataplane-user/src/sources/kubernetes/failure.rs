@@ -171,12 +171,14 @@ fn innermost(error: &kube::Error) -> String {
     }
 }
 
-/// Without the time in it, which would make another message of every attempt.
+/// As short as what there is to do, and the same at every attempt: the client says
+/// by how many seconds a certificate is too old.
 fn steady(text: String) -> String {
-    if text.contains("certificate expired") {
+    let is_about = |what: &str| text.starts_with("invalid peer certificate") && text.contains(what);
+    if is_about("expired") {
         "the server's certificate has expired".to_owned()
-    } else if text.contains("UnknownIssuer") {
-        "the server's certificate is by an authority we do not know; correct \
+    } else if is_about("UnknownIssuer") || is_about("BadSignature") {
+        "the server's certificate is by another authority than the one we were given; correct \
          certificate-authority in the kubeconfig"
             .to_owned()
     } else {
@@ -203,6 +205,19 @@ pub fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn certificates_are_told_apart_by_what_there_is_to_do() {
+        let of = |what: &str| steady(format!("invalid peer certificate: {what}"));
+        let expired = "certificate expired: verification time 1764113208 (UNIX), but certificate is \
+                       not valid after 1577836800 (186276408 seconds ago)";
+        assert_eq!(of(expired), "the server's certificate has expired");
+        for other in ["UnknownIssuer", "BadSignature"] {
+            assert!(of(other).contains("another authority"), "{}", of(other));
+        }
+        let name = "certificate not valid for name \"api.lab\"";
+        assert_eq!(of(name), format!("invalid peer certificate: {name}"));
+    }
 
     #[test]
     fn others_words_become_one_line_of_bounded_length() {
