@@ -11,11 +11,14 @@
 //! | [`live`] | the programs attached, for what a test run cannot show |
 //! | [`model`] | what the programs ought to do, written from the design |
 //! | [`fuzz`] | random frames |
+//! | [`bird`] | the source `bird` by itself |
 //! | [`netns`], [`wire`] | a namespace with interfaces, raw sockets on them |
 //! | [`capabilities`] | less than root |
 //! | [`trampoline`] | `tc_index` for test runs |
 //! | [`hex`] | frames side by side |
 
+#[path = "support/bird.rs"]
+pub mod bird;
 #[path = "support/capabilities.rs"]
 pub mod capabilities;
 #[path = "support/case.rs"]

@@ -15,6 +15,24 @@ fn keys(value: &Value) -> BTreeSet<&str> {
     value.as_object().expect("a mapping").keys().map(String::as_str).collect()
 }
 
+/// The age of a route, which is taken out: it grows while we look.
+fn take_age(route: &mut Value) -> u64 {
+    let age = route.as_object_mut().and_then(|route| route.remove("age_seconds"));
+    age.and_then(|age| age.as_u64()).expect("routes have an age")
+}
+
+/// Takes out every age there is.
+fn take_ages(answer: &mut Value) {
+    match answer {
+        Value::Object(fields) => {
+            fields.remove("age_seconds");
+            fields.values_mut().for_each(take_ages);
+        }
+        Value::Array(items) => items.iter_mut().for_each(take_ages),
+        _ => {}
+    }
+}
+
 #[test]
 fn lists_have_the_documented_shape() {
     Scene::each(&lab(), |scene| {
@@ -33,7 +51,9 @@ fn lists_have_the_documented_shape() {
             "source": "file",
             "state": "active",
         });
-        assert_eq!(list("routes"), [route]);
+        let mut routes = list("routes");
+        assert!(take_age(&mut routes[0]) < 600);
+        assert_eq!(routes, [route]);
 
         let index: Value =
             serde_json::from_str(&perf.node.ip(&format!("-j link show {}", perf.cali)).unwrap())
@@ -120,7 +140,8 @@ fn routes_get_answers_for_one_address() {
     let scene = Scene::new(lab(), Setup::OFF);
     scene.warm_up();
     let daemon = &scene.daemon2;
-    let answer = daemon.cli_json(&["routes", "get", "10.20.42.31"]).unwrap();
+    let mut answer = daemon.cli_json(&["routes", "get", "10.20.42.31"]).unwrap();
+    assert!(take_age(&mut answer) < 600);
     let expected = json!({
         "apiVersion": "tunless/v1",
         "ip": "10.20.42.31",
@@ -164,8 +185,12 @@ fn every_format_says_the_same() {
             assert_eq!((output.status, output.stderr.as_str()), (Some(0), ""), "{command:?}");
             output.stdout
         };
-        let json: Value = serde_json::from_str(&run("json")).unwrap();
-        let yaml: Value = serde_yaml::from_str(&run("yaml")).unwrap();
+        let mut json: Value = serde_json::from_str(&run("json")).unwrap();
+        let mut yaml: Value = serde_yaml::from_str(&run("yaml")).unwrap();
+        // A second may pass between the two.
+        for answer in [&mut json, &mut yaml] {
+            take_ages(answer);
+        }
         assert_eq!(json["apiVersion"], "tunless/v1", "{command:?}");
         // A second of ARP between the two counts as the host's own traffic.
         if command != ["counters", "list"] {
@@ -177,11 +202,13 @@ fn every_format_says_the_same() {
     let table = daemon.cli(&["routes", "list"]).unwrap().stdout;
     let rows: Vec<Vec<&str>> =
         table.lines().map(|line| line.split_whitespace().collect()).collect();
+    let age = rows[1][5];
+    assert!(age.ends_with('s') && age[..age.len() - 1].parse::<u64>().is_ok(), "{age}");
     assert_eq!(
         rows,
         [
-            ["CIDR", "NODE", "ENCAP", "SOURCE", "STATE"],
-            ["10.20.42.0/26", "172.16.35.4", "ipip", "file", "active"]
+            ["CIDR", "NODE", "ENCAP", "SOURCE", "STATE", "AGE"],
+            ["10.20.42.0/26", "172.16.35.4", "ipip", "file", "active", age]
         ]
     );
     let status = daemon.cli(&["status"]).unwrap().stdout;

@@ -1,5 +1,6 @@
 //! What a file must not say: first on its own, then on this host.
 
+mod bird;
 mod leases;
 mod sources;
 

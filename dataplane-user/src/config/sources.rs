@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::Cidr;
 use crate::sources::SourceKind;
 
 /// Each is off until it has a key of its own.
@@ -63,6 +64,13 @@ pub struct BirdConfig {
     pub table: String,
     /// How often BIRD is asked whether anything changed, milliseconds.
     pub poll_milliseconds: u64,
+    /// After a start of BIRD's: how long at most its sessions are waited for, seconds,
+    /// before what it does not have counts as gone.
+    pub settle_seconds: u64,
+    /// The pods' addresses: only prefixes inside count. Empty: all but the default
+    /// route, for a BIRD that knows nothing else.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub within: Vec<Cidr>,
 }
 
 impl Default for BirdConfig {
@@ -71,6 +79,8 @@ impl Default for BirdConfig {
             socket: PathBuf::from("/run/bird/bird.ctl"),
             table: "master4".to_owned(),
             poll_milliseconds: 1000,
+            settle_seconds: 60,
+            within: Vec::new(),
         }
     }
 }

@@ -100,6 +100,13 @@ impl RouteTables {
         wrapped.map(|(cidr, _)| (*cidr, ())).collect()
     }
 
+    /// Whether packets to a prefix travel plain now. Its `unreachable` route then goes
+    /// before the one over the tunnel device, or packets would find only that.
+    #[must_use]
+    pub fn is_direct(&self, prefix: &Ipv4Net) -> bool {
+        self.routes.get(prefix).is_some_and(Route::is_direct)
+    }
+
     /// What cannot be had, for the operator.
     pub fn warnings(&self) -> impl Iterator<Item = &String> {
         self.unreachable.values().chain(self.left_to_tunl0.values())

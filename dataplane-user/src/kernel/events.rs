@@ -1,15 +1,17 @@
 //! Something changed: look again.
 //!
-//! Which change it was matters only for routes, of which there may be thousands:
-//! the daemon knows its own, and takes a single one of Felix's or BIRD's for what
-//! it is. For all the rest it compares what should be with what is; an event only
+//! Which change it was matters only for routes and neighbours, of which there may be
+//! thousands: the daemon knows its own routes, takes a single one of Felix's or BIRD's
+//! for what it is, and a neighbour for the way to a few nodes. For all the rest it compares what should be with what is; an event only
 //! says that it is time to. So an overrun of the socket, which loses events, is one
 //! more event.
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use anyhow::{Context as _, Result};
 use futures::{StreamExt as _, channel::mpsc::UnboundedReceiver};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::{RouteNetlinkMessage, neighbour::NeighbourMessage, route::RouteMessage};
 use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use rtnetlink::{
     MulticastGroup,
@@ -19,7 +21,7 @@ use rtnetlink::{
 /// Room for the events of a few thousand pods appearing at once, bytes.
 const RECEIVE_BUFFER: usize = 8 << 20;
 
-use super::{KernelRoute, snapshot};
+use super::{KernelRoute, Neighbour, snapshot};
 
 /// A route of the main table came, changed or went.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -35,25 +37,40 @@ pub struct RouteChange {
 pub struct Changes {
     /// Routes, in order.
     pub routes: Vec<RouteChange>,
+    /// Neighbours, by interface and address; `None`: cannot be sent to any more.
+    pub neighbours: BTreeMap<(u32, Ipv4Addr), Option<Neighbour>>,
     /// Something else, or nobody knows what: look at everything.
     pub is_unknown: bool,
 }
 
 impl Changes {
     fn add(&mut self, message: NetlinkMessage<RouteNetlinkMessage>) {
-        let (message, is_there) = match message.payload {
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(message)) => (message, true),
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelRoute(message)) => {
-                (message, false)
-            }
-            _ => {
-                self.is_unknown = true;
-                return;
-            }
+        let NetlinkPayload::InnerMessage(message) = message.payload else {
+            self.is_unknown = true;
+            return;
         };
+        match message {
+            RouteNetlinkMessage::NewRoute(message) => self.add_route(&message, true),
+            RouteNetlinkMessage::DelRoute(message) => self.add_route(&message, false),
+            RouteNetlinkMessage::NewNeighbour(message) => {
+                let valid = snapshot::neighbour(&message).map(|(_, neighbour)| neighbour);
+                self.add_neighbour(&message, valid);
+            }
+            RouteNetlinkMessage::DelNeighbour(message) => self.add_neighbour(&message, None),
+            _ => self.is_unknown = true,
+        }
+    }
+
+    fn add_route(&mut self, message: &RouteMessage, is_there: bool) {
         // Of another table than main: an address brings one of its own to `local`.
-        if let Some(route) = snapshot::route(&message) {
+        if let Some(route) = snapshot::route(message) {
             self.routes.push(RouteChange { route, is_there });
+        }
+    }
+
+    fn add_neighbour(&mut self, message: &NeighbourMessage, valid: Option<Neighbour>) {
+        if let Some(key) = snapshot::neighbour_key(message) {
+            self.neighbours.insert(key, valid);
         }
     }
 }

@@ -175,8 +175,17 @@ pub(super) fn mtu(metrics: &[RouteMetric]) -> Option<u32> {
     })
 }
 
+/// Which neighbour a message is about: interface and address; `None` if not IPv4.
+pub(super) fn neighbour_key(message: &NeighbourMessage) -> Option<(u32, Ipv4Addr)> {
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(*address),
+        _ => None,
+    });
+    Some((message.header.ifindex, address?))
+}
+
 /// A neighbour that can be sent to (the kernel's `NUD_VALID`), else `None`.
-fn neighbour(message: &NeighbourMessage) -> Option<((u32, Ipv4Addr), Neighbour)> {
+pub(super) fn neighbour(message: &NeighbourMessage) -> Option<((u32, Ipv4Addr), Neighbour)> {
     let is_stale = match message.header.state {
         NeighbourState::Stale => true,
         NeighbourState::Reachable

@@ -152,9 +152,8 @@ mod tests {
             kind: None,
             xdp_program: None,
         };
-        let mut host = Host::default();
-        host.links = BTreeMap::from([(ETH0, link("eth0")), (TUNL, link("tunl0"))]);
-        host.routes = routes;
+        let links = BTreeMap::from([(ETH0, link("eth0")), (TUNL, link("tunl0"))]);
+        let host = Host { links, routes, ..Host::default() };
         let underlay = BTreeSet::from([ETH0]);
         let config = KernelConfig::default();
         let reader = Reader::new(&config, &host, &underlay, NODE);

@@ -5,6 +5,7 @@
 //! daemon puts the choice in place. So a source that is down, slow or wrong can
 //! make nothing vanish: only its own word, that something is gone, does.
 
+pub mod bird;
 pub mod calico;
 pub mod hub;
 pub mod kernel;
@@ -160,9 +161,11 @@ fn spawn(
     reporter: Reporter,
 ) -> Option<JoinHandle<()>> {
     match kind {
-        // The daemon's own look at the file and at the kernel.
+        // Read by the daemon itself.
         SourceKind::File | SourceKind::Kernel => None,
-        SourceKind::Bird | SourceKind::Etcd => None,
+        SourceKind::Bird => Some(tokio::spawn(bird::run(config.bird.clone()?, me, reporter))),
+        // Not built yet, so it never speaks: what is in force stays.
+        SourceKind::Etcd => None,
         #[cfg(feature = "kubernetes")]
         SourceKind::Kubernetes => {
             let config = config.kubernetes.clone()?;

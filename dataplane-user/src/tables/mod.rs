@@ -104,6 +104,14 @@ impl<K> Default for Surplus<K> {
 }
 
 impl<K: PartialEq> Surplus<K> {
+    /// Takes out those that go before others.
+    #[must_use]
+    pub fn take(&mut self, goes_first: impl Fn(&K) -> bool) -> Self {
+        let (first, rest) = std::mem::take(&mut self.keys).into_iter().partition(goes_first);
+        self.keys = rest;
+        Self { keys: first, outdates_leases: self.outdates_leases }
+    }
+
     /// Whether this entry is too much.
     pub fn contains(&self, key: &K) -> bool {
         self.keys.contains(key)

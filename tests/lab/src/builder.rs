@@ -10,7 +10,9 @@ use crate::{
     fabric,
     identity::{LabId, sweep},
     lab::{Lab, Shared},
-    topology::{Cables, NODE1, NODE2, NODE3, RpFilter, make_node, make_router},
+    topology::{
+        BRIDGE, Cables, NODE1, NODE2, NODE3, NODE4, RpFilter, make_bridge, make_node, make_router,
+    },
 };
 
 /// How the lab is to be; [`LabBuilder::build`] makes it.
@@ -21,6 +23,7 @@ pub struct LabBuilder {
     rp_filter: RpFilter,
     fabric_filter: bool,
     third_node: bool,
+    fourth_node: bool,
     cables: Cables,
     default_pods: bool,
     tunless: Option<PathBuf>,
@@ -34,6 +37,7 @@ impl Default for LabBuilder {
             rp_filter: RpFilter::Strict,
             fabric_filter: false,
             third_node: false,
+            fourth_node: false,
             cables: Cables::Veth,
             default_pods: true,
             tunless: None,
@@ -78,6 +82,13 @@ impl LabBuilder {
         self
     }
 
+    /// Whether there is a node4, in the subnet of node1 (no). Not with [`Self::nics`].
+    #[must_use]
+    pub fn fourth_node(mut self, on: bool) -> Self {
+        self.fourth_node = on;
+        self
+    }
+
     /// Whether nodes and router are joined by network cards that this machine
     /// was given for it, and not by veth pairs (no); see [`crate::nics`].
     #[must_use]
@@ -104,6 +115,10 @@ impl LabBuilder {
     /// Makes the lab, after sweeping what labs of dead processes left.
     pub fn build(self) -> Result<Lab> {
         ensure!(geteuid().is_root(), "the lab makes network namespaces: run it as root");
+        ensure!(
+            !self.fourth_node || self.cables == Cables::Veth,
+            "network cards join one node to one port: no fourth node with them"
+        );
         sweep()?;
         let id = LabId::claim()?;
         self.build_as(&id).inspect_err(|_| {
@@ -116,13 +131,19 @@ impl LabBuilder {
         let shared = Arc::new(Shared::new(id.clone(), self.pod_mtu, self.rp_filter, self.tunless));
         let router = make_router(&shared)?;
         let (cables, mtu) = (self.cables, self.underlay_mtu);
-        let node = |plan| make_node(&shared, &router, plan, cables, mtu, self.rp_filter);
-        let (node1, node2) = (node(&NODE1)?, node(&NODE2)?);
-        let node3 = if self.third_node { Some(node(&NODE3)?) } else { None };
+        let bridge = self.fourth_node.then_some(BRIDGE);
+        if self.fourth_node {
+            make_bridge(&router, &NODE1, mtu)?;
+        }
+        let node =
+            |plan, bridge| make_node(&shared, &router, plan, cables, bridge, mtu, self.rp_filter);
+        let (node1, node2) = (node(&NODE1, bridge)?, node(&NODE2, None)?);
+        let node3 = if self.third_node { Some(node(&NODE3, None)?) } else { None };
+        let node4 = if self.fourth_node { Some(node(&NODE4, bridge)?) } else { None };
         if self.fabric_filter {
             fabric::install(&router)?;
         }
-        let mut lab = Lab { router, node1, node2, node3, pods: None, shared };
+        let mut lab = Lab { router, node1, node2, node3, node4, pods: None, shared };
         if self.default_pods {
             let perf = lab.node2.add_pod("demo-hello-perf", HELLO_PERF)?;
             let sit = lab.node1.add_pod("demo-hello-sit", HELLO_SIT)?;

@@ -55,7 +55,7 @@ impl Shared {
     }
 }
 
-/// Two nodes (or three), a router, two pods. Dropping it removes everything,
+/// Two nodes (or up to four), a router, two pods. Dropping it removes everything,
 /// also while a panic unwinds.
 #[derive(Debug)]
 pub struct Lab {
@@ -67,6 +67,8 @@ pub struct Lab {
     pub node2: Node,
     /// node3.dev, 172.16.34.7, when asked for.
     pub node3: Option<Node>,
+    /// node4.sit, 172.16.35.5, in the subnet of node1, when asked for.
+    pub node4: Option<Node>,
     pub(crate) pods: Option<(Pod, Pod)>,
     pub(crate) shared: Arc<Shared>,
 }
@@ -104,7 +106,7 @@ impl Lab {
     /// The nodes, in the order of their names.
     #[must_use]
     pub fn nodes(&self) -> Vec<&Node> {
-        [&self.node1, &self.node2].into_iter().chain(&self.node3).collect()
+        [&self.node1, &self.node2].into_iter().chain(&self.node3).chain(&self.node4).collect()
     }
 
     /// How many un-encapsulated packets of pods and services the fabric saw;
@@ -123,7 +125,8 @@ impl Lab {
     /// answers what is too big with ICMP frag-needed. Frames of full size from
     /// the node still pass.
     pub fn set_path_mtu(&self, toward: &Node, mtu: u32) -> Result<()> {
-        let Node { ip, gateway, router_port: port, .. } = toward;
+        let Node { ip, gateway, .. } = toward;
+        let port = toward.bridge.unwrap_or(&toward.router_port);
         self.router
             .ip(&format!("route replace {ip}/32 dev {port} src {gateway} scope link mtu {mtu}"))
             .map(drop)

@@ -3,7 +3,7 @@
 //! [`Lab::new`] makes nodes, a router between them and pods as Calico's CNI
 //! plugin would. [`traffic`] sends through it, [`capture`] looks at the wire,
 //! [`inject`] puts hand-made frames on it, [`service`] plays kube-proxy, [`felix`]
-//! Calico's agent, [`conntrack`] tells what the kernel remembers, [`daemon`] runs `tunless`, and [`trace`] tells whether it left anything.
+//! Calico's agent, [`bird`] runs BIRD, [`conntrack`] tells what the kernel remembers, [`daemon`] runs `tunless`, and [`trace`] tells whether it left anything.
 //!
 //! It needs root, and a kernel with network namespaces. It knows the `tunless`
 //! binary by its command line only: xtask uses this crate before the eBPF
@@ -19,6 +19,7 @@
 //! ```
 
 pub mod addr;
+pub mod bird;
 mod builder;
 pub mod capture;
 pub mod cmd;

@@ -5,7 +5,11 @@
 //!                                         router
 //!  node1.sit  172.16.35.4  ── 172.16.35.1 ┤
 //!  node3.dev  172.16.34.7  ── 172.16.34.1 ┘   (only when asked for)
+//!  node4.sit  172.16.35.5  ── 172.16.35.1     (only when asked for)
 //! ```
+//!
+//! node4 is in the subnet of node1: the router's ports to the two are one bridge
+//! then, and they reach each other without it.
 //!
 //! The router knows no pod: a pod's packet that is not encapsulated has
 //! nowhere to go, as in a real fabric.
@@ -66,6 +70,8 @@ pub struct Node {
     pub gateway_mac: Mac,
     /// The router's interface toward it.
     pub router_port: String,
+    /// The bridge that this interface belongs to, if there are others in its subnet.
+    pub(crate) bridge: Option<&'static str>,
     /// Where it lives.
     pub netns: Netns,
     /// The bpffs directory of a daemon on it.
@@ -121,6 +127,17 @@ pub(crate) const NODE3: Plan = Plan {
     block: "10.20.7.64/26",
 };
 
+pub(crate) const NODE4: Plan = Plan {
+    name: "node4.sit",
+    label: "node4",
+    ip: Ipv4Addr::new(172, 16, 35, 5),
+    tunnel: Ipv4Addr::new(10, 20, 9, 128),
+    block: "10.20.9.128/26",
+};
+
+/// The router's port to the subnet of node1 and node4, if there are both.
+pub(crate) const BRIDGE: &str = "subnet35";
+
 /// Makes the router: it forwards, and judges nothing unless the fabric filter
 /// is on.
 pub(crate) fn make_router(shared: &Shared) -> Result<Netns> {
@@ -134,12 +151,24 @@ pub(crate) fn make_router(shared: &Shared) -> Result<Netns> {
     Ok(router)
 }
 
+/// Makes the router's bridge for the nodes of one subnet, with its gateway's address.
+pub(crate) fn make_bridge(router: &Netns, plan: &Plan, mtu: u32) -> Result<()> {
+    let gateway = plan.gateway();
+    let mac = mac_text(mac_of(gateway));
+    router.ip_batch(&format!(
+        "link add {BRIDGE} mtu {mtu} address {mac} type bridge\n\
+         addr add {gateway}/24 dev {BRIDGE}\n\
+         link set {BRIDGE} up\n",
+    ))
+}
+
 /// Makes a node and its link to the router.
 pub(crate) fn make_node(
     shared: &Arc<Shared>,
     router: &Netns,
     plan: &Plan,
     cables: Cables,
+    bridge: Option<&'static str>,
     mtu: u32,
     rp_filter: RpFilter,
 ) -> Result<Node> {
@@ -155,6 +184,7 @@ pub(crate) fn make_node(
         gateway,
         gateway_mac: mac_of(gateway),
         router_port: format!("to-{}", plan.label),
+        bridge,
         netns,
         bpffs: shared.id.bpffs(plan.label),
         shared: Arc::clone(shared),
@@ -182,9 +212,14 @@ impl Node {
 
     /// A veth to the router.
     fn plug_veth(&self, router: &Netns, mtu: u32) -> Result<()> {
-        let (mac, gateway_mac) = (mac_text(self.mac), mac_text(self.gateway_mac));
+        let mac = mac_text(self.mac);
+        // A bridge has the gateway's MAC itself, and its ports any.
+        let port_mac = match self.bridge {
+            None => format!("address {} ", mac_text(self.gateway_mac)),
+            Some(_) => String::new(),
+        };
         router.ip_batch(&format!(
-            "link add {port} mtu {mtu} address {gateway_mac} type veth \
+            "link add {port} mtu {mtu} {port_mac}type veth \
              peer name eth0 mtu {mtu} address {mac} netns {netns}\n",
             port = self.router_port,
             netns = self.netns.name(),
@@ -202,10 +237,16 @@ impl Node {
     /// Addresses and the default route.
     fn connect(&self, router: &Netns) -> Result<()> {
         let Self { ip, gateway, router_port: port, .. } = self;
-        router.ip_batch(&format!(
-            "addr add {gateway}/24 dev {port}\n\
-             link set {port} up\n",
-        ))?;
+        match self.bridge {
+            None => router.ip_batch(&format!(
+                "addr add {gateway}/24 dev {port}\n\
+                 link set {port} up\n",
+            ))?,
+            Some(bridge) => router.ip_batch(&format!(
+                "link set {port} master {bridge}\n\
+                 link set {port} up\n",
+            ))?,
+        }
         self.netns.ip_batch(&format!(
             "addr add {ip}/24 dev eth0\n\
              link set eth0 up\n\

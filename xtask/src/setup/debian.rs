@@ -1,6 +1,6 @@
 //! Debian packages: what is missing is installed, and nothing is removed.
 
-use std::{collections::BTreeSet, env, process::Command};
+use std::{collections::BTreeSet, env, path::Path, process::Command};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -38,7 +38,31 @@ pub fn install(wanted: &[Package]) -> Result<bool> {
         let said = errors(&install.output);
         bail!("{}{said}", explain(&install.output, network));
     }
+    for service in missing.iter().filter_map(|package| package.service) {
+        disable(service)?;
+    }
     Ok(true)
+}
+
+/// Debian starts a service with its package, and at every boot. Only of those that
+/// were not here before: who had one, keeps it.
+fn disable(service: &str) -> Result<()> {
+    if !on_path("systemctl") {
+        return Ok(());
+    }
+    let mut command = Command::new("systemctl");
+    command.args(["--quiet", "disable"]);
+    // Elsewhere nothing was started, and the links for the next boot are all there is.
+    if Path::new("/run/systemd/system").exists() {
+        command.arg("--now");
+    }
+    let disabled = progress::run(&format!("disable the service {service}"), command.arg(service))?;
+    ensure!(
+        disabled.success,
+        "the service {service}, which came with its package, cannot be disabled: do so by hand \
+         (`systemctl disable --now {service}`)"
+    );
+    Ok(())
 }
 
 /// The first lines in which apt names an error; more would repeat them.

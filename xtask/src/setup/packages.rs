@@ -7,6 +7,8 @@ pub struct Package {
     pub name: &'static str,
     /// A program in it, whose presence will do where there is no apt.
     pub program: Option<&'static str>,
+    /// A service that Debian starts with it, and that is not wanted here.
+    pub service: Option<&'static str>,
     /// Shown to the user when it is installed.
     pub why: &'static str,
 }
@@ -14,6 +16,7 @@ pub struct Package {
 /// What the demo and the tests call.
 pub const BASE: &[Package] = &[
     tool("binutils", "ld", "the linker behind gcc"),
+    daemon("bird2", "bird", "bird", "the routing daemon whose table one source of routes reads"),
     tool("bpftool", "bpftool", "tests detach programs behind our back"),
     tool("conntrack", "conntrack", "tests list and flush connection tracking"),
     tool("curl", "curl", "the demo fetches a page from its service"),
@@ -55,11 +58,21 @@ pub const LLVM: &[(u32, Package)] = &[
 ];
 
 const fn tool(name: &'static str, program: &'static str, why: &'static str) -> Package {
-    Package { name, program: Some(program), why }
+    Package { name, program: Some(program), service: None, why }
+}
+
+/// Tests start it themselves, in the lab.
+const fn daemon(
+    name: &'static str,
+    program: &'static str,
+    service: &'static str,
+    why: &'static str,
+) -> Package {
+    Package { name, program: Some(program), service: Some(service), why }
 }
 
 const fn library(name: &'static str, why: &'static str) -> Package {
-    Package { name, program: None, why }
+    Package { name, program: None, service: None, why }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::Problem;
+use super::{Problem, bird};
 use crate::config::Config;
 
 pub fn check(config: &Config, problems: &mut Vec<Problem>) {
@@ -23,6 +23,9 @@ pub fn check(config: &Config, problems: &mut Vec<Problem>) {
             "no protocol is listed, so no route would be read",
             "use [12, 80], BIRD's and Felix's",
         ));
+    }
+    if let Some(bird) = &sources.bird {
+        bird::check(bird, problems);
     }
     let mut pools = BTreeSet::new();
     for (index, pool) in config.routes.pools.iter().enumerate() {

@@ -37,6 +37,24 @@ fn the_example_is_accepted() {
 
 /// (file, what the complaint must say)
 const REFUSED: &[(&str, &[&str])] = &[
+    ("sources: {precedence: [kernel, file, kernel]}\n", &["FILE:1:", "precedence", "twice"]),
+    ("sources: {precedence: [gossip]}\n", &["FILE:1:", "gossip", "kernel"]),
+    ("sources:\n  kernel: {protocols: []}\n", &["FILE:2:", "protocols", "[12, 80]"]),
+    ("sources:\n  kernel: {protocols: [300]}\n", &["FILE:2:", "300"]),
+    ("routes: {pools: [{cidr: 10.20.0.0/16, encap: vxlan}]}\n", &["FILE:1:", "vxlan", "ipip"]),
+    (
+        "routes:\n  pools:\n    - {cidr: 10.20.0.0/16, encap: ipip}\n    - {cidr: 10.20.0.0/16, encap: direct}\n",
+        &["FILE:4:", "listed twice"],
+    ),
+    ("sources: {bird: {socket: bird.ctl}}\n", &["FILE:1:", "sources.bird.socket", "absolute"]),
+    ("sources:\n  bird: {table: \"m4 all\"}\n", &["FILE:2:", "sources.bird.table", "master4"]),
+    ("sources: {bird: {table: 4master}}\n", &["FILE:1:", "sources.bird.table", "no name"]),
+    ("sources: {bird: {table: \"\"}}\n", &["FILE:1:", "sources.bird.table", "no name"]),
+    ("sources: {bird: {poll_milliseconds: 99}}\n", &["FILE:1:", "poll_milliseconds", "100 to"]),
+    ("sources: {bird: {poll_milliseconds: 60001}}\n", &["FILE:1:", "100 to 60000"]),
+    ("sources: {bird: {settle_seconds: 0}}\n", &["FILE:1:", "settle_seconds", "1 to 3600"]),
+    ("sources: {bird: {within: [10.20.0.1/16]}}\n", &["FILE:1:", "within[0]", "10.20.0.0/16"]),
+    ("sources: {bird: {sockets: /x}}\n", &["FILE:1:", "sockets", "expected one of"]),
     ("leases: {seconds: 0}\n", &["FILE:1:", "leases.seconds", "use 1 to 9"]),
     ("leases: {seconds: 10}\n", &["FILE:1:", "leases.seconds", "use 1 to 9", "policy"]),
     ("leases: {seconds: -1}\n", &["FILE:1:", "leases.seconds"]),

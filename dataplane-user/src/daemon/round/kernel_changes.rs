@@ -1,10 +1,12 @@
 //! What the kernel announced, as far as it can be told without another look.
 
+use std::net::Ipv4Addr;
+
 use ipnet::Ipv4Net;
 
 use super::{Last, Reconciler};
 use crate::{
-    kernel::{Changes, KernelRoute, PROTOCOL, RouteChange},
+    kernel::{Changes, KernelRoute, Neighbour, PROTOCOL, RouteChange},
     sources::{SourceKind, kernel::Reader},
 };
 
@@ -16,6 +18,9 @@ impl Reconciler {
         let mut needs_round = changes.is_unknown;
         for change in changes.routes {
             needs_round |= self.route_changed(&mut last, change);
+        }
+        for (key, neighbour) in changes.neighbours {
+            needs_round |= self.neighbour_changed(key, neighbour);
         }
         self.last = Some(last);
         needs_round
@@ -49,6 +54,24 @@ impl Reconciler {
             None => drop(last.facts.tunl0_routes.remove(&cidr)),
         }
         false
+    }
+
+    /// A next hop's MAC is in the entries of the nodes behind it, a pod's in its own.
+    fn neighbour_changed(&mut self, key: (u32, Ipv4Addr), neighbour: Option<Neighbour>) -> bool {
+        let mac = |neighbour: Option<&Neighbour>| neighbour.map(|neighbour| neighbour.mac);
+        let is_same = mac(self.host.neighbours.get(&key)) == mac(neighbour.as_ref());
+        match neighbour {
+            Some(neighbour) => drop(self.host.neighbours.insert(key, neighbour)),
+            None => drop(self.host.neighbours.remove(&key)),
+        }
+        if is_same {
+            // Heard of again, or not for a while.
+            return false;
+        }
+        let behind = self.paths.iter().filter(|(_, path)| (path.ifindex, path.next_hop) == key);
+        self.touched.extend(behind.map(|(node, _)| *node));
+        let link = self.host.links.get(&key.0);
+        link.is_none_or(|link| self.file.config.workloads.matches(&link.name))
     }
 
     /// Such a route may change the way to a node, or be a local pod's.

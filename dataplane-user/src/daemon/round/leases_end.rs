@@ -2,8 +2,8 @@
 //!
 //! Leases hold what routes, nodes and pods were like when they were granted. A
 //! change of one ends them all, and each flow asks netfilter again. Where changes
-//! come by the hundred that would be the end of the fast path, so after the first
-//! the others wait for a second: far less than a lease that nobody ends.
+//! come by the hundred that would be the end of the fast path, so after a few the
+//! others wait for up to a second: far less than a lease that nobody ends.
 
 use std::time::Duration;
 
@@ -11,13 +11,16 @@ use tokio::time::Instant;
 
 use crate::{bpf::Maps, tables::Round};
 
-/// At most so often.
+/// So many may be ended in a row.
+const BURST: u32 = 8;
+/// And one more each time this has passed.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// When leases were ended, and when they will be.
 #[derive(Default)]
 pub struct LeasesEnd {
-    last: Option<Instant>,
+    /// By now all that were spent have been given back.
+    full_at: Option<Instant>,
     due: Option<Instant>,
 }
 
@@ -27,7 +30,9 @@ impl LeasesEnd {
         if !std::mem::take(&mut round.outdates_leases) {
             return;
         }
-        match self.last.map(|last| last + PAUSE).filter(|free| *free > Instant::now()) {
+        let now = Instant::now();
+        let free = self.full_at.and_then(|full| full.checked_sub(PAUSE * (BURST - 1)));
+        match free.filter(|free| *free > now) {
             Some(free) => self.due = Some(free),
             None => round.attempt(self.end(maps)),
         }
@@ -43,8 +48,9 @@ impl LeasesEnd {
     /// # Errors
     /// If the kernel refuses.
     pub fn end(&mut self, maps: &mut Maps) -> anyhow::Result<()> {
+        let now = Instant::now();
         self.due = None;
-        self.last = Some(Instant::now());
+        self.full_at = Some(self.full_at.map_or(now, |full| full.max(now)) + PAUSE);
         maps.end_leases()
     }
 }

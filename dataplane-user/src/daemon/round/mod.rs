@@ -70,6 +70,8 @@ pub struct Reconciler {
     /// How the sources are, as last written down.
     told: SourcesStatus,
     leases_end: LeasesEnd,
+    /// Nodes whose next hop's MAC is another now.
+    touched: BTreeSet<Ipv4Addr>,
     /// With tunl0 or without, from the first round with a file on: tunl0 may come
     /// and go, but not our mind.
     mode: Option<TunnelMode>,
@@ -137,6 +139,7 @@ impl Reconciler {
             last: None,
             told: SourcesStatus::default(),
             leases_end: LeasesEnd::default(),
+            touched: BTreeSet::new(),
             programs: None,
             maps: None,
             no_xdp: BTreeSet::new(),
@@ -335,6 +338,7 @@ impl Reconciler {
         };
         let desired = Desired::new(inputs, self.sources.table().routes(), tunnel.1, terms);
         self.host = host;
+        self.touched.clear();
 
         self.load(&desired, &mut round)?;
         let may_have_changed = resync || std::mem::take(&mut self.rules_touched);
@@ -546,19 +550,21 @@ impl Reconciler {
         );
         let old_links = round.upsert(&mut attachments, &links).await;
         let is_prepared = round.failures.len() == failures;
-        let mut backstops = Backstops::new(&self.kernel, &self.host);
-        let stopped = tables.backstops();
-        let old_backstops = round.upsert(&mut backstops, &stopped).await;
         let is_node =
             |node: Ipv4Addr| tables.nodes.contains_key(&node) || old_nodes.contains(&node);
         let mut kernel_routes = KernelRoutes::new(&self.kernel, &self.host, is_node);
         let old_kernel_routes = round.upsert(&mut kernel_routes, &tables.kernel_routes).await;
+        // Behind their routes, or packets would find only them for a moment.
+        let mut backstops = Backstops::new(&self.kernel, &self.host);
+        let mut old_backstops = round.upsert(&mut backstops, &tables.backstops()).await;
         // Last: only what conntrack and every hook is ready for is marked.
         if rules.is_some() {
             let rules = rules.filter(|_| is_prepared);
             settle_rules(&mut self.rules, rules, rules_may_have_changed, round).await;
         }
 
+        let direct = old_backstops.take(|prefix| tables.is_direct(prefix));
+        round.delete(&mut backstops, direct).await;
         round.delete(&mut kernel_routes, old_kernel_routes).await;
         round.delete(&mut backstops, old_backstops).await;
         round.delete(&mut attachments, old_links).await;

@@ -43,8 +43,12 @@ impl Reconciler {
         let nodes_before = nodes_before.map(|route| Ipv4Addr::from(route.node));
         let routes = self.sources.table().routes();
         let nodes_now = prefixes.iter().filter_map(|p| routes.get(p)).map(|route| route.node);
-        let nodes: BTreeSet<_> =
-            nodes_before.chain(nodes_now).filter(|n| *n != last.facts.node).collect();
+        let touched = std::mem::take(&mut self.touched);
+        let nodes: BTreeSet<_> = nodes_before
+            .chain(nodes_now)
+            .chain(touched)
+            .filter(|node| *node != last.facts.node)
+            .collect();
         for node in &nodes {
             if !self.paths.contains_key(node) {
                 let path = self.kernel.path(*node).await?;
@@ -112,11 +116,13 @@ impl Reconciler {
         let old_routes =
             round.upsert(&mut Routes(maps, Keys::Only(prefixes)), &desired.routes).await;
         self.leases_end.ask(maps, round);
-        let mut backstops = Backstops::left(&self.kernel, before.backstops());
-        let old_backstops = round.upsert(&mut backstops, &desired.backstops()).await;
         let mut kernel_routes = KernelRoutes::left(&self.kernel, before.kernel_routes.clone());
         let old_kernel_routes = round.upsert(&mut kernel_routes, &desired.kernel_routes).await;
+        let mut backstops = Backstops::left(&self.kernel, before.backstops());
+        let mut old_backstops = round.upsert(&mut backstops, &desired.backstops()).await;
 
+        let direct = old_backstops.take(|prefix| desired.is_direct(prefix));
+        round.delete(&mut backstops, direct).await;
         round.delete(&mut kernel_routes, old_kernel_routes).await;
         round.delete(&mut backstops, old_backstops).await;
         round.delete(&mut Routes(maps, Keys::All), old_routes).await;

@@ -1,0 +1,244 @@
+//! Following one BIRD, across its restarts.
+
+use std::{collections::BTreeMap, convert::Infallible, time::Duration};
+
+use anyhow::{Result, bail};
+use ipnet::Ipv4Net;
+use tokio::time::{Instant, sleep};
+
+use super::{
+    client::Client,
+    health::{Sessions, Status},
+    routes::{Found, Reader},
+};
+use crate::{
+    config::BirdConfig,
+    sources::{Change, Claim, Me, Origin, Report, Reporter},
+};
+
+/// At least this often the table is fetched, whatever the counters say.
+const WHOLE: Duration = Duration::from_secs(60);
+/// So long no counter may have changed before a BIRD that has just started is
+/// taken to have everything: its neighbours send their tables without a pause.
+const QUIET: Duration = Duration::from_secs(2);
+/// We pause so many times as long as BIRD needs to answer.
+const PATIENCE: u32 = 4;
+
+type Claims = BTreeMap<(Ipv4Net, Origin), Claim>;
+
+/// See the [module](self).
+pub struct Follower {
+    config: BirdConfig,
+    within: Vec<Ipv4Net>,
+    me: Me,
+    reporter: Reporter,
+    /// What was reported, and stands.
+    claims: Claims,
+    problems: BTreeMap<Origin, String>,
+    /// The BIRD whose whole table was reported last, by its start.
+    boot: Option<String>,
+    /// One that is not settled yet, and since when we see it.
+    young: Option<(String, Instant)>,
+    is_down: bool,
+}
+
+/// What one connection has brought so far.
+struct Session {
+    client: Client,
+    /// The counters when they were last others, and when that was.
+    print: Option<(String, Instant)>,
+    /// The table, and when it was fetched.
+    table: Option<(Found, Instant)>,
+    /// The table is to be reported even if no counter changes.
+    is_due: bool,
+    /// All of it was reported.
+    is_synced: bool,
+}
+
+impl Follower {
+    /// Nothing is asked yet.
+    pub fn new(config: BirdConfig, me: Me, reporter: Reporter) -> Self {
+        Self {
+            within: config.within.iter().map(|cidr| cidr.0).collect(),
+            config,
+            me,
+            reporter,
+            claims: Claims::new(),
+            problems: BTreeMap::new(),
+            boot: None,
+            young: None,
+            is_down: false,
+        }
+    }
+
+    /// Connects and follows until that fails, and reports why it did.
+    pub async fn follow(&mut self) {
+        let Err(error) = self.connection().await;
+        self.down(&format!("{error:#}"));
+    }
+
+    async fn connection(&mut self) -> Result<Infallible> {
+        let client = Client::connect(&self.config.socket).await?;
+        let mut session =
+            Session { client, print: None, table: None, is_due: true, is_synced: false };
+        loop {
+            let started = Instant::now();
+            self.poll(&mut session).await?;
+            let pause = Duration::from_millis(self.config.poll_milliseconds);
+            sleep(pause.max(started.elapsed() * PATIENCE)).await;
+        }
+    }
+
+    async fn poll(&mut self, session: &mut Session) -> Result<()> {
+        let sessions = session.sessions().await?;
+        let status = session.status().await?;
+        let changed = session.print.as_ref().is_none_or(|(print, _)| *print != sessions.print);
+        if changed {
+            session.print = Some((sessions.print.clone(), Instant::now()));
+        }
+        let old = session.table.as_ref().is_none_or(|(_, fetched)| fetched.elapsed() >= WHOLE);
+        if changed || old {
+            let found = session.fetch(&self.config.table, &self.me, &self.within).await?;
+            session.table = Some((found, Instant::now()));
+            session.is_due = true;
+            // It may have begun to take its routes back while it told them.
+            session.status().await?;
+        }
+        let is_settled = self.is_settled(session, &sessions, &status);
+        if session.is_due
+            && let Some((found, _)) = &session.table
+        {
+            self.report(found, is_settled, session.is_synced)?;
+        }
+        if is_settled {
+            self.boot = Some(status.boot);
+            self.young = None;
+            session.is_synced = true;
+            session.is_due = false;
+        } else {
+            // Again with each poll, until what is missing counts.
+            session.is_due = true;
+            let why = if status.is_changing {
+                "is changing its configuration"
+            } else {
+                "has just started"
+            };
+            let most = self.config.settle_seconds;
+            self.down(&format!(
+                "it {why}: what it does not have stays until its sessions are up, at most {most} s"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether what is not in the table is gone.
+    fn is_settled(&mut self, session: &Session, sessions: &Sessions, status: &Status) -> bool {
+        let is_known = self.boot.as_ref() == Some(&status.boot);
+        if is_known && !status.is_changing {
+            return true;
+        }
+        let seen = match &self.young {
+            Some((boot, seen)) if *boot == status.boot => seen.elapsed(),
+            _ => {
+                self.young = Some((status.boot.clone(), Instant::now()));
+                Duration::ZERO
+            }
+        };
+        // Its age counts only for its start, not for a new configuration.
+        let age = status.up_for().filter(|_| !is_known).unwrap_or_default().max(seen);
+        let is_quiet = session.print.as_ref().is_some_and(|(_, since)| since.elapsed() >= QUIET);
+        let is_whole = sessions.awaited == 0 && !status.is_recovering && !status.is_changing;
+        is_whole && is_quiet || age >= Duration::from_secs(self.config.settle_seconds)
+    }
+
+    /// Tells what is new, and, of a table that is `whole`, what is gone.
+    /// `is_synced`: the whole has been told before by this connection.
+    fn report(&mut self, found: &Found, whole: bool, is_synced: bool) -> Result<()> {
+        if found.understood == 0
+            && let Some((origin, why)) = found.problems.first_key_value()
+        {
+            bail!("nothing in table {} is understood: {origin}: {why}", self.config.table);
+        }
+        let mut now = found.claims.clone();
+        for (key, claim) in &self.claims {
+            if !whole || found.unclear.contains(&key.0) {
+                now.entry(key.clone()).or_insert(*claim);
+            }
+        }
+        if whole && !is_synced {
+            let claims = now.iter().map(|(key, claim)| change(key, Some(*claim))).collect();
+            let problems = found.problems.clone().into_iter().collect();
+            self.reporter.send(Report::Snapshot { claims, problems });
+            self.is_down = false;
+        } else {
+            self.tell_changes(&now);
+            self.tell_problems(&found.problems);
+            if whole && std::mem::take(&mut self.is_down) {
+                self.reporter.send(Report::Up);
+            }
+        }
+        self.claims = now;
+        self.problems.clone_from(&found.problems);
+        Ok(())
+    }
+
+    fn tell_changes(&self, now: &Claims) {
+        let new = now.iter().filter(|(key, claim)| self.claims.get(key) != Some(claim));
+        let new = new.map(|(key, claim)| change(key, Some(*claim)));
+        let gone = self.claims.keys().filter(|key| !now.contains_key(key));
+        let changes: Vec<Change> = new.chain(gone.map(|key| change(key, None))).collect();
+        if !changes.is_empty() {
+            self.reporter.send(Report::Changes(changes));
+        }
+    }
+
+    fn tell_problems(&self, now: &BTreeMap<Origin, String>) {
+        for (origin, why) in now {
+            if self.problems.get(origin) != Some(why) {
+                self.reporter.send(Report::Problem(origin.clone(), Some(why.clone())));
+            }
+        }
+        for origin in self.problems.keys().filter(|origin| !now.contains_key(*origin)) {
+            self.reporter.send(Report::Problem(origin.clone(), None));
+        }
+    }
+
+    fn down(&mut self, why: &str) {
+        self.is_down = true;
+        let socket = self.config.socket.display();
+        self.reporter.send(Report::Down(format!("BIRD at {socket}: {why}")));
+    }
+}
+
+impl Session {
+    async fn sessions(&mut self) -> Result<Sessions> {
+        let mut sessions = Sessions::default();
+        self.client.ask("show protocols all", |line| sessions.take(&line)).await?;
+        Ok(sessions)
+    }
+
+    /// An error while BIRD stops: its table says nothing any more.
+    async fn status(&mut self) -> Result<Status> {
+        let mut status = Status::default();
+        self.client.ask("show status", |line| status.take(&line)).await?;
+        if status.is_stopping {
+            bail!("it is shutting down");
+        }
+        Ok(status)
+    }
+
+    async fn fetch(&mut self, table: &str, me: &Me, within: &[Ipv4Net]) -> Result<Found> {
+        let mut reader = Reader::new(me.address, within);
+        let question = format!("show route table {table} all");
+        self.client.ask(&question, |line| reader.take(&line)).await?;
+        Ok(reader.finish())
+    }
+}
+
+fn change((cidr, origin): &(Ipv4Net, Origin), claim: Option<Claim>) -> Change {
+    Change { cidr: *cidr, origin: origin.clone(), claim }
+}
+
+#[cfg(test)]
+#[path = "follow_tests.rs"]
+mod tests;
