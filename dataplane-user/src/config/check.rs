@@ -1,6 +1,7 @@
 //! What a file must not say: first on its own, then on this host.
 
 mod bird;
+mod kubernetes;
 mod leases;
 mod sources;
 

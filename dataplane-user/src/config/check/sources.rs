@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Problem, bird};
+use super::{Problem, bird, kubernetes};
 use crate::config::Config;
 
 pub fn check(config: &Config, problems: &mut Vec<Problem>) {
@@ -26,6 +26,9 @@ pub fn check(config: &Config, problems: &mut Vec<Problem>) {
     }
     if let Some(bird) = &sources.bird {
         bird::check(bird, problems);
+    }
+    if let Some(kubernetes) = &sources.kubernetes {
+        kubernetes::check(kubernetes, problems);
     }
     let mut pools = BTreeSet::new();
     for (index, pool) in config.routes.pools.iter().enumerate() {

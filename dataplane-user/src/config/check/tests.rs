@@ -54,6 +54,20 @@ const REFUSED: &[(&str, &[&str])] = &[
     ("sources: {bird: {poll_milliseconds: 60001}}\n", &["FILE:1:", "100 to 60000"]),
     ("sources: {bird: {settle_seconds: 0}}\n", &["FILE:1:", "settle_seconds", "1 to 3600"]),
     ("sources: {bird: {within: [10.20.0.1/16]}}\n", &["FILE:1:", "within[0]", "10.20.0.0/16"]),
+    (
+        "sources: {kubernetes: {kubeconfig: kubeconfig}}\n",
+        &["FILE:1:", "sources.kubernetes.kubeconfig", "absolute"],
+    ),
+    (
+        "sources:\n  kubernetes: {context: lab}\n",
+        &["FILE:2:", "sources.kubernetes.context", "no kubeconfig for \"lab\""],
+    ),
+    (
+        "sources: {kubernetes: {kubeconfig: /k, context: \"\"}}\n",
+        &["FILE:1:", "sources.kubernetes.context", "has no name"],
+    ),
+    ("sources: {kubernetes: {api: v2}}\n", &["FILE:1:", "v2", "auto"]),
+    ("sources: {kubernetes: {token: x}}\n", &["FILE:1:", "token", "expected one of"]),
     ("sources: {bird: {sockets: /x}}\n", &["FILE:1:", "sockets", "expected one of"]),
     ("leases: {seconds: 0}\n", &["FILE:1:", "leases.seconds", "use 1 to 9"]),
     ("leases: {seconds: 10}\n", &["FILE:1:", "leases.seconds", "use 1 to 9", "policy"]),
