@@ -10,8 +10,12 @@ use clap::Parser as _;
 use dataplane_user::cli::Cli;
 use tracing_subscriber::EnvFilter;
 
+/// What is logged unless `RUST_LOG` says otherwise. The Kubernetes client calls every failed
+/// attempt an error; the source tells what is worth telling.
+const FILTER: &str = "info,kube_client=off";
+
 fn main() -> ExitCode {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(FILTER));
     // Data goes to stdout, notes to stderr; the journal has its own clock.
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     let colour = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none();

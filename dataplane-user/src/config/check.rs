@@ -1,6 +1,8 @@
 //! What a file must not say: first on its own, then on this host.
 
 mod bird;
+mod etcd;
+mod kubernetes;
 mod leases;
 mod sources;
 

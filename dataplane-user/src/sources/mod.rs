@@ -10,6 +10,8 @@ pub mod calico;
 pub mod etcd;
 pub mod hub;
 pub mod kernel;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod status;
 pub mod table;
 
@@ -162,8 +164,19 @@ fn spawn(
     match kind {
         SourceKind::Bird => Some(tokio::spawn(bird::run(config.bird.clone()?, me, reporter))),
         SourceKind::Etcd => Some(tokio::spawn(etcd::run(config.etcd.clone()?, me, reporter))),
-        // Read by the daemon itself; the last not at all yet, and refused.
-        SourceKind::File | SourceKind::Kernel | SourceKind::Kubernetes => None,
+        // Read by the daemon itself.
+        SourceKind::File | SourceKind::Kernel => None,
+        #[cfg(feature = "kubernetes")]
+        SourceKind::Kubernetes => {
+            let config = config.kubernetes.clone()?;
+            Some(tokio::spawn(kubernetes::run(config, me, reporter)))
+        }
+        #[cfg(not(feature = "kubernetes"))]
+        SourceKind::Kubernetes => {
+            let why = "this tunless was built without its feature `kubernetes`";
+            reporter.send(Report::Down(why.to_owned()));
+            None
+        }
     }
 }
 

@@ -36,6 +36,8 @@ pub mod frame;
 pub mod identity;
 pub mod inject;
 mod iptables;
+#[cfg(feature = "kube-api")]
+pub mod kube_api;
 mod lab;
 pub mod netns;
 pub mod nics;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Problem, bird};
+use super::{Problem, bird, etcd, kubernetes};
 use crate::config::Config;
 
 pub fn check(config: &Config, problems: &mut Vec<Problem>) {
@@ -17,14 +17,6 @@ pub fn check(config: &Config, problems: &mut Vec<Problem>) {
             ));
         }
     }
-    let unread = [("kubernetes", sources.kubernetes.is_some())];
-    for (name, _) in unread.iter().filter(|(_, is_configured)| *is_configured) {
-        problems.push(Problem::new(
-            ["sources".into(), (*name).into()],
-            "this version cannot read it yet",
-            "take it out; the file, BIRD and the kernel's routes can be read",
-        ));
-    }
     if sources.kernel.as_ref().is_some_and(|kernel| kernel.protocols.is_empty()) {
         problems.push(Problem::new(
             ["sources".into(), "kernel".into(), "protocols".into()],
@@ -34,6 +26,12 @@ pub fn check(config: &Config, problems: &mut Vec<Problem>) {
     }
     if let Some(bird) = &sources.bird {
         bird::check(bird, problems);
+    }
+    if let Some(etcd) = &sources.etcd {
+        etcd::check(etcd, problems);
+    }
+    if let Some(kubernetes) = &sources.kubernetes {
+        kubernetes::check(kubernetes, problems);
     }
     let mut pools = BTreeSet::new();
     for (index, pool) in config.routes.pools.iter().enumerate() {

@@ -38,7 +38,34 @@ fn the_example_is_accepted() {
 /// (file, what the complaint must say)
 const REFUSED: &[(&str, &[&str])] = &[
     ("sources: {precedence: [kernel, file, kernel]}\n", &["FILE:1:", "precedence", "twice"]),
-    ("sources:\n  kubernetes: {}\n", &["FILE:2:", "sources.kubernetes", "cannot read it yet"]),
+    ("sources:\n  etcd: {endpoints: []}\n", &["FILE:2:", "sources.etcd.endpoints", "none"]),
+    ("sources:\n  etcd: {}\n", &["FILE:2:", "endpoints"]),
+    ("sources: {etcd: {endpoints: [\"ftp://a:1\"]}}\n", &["FILE:1:", "ftp://a:1", "like https://"]),
+    ("sources: {etcd: {endpoints: [\"https://a\"]}}\n", &["FILE:1:", "https://a", "2379"]),
+    (
+        "sources: {etcd: {endpoints: [\"http://a:1\"], ca: /ca}}\n",
+        &["FILE:1:", "unencrypted", "https://"],
+    ),
+    (
+        "sources: {etcd: {endpoints: [\"https://a:1\"], certificate: /c}}\n",
+        &["FILE:1:", "sources.etcd.certificate", "has no key"],
+    ),
+    (
+        "sources: {etcd: {endpoints: [\"https://a:1\"], key: /k}}\n",
+        &["FILE:1:", "sources.etcd.key", "no certificate"],
+    ),
+    (
+        "sources: {etcd: {endpoints: [\"https://a:1\"], username: u}}\n",
+        &["FILE:1:", "sources.etcd.username", "password_file"],
+    ),
+    (
+        "sources: {etcd: {endpoints: [\"https://a:1\"], password_file: /p}}\n",
+        &["FILE:1:", "sources.etcd.password_file", "username"],
+    ),
+    (
+        "sources: {etcd: {endpoints: [\"https://a:1\"], prefix: calico/}}\n",
+        &["FILE:1:", "sources.etcd.prefix", "/calico"],
+    ),
     ("sources: {precedence: [gossip]}\n", &["FILE:1:", "gossip", "kernel"]),
     ("sources:\n  kernel: {protocols: []}\n", &["FILE:2:", "protocols", "[12, 80]"]),
     ("sources:\n  kernel: {protocols: [300]}\n", &["FILE:2:", "300"]),
@@ -55,6 +82,20 @@ const REFUSED: &[(&str, &[&str])] = &[
     ("sources: {bird: {poll_milliseconds: 60001}}\n", &["FILE:1:", "100 to 60000"]),
     ("sources: {bird: {settle_seconds: 0}}\n", &["FILE:1:", "settle_seconds", "1 to 3600"]),
     ("sources: {bird: {within: [10.20.0.1/16]}}\n", &["FILE:1:", "within[0]", "10.20.0.0/16"]),
+    (
+        "sources: {kubernetes: {kubeconfig: kubeconfig}}\n",
+        &["FILE:1:", "sources.kubernetes.kubeconfig", "absolute"],
+    ),
+    (
+        "sources:\n  kubernetes: {context: lab}\n",
+        &["FILE:2:", "sources.kubernetes.context", "no kubeconfig for \"lab\""],
+    ),
+    (
+        "sources: {kubernetes: {kubeconfig: /k, context: \"\"}}\n",
+        &["FILE:1:", "sources.kubernetes.context", "has no name"],
+    ),
+    ("sources: {kubernetes: {api: v2}}\n", &["FILE:1:", "v2", "auto"]),
+    ("sources: {kubernetes: {token: x}}\n", &["FILE:1:", "token", "expected one of"]),
     ("sources: {bird: {sockets: /x}}\n", &["FILE:1:", "sockets", "expected one of"]),
     ("leases: {seconds: 0}\n", &["FILE:1:", "leases.seconds", "use 1 to 9"]),
     ("leases: {seconds: 10}\n", &["FILE:1:", "leases.seconds", "use 1 to 9", "policy"]),

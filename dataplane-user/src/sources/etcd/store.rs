@@ -211,6 +211,7 @@ mod tests {
     }
 
     /// `key problem` for problems, `prefix node` for claims.
+    #[expect(clippy::needless_pass_by_value, reason = "reads best where it is used")]
     fn told(reports: Vec<Report>) -> Vec<String> {
         let claim = |change: &Change| match change.claim {
             Some(claim) => format!("{} {}", change.cidr, claim.node),

@@ -1,0 +1,221 @@
+//! What an object says, as far as we have a use for it; the rest is not kept.
+
+use ipnet::{IpNet, Ipv4Net};
+use serde_json::Value;
+
+use super::access::Kind;
+use crate::sources::calico::{Block, CalicoNode, Pool};
+
+/// `172.17.0.6/16`, by Calico's node agent.
+const ADDRESS: &str = "projectcalico.org/IPv4Address";
+/// For an object that does not even say its name.
+const NAMELESS: &str = "(without a name)";
+
+/// An object, read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Object {
+    /// Its name.
+    pub name: String,
+    /// What it says; else why that makes no sense, in one line.
+    pub says: Result<Says, String>,
+}
+
+/// What there is to say.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Says {
+    /// A node.
+    Node(NodeSays),
+    /// A block; `None`: nothing for us, so as good as deleted.
+    Block(Option<Block>),
+    /// A pool; `None` likewise.
+    Pool(Option<Pool>),
+}
+
+/// What a node says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NodeSays {
+    /// Its address, as well as it is known.
+    pub node: CalicoNode,
+    /// Why that is not what the annotation says.
+    pub doubt: Option<String>,
+    /// The addresses of its pods, where `host-local` gives them.
+    pub pods: Result<Option<Ipv4Net>, String>,
+}
+
+/// Reads an item of a list. Every item counts, whatever it is: one that makes no
+/// sense must not hide the others.
+pub fn read_text(kind: Kind, text: &str) -> Object {
+    match serde_json::from_str(text) {
+        Ok(value) => read(kind, value),
+        Err(error) => Object { name: NAMELESS.to_owned(), says: Err(error.to_string()) },
+    }
+}
+
+/// Reads an object.
+pub fn read(kind: Kind, mut value: Value) -> Object {
+    let Some(name) = name(&value) else {
+        let says = Err("has no metadata.name".to_owned());
+        return Object { name: NAMELESS.to_owned(), says };
+    };
+    let says = match kind {
+        Kind::Node => Ok(Says::Node(read_node(&value))),
+        Kind::Block => Block::from_value(value["spec"].take()).map(Says::Block),
+        Kind::Pool => Pool::from_value(value).map(Says::Pool),
+    };
+    Object { name, says }
+}
+
+/// `metadata.name`.
+pub fn name(value: &Value) -> Option<String> {
+    let name = value.pointer("/metadata/name")?.as_str()?;
+    (!name.is_empty()).then(|| name.to_owned())
+}
+
+/// `metadata.resourceVersion`.
+pub fn version(value: &Value) -> Option<String> {
+    value.pointer("/metadata/resourceVersion")?.as_str().map(str::to_owned)
+}
+
+/// As Felix does: what Calico's agent found, then the cluster's own knowledge.
+fn read_node(value: &Value) -> NodeSays {
+    let annotation =
+        value["metadata"]["annotations"].get(ADDRESS).and_then(Value::as_str).unwrap_or("");
+    let of_agent = CalicoNode::from_cidr(annotation);
+    let doubt = (of_agent.is_none() && !annotation.is_empty()).then(|| {
+        format!("annotation {ADDRESS} `{annotation}` is no address/length; it does not count")
+    });
+    let node = of_agent
+        .or_else(|| of_kind(value, "InternalIP"))
+        .or_else(|| of_kind(value, "ExternalIP"))
+        .unwrap_or(CalicoNode { address: None, subnet: None });
+    NodeSays { node, doubt, pods: pods(value) }
+}
+
+/// The first IPv4 address of a kind.
+fn of_kind(value: &Value, kind: &str) -> Option<CalicoNode> {
+    let addresses = value["status"]["addresses"].as_array()?;
+    addresses
+        .iter()
+        .filter(|address| address["type"] == kind)
+        .find_map(|address| CalicoNode::from_address(address["address"].as_str()?))
+}
+
+/// `podCIDRs` has one of each family; `podCIDR` is the first of them.
+fn pods(value: &Value) -> Result<Option<Ipv4Net>, String> {
+    let spec = &value["spec"];
+    let all = spec["podCIDRs"].as_array().into_iter().flatten().chain([&spec["podCIDR"]]);
+    for text in all.filter_map(Value::as_str).filter(|text| !text.is_empty()) {
+        match text.parse() {
+            Ok(IpNet::V4(cidr)) if cidr.addr() == cidr.network() => return Ok(Some(cidr)),
+            Ok(IpNet::V6(_)) => {}
+            Ok(IpNet::V4(_)) | Err(_) => return Err(format!("podCIDR `{text}` is no prefix")),
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn node(value: &Value) -> NodeSays {
+        let mut value = value.clone();
+        value["metadata"]["name"] = json!("node-b");
+        match read(Kind::Node, value).says {
+            Ok(Says::Node(node)) => node,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn address(node: &NodeSays) -> String {
+        let text = |it: Option<String>| it.unwrap_or_else(|| "-".to_owned());
+        let CalicoNode { address, subnet } = &node.node;
+        let address = text(address.map(|it| it.to_string()));
+        format!("{address} {}", text(subnet.map(|it| it.to_string())))
+    }
+
+    #[test]
+    fn a_node_has_the_annotated_address_else_the_internal_else_the_external_one() {
+        let mut value = json!({
+            "metadata": {"annotations": {ADDRESS: "172.17.0.6/16"}},
+            "status": {"addresses": [
+                {"type": "Hostname", "address": "node-b"},
+                {"type": "ExternalIP", "address": "5.5.5.5"},
+                {"type": "InternalIP", "address": "fd00::7"},
+                {"type": "InternalIP", "address": "172.17.0.7"},
+            ]},
+        });
+        assert_eq!(address(&node(&value)), "172.17.0.6 172.17.0.0/16");
+        value["metadata"]["annotations"] = json!({"other": "1"});
+        assert_eq!(address(&node(&value)), "172.17.0.7 -");
+        value["status"]["addresses"][3] = json!(null);
+        assert_eq!(address(&node(&value)), "5.5.5.5 -");
+        value["status"] = json!(null);
+        assert_eq!(address(&node(&value)), "- -");
+    }
+
+    #[test]
+    fn an_annotation_that_is_no_address_is_told_and_does_not_count() {
+        let node = node(&json!({
+            "metadata": {"annotations": {ADDRESS: "autodetect"}},
+            "status": {"addresses": [{"type": "InternalIP", "address": "172.17.0.7"}]},
+        }));
+        assert_eq!(address(&node), "172.17.0.7 -");
+        assert!(node.doubt.unwrap().contains("`autodetect`"));
+    }
+
+    #[test]
+    fn pod_cidrs_are_those_of_ipv4() {
+        for (spec, pods) in [
+            (json!({"podCIDR": "10.244.1.0/24"}), Ok(Some("10.244.1.0/24"))),
+            (
+                json!({"podCIDR": "fd00::/64", "podCIDRs": ["fd00::/64", "10.244.1.0/24"]}),
+                Ok(Some("10.244.1.0/24")),
+            ),
+            (json!({"podCIDR": "fd00::/64"}), Ok(None)),
+            (json!({"podCIDR": ""}), Ok(None)),
+            (json!({}), Ok(None)),
+            (json!({"podCIDR": "10.244.1.7/24"}), Err("podCIDR `10.244.1.7/24` is no prefix")),
+            (json!({"podCIDRs": ["ten"]}), Err("podCIDR `ten` is no prefix")),
+        ] {
+            let expected = pods.map(|pods| pods.map(|it: &str| it.parse().unwrap()));
+            let found = node(&json!({"spec": spec})).pods;
+            assert_eq!(found, expected.map_err(str::to_owned), "{spec}");
+        }
+    }
+
+    #[test]
+    fn a_block_is_its_spec_and_a_pool_the_whole_object() {
+        let block = json!({
+            "metadata": {"name": "10-65-1-0-26"},
+            "spec": {"cidr": "10.65.1.0/26", "affinity": "host:node-b", "allocations": [],
+                     "attributes": [], "deleted": false},
+        });
+        let Object { name, says } = read(Kind::Block, block);
+        assert_eq!(name, "10-65-1-0-26");
+        let Ok(Says::Block(Some(block))) = says else { panic!("{says:?}") };
+        assert_eq!(block.host.as_deref(), Some("node-b"));
+
+        let pool = json!({
+            "metadata": {"name": "default"}, "spec": {"cidr": "10.65.0.0/16", "ipipMode": "Always"},
+        });
+        let says = read(Kind::Pool, pool).says;
+        assert!(matches!(says, Ok(Says::Pool(Some(_)))), "{says:?}");
+    }
+
+    #[test]
+    fn what_makes_no_sense_says_so() {
+        for kind in [Kind::Node, Kind::Block, Kind::Pool] {
+            for text in ["3", "null", "[]", "{}", "{\"metadata\": {\"name\": 4}}", "{"] {
+                assert!(read_text(kind, text).says.is_err(), "{kind:?} {text}");
+            }
+        }
+        for kind in [Kind::Block, Kind::Pool] {
+            let read = read_text(kind, "{\"metadata\": {\"name\": \"x\"}, \"spec\": 3}");
+            assert_eq!(read.name, "x");
+            assert!(read.says.is_err(), "{kind:?}");
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! One question to the API and its answer.
+
+use std::{future::Future, time::Duration};
+
+use futures::{Stream, StreamExt as _};
+use kube::{
+    api::{ListParams, WatchEvent, WatchParams},
+    core::Request,
+};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde_json::{Value, value::RawValue};
+
+use super::{
+    access::Resource,
+    connect::Api,
+    failure::{Attempt, Failure},
+    object::{self, Object},
+};
+
+/// How long an answer may take to come; the API itself gives up after this time.
+const ANSWER: Duration = Duration::from_secs(60);
+/// Objects in a page. A node takes some 30 KB, most of it names of images.
+const PAGE: u32 = 250;
+/// After this time the API ends a watch, seconds; the next one takes over.
+const WATCH: u32 = 290;
+
+/// A part of a collection, as the API says it.
+#[derive(Deserialize)]
+pub struct Page {
+    metadata: ListMetadata,
+    /// Go's empty list may be `null`. Left out it is no list at all.
+    #[serde(deserialize_with = "items")]
+    pub items: Vec<Box<RawValue>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ListMetadata {
+    resource_version: String,
+    #[serde(default, rename = "continue")]
+    next: Option<String>,
+}
+
+fn items<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Box<RawValue>>, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+/// Asks what is at `path`, which lists resources.
+pub async fn discover<T: DeserializeOwned>(api: &Api, path: &str) -> Result<T, Failure> {
+    let request = Request::new(path).list(&ListParams::default());
+    ask(api, Attempt::Discover, request).await
+}
+
+/// Some objects, after those that `next` stands for.
+pub async fn page(
+    api: &Api,
+    resource: Resource,
+    limit: u32,
+    next: Option<String>,
+) -> Result<Page, Failure> {
+    let parameters =
+        ListParams { limit: Some(limit), continue_token: next, ..ListParams::default() };
+    let request = Request::new(resource.path()).list(&parameters);
+    ask(api, Attempt::List(resource), request).await
+}
+
+/// All objects, and the version to watch from.
+pub async fn list(api: &Api, resource: Resource) -> Result<(Vec<Object>, String), Failure> {
+    let (mut objects, mut next) = (Vec::new(), None);
+    loop {
+        let page = page(api, resource, PAGE, next).await?;
+        let read = |raw: &RawValue| object::read_text(resource.kind, raw.get());
+        objects.extend(page.items.iter().map(|raw| read(raw)));
+        next = page.metadata.next.filter(|next| !next.is_empty());
+        if next.is_none() {
+            return Ok((objects, page.metadata.resource_version));
+        }
+    }
+}
+
+/// What happens after `version`; opens when the API has accepted.
+pub async fn watch<'a>(
+    api: &'a Api,
+    resource: Resource,
+    version: &str,
+) -> Result<impl Stream<Item = Result<WatchEvent<Value>, Failure>> + use<'a>, Failure> {
+    let attempt = Attempt::Watch(resource);
+    let parameters =
+        WatchParams { bookmarks: true, timeout: Some(WATCH), ..WatchParams::default() };
+    let request = Request::new(resource.path())
+        .watch(&parameters, version)
+        .map_err(|error| Failure::other(api, error.to_string()))?;
+    let events = within(api, attempt, api.client.request_events(request)).await?;
+    let failure = move |error| Failure::of(&api.endpoint, attempt, &error);
+    Ok(events.map(move |event: kube::Result<_>| event.map_err(failure)))
+}
+
+async fn ask<T: DeserializeOwned>(
+    api: &Api,
+    attempt: Attempt,
+    request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
+) -> Result<T, Failure> {
+    let request = request.map_err(|error| Failure::other(api, error.to_string()))?;
+    // The client would log the whole of an answer it cannot parse.
+    let text = within(api, attempt, api.client.request_text(request)).await?;
+    serde_json::from_str(&text).map_err(|error| Failure::garbage(&api.endpoint, attempt, &error))
+}
+
+async fn within<T>(
+    api: &Api,
+    attempt: Attempt,
+    answer: impl Future<Output = kube::Result<T>>,
+) -> Result<T, Failure> {
+    match tokio::time::timeout(ANSWER, answer).await {
+        Ok(answer) => answer.map_err(|error| Failure::of(&api.endpoint, attempt, &error)),
+        Err(_) => Err(Failure::other(api, format!("no answer in {ANSWER:?} when we {attempt}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_without_items_is_no_empty_list() {
+        let parse = |text| serde_json::from_str::<Page>(text).map(|page| page.items.len());
+        let with_items = r#"{"metadata": {"resourceVersion": "7"}, "items": [{}, 3]}"#;
+        assert_eq!(parse(with_items).unwrap(), 2);
+        assert_eq!(parse(r#"{"metadata": {"resourceVersion": "7"}, "items": null}"#).unwrap(), 0);
+        for garbage in [
+            "{}",
+            "[]",
+            r#"{"metadata": {"resourceVersion": "7"}}"#,
+            r#"{"metadata": {}, "items": []}"#,
+            r#"{"metadata": {"resourceVersion": "7"}, "items": {}}"#,
+        ] {
+            assert!(parse(garbage).is_err(), "{garbage}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Who we are, and whom we believe.
+
+use std::fs;
+
+use dataplane_user::config::sources::CalicoApi;
+use tunless_lab::kube_api::{KubeApi, Tls};
+
+use super::source::{ALL, Source, V1, cluster, fill};
+
+#[tokio::test]
+async fn a_token_is_sent_and_a_new_one_read_from_the_file() {
+    let server = cluster(V1);
+    server.want_token("secret");
+    let mut source = Source::start(&server, CalicoApi::Auto);
+    source.until_claims(&ALL).await;
+
+    server.want_token("renewed");
+    for path in [tunless_lab::kube_api::NODES, V1.0, V1.1] {
+        server.trouble(path, tunless_lab::kube_api::Trouble::Close);
+    }
+    source.until_down(&[&server.url(), "401", "renew"]).await;
+    assert!(source.seen.has(&ALL), "{:#?}", source.seen);
+    assert!(!source.seen.downs.iter().any(|why| why.contains("secret")), "it stays a secret");
+    fs::write(source.kubeconfig(), server.kubeconfig("renewed")).unwrap();
+    source.until_up().await;
+    assert_eq!((source.seen.snapshots, source.seen.changes), (1, 0), "the same session's state");
+}
+
+#[tokio::test]
+async fn https_with_the_authority_of_the_kubeconfig() {
+    let server = KubeApi::start_tls(Tls::valid().unwrap()).unwrap();
+    server.want_token("secret");
+    fill(&server, V1);
+    let mut source = Source::start(&server, CalicoApi::Auto);
+    source.until_claims(&ALL).await;
+    assert!(server.url().starts_with("https://"));
+}
+
+#[tokio::test]
+async fn an_expired_certificate_is_named() {
+    let server = KubeApi::start_tls(Tls::expired().unwrap()).unwrap();
+    fill(&server, V1);
+    let mut source = Source::start(&server, CalicoApi::Auto);
+    source.until_down(&[&server.url(), "the server's certificate has expired"]).await;
+    source.listen().await;
+    assert_eq!(source.seen.downs.len(), 1, "said once: {:?}", source.seen.downs);
+}
+
+#[tokio::test]
+async fn a_certificate_of_somebody_else_is_not_believed() {
+    let server = KubeApi::start_tls(Tls::valid().unwrap()).unwrap();
+    let other = KubeApi::start_tls(Tls::valid().unwrap()).unwrap();
+    fill(&server, V1);
+    let kubeconfig = other.kubeconfig("secret").replace(&other.url(), &server.url());
+    let mut source = Source::start_with(&kubeconfig, |_| ());
+    source.until_down(&[&server.url(), "authority"]).await;
+    source.listen().await;
+    assert_eq!(source.seen.snapshots, 0);
+}
+
+#[tokio::test]
+async fn the_context_is_chosen() {
+    let (wrong, right) = (KubeApi::start().unwrap(), cluster(V1));
+    let kubeconfig = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: wrong\n\
+         clusters:\n- {{name: wrong, cluster: {{server: \"{}\"}}}}\n\
+         - {{name: right, cluster: {{server: \"{}\"}}}}\n\
+         contexts:\n- {{name: wrong, context: {{cluster: wrong, user: me}}}}\n\
+         - {{name: right, context: {{cluster: right, user: me}}}}\n\
+         users: [{{name: me, user: {{}}}}]\n",
+        wrong.url(),
+        right.url()
+    );
+    let set = |name: &'static str| {
+        Source::start_with(&kubeconfig, |config| config.context = Some(name.to_owned()))
+    };
+    set("right").until_claims(&ALL).await;
+    let mut source = set("nobody's");
+    source.until_down(&["kubeconfig", "nobody's"]).await;
+    assert_eq!(wrong.requests(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_kubeconfig_that_is_missing_or_garbage_is_named_and_read_again() {
+    let server = cluster(V1);
+    let mut source = Source::start_with("clusters: [3]\n", |_| ());
+    source.until_down(&["/kubeconfig: ", "failed to parse"]).await;
+    fs::remove_file(source.kubeconfig()).unwrap();
+    source.until_down(&["/kubeconfig: ", "No such file"]).await;
+    fs::write(source.kubeconfig(), server.kubeconfig("secret")).unwrap();
+    source.until_claims(&ALL).await;
+    source.until_up().await;
+}
+
+#[tokio::test]
+async fn outside_of_a_pod_a_kubeconfig_is_asked_for() {
+    let mut source = Source::start_with("", |config| config.kubeconfig = None);
+    source.until_down(&["Kubernetes as a pod: ", "sources.kubernetes.kubeconfig"]).await;
+}

@@ -1,0 +1,9 @@
+//! The source `kubernetes` against an API that lists and watches, and breaks.
+
+#![cfg(feature = "kubernetes")]
+
+mod claims;
+mod credentials;
+mod discovery;
+mod source;
+mod trouble;

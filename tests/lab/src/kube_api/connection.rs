@@ -1,0 +1,105 @@
+//! HTTP/1.1: requests without a body, answers with a length, watches in chunks.
+
+use std::{
+    io::{Read, Write},
+    thread,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{
+    Shared,
+    answer::{Answer, answer, watch},
+};
+
+/// More than any request of ours.
+const LONGEST: usize = 64 * 1024;
+
+/// What was asked.
+pub(super) struct Request {
+    /// Path and query.
+    pub target: String,
+    /// `Authorization`.
+    pub authorization: Option<String>,
+}
+
+impl Request {
+    pub fn path(&self) -> &str {
+        self.target.split('?').next().unwrap_or_default()
+    }
+
+    /// A part of the query; ours need no decoding, but for the two characters of
+    /// our own continue tokens.
+    pub fn query(&self, key: &str) -> Option<String> {
+        let (_, query) = self.target.split_once('?')?;
+        let mut parts = query.split('&').filter_map(|part| part.split_once('='));
+        let (_, value) = parts.find(|(name, _)| *name == key)?;
+        Some(value.replace("%2F", "/").replace("%3A", ":"))
+    }
+}
+
+/// Answers one request after the other.
+pub(super) fn serve(mut socket: impl Read + Write, shared: &Shared) -> Result<()> {
+    let mut read = Vec::new();
+    while let Some(request) = next(&mut socket, &mut read)? {
+        let delay = {
+            let mut state = shared.lock();
+            state.requests.push(request.target.clone());
+            state.delay
+        };
+        thread::sleep(delay);
+        let answer = answer(&mut shared.lock(), &request);
+        match answer {
+            Answer::Text(status, text) => {
+                write!(
+                    socket,
+                    "HTTP/1.1 {status} Answer\r\ncontent-type: application/json\r\n\
+                     content-length: {}\r\n\r\n{text}",
+                    text.len()
+                )?;
+                socket.flush()?;
+            }
+            Answer::Watch { path, version } => {
+                write!(
+                    socket,
+                    "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\
+                     transfer-encoding: chunked\r\n\r\n"
+                )?;
+                socket.flush()?;
+                watch(&mut socket, shared, &path, version)?;
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn next(socket: &mut impl Read, read: &mut Vec<u8>) -> Result<Option<Request>> {
+    let mut part = [0; 4096];
+    loop {
+        let mut headers = [httparse::EMPTY_HEADER; 32];
+        let mut request = httparse::Request::new(&mut headers);
+        if let httparse::Status::Complete(length) = request.parse(read)? {
+            let target = request.path.context("a request names a path")?.to_owned();
+            let is_it = |name: &str| name.eq_ignore_ascii_case("authorization");
+            let authorization = request.headers.iter().find(|header| is_it(header.name));
+            let authorization =
+                authorization.map(|header| String::from_utf8_lossy(header.value).into_owned());
+            read.drain(..length);
+            return Ok(Some(Request { target, authorization }));
+        }
+        if read.len() > LONGEST {
+            bail!("a request without end");
+        }
+        match socket.read(&mut part)? {
+            0 => return Ok(None),
+            length => read.extend_from_slice(part.get(..length).unwrap_or_default()),
+        }
+    }
+}
+
+/// One piece of a watch.
+pub(super) fn chunk(socket: &mut impl Write, text: &str) -> Result<()> {
+    write!(socket, "{:x}\r\n{text}\r\n", text.len())?;
+    Ok(socket.flush()?)
+}

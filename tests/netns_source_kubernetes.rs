@@ -1,0 +1,168 @@
+//! The source `kubernetes` with daemons and packets: no route in any file.
+
+use std::{fs, net::SocketAddr, path::Path};
+
+use serde_json::{Value, json};
+use tunless_lab::{
+    Daemon, Lab, Node,
+    kube_api::{
+        KubeApi, NODES, V1_BLOCKS, V1_POOLS,
+        objects::{block, block_name, node, pool},
+    },
+};
+use tunless_tests::scene::{
+    SOON, Setup, answers, assert_answered, assert_lossless, stream_between, until,
+};
+
+/// A block that is not there at first.
+const MORE: &str = "10.20.50.0/26";
+
+/// Three nodes in an API on their router; daemons on two.
+struct Cluster {
+    daemon1: Daemon,
+    daemon2: Daemon,
+    api: KubeApi,
+    lab: Lab,
+}
+
+impl Cluster {
+    fn new(setup: Setup) -> Self {
+        println!("{setup:?}");
+        let lab = Lab::new().fabric_filter(true).third_node(true).build().unwrap();
+        // The router's address toward node1, which is not node2's gateway.
+        let address = SocketAddr::from((lab.node1.gateway, 6443));
+        let api = KubeApi::start_in(&lab.router, address).unwrap();
+        api.want_token("secret");
+        api.serve_calico(V1_BLOCKS, V1_POOLS);
+        api.set(V1_POOLS, pool("default-ipv4-ippool", "10.20.0.0/16", "Always"));
+        for one in lab.nodes() {
+            api.set(NODES, node(one.name, &format!("{}/24", one.ip)));
+            api.set(V1_BLOCKS, block(V1_BLOCKS, one.block, one.name, &[]));
+        }
+        let path = lab.dir().join("kubeconfig");
+        fs::write(&path, api.kubeconfig("secret")).unwrap();
+        let start = |node| Daemon::start(node, &config(setup, node, &path)).unwrap();
+        let (daemon1, daemon2) = (start(&lab.node1), start(&lab.node2));
+        Self { daemon1, daemon2, api, lab }
+    }
+
+    fn node3(&self) -> &Node {
+        self.lab.node3.as_ref().unwrap()
+    }
+
+    /// Until node2 has exactly these routes.
+    fn wait_for_routes(&self, expected: &[(&str, &Node)]) {
+        let mut expected: Vec<Value> = expected
+            .iter()
+            .map(|(cidr, node)| json!([cidr, node.ip, "kubernetes", "ipip"]))
+            .collect();
+        expected.sort_by_key(Value::to_string);
+        until(&format!("the routes are {expected:?}"), SOON, || {
+            let answer = self.daemon2.cli_json(&["routes", "list"]).unwrap();
+            let items = answer["items"].as_array().unwrap().iter();
+            let mut routes: Vec<Value> = items
+                .map(|item| json!([item["cidr"], item["node"], item["source"], item["encap"]]))
+                .collect();
+            routes.sort_by_key(Value::to_string);
+            (routes == expected).then_some(())
+        });
+    }
+
+    /// Until node2's source is so; what `status` says of it.
+    fn wait_for_state(&self, state: &str) -> Value {
+        until(&format!("the source is {state}"), SOON, || {
+            let status = self.daemon2.cli(&["status", "-o", "json"]).unwrap();
+            let value: Value = serde_json::from_str(&status.stdout).unwrap();
+            let sources = value["sources"].as_array().unwrap();
+            let source = sources.iter().find(|it| it["source"] == "kubernetes").cloned();
+            source.filter(|source| source["state"] == state)
+        })
+    }
+}
+
+fn config(setup: Setup, node: &Node, kubeconfig: &Path) -> String {
+    format!(
+        "node: {{name: {}, tunnel_address: {}}}\nmode: replace\n\
+         underlay: {{decap: {}}}\nfastpath: {}\n\
+         sources: {{kubernetes: {{kubeconfig: {}}}}}\n",
+        node.name,
+        node.tunnel,
+        setup.decap,
+        setup.fastpath,
+        kubeconfig.display(),
+    )
+}
+
+#[test]
+fn pods_talk_by_what_the_api_says_and_go_on_without_it() {
+    for setup in [Setup::OFF, Setup::VERIFIED] {
+        let mut cluster = Cluster::new(setup);
+        let (node1, node3) = (cluster.lab.node1.clone(), cluster.node3().clone());
+        let (first, third) = ((node1.block, &node1), (node3.block, &node3));
+        cluster.wait_for_routes(&[first, third]);
+        let (perf, sit) = (cluster.lab.perf().clone(), cluster.lab.sit().clone());
+        until("both nodes know each other", SOON, || answers(&perf.netns, sit.ip).then_some(()));
+        let stream = stream_between(&perf, &sit, 5001);
+        let back = stream_between(&sit, &perf, 5002);
+
+        // Blocks come, move, and lend an address; the others stay.
+        let set = |cluster: &Cluster, cidr: &str, host: &str, lent: &[(usize, &str)]| {
+            cluster.api.set(V1_BLOCKS, block(V1_BLOCKS, cidr, host, lent));
+        };
+        set(&cluster, MORE, node3.name, &[]);
+        cluster.wait_for_routes(&[first, third, (MORE, &node3)]);
+        set(&cluster, MORE, node1.name, &[(5, node3.name)]);
+        cluster.wait_for_routes(&[first, third, (MORE, &node1), ("10.20.50.5/32", &node3)]);
+        assert_eq!(cluster.wait_for_state("synced")["problems"], json!([]));
+
+        // The API goes away: nothing else does, also not when tunless starts again.
+        cluster.api.down();
+        let source = cluster.wait_for_state("stale");
+        let reason = source["reason"].as_str().unwrap();
+        assert!(reason.contains("connection refused") && reason.contains(":6443"), "{reason}");
+        assert!(source["stale_since"].is_u64(), "{source}");
+        let status = cluster.daemon2.cli(&["status"]).unwrap();
+        assert_eq!(status.status, Some(3));
+        let text = format!("{}{}", status.stdout, status.stderr);
+        assert!(text.contains("kubernetes") && text.contains("stale since"), "{text}");
+        assert_answered(&perf.netns, sit.ip);
+        cluster.daemon2.kill9().unwrap();
+        cluster.daemon2.restart().unwrap();
+        cluster.wait_for_state("waiting");
+        cluster.wait_for_routes(&[first, third, (MORE, &node1), ("10.20.50.5/32", &node3)]);
+        assert_answered(&perf.netns, sit.ip);
+
+        // What went meanwhile is gone when it is back, and only that.
+        cluster.api.delete(V1_BLOCKS, &block_name(MORE));
+        cluster.api.delete(NODES, node3.name);
+        cluster.api.compact();
+        cluster.api.up().unwrap();
+        cluster.wait_for_routes(&[first]);
+        assert_lossless(stream);
+        assert_lossless(back);
+        let Cluster { daemon1, daemon2, api, lab } = cluster;
+        daemon1.finish().unwrap();
+        daemon2.finish().unwrap();
+        drop(api);
+        assert_eq!(lab.problems(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_token_without_rights_is_told_by_status() {
+    let cluster = Cluster::new(Setup::OFF);
+    cluster.wait_for_routes(&[
+        (cluster.lab.node1.block, &cluster.lab.node1),
+        (cluster.node3().block, cluster.node3()),
+    ]);
+    cluster.api.forbid(&[("list", V1_BLOCKS), ("watch", V1_BLOCKS)]);
+    cluster.api.trouble(V1_BLOCKS, tunless_lab::kube_api::Trouble::Close);
+    let source = cluster.wait_for_state("stale");
+    let reason = source["reason"].as_str().unwrap();
+    assert!(reason.contains("may not watch ipamblocks.crd.projectcalico.org"), "{reason}");
+    cluster.api.forbid(&[]);
+    cluster.wait_for_state("synced");
+    assert_answered(&cluster.lab.perf().netns, cluster.lab.sit().ip);
+    cluster.daemon1.finish().unwrap();
+    cluster.daemon2.finish().unwrap();
+}
