@@ -131,6 +131,7 @@ fn summary(page: &Page, took: Duration, kept: bool) {
          cargo xtask demo --fastpath trusted   no packet of a pod through it\n\
          cargo xtask demo --decap xdp          unwrap before the kernel sees the packet\n\
          cargo xtask demo --source bird        no route in the file: BIRD has them\n\
+         cargo xtask demo --source etcd        … or Calico's datastore\n\
          cargo xtask test                      all the tests",
     );
 }

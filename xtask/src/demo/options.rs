@@ -34,6 +34,8 @@ pub enum Source {
     File,
     /// From BIRD, which runs on both nodes and speaks BGP.
     Bird,
+    /// From Calico's keys in etcd, which runs on the router.
+    Etcd,
 }
 
 /// All of them.
@@ -54,8 +56,7 @@ impl Options {
     }
 
     /// The configuration of a node: all that tunless cannot find out by itself.
-    /// `bird`: the control socket of its BIRD, if there is one.
-    pub fn config(self, node: &Node, peer: &Node, bird: Option<&Path>) -> String {
+    pub fn config(self, node: &Node, peer: &Node, origin: &Origin<'_>) -> String {
         let fastpath = match self.fastpath {
             Fastpath::Off => "off",
             Fastpath::Trusted => "trusted",
@@ -71,15 +72,27 @@ impl Options {
             "node: {{name: {name}, tunnel_address: {tunnel}}}\n\
              underlay: {{decap: {decap}}}\n\
              fastpath: {fastpath}\n{}",
-            routes(peer, bird)
+            routes(peer, origin)
         )
     }
 }
 
-fn routes(peer: &Node, bird: Option<&Path>) -> String {
-    match bird {
-        Some(socket) => format!("sources:\n  bird: {{socket: {}}}\n", socket.display()),
-        None => format!(
+/// Where a node's tunless finds its source.
+#[derive(Debug)]
+pub enum Origin<'a> {
+    /// In the configuration itself.
+    File,
+    /// At the control socket of the node's BIRD.
+    Bird(&'a Path),
+    /// At these endpoints.
+    Etcd(&'a [String]),
+}
+
+fn routes(peer: &Node, origin: &Origin<'_>) -> String {
+    match origin {
+        Origin::Bird(socket) => format!("sources:\n  bird: {{socket: {}}}\n", socket.display()),
+        Origin::Etcd(endpoints) => format!("sources:\n  etcd: {{endpoints: {endpoints:?}}}\n"),
+        Origin::File => format!(
             "routes:\n  \
                static:\n    \
                  - {{cidr: {}, node: {}}}   # {}\n",

@@ -58,6 +58,14 @@ impl Place {
         self
     }
 
+    /// Makes `etcdctl` find the etcd there.
+    pub fn with_etcdctl(mut self, endpoints: &[String]) -> Self {
+        let endpoints = endpoints.join(",");
+        self.preamble +=
+            &format!("etcdctl() {{ command etcdctl --endpoints='{endpoints}' \"$@\"; }}\n");
+        self
+    }
+
     /// Makes `birdc` find the BIRD there.
     pub fn with_birdc(mut self, socket: &Path) -> Self {
         self.preamble +=

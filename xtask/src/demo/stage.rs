@@ -4,14 +4,20 @@ use std::{fs, path::PathBuf, process::Child};
 
 use anyhow::{Context as _, Result, anyhow};
 use tunless_lab::{
-    Daemon, Lab, Node, Pod,
+    Daemon, Etcd, Lab, Node, Pod,
     bird::{Bird, Sessions},
+    calico,
     daemon::tunless_binary,
     service::{Service, kube_proxy, remove_rules},
     trace::Snapshot,
 };
 
-use super::{Options, interrupt, options::Source, server, shell::Place};
+use super::{
+    Options, interrupt,
+    options::{Origin, Source},
+    server,
+    shell::Place,
+};
 
 /// How much of a log is shown.
 const LOG_LINES: usize = 12;
@@ -47,6 +53,8 @@ pub struct Stage {
     pub router: Place,
     /// The BIRDs on node2 and node1, if routes come from there.
     pub birds: Vec<Bird>,
+    /// The etcd on the router, if routes come from there.
+    pub etcd: Option<Etcd>,
     /// The HTTP service in demo-hello-sit; it goes with its pod.
     _server: Child,
     /// The lab.
@@ -66,17 +74,36 @@ impl Stage {
             }
         }
         let birds = match options.source {
-            Source::File => Vec::new(),
+            Source::File | Source::Etcd => Vec::new(),
             Source::Bird => Bird::start_all(&[&lab.node2, &lab.node1], Sessions::Mesh)?,
         };
-        let host = |node, peer, pod: &Pod, bird| Host::new(&lab, node, peer, pod, options, bird);
+        let etcd = match options.source {
+            Source::Etcd => Some(datastore(&lab)?),
+            Source::File | Source::Bird => None,
+        };
+        let endpoints = etcd.as_ref().map(Etcd::endpoints);
+        let mut router = Place::new("router", &lab.router);
+        if let Some(endpoints) = &endpoints {
+            router = router.with_etcdctl(endpoints);
+        }
+        let host = |node, peer, pod: &Pod, bird: Option<&Bird>| {
+            let socket = bird.map(Bird::socket);
+            let origin = match (&socket, &endpoints) {
+                (Some(socket), _) => Origin::Bird(socket),
+                (None, Some(endpoints)) => Origin::Etcd(endpoints),
+                (None, None) => Origin::File,
+            };
+            let yaml = options.config(node, peer, &origin);
+            Host::new(&lab, node, pod, yaml, socket)
+        };
         Ok(Self {
             node2: host(&lab.node2, &lab.node1, lab.perf(), birds.first())?,
             node1: host(&lab.node1, &lab.node2, lab.sit(), birds.get(1))?,
             perf: Place::new(&lab.perf().name, &lab.perf().netns),
             sit: Place::new(&lab.sit().name, &lab.sit().netns),
-            router: Place::new("router", &lab.router),
+            router,
             birds,
+            etcd,
             _server: server::start(lab.sit())?,
             lab,
         })
@@ -113,6 +140,7 @@ impl Stage {
         // Each stops its tunless and detaches it.
         drop((self.node1.daemon.take(), self.node2.daemon.take()));
         self.birds.clear();
+        drop(self.etcd.take());
         let mut problems = self.lab.problems();
         let (id, kept) = (self.lab.id().clone(), self.lab.is_kept());
         drop(self);
@@ -127,18 +155,16 @@ impl Host {
     fn new(
         lab: &Lab,
         node: &Node,
-        peer: &Node,
         pod: &Pod,
-        options: Options,
-        bird: Option<&Bird>,
+        yaml: String,
+        socket: Option<PathBuf>,
     ) -> Result<Self> {
-        let socket = bird.map(Bird::socket);
         Ok(Self {
             node: node.clone(),
             pod: pod.clone(),
             place: Place::new(node.label, &node.netns),
             before: Snapshot::take(&node.netns)?,
-            yaml: options.config(node, peer, socket.as_deref()),
+            yaml,
             socket,
             log: lab.dir().join(format!("{}.log", node.label)),
             daemon: None,
@@ -186,6 +212,18 @@ impl Host {
         let tail = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n  | ");
         Some(format!("the end of tunless's log on {}:\n  | {tail}", self.node.label))
     }
+}
+
+/// etcd on the router, with what Calico would keep of both nodes.
+fn datastore(lab: &Lab) -> Result<Etcd> {
+    // The router's address toward node1, which both nodes reach.
+    let etcd = Etcd::new().at(&lab.router, lab.node1.gateway).start()?;
+    etcd.store(&calico::pool("default-ipv4-ippool", "10.20.0.0/16", "Always"))?;
+    for node in lab.nodes() {
+        etcd.store(&calico::node(node.name, &node.cidr(), node.tunnel))?;
+        etcd.store(&calico::block(node.block, node.name, &[]))?;
+    }
+    Ok(etcd)
 }
 
 fn services(lab: &Lab) -> Vec<Service> {

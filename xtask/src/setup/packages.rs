@@ -21,7 +21,7 @@ pub const BASE: &[Package] = &[
     tool("conntrack", "conntrack", "tests list and flush connection tracking"),
     tool("curl", "curl", "the demo fetches a page from its service"),
     tool("etcd-client", "etcdctl", "the lab writes Calico's keys as an operator would"),
-    tool("etcd-server", "etcd", "tests and demo learn routes from a real datastore"),
+    daemon("etcd-server", "etcd", "etcd", "tests and demo learn routes from a real datastore"),
     tool("ethtool", "ethtool", "tests switch offloads of the lab's interfaces"),
     tool("g++", "g++", "the C++ library that LLVM, and with it bpf-linker, stands on"),
     tool("gcc", "gcc", "links what rustc compiles"),

@@ -150,6 +150,7 @@ pub fn run(suite: Suite, targets: &Targets, arguments: &Arguments, deadline: Ins
                 ["--fastpath", "off"],
                 ["--fastpath", "trusted"],
                 ["--source", "bird"],
+                ["--source", "etcd"],
             ] {
                 if !stream::interrupted() {
                     demo(&mut outcome, arguments, deadline);

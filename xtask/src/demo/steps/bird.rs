@@ -1,11 +1,9 @@
 //! Routes that come from BIRD, and go with it.
 
-use std::time::{Duration, Instant};
-
 use anyhow::{Result, ensure};
 
-use super::{Step, expect, find, line};
-use crate::demo::{interrupt, page::Page, stage::Stage};
+use super::{Step, await_route, expect, find, line};
+use crate::demo::{page::Page, stage::Stage};
 
 pub const STEP: Step = Step {
     title: "Where the routes come from: BIRD",
@@ -18,8 +16,6 @@ pub const STEP: Step = Step {
 
 /// Another block, which node1 announces for a while.
 const ANOTHER: &str = "10.20.50.0/26";
-/// Far beyond what BGP and tunless take for it.
-const SOON: Duration = Duration::from_secs(30);
 
 fn show(page: &mut Page, stage: &mut Stage) -> Result<String> {
     let (place, peer) = (stage.node2.place.clone(), stage.node1.node.clone());
@@ -36,29 +32,14 @@ fn show(page: &mut Page, stage: &mut Stage) -> Result<String> {
     page.typed(&stage.node1.place.name, &block);
     page.typed(&stage.node1.place.name, "birdc configure");
     stage.birds[1].announce(&[peer.block, ANOTHER])?;
-    wait(stage, true)?;
+    await_route(stage, ANOTHER, true)?;
     let text = line(page, &place, "tunless routes list")?;
     expect(&text, &[ANOTHER, &address, "bird"])?;
     page.remark("and gives it back:");
     page.typed(&stage.node1.place.name, "birdc configure");
     stage.birds[1].announce(&[peer.block])?;
-    wait(stage, false)?;
+    await_route(stage, ANOTHER, false)?;
     let text = line(page, &place, "tunless routes list")?;
     ensure!(find(&text, &[ANOTHER]).is_none(), "{ANOTHER} is still there");
     Ok("What a node announces the other routes to it, as long as it announces it.".to_owned())
-}
-
-/// Until tunless on node2 has, or no longer has, the other block.
-fn wait(stage: &Stage, is_there: bool) -> Result<()> {
-    let end = Instant::now() + SOON;
-    loop {
-        let routes = stage.node2.daemon()?.cli_json(&["routes", "list"])?;
-        let items = routes["items"].as_array().into_iter().flatten();
-        let found = items.into_iter().any(|item| item["cidr"] == ANOTHER);
-        if found == is_there {
-            return Ok(());
-        }
-        ensure!(Instant::now() < end, "{ANOTHER} does not change in {} s", SOON.as_secs());
-        interrupt::sleep(Duration::from_millis(50))?;
-    }
 }

@@ -5,6 +5,7 @@ mod command_line;
 mod crash;
 mod detach;
 mod devices;
+mod etcd;
 mod leases;
 mod ping;
 mod refusal;
@@ -13,9 +14,12 @@ mod service;
 mod start;
 mod wire;
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Result, ensure};
 
 use super::{
+    interrupt,
     options::{Fastpath, Options, Source},
     page::Page,
     shell::{Place, Said},
@@ -39,6 +43,7 @@ pub fn plan(options: Options, keep: bool) -> Vec<Step> {
     match options.source {
         Source::File => {}
         Source::Bird => steps.push(bird::STEP),
+        Source::Etcd => steps.push(etcd::STEP),
     }
     steps.extend([ping::STEP, routes::STEP, devices::STEP, wire::STEP, service]);
     if options.fastpath == Fastpath::Verified {
@@ -49,6 +54,24 @@ pub fn plan(options: Options, keep: bool) -> Vec<Step> {
         steps.push(detach::STEP);
     }
     steps
+}
+
+/// Far beyond what it takes a source and tunless to follow.
+const SOON: Duration = Duration::from_secs(30);
+
+/// Until tunless on node2 has a route to `cidr`, or no longer has one.
+fn await_route(stage: &Stage, cidr: &str, is_there: bool) -> Result<()> {
+    let end = Instant::now() + SOON;
+    loop {
+        let routes = stage.node2.daemon()?.cli_json(&["routes", "list"])?;
+        let items = routes["items"].as_array().into_iter().flatten();
+        let found = items.into_iter().any(|item| item["cidr"] == cidr);
+        if found == is_there {
+            return Ok(());
+        }
+        ensure!(Instant::now() < end, "{cidr} does not change in {} s", SOON.as_secs());
+        interrupt::sleep(Duration::from_millis(50))?;
+    }
 }
 
 /// Types a line, runs it and prints what it prints, whatever it comes to.
