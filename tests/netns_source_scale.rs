@@ -1,0 +1,141 @@
+//! A table of the size we are meant for, and one change in it. What is printed is
+//! in docs/scale.md; what is asserted does not depend on the machine's speed.
+
+use std::{fmt::Write as _, fs, net::Ipv4Addr, time::Instant};
+
+use serde_json::Value;
+use tunless_lab::{Daemon, Lab, Node};
+use tunless_tests::scene::until;
+
+const NODES: u32 = 5_000;
+const BLOCKS: u32 = 10_000;
+const BORROWED: u32 = 2_000;
+/// Changes whose cost is averaged.
+const CHANGES: u32 = 500;
+/// Far beyond what a slow machine takes for all of it.
+const LONG: std::time::Duration = std::time::Duration::from_secs(120);
+
+fn node(n: u32) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(Ipv4Addr::new(172, 20, 0, 1)) + n % NODES)
+}
+
+fn block(n: u32) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(Ipv4Addr::new(100, 64, 0, 0)) + 64 * n)
+}
+
+/// As BIRD would make it.
+fn route(verb: &str, n: u32, node: Ipv4Addr) -> String {
+    format!("route {verb} {}/26 via {node} dev tunless0 onlink proto 12 metric 32\n", block(n))
+}
+
+fn lent(n: u32) -> String {
+    let address = Ipv4Addr::from(u32::from(block(n)) + 5);
+    let (node, rest) = (node(n + 1), "dev tunless0 onlink proto 12 metric 32");
+    format!("route add {address}/32 via {node} {rest}\n")
+}
+
+fn add(at: &Node, lines: impl Iterator<Item = String>) {
+    at.netns.ip_batch(&lines.collect::<String>()).unwrap();
+}
+
+fn wait_for(daemon: &Daemon, what: &str, is_so: impl Fn(&[Value]) -> bool) {
+    until(what, LONG, || {
+        let answer = daemon.cli_json(&["routes", "list"]).unwrap();
+        is_so(answer["items"].as_array().unwrap()).then_some(())
+    });
+}
+
+/// CPU time a process has had, milliseconds.
+fn cpu(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    let field = |index: usize| fields.split_whitespace().nth(index).unwrap().parse::<u64>();
+    // utime and stime (proc(5)), in ticks of 10 ms.
+    10 * (field(11).unwrap() + field(12).unwrap())
+}
+
+/// Its resident memory, KiB.
+fn memory(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Moves block 3 from node to node; milliseconds of CPU for each move.
+fn cost_of_changes(at: &Node, daemon: &Daemon) -> f64 {
+    let pid = daemon.pid().unwrap();
+    let before = cpu(pid);
+    for n in 0..CHANGES {
+        let last = node(10 + n % 2);
+        at.netns.ip_batch(&route("replace", 3, last)).unwrap();
+    }
+    let last = node(10 + (CHANGES - 1) % 2).to_string();
+    let cidr = format!("{}/26", block(3));
+    wait_for(daemon, "the last change", |items| {
+        items.iter().any(|item| item["cidr"] == *cidr && item["node"] == *last)
+    });
+    (cpu(pid) - before) as f64 / f64::from(CHANGES)
+}
+
+#[test]
+fn ten_thousand_blocks_of_five_thousand_nodes() {
+    let lab = Lab::new().default_pods(false).build().unwrap();
+    let at = &lab.node2;
+    let text = format!(
+        "node: {{name: {}, tunnel_address: {}}}\nmode: replace\nfastpath: off\n\
+         sources: {{kernel: {{}}}}\n",
+        at.name, at.tunnel
+    );
+    let mut daemon = Daemon::start(at, &text).unwrap();
+    let mut report = String::new();
+    let few = 10;
+    add(at, (0..few).map(|n| route("add", n, node(n))));
+    wait_for(&daemon, "a few routes", |items| items.len() == few as usize);
+    let small = cost_of_changes(at, &daemon);
+    let pid = daemon.pid().unwrap();
+    writeln!(report, "{few} blocks: {small:.2} ms CPU a change, {} KiB", memory(pid)).unwrap();
+
+    let (start, before) = (Instant::now(), cpu(pid));
+    add(at, (few..BLOCKS).map(|n| route("add", n, node(n))));
+    add(at, (0..BORROWED).map(lent));
+    let all = (BLOCKS + BORROWED) as usize;
+    wait_for(&daemon, "all routes", |items| items.len() == all);
+    writeln!(
+        report,
+        "all {all} routes: {:.1} s, {} ms CPU, {} KiB",
+        start.elapsed().as_secs_f64(),
+        cpu(pid) - before,
+        memory(pid)
+    )
+    .unwrap();
+    let large = cost_of_changes(at, &daemon);
+    writeln!(report, "{all} routes: {large:.2} ms CPU a change").unwrap();
+
+    // A start finds everything in place, and reads it all again.
+    daemon.terminate().unwrap();
+    let start = Instant::now();
+    daemon.restart().unwrap();
+    let pid = daemon.pid().unwrap();
+    writeln!(
+        report,
+        "restart: ready after {:.1} s, {} ms CPU, {} KiB",
+        start.elapsed().as_secs_f64(),
+        cpu(pid),
+        memory(pid)
+    )
+    .unwrap();
+    wait_for(&daemon, "all routes again", |items| items.len() == all);
+
+    // A node goes: its blocks and what it borrowed, and nothing else.
+    let gone = node(7);
+    let of_gone = [7, 7 + NODES].map(|n| route("del", n, gone));
+    add(at, of_gone.into_iter().chain([lent(6).replace("add", "del")]));
+    wait_for(&daemon, "a node's routes are gone", |items| items.len() == all - 3);
+    let nodes = daemon.cli_json(&["nodes", "list"]).unwrap();
+    let nodes = nodes["items"].as_array().unwrap();
+    assert_eq!(nodes.len(), NODES as usize - 1);
+    assert!(nodes.iter().all(|node| node["node"] != *gone.to_string()));
+    println!("{report}");
+    daemon.finish().unwrap();
+    assert_eq!(lab.problems(), Vec::<String>::new());
+}
