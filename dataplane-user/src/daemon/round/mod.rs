@@ -2,6 +2,7 @@
 
 mod kernel_changes;
 mod leases_end;
+mod other_tunl0;
 mod step;
 
 use std::{
@@ -293,6 +294,7 @@ impl Reconciler {
     /// single entry is in the outcome and will be tried again.
     pub async fn round(&mut self, resync: bool) -> Result<Outcome> {
         let mut host = self.kernel.look().await?;
+        self.make_way_for_other_tunl0(&host).await?;
         let ways_may_differ = !host.ways().eq(self.host.ways())
             || host.addresses != self.host.addresses
             || host.links != self.host.links;
