@@ -12,8 +12,9 @@ use super::{
     prog_live_leased,
 };
 
-/// Only a real tunl0 hands over such a packet: the suite `accelerate` of
-/// `cargo xtask vm test` has it.
+/// Nothing here takes what is left to tunl0, and only a real one shows that it does:
+/// the case "a pod running VXLAN" of the suite `accelerate` of `cargo xtask vm test`
+/// counts each such packet.
 const ELSEWHERE: [Reason; 1] = [Reason::Tunl0AlreadyEncapsulated];
 
 #[test]

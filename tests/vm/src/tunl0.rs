@@ -43,10 +43,20 @@ pub fn raise_for(owner: Owner, node: &Node, peer: &Node) -> Result<()> {
              link set tunl0 mtu {MTU} up\n"
         ))
         .with_context(|| format!("cannot bring tunl0 up on {label}"))?;
-    let (Node { block, ip, .. }, protocol) = (peer, owner.protocol());
-    node.netns
-        .ip(&format!("route replace {block} via {ip} dev tunl0 onlink proto {protocol}"))
-        .map(drop)
+    route(owner, node, "replace", peer.block, peer)
+}
+
+/// Adds, deletes or replaces somebody's route over tunl0.
+pub fn route(owner: Owner, node: &Node, verb: &str, cidr: &str, via: &Node) -> Result<()> {
+    let protocol = owner.protocol();
+    let way = format!("via {} dev tunl0 onlink proto {protocol}", via.ip);
+    node.netns.ip(&format!("route {verb} {cidr} {way}")).map(drop)
+}
+
+/// What both keep for a node's own block: packets to no pod in it go nowhere.
+pub fn own_block(owner: Owner, node: &Node) -> Result<()> {
+    let (block, protocol) = (node.block, owner.protocol());
+    node.netns.ip(&format!("route replace blackhole {block} proto {protocol}")).map(drop)
 }
 
 /// [`raise`] on both nodes of a lab.

@@ -7,7 +7,16 @@ use tunless_lab::Daemon;
 
 /// Packets and bytes by reason.
 #[derive(Clone, Debug, Default)]
-pub struct Counted(BTreeMap<String, (u64, u64)>);
+pub struct Counted(BTreeMap<String, Count>);
+
+/// What was counted under one reason.
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    packets: u64,
+    bytes: u64,
+    /// Whether such packets go no further.
+    is_drop: bool,
+}
 
 impl Counted {
     /// As `tunless counters list` shows them now.
@@ -18,7 +27,9 @@ impl Counted {
         for item in items {
             let reason = item["reason"].as_str().context("a counter without a reason")?;
             let number = |key: &str| item[key].as_u64().context("a counter without a number");
-            all.insert(reason.to_owned(), (number("packets")?, number("bytes")?));
+            let is_drop = item["verdict"] == "dropped";
+            let count = Count { packets: number("packets")?, bytes: number("bytes")?, is_drop };
+            all.insert(reason.to_owned(), count);
         }
         Ok(Self(all))
     }
@@ -30,16 +41,18 @@ impl Counted {
 
     /// What this has more than `before`.
     pub fn less(&self, before: &Self) -> Self {
-        let more = |(reason, (packets, bytes)): (&String, &(u64, u64))| {
-            let (old, old_bytes) = before.0.get(reason).copied().unwrap_or_default();
-            (*packets > old).then(|| (reason.clone(), (packets - old, bytes - old_bytes)))
+        let more = |(reason, count): (&String, &Count)| {
+            let Count { packets, bytes, .. } = before.0.get(reason).copied().unwrap_or_default();
+            let more =
+                Count { packets: count.packets - packets, bytes: count.bytes - bytes, ..*count };
+            (more.packets > 0).then(|| (reason.clone(), more))
         };
         Self(self.0.iter().filter_map(more).collect())
     }
 
     /// Packets.
     pub fn packets(&self, reason: &str) -> u64 {
-        self.0.get(reason).map_or(0, |(packets, _)| *packets)
+        self.0.get(reason).map_or(0, |count| count.packets)
     }
 
     /// That each of these was counted.
@@ -60,7 +73,7 @@ impl Counted {
 
     /// That these bytes at least were counted under this reason.
     pub fn has_bytes(&self, reason: &str, least: u64) -> Result<()> {
-        let bytes = self.0.get(reason).map_or(0, |(_, bytes)| *bytes);
+        let bytes = self.0.get(reason).map_or(0, |count| count.bytes);
         ensure!(bytes >= least, "{bytes} bytes were counted as {reason}, not {least}: {self:?}");
         Ok(())
     }
@@ -69,6 +82,13 @@ impl Counted {
     pub fn nothing_for_tunl0(&self) -> Result<()> {
         let left = self.0.iter().find(|(reason, _)| reason.starts_with("tunl0_"));
         ensure!(left.is_none(), "something was left to tunl0: {self:?}");
+        Ok(())
+    }
+
+    /// That no packet was dropped.
+    pub fn nothing_dropped(&self) -> Result<()> {
+        let dropped = self.0.values().find(|count| count.is_drop);
+        ensure!(dropped.is_none(), "something was dropped: {self:?}");
         Ok(())
     }
 }

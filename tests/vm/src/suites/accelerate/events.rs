@@ -6,12 +6,13 @@ use anyhow::{Context as _, Result, ensure};
 use tunless_lab::{Daemon, Lab, Node, cmd, trace::Snapshot, traffic::ping};
 
 use super::{
-    felix,
+    felix, kernel_source,
     scene::{
         SOON, carries_pings, finish, grant_power, lab, link, restored, start, take_power, until,
         untouched, works, yaml,
     },
     streams::Streams,
+    vxlan,
 };
 use crate::{
     MODULES,
@@ -42,6 +43,10 @@ pub const ALL: &[Event] = &[
     ("Felix reconciles", reconciled),
     ("Felix cleans up at its start", cleaned_up),
     ("mode: auto", auto),
+    ("a pod running VXLAN", vxlan::pod_runs_vxlan),
+    ("source kernel: Felix's routes", kernel_source::felix),
+    ("source kernel: BIRD's routes", kernel_source::bird),
+    ("source kernel: module ipip removed and loaded", kernel_source::tunl0_replaced),
 ];
 
 fn felix_routes(guest: &Guest) -> Result<()> {
@@ -173,22 +178,24 @@ fn deleted(guest: &Guest) -> Result<()> {
     })
 }
 
-/// The one way to be rid of tunl0: all of them go, and come back with other
-/// interface numbers.
 fn module_reloaded(guest: &Guest) -> Result<()> {
+    comes_back(guest, |lab| reload_ipip(lab, || tunl0::raise(&lab.node1, &lab.node2)))
+}
+
+/// The one way to be rid of tunl0: all of them go, and come back with other
+/// interface numbers; then `others` brings up what is not node2's.
+pub fn reload_ipip(lab: &Lab, others: impl FnOnce() -> Result<()>) -> Result<()> {
     let list = fs::read_to_string(MODULES).context(MODULES)?;
     let is_ipip = |path: &&str| Path::new(path).file_stem().is_some_and(|name| name == "ipip");
     let module = list.lines().find(is_ipip).context("the module ipip is built in")?;
-    comes_back(guest, |lab| {
-        let before = index(&lab.node2)?;
-        busybox(&["rmmod", "ipip"])?;
-        ensure!(link(&lab.node2, "tunl0")?.is_none(), "tunl0 outlived its module");
-        busybox(&["insmod", module])?;
-        tunl0::raise(&lab.node1, &lab.node2)?;
-        let after = index(&lab.node2)?;
-        ensure!(after != before, "the same interface number again proves nothing");
-        Ok(())
-    })
+    let before = index(&lab.node2)?;
+    busybox(&["rmmod", "ipip"])?;
+    ensure!(link(&lab.node2, "tunl0")?.is_none(), "tunl0 outlived its module");
+    busybox(&["insmod", module])?;
+    others()?;
+    let after = index(&lab.node2)?;
+    ensure!(after != before, "the same interface number again proves nothing");
+    Ok(())
 }
 
 fn index(node: &Node) -> Result<serde_json::Value> {

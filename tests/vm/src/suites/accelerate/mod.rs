@@ -5,8 +5,10 @@
 
 mod events;
 mod felix;
+mod kernel_source;
 mod scene;
 mod streams;
+mod vxlan;
 
 use super::{Case, Suite};
 use crate::Kernel;

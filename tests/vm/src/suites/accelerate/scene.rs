@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
-use tunless_lab::{Daemon, Lab, Node, trace::Snapshot};
+use tunless_lab::{Daemon, Lab, LabBuilder, Node, trace::Snapshot};
 
 use super::{super::counted::Counted, felix};
 use crate::{
@@ -32,6 +32,11 @@ const RELAXED: [&str; 2] = ["nf_conntrack_tcp_be_liberal", "nf_conntrack_tcp_ign
 
 /// node2 is Felix's; tunl0 leads both ways.
 pub fn lab(owner: Owner) -> Result<Lab> {
+    lab_of(Lab::new(), owner)
+}
+
+/// [`lab`], otherwise as `builder` says.
+pub fn lab_of(builder: LabBuilder, owner: Owner) -> Result<Lab> {
     let script = format!(
         "#!/bin/bash\n\
          if [ -e {POWERLESS} ]; then\n\
@@ -42,7 +47,7 @@ pub fn lab(owner: Owner) -> Result<Lab> {
     fs::write(WRAPPER, script).context(WRAPPER)?;
     fs::set_permissions(WRAPPER, fs::Permissions::from_mode(0o755)).context(WRAPPER)?;
     grant_power()?;
-    let lab = Lab::new().tunless(WRAPPER).build()?;
+    let lab = builder.tunless(WRAPPER).build()?;
     tunl0::raise_for(owner, &lab.node1, &lab.node2)?;
     tunl0::raise_for(owner, &lab.node2, &lab.node1)?;
     felix::rules(&lab.node2, &lab.node1)?;
@@ -122,9 +127,9 @@ pub fn restored(before: &Snapshot, node: &Node) -> Result<Outcome> {
     Ok(Outcome::GOOD)
 }
 
-/// A link as `ip -j link` shows it.
+/// A link and its counters as `ip -j -s link` shows them.
 pub fn link(node: &Node, name: &str) -> Result<Option<Value>> {
-    let links: Value = serde_json::from_str(&node.netns.ip("-j link show")?)?;
+    let links: Value = serde_json::from_str(&node.netns.ip("-j -s link show")?)?;
     let links = links.as_array().context("no list of links")?;
     Ok(links.iter().find(|link| link["ifname"] == name).cloned())
 }
