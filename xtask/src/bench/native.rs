@@ -1,10 +1,9 @@
-//! `cargo xtask bench`: what tunless costs beside plain kernel routing.
+//! `cargo xtask bench native`: tunless beside plain kernel routing.
 //!
 //! Speed on a shared machine drifts, so nothing absolute is said: the paths
 //! take turns, round by round, and only their ratio within a round counts.
 
 use std::{
-    fs,
     net::Ipv4Addr,
     process::{Child, Stdio},
     thread::sleep,
@@ -13,17 +12,21 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tunless_lab::{Daemon, Lab, Netns, Node};
 
-use crate::{setup, workspace};
+use super::{
+    ratio::Ratio,
+    results::{self, Row},
+};
+use crate::workspace;
 
 /// Measure TCP through tunless against plain kernel routing.
 ///
 /// Two nodes behind a router, in network namespaces: once with plain routes to
 /// the pods, once with `fastpath: off`, once with `trusted`. The three take
 /// turns; printed is the ratio to plain routing, median and range over the
-/// rounds, and `target/bench/native.json` has it for programs.
+/// rounds.
 #[derive(Args)]
 pub struct Arguments {
     /// How many rounds.
@@ -45,9 +48,14 @@ struct Path {
 const PATHS: [(&str, Option<&str>); 3] =
     [("plain", None), ("off", Some("off")), ("trusted", Some("trusted"))];
 
-/// Runs the benchmark.
-pub fn run(arguments: &Arguments) -> Result<()> {
-    setup::run()?;
+impl Default for Arguments {
+    fn default() -> Self {
+        Self { rounds: 5, seconds: 3 }
+    }
+}
+
+/// Measures all paths; a row for each.
+pub fn run(arguments: &Arguments) -> Result<Vec<Row>> {
     workspace::build_release()?;
     let mut paths = Vec::new();
     for (name, fastpath) in PATHS {
@@ -66,24 +74,18 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let mut rows = Vec::new();
     println!("\nTCP from pod to pod, ratio to plain kernel routing in the same round");
     println!("{:<10}{:>8}{:>8}{:>8}", "path", "median", "min", "max");
-    for (path, rates_of_path) in paths.iter().zip(&rates) {
-        let mut ratios: Vec<f64> =
-            rates_of_path.iter().zip(&rates[0]).map(|(rate, plain)| rate / plain).collect();
-        ratios.sort_by(f64::total_cmp);
-        let median = ratios[ratios.len() / 2];
-        let (min, max) = (ratios[0], ratios[ratios.len() - 1]);
+    for (path, of_path) in paths.iter().zip(&rates) {
+        let ratio = Ratio::of_rounds(of_path, &rates[0]).context("no round")?;
+        let Ratio { median, min, max } = ratio;
         println!("{:<10}{median:>8.2}{min:>8.2}{max:>8.2}", path.name);
-        rows.push(json!({
-            "path": path.name, "load": "tcp", "rounds": ratios.len(),
-            "ratio_to_plain": median, "min": min, "max": max,
+        rows.push(Row::Native(results::Native {
+            path: path.name.into(),
+            load: "tcp_bulk".into(),
+            rounds: arguments.rounds,
+            ratio_to_plain: ratio,
         }));
     }
-    let directory = workspace::root().join("target/bench");
-    fs::create_dir_all(&directory)?;
-    let file = directory.join("native.json");
-    fs::write(&file, serde_json::to_string_pretty(&json!({ "rows": rows }))?)
-        .with_context(|| file.display().to_string())?;
-    Ok(())
+    Ok(rows)
 }
 
 impl Path {

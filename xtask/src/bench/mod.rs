@@ -1,0 +1,67 @@
+//! `cargo xtask bench`: what tunless costs and what it gains.
+//!
+//! | part | says |
+//! |---|---|
+//! | [`native`] | ratios to plain kernel routing, on this machine's kernel |
+//!
+//! A part prints a table and puts its rows into `target/bench/latest.json`
+//! ([`results`]). To add one: a module with `Arguments` (clap, with a
+//! `Default`) and `run(&Arguments) -> Result<Vec<Row>>`, a line in [`Part`],
+//! in [`Part::all`] and in [`Part::run`], and a kind of [`results::Row`].
+
+mod native;
+mod ratio;
+mod results;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+
+use self::results::Row;
+use crate::setup;
+
+/// Measure tunless: all parts in turn, or one of them.
+///
+/// Each part prints a table, and replaces its own rows in
+/// `target/bench/latest.json`. Speed on a shared machine drifts, so what
+/// counts are ratios within one run. Run it as root.
+#[derive(Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+/// What can be measured by itself.
+#[derive(Subcommand)]
+enum Part {
+    Native(native::Arguments),
+}
+
+/// Measures what the arguments choose.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    setup::run()?;
+    match &arguments.part {
+        Some(part) => part.measure(),
+        None => Part::all().iter().try_for_each(Part::measure),
+    }
+}
+
+impl Part {
+    /// In the order they run, with the arguments of one who gives none.
+    fn all() -> Vec<Self> {
+        vec![Self::Native(native::Arguments::default())]
+    }
+
+    fn run(&self) -> Result<Vec<Row>> {
+        match self {
+            Self::Native(arguments) => native::run(arguments),
+        }
+    }
+
+    /// Runs the part and keeps its rows.
+    fn measure(&self) -> Result<()> {
+        let rows = self.run()?;
+        let file = results::merge(rows)?;
+        println!("\nwritten to {}", crate::workspace::shown(&file));
+        Ok(())
+    }
+}
