@@ -13,8 +13,8 @@
 
 use crate::{Ipv4Be, Mac};
 
-/// Capacity of `ROUTES`: blocks and borrowed addresses of 5,000 nodes, eightfold.
-pub const MAX_ROUTES: usize = 65_536;
+/// Capacity of `ROUTES`: a hundred thousand blocks and borrowed addresses.
+pub const MAX_ROUTES: usize = 131_072;
 /// Capacity of `NODES` and `NODE_COUNTERS`.
 pub const MAX_NODES: usize = 16_384;
 /// Capacity of `ENDPOINTS`: pods of one host, at most.
