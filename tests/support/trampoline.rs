@@ -7,18 +7,17 @@
 //! `cb` instead, which a test run shows.
 
 use std::{
-    io::{self, Error},
-    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    io,
+    os::fd::{AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
 use nix::libc;
+use tunless_lab::bpf::{call, instruction, load_classifier, open, raw};
 
 const MAP_CREATE: libc::c_int = 0;
 const MAP_UPDATE_ELEM: libc::c_int = 2;
-const PROG_LOAD: libc::c_int = 5;
 const PROG_TEST_RUN: libc::c_int = 10;
 const PROG_ARRAY: u32 = 3;
-const SCHED_CLS: u32 = 3;
 
 /// `struct __sk_buff`.
 const TC_INDEX: i16 = 44;
@@ -55,7 +54,8 @@ impl Trampoline {
     #[must_use]
     pub fn new(program: BorrowedFd<'_>) -> Self {
         let array = prog_array(program).expect("a program array holds the program");
-        let program = load(&array).expect("the verifier takes a few instructions");
+        let program = load_classifier(&instructions(raw(&array)))
+            .expect("the verifier takes a few instructions");
         Self { program, _leads_to: array }
     }
 
@@ -116,7 +116,7 @@ impl Trampoline {
             batch_size: 0,
             padding: 0,
         };
-        bpf(PROG_TEST_RUN, &mut attributes)?;
+        call(PROG_TEST_RUN, &mut attributes)?;
         run.out.truncate(attributes.data_size_out as usize);
         Ok(attributes.returned as i32)
     }
@@ -144,37 +144,10 @@ fn prog_array(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let (key, value) = (0_u32, program.as_raw_fd() as u32);
     let (key, value) = ((&raw const key) as u64, (&raw const value) as u64);
     let mut update = Update { map: raw(&array), padding: 0, key, value, flags: 0 };
-    bpf(MAP_UPDATE_ELEM, &mut update)?;
+    call(MAP_UPDATE_ELEM, &mut update)?;
     Ok(array)
 }
 
-fn load(array: &OwnedFd) -> io::Result<OwnedFd> {
-    #[repr(C)]
-    struct Load {
-        program_type: u32,
-        length: u32,
-        instructions: u64,
-        license: u64,
-        log_level: u32,
-        log_size: u32,
-        log: u64,
-    }
-
-    let program = instructions(raw(array));
-    let license = c"GPL";
-    let mut load = Load {
-        program_type: SCHED_CLS,
-        length: program.len() as u32,
-        instructions: program.as_ptr() as u64,
-        license: license.as_ptr() as u64,
-        log_level: 0,
-        log_size: 0,
-        log: 0,
-    };
-    open(PROG_LOAD, &mut load)
-}
-
-/// `struct bpf_insn`, as one number.
 fn instructions(array: u32) -> Vec<u64> {
     const LOAD: u8 = 0x61;
     const STORE: u8 = 0x63;
@@ -188,12 +161,6 @@ fn instructions(array: u32) -> Vec<u64> {
     const MAP_FD: u8 = 1;
     const TAIL_CALL: i32 = 12;
     const NO_VERDICT: i32 = 99;
-    let instruction = |code: u8, to: u8, from: u8, offset: i16, number: i32| {
-        u64::from(code)
-            | u64::from(to | from << 4) << 8
-            | u64::from(offset as u16) << 16
-            | u64::from(number as u32) << 32
-    };
     vec![
         instruction(KEEP, 6, 1, 0, 0),
         // Is this the run that looks?
@@ -219,23 +186,4 @@ fn instructions(array: u32) -> Vec<u64> {
         instruction(MOVE, 0, 0, 0, NO_VERDICT),
         instruction(EXIT, 0, 0, 0, 0),
     ]
-}
-
-fn raw(fd: &OwnedFd) -> u32 {
-    fd.as_raw_fd() as u32
-}
-
-fn open<T>(command: libc::c_int, attributes: &mut T) -> io::Result<OwnedFd> {
-    let descriptor = bpf(command, attributes)?;
-    // SAFETY: the kernel just gave it to us and to nobody else.
-    Ok(unsafe { OwnedFd::from_raw_fd(descriptor as libc::c_int) })
-}
-
-/// `attributes` must be what `command` expects, with pointers that outlive the call.
-fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<libc::c_long> {
-    // SAFETY: `attributes` is as long as we say, and ours alone.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>() as libc::c_uint)
-    };
-    if result < 0 { Err(Error::last_os_error()) } else { Ok(result) }
 }

@@ -6,8 +6,11 @@
 //! the policies, and drops the rest. A reverse path check in the raw table drops
 //! what a pod forges. [`trace`] leaves out the policies.
 
-use std::fmt::Write as _;
-use std::net::Ipv4Addr;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    net::Ipv4Addr,
+};
 
 use anyhow::Result;
 
@@ -99,32 +102,30 @@ pub fn enforce(node: &Netns, endpoints: &[Endpoint]) -> Result<()> {
          -m rpfilter --validmark --invert -j DROP\n\
          COMMIT\n",
     )?;
-    let (mut chains, mut dispatch, mut rules) = (String::new(), String::new(), String::new());
+    let (mut chains, mut rules) = (String::new(), String::new());
     for Endpoint { cali, ingress, egress } in endpoints {
-        for (prefix, flag, way, peer_is, allowed) in
-            [("cali-tw-", "-o", "to", "-s", ingress), ("cali-fw-", "-i", "from", "-d", egress)]
+        for (prefix, peer_is, allowed) in [("cali-tw-", "-s", ingress), ("cali-fw-", "-d", egress)]
         {
             let chain = format!("{prefix}{cali}");
             writeln!(chains, ":{chain} - [0:0]")?;
-            writeln!(dispatch, "-A cali-{way}-wl-dispatch {flag} {cali} -g {chain}")?;
             rules.push_str(&rules_of(&chain, peer_is, allowed));
         }
     }
-    let unknown = "-m comment --comment \"Unknown interface\" -j DROP";
+    let names: BTreeSet<&str> = endpoints.iter().map(|endpoint| &*endpoint.cali).collect();
+    for (way, flag, prefix) in [("to", "-o", "cali-tw-"), ("from", "-i", "cali-fw-")] {
+        let (more, dispatch) = dispatch(&names, &format!("cali-{way}-wl-dispatch"), flag, prefix);
+        chains.push_str(&more);
+        rules.push_str(&dispatch);
+    }
     restore(
         node,
         &format!(
             "*filter\n\
              :cali-FORWARD - [0:0]\n\
-             :cali-from-wl-dispatch - [0:0]\n\
-             :cali-to-wl-dispatch - [0:0]\n\
              {chains}\
              -A cali-FORWARD -j MARK --set-xmark 0x0/0xe0000\n\
              -A cali-FORWARD -i cali+ -j cali-from-wl-dispatch\n\
              -A cali-FORWARD -o cali+ -j cali-to-wl-dispatch\n\
-             {dispatch}\
-             -A cali-from-wl-dispatch {unknown}\n\
-             -A cali-to-wl-dispatch {unknown}\n\
              {rules}\
              COMMIT\n"
         ),
@@ -134,12 +135,43 @@ pub fn enforce(node: &Netns, endpoints: &[Endpoint]) -> Result<()> {
     hook_in(node, "filter", "FORWARD -m mark --mark 0x10000/0x10000 -j ACCEPT")
 }
 
+/// From an interface to its chain, in two steps: by the first character that tells
+/// names apart, then by the whole name (`dispatch.go`). Which chains that makes, and
+/// the rules.
+fn dispatch(names: &BTreeSet<&str>, chain: &str, flag: &str, prefix: &str) -> (String, String) {
+    let unknown = "-m comment --comment \"Unknown interface\" -j DROP";
+    let mut groups: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for name in names {
+        groups.entry(name.get(.."cali".len() + 1).unwrap_or(name)).or_default().push(name);
+    }
+    let (mut chains, mut rules) = (format!(":{chain} - [0:0]\n"), String::new());
+    for (group, names) in &groups {
+        let leaf = match names[..] {
+            [_] => chain.to_owned(),
+            _ => {
+                let leaf = format!("{chain}-{}", &group["cali".len()..]);
+                chains.push_str(&format!(":{leaf} - [0:0]\n"));
+                rules.push_str(&format!("-A {chain} {flag} {group}+ -g {leaf}\n"));
+                leaf
+            }
+        };
+        for name in names {
+            rules.push_str(&format!("-A {leaf} {flag} {name} -g {prefix}{name}\n"));
+        }
+        if leaf != chain {
+            rules.push_str(&format!("-A {leaf} {unknown}\n"));
+        }
+    }
+    rules.push_str(&format!("-A {chain} {unknown}\n"));
+    (chains, rules)
+}
+
 fn rules_of(chain: &str, peer_is: &str, allowed: &[Allow]) -> String {
     let mut rules = format!(
         "-A {chain} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n\
          -A {chain} -m conntrack --ctstate INVALID -j DROP\n\
          -A {chain} -j MARK --set-xmark 0x0/0x10000\n\
-         -A {chain} -p ipencap -j DROP\n"
+         -A {chain} -p 4 -j DROP\n"
     );
     for allow in allowed {
         rules.push_str(&format!(
@@ -184,4 +216,25 @@ pub fn trace(node: &Netns) -> Result<()> {
         hook_in(node, "filter", &format!("{hook} -j cali-{hook}"))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_that_begin_alike_share_a_step() {
+        let names = BTreeSet::from(["cali1a", "cali1b", "cali2c"]);
+        let (chains, rules) = dispatch(&names, "cali-to-wl-dispatch", "-o", "cali-tw-");
+        assert_eq!(chains, ":cali-to-wl-dispatch - [0:0]\n:cali-to-wl-dispatch-1 - [0:0]\n");
+        assert_eq!(
+            rules,
+            "-A cali-to-wl-dispatch -o cali1+ -g cali-to-wl-dispatch-1\n\
+             -A cali-to-wl-dispatch-1 -o cali1a -g cali-tw-cali1a\n\
+             -A cali-to-wl-dispatch-1 -o cali1b -g cali-tw-cali1b\n\
+             -A cali-to-wl-dispatch-1 -m comment --comment \"Unknown interface\" -j DROP\n\
+             -A cali-to-wl-dispatch -o cali2c -g cali-tw-cali2c\n\
+             -A cali-to-wl-dispatch -m comment --comment \"Unknown interface\" -j DROP\n"
+        );
+    }
 }

@@ -22,6 +22,7 @@
 
 pub mod addr;
 pub mod bird;
+pub mod bpf;
 mod builder;
 pub mod calico;
 pub mod capture;

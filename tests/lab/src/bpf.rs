@@ -1,0 +1,192 @@
+//! `bpf(2)` for programs of a few instructions, and for what the kernel knows of
+//! all programs: without a loader, so that the lab needs none.
+
+use std::{
+    ffi::CString,
+    io::{self, Error},
+    mem::{offset_of, zeroed},
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    path::Path,
+};
+
+use nix::libc;
+
+const PROG_LOAD: libc::c_int = 5;
+const OBJ_PIN: libc::c_int = 6;
+const PROG_GET_NEXT_ID: libc::c_int = 11;
+const PROG_GET_FD_BY_ID: libc::c_int = 13;
+const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+
+/// `BPF_PROG_TYPE_SCHED_CLS`.
+const SCHED_CLS: u32 = 3;
+
+/// A program that the kernel has, and how long it ran while
+/// `kernel.bpf_stats_enabled` was 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Program {
+    /// The kernel's number for it.
+    pub id: u32,
+    /// Its name, of which the kernel keeps 15 characters.
+    pub name: String,
+    /// How often it ran.
+    pub runs: u64,
+    /// How long all runs took, nanoseconds.
+    pub nanoseconds: u64,
+}
+
+/// `struct bpf_insn`, as one number.
+#[must_use]
+pub fn instruction(code: u8, to: u8, from: u8, offset: i16, number: i32) -> u64 {
+    u64::from(code)
+        | u64::from(to | from << 4) << 8
+        | u64::from(offset.cast_unsigned()) << 16
+        | u64::from(number.cast_unsigned()) << 32
+}
+
+/// Loads a TC program.
+pub fn load_classifier(program: &[u64]) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Load {
+        program_type: u32,
+        length: u32,
+        instructions: u64,
+        license: u64,
+        log_level: u32,
+        log_size: u32,
+        log: u64,
+    }
+
+    let license = c"GPL";
+    let mut load = Load {
+        program_type: SCHED_CLS,
+        length: u32::try_from(program.len()).map_err(io::Error::other)?,
+        instructions: program.as_ptr() as u64,
+        license: license.as_ptr() as u64,
+        log_level: 0,
+        log_size: 0,
+        log: 0,
+    };
+    open(PROG_LOAD, &mut load)
+}
+
+/// Pins a program, for `tc filter … bpf direct-action object-pinned`.
+pub fn pin(program: &OwnedFd, path: &Path) -> io::Result<()> {
+    #[repr(C)]
+    struct Pin {
+        path: u64,
+        descriptor: u32,
+        flags: u32,
+    }
+
+    let path = CString::new(path.as_os_str().as_encoded_bytes())?;
+    let mut pin = Pin { path: path.as_ptr() as u64, descriptor: raw(program), flags: 0 };
+    call(OBJ_PIN, &mut pin).map(drop)
+}
+
+/// Every program there is.
+pub fn programs() -> io::Result<Vec<Program>> {
+    #[repr(C)]
+    struct Id {
+        id: u32,
+        next: u32,
+        flags: u32,
+    }
+
+    let mut all = Vec::new();
+    let mut at = Id { id: 0, next: 0, flags: 0 };
+    loop {
+        match call(PROG_GET_NEXT_ID, &mut at) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(all),
+            result => result?,
+        };
+        let id = at.next;
+        match open(PROG_GET_FD_BY_ID, &mut Id { id, next: 0, flags: 0 }) {
+            // Gone since.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            Err(error) => return Err(error),
+            Ok(program) => all.push(info(id, &program)?),
+        }
+        at = Id { id, next: 0, flags: 0 };
+    }
+}
+
+/// The beginning of `struct bpf_prog_info` (`linux/bpf.h`).
+#[repr(C)]
+struct Info {
+    before_name: [u64; 8],
+    name: [u8; 16],
+    before_run_time: [u64; 14],
+    run_time: u64,
+    runs: u64,
+}
+
+const _: () = assert!(offset_of!(Info, name) == 64 && offset_of!(Info, run_time) == 192);
+
+fn info(id: u32, program: &OwnedFd) -> io::Result<Program> {
+    #[repr(C)]
+    struct Query {
+        descriptor: u32,
+        length: u32,
+        info: u64,
+    }
+
+    // SAFETY: numbers, for all of which 0 is a value.
+    let mut info: Info = unsafe { zeroed() };
+    let mut query = Query {
+        descriptor: raw(program),
+        length: size_of::<Info>() as u32,
+        info: (&raw mut info) as u64,
+    };
+    call(OBJ_GET_INFO_BY_FD, &mut query)?;
+    let name = info.name.split(|byte| *byte == 0).next().unwrap_or_default();
+    Ok(Program {
+        id,
+        name: String::from_utf8_lossy(name).into_owned(),
+        runs: info.runs,
+        nanoseconds: info.run_time,
+    })
+}
+
+/// A descriptor as the kernel takes it in a structure.
+#[must_use]
+pub fn raw(descriptor: &OwnedFd) -> u32 {
+    descriptor.as_raw_fd().cast_unsigned()
+}
+
+/// A command that answers with a new descriptor.
+pub fn open<T>(command: libc::c_int, attributes: &mut T) -> io::Result<OwnedFd> {
+    let descriptor = call(command, attributes)?;
+    let descriptor = libc::c_int::try_from(descriptor).map_err(io::Error::other)?;
+    // SAFETY: the kernel just gave it to us and to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Any command. `attributes` must be what it expects, with pointers that outlive the
+/// call.
+pub fn call<T>(command: libc::c_int, attributes: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: `attributes` is as long as we say, and ours alone.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>() as libc::c_uint)
+    };
+    if result < 0 { Err(Error::last_os_error()) } else { Ok(result) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pinned_program_is_found_by_its_number() {
+        const MOVE: u8 = 0xb7;
+        const EXIT: u8 = 0x95;
+        crate::daemon::ensure_bpffs().unwrap();
+        let path = Path::new("/sys/fs/bpf").join(format!("tunless-lab-bpf-{}", std::process::id()));
+        let before = programs().unwrap();
+        let pass = [instruction(MOVE, 0, 0, 0, -1), instruction(EXIT, 0, 0, 0, 0)];
+        pin(&load_classifier(&pass).unwrap(), &path).unwrap();
+        let after = programs();
+        std::fs::remove_file(&path).unwrap();
+        let new = |program: &&Program| !before.iter().any(|old| old.id == program.id);
+        assert!(after.unwrap().iter().any(|program| new(&program) && program.name.is_empty()));
+    }
+}
