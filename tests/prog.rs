@@ -3,6 +3,7 @@
 //! One binary, so that [`prog_coverage`] sees all tables and can tell which
 //! reason has no case.
 
+mod prog_budget;
 mod prog_coverage;
 mod prog_decap_tc;
 mod prog_decap_tc_leased;

@@ -88,6 +88,16 @@ impl fmt::Display for Program {
     }
 }
 
+/// How much there is of a program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Size {
+    /// Instructions that the verifier walked, over all paths; 0 where the kernel
+    /// does not say (before 5.16).
+    pub verified: u32,
+    /// Instructions of the program as the verifier left it, before the JIT.
+    pub translated: u32,
+}
+
 /// What became of a packet, whatever the hook calls it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
@@ -316,13 +326,17 @@ impl Loaded {
         program.try_into().expect("it is an XDP program")
     }
 
-    /// How many instructions the verifier walked; kernels before 5.16 do not say.
-    pub fn verified_instructions(&mut self, program: Program) -> Option<u32> {
+    /// How much there is of a program.
+    pub fn size(&mut self, program: Program) -> Size {
         let info = match program {
             Program::DecapXdp => self.xdp().info(),
             _ => self.classifier(program).info(),
         };
-        info.expect("a loaded program has an info").verified_instruction_count()
+        let info = info.expect("a loaded program has an info");
+        Size {
+            verified: info.verified_instruction_count().unwrap_or(0),
+            translated: info.size_translated().unwrap_or(0) / 8,
+        }
     }
 
     /// Runs `program` on `packet`. `None` if the kernel does not let it near
