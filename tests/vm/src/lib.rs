@@ -9,8 +9,10 @@
 //! the report, the kernel's command line. It knows `tunless` by its command
 //! line only, so xtask builds before the eBPF toolchain exists.
 
+pub mod bench;
 pub mod checks;
 pub mod command_line;
+pub mod figures;
 pub mod init;
 pub mod kernel;
 pub mod report;

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use serde::{Deserialize, Serialize};
 
-use crate::checks::Check;
+use crate::{checks::Check, figures::Figure};
 
 /// The serial port, inside the guest.
 const PORT: &str = "/dev/ttyS1";
@@ -35,6 +35,13 @@ pub enum Event {
         case: String,
         /// What.
         check: Check,
+    },
+    /// The case that began last has measured something.
+    Figure {
+        /// Its name.
+        case: String,
+        /// What.
+        figure: Figure,
     },
     /// The case that began last has ended.
     End {

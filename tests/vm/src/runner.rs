@@ -13,6 +13,7 @@ use anyhow::{Result, bail};
 use crate::{
     Kernel,
     checks::Checks,
+    figures::Figures,
     report::{Event, Reporter},
     suites::{self, Case, Guest},
 };
@@ -44,7 +45,15 @@ fn run_suite(kernel: Kernel, name: &str, report: &mut Reporter) -> Result<()> {
         report.send(&Event::Begin { case: name.clone(), loads_tunless: case.loads_tunless })?;
         let started = Instant::now();
         let checks = Checks::default();
-        let result = run_case(case, Guest { kernel, case: case.name, checks: checks.clone() });
+        let guest = Guest {
+            kernel,
+            suite: suite.name,
+            case: case.name,
+            checks: checks.clone(),
+            figures: Figures::default(),
+        };
+        let figures = guest.figures.clone();
+        let result = run_case(case, guest);
         let seconds = started.elapsed().as_secs_f64();
         let (failure, hangs) = match result {
             Ok(failure) => (failure, false),
@@ -52,6 +61,9 @@ fn run_suite(kernel: Kernel, name: &str, report: &mut Reporter) -> Result<()> {
         };
         for check in checks.so_far() {
             report.send(&Event::Check { case: name.clone(), check })?;
+        }
+        for figure in figures.so_far() {
+            report.send(&Event::Figure { case: name.clone(), figure })?;
         }
         report.send(&Event::End { case: name.clone(), failure, seconds })?;
         if hangs {
@@ -107,7 +119,13 @@ mod tests {
     fn a_case_passes_fails_or_panics() {
         let outcome = |run| {
             let case = Case { name: "x", loads_tunless: false, run };
-            let guest = Guest { kernel: Kernel::V6_12, case: case.name, checks: Checks::default() };
+            let guest = Guest {
+                kernel: Kernel::V6_12,
+                suite: "smoke",
+                case: case.name,
+                checks: Checks::default(),
+                figures: Figures::default(),
+            };
             run_case(case, guest).ok().flatten()
         };
         assert_eq!(outcome(|_| Ok(())), None);

@@ -2,6 +2,7 @@
 //!
 //! | part | says |
 //! |---|---|
+//! | [`deterministic`] | ratios to the kernel's tunl0, in the emulator, the same in every run |
 //! | [`native`] | ratios to plain kernel routing, on this machine's kernel |
 //!
 //! A part prints a table and puts its rows into `target/bench/latest.json`
@@ -9,6 +10,7 @@
 //! `Default`) and `run(&Arguments) -> Result<Vec<Row>>`, a line in [`Part`],
 //! in [`Part::all`] and in [`Part::run`], and a kind of [`results::Row`].
 
+mod deterministic;
 mod native;
 mod ratio;
 mod results;
@@ -33,6 +35,7 @@ pub struct Arguments {
 /// What can be measured by itself.
 #[derive(Subcommand)]
 enum Part {
+    Deterministic(deterministic::Arguments),
     Native(native::Arguments),
 }
 
@@ -48,11 +51,15 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 impl Part {
     /// In the order they run, with the arguments of one who gives none.
     fn all() -> Vec<Self> {
-        vec![Self::Native(native::Arguments::default())]
+        vec![
+            Self::Deterministic(deterministic::Arguments::default()),
+            Self::Native(native::Arguments::default()),
+        ]
     }
 
     fn run(&self) -> Result<Vec<Row>> {
         match self {
+            Self::Deterministic(arguments) => deterministic::run(arguments),
             Self::Native(arguments) => native::run(arguments),
         }
     }

@@ -53,6 +53,8 @@ pub struct Native {
 /// A way from pod to pod in the emulator.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Deterministic {
+    /// The kernel's release.
+    pub kernel: String,
     /// `tunl0`, `verified`, …
     pub path: String,
     /// `udp64`, …
@@ -61,12 +63,32 @@ pub struct Deterministic {
     pub endpoints: u32,
     /// Flows at the same time.
     pub flows: u32,
+    /// What one packet, MiB, transaction or connection took, of the guest's time.
+    pub nanoseconds: f64,
+    /// That, tunl0's being 1.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub time_ratio: Option<f64>,
     /// Packets a second at the receiving pod.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub pps: Option<f64>,
     /// Net cost per packet, tunl0's being 1.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub net_cost_ratio: Option<f64>,
+    /// BPF programs on the packets' way.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub programs: Vec<Program>,
+}
+
+/// What one program on a packet's way does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Program {
+    /// Its name.
+    pub name: String,
+    /// How often it runs for one packet.
+    pub runs: f64,
+    /// How many instructions a run takes, with all helpers that it calls and with
+    /// the taking of the time.
+    pub instructions: f64,
 }
 
 impl Results {
@@ -121,12 +143,16 @@ mod tests {
 
     fn deterministic(path: &str) -> Row {
         Row::Deterministic(Deterministic {
+            kernel: "6.12.1".into(),
             path: path.into(),
             load: "udp64".into(),
             endpoints: 50,
             flows: 1,
+            nanoseconds: 21_930.0,
+            time_ratio: None,
             pps: Some(45_600.0),
             net_cost_ratio: None,
+            programs: Vec::new(),
         })
     }
 
@@ -158,8 +184,8 @@ mod tests {
         assert_eq!(
             serde_json::to_value(deterministic("verified")).unwrap(),
             json!({
-                "bench": "deterministic", "path": "verified", "load": "udp64",
-                "endpoints": 50, "flows": 1, "pps": 45_600.0,
+                "bench": "deterministic", "kernel": "6.12.1", "path": "verified", "load": "udp64",
+                "endpoints": 50, "flows": 1, "nanoseconds": 21_930.0, "pps": 45_600.0,
             })
         );
     }

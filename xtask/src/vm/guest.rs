@@ -16,13 +16,15 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use tunless_vm::{report::Event, runner::CASE_LIMIT};
 
-use super::qemu::{Machine, Serial};
+use super::qemu::{Clock, Machine, Serial};
 
 const POLL: Duration = Duration::from_millis(100);
 
 /// How long a guest may say nothing: longer than a case may take, as the guest
 /// ends those itself.
 const SILENCE: Duration = Duration::from_secs(CASE_LIMIT.as_secs() + 30);
+/// How much longer that is where a second of the guest's takes several of ours.
+const SLOWER: u32 = 10;
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
@@ -62,6 +64,10 @@ pub fn run(machine: &Machine, console: &Path, mut on_event: impl FnMut(Event)) -
     let errors = emulator.0.stderr.take().context("the emulator's errors are not piped")?;
     let errors = thread::spawn(move || read_all(errors));
 
+    let silence = match machine.clock {
+        Clock::Host => SILENCE,
+        Clock::Instructions => SILENCE * SLOWER,
+    };
     let mut heard = Instant::now();
     let end = loop {
         match lines.recv_timeout(POLL) {
@@ -73,7 +79,7 @@ pub fn run(machine: &Machine, console: &Path, mut on_event: impl FnMut(Event)) -
             }
             // The emulator has ended, or is about to.
             Err(RecvTimeoutError::Disconnected) => break End::Off,
-            Err(RecvTimeoutError::Timeout) if heard.elapsed() > SILENCE => break End::Silent,
+            Err(RecvTimeoutError::Timeout) if heard.elapsed() > silence => break End::Silent,
             Err(RecvTimeoutError::Timeout) => {}
         }
         if INTERRUPTED.load(Ordering::Relaxed) {

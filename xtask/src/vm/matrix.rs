@@ -224,7 +224,7 @@ mod tests {
         let check = |case: &str, name: &str, outcome| {
             (case.to_owned(), Check { name: name.to_owned(), outcome })
         };
-        let mut matrix = Matrix::new(suites::find("interop").unwrap());
+        let mut matrix = Matrix::new(&suites::interop::SUITE);
         let limit = || Outcome::Limited { why: "fragments".into() };
         let case = "replace::off::tunless+tunl0";
         for kernel in ["6.1", "7.2"] {

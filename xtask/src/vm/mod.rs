@@ -6,6 +6,7 @@
 //! modules ─ tools ─ tree ─ initramfs   what the guest's memory begins with
 //! qemu ─ guest ─ panics ─ verdict      one boot, and what it came to
 //! run ─ matrix             boots until there is a result, and shows it
+//! measure                  boots for figures, for `cargo xtask bench`
 //! ```
 //!
 //! What runs inside is the crate `tunless-vm`.
@@ -16,6 +17,7 @@ mod guest;
 mod initramfs;
 mod kernels;
 mod matrix;
+pub mod measure;
 mod mirror;
 mod modules;
 mod panics;
@@ -32,7 +34,7 @@ use anyhow::{Result, ensure};
 use clap::{Subcommand, ValueEnum};
 use tunless_vm::{Kernel, suites};
 
-use self::qemu::Clock;
+use self::{emulator::Emulator, qemu::Clock};
 use crate::{setup, workspace};
 
 /// Boot Debian's kernels in an emulator and try tunless beside the kernel's tunl0.
@@ -142,6 +144,15 @@ const ALL_SUITES: &str = "all";
 
 /// Runs the command.
 pub fn run(command: &Command) -> Result<()> {
+    let emulator = prepare()?;
+    match command {
+        Command::Test(arguments) => run::run(&emulator, arguments),
+        Command::Shell(arguments) => shell::run(emulator, arguments),
+    }
+}
+
+/// All that a boot takes but for the kernel.
+fn prepare() -> Result<Emulator> {
     ensure!(
         cfg!(target_arch = "x86_64"),
         "the guests' kernels are for x86-64, and the programs in them are this machine's: run \
@@ -151,10 +162,7 @@ pub fn run(command: &Command) -> Result<()> {
     setup::vm_tools()?;
     let emulator = emulator::get()?;
     build()?;
-    match command {
-        Command::Test(arguments) => run::run(&emulator, arguments),
-        Command::Shell(arguments) => shell::run(emulator, arguments),
-    }
+    Ok(emulator)
 }
 
 /// The binaries that the guest gets.

@@ -23,17 +23,20 @@ const WANTED: &[&str] = &[
     "vmxnet3",
     "vxlan",
     // Traffic control.
+    "act_gact",
     "cls_bpf",
     "cls_matchall",
     "sch_ingress",
     "sch_tbf",
     // Netfilter: the lab's rules, kube-proxy's.
     "nf_conntrack_netlink",
+    "nf_flow_table_inet",
     "nf_nat",
     "nf_tables",
     "nft_chain_nat",
     "nft_compat",
     "nft_ct",
+    "nft_flow_offload",
     "nft_masq",
     "nft_nat",
     "ipt_rpfilter",
@@ -47,6 +50,8 @@ const WANTED: &[&str] = &[
     "xt_tcpudp",
     // Sockets.
     "af_packet",
+    // Measuring.
+    "pktgen",
 ];
 
 /// Part of another module in newer kernels.

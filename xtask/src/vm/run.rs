@@ -101,7 +101,7 @@ fn is_chosen(arguments: &TestArguments, suite: &Suite) -> bool {
 }
 
 /// Runs the machine's suite, and tells how it went.
-fn run_suite(release: &str, machine: &Machine) -> Result<Progress> {
+pub fn run_suite(release: &str, machine: &Machine) -> Result<Progress> {
     let Job { kernel, suite } = &machine.job;
     let suite = suite.as_deref().unwrap_or_default();
     println!("\nkernel {release}: suite {suite}");
@@ -164,8 +164,8 @@ fn show(name: &str, event: &Event, since: Duration) {
         Event::Hello { release } => {
             println!("{release} is up after {:.1} s", since.as_secs_f64());
         }
-        // Printed when it ends: on one line, as libtest does.
-        Event::Begin { .. } | Event::Done | Event::Fatal { .. } => {}
+        // Printed when it ends: on one line, as libtest does. Figures make a table.
+        Event::Begin { .. } | Event::Figure { .. } | Event::Done | Event::Fatal { .. } => {}
         Event::Check { check, .. } => {
             // Failures are told at the end of the case, the rest is in the table.
             if let Outcome::Limited { why } = &check.outcome {

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 /// What the lab calls, and what a person in the shell may miss.
 const PROGRAMS: &[&str] = &[
     "bash",
+    "bridge",
     "busybox",
     "conntrack",
     "ethtool",

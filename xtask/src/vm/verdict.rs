@@ -1,6 +1,6 @@
 //! What one boot came to: cases that passed or failed, or an emulator's death.
 
-use tunless_vm::{checks::Check, report::Event};
+use tunless_vm::{checks::Check, figures::Figure, report::Event};
 
 use super::{
     guest::{End, Ended},
@@ -22,6 +22,8 @@ pub struct Progress {
     pub failed: Vec<String>,
     /// What cases found out, with their names.
     pub checks: Vec<(String, Check)>,
+    /// What cases have measured.
+    pub figures: Vec<Figure>,
     /// Every case has ended.
     pub done: bool,
     /// Why the guest could not go on.
@@ -45,6 +47,7 @@ impl Progress {
                 }
             }
             Event::Check { case, check } => self.checks.push((case.clone(), check.clone())),
+            Event::Figure { figure, .. } => self.figures.push(figure.clone()),
             Event::Done => self.done = true,
             Event::Fatal { why } => self.fatal = Some(why.clone()),
         }

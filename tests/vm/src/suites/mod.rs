@@ -12,7 +12,7 @@ pub mod xdp;
 
 use anyhow::Result;
 
-use crate::{Kernel, checks::Checks};
+use crate::{Kernel, bench, checks::Checks, figures::Figures};
 
 /// Every suite.
 pub const ALL: &[Suite] =
@@ -52,16 +52,20 @@ pub struct Case {
 pub struct Guest {
     /// The kernel that was asked for.
     pub kernel: Kernel,
+    /// The name of the suite.
+    pub suite: &'static str,
     /// The name of the case that runs: which row of its suite's table it is.
     pub case: &'static str,
     /// What it has found out.
     pub checks: Checks,
+    /// What it has measured.
+    pub figures: Figures,
 }
 
-/// The suite called `name`.
+/// The suite called `name`, also those of [`bench`], which are in no table.
 #[must_use]
-pub fn find(name: &str) -> Option<&'static Suite> {
-    ALL.iter().find(|suite| suite.name == name)
+pub fn find(name: &str) -> Option<Suite> {
+    ALL.iter().find(|suite| suite.name == name).copied().or_else(|| bench::find(name))
 }
 
 #[cfg(test)]

@@ -1,0 +1,87 @@
+//! What `cargo xtask bench deterministic` measures, on a machine whose clock counts
+//! instructions.
+//!
+//! A suite is one [`path`] from pod to pod, in a boot of its own, so that nothing
+//! of one is left when the next is measured; its cases are rulesets of different
+//! sizes. One more suite measures what all paths have in common ([`base`]).
+//!
+//! ```text
+//!  perf ── cali ┐                               ┌ cali ── sit, where packets are counted
+//!             node2 ── eth0 ── router ── eth0 ── node1    and dropped
+//! ```
+
+mod base;
+mod flowtable;
+mod limit;
+mod path;
+mod pktgen;
+mod programs;
+mod sink;
+mod stage;
+mod tcp;
+mod udp;
+
+use anyhow::{Context as _, Result};
+use tunless_lab::Lab;
+
+pub use self::path::Path;
+use self::{path::PATHS, stage::Stage};
+use crate::{
+    Kernel,
+    checks::Outcome,
+    suites::{Case, Guest, Suite},
+};
+
+/// The suite of [`base`].
+pub const BASE: Suite = Suite {
+    name: "bench-base",
+    about: "what 64-byte UDP costs on every path: sender and fabric alone",
+    parts: &[],
+    cases: |_| vec![Case { name: "base", loads_tunless: false, run: base::measure }],
+};
+
+/// How many pods' chains Felix's ruleset has on each node.
+pub const ENDPOINTS: [u32; 3] = [0, 50, 500];
+
+/// The suite of a path.
+#[must_use]
+pub fn suite(path: &Path) -> Suite {
+    Suite { name: path.suite, about: path.about, parts: &[], cases }
+}
+
+/// The suite of that name.
+#[must_use]
+pub fn find(name: &str) -> Option<Suite> {
+    if name == BASE.name {
+        return Some(BASE);
+    }
+    PATHS.iter().find(|path| path.suite == name).map(suite)
+}
+
+/// All paths that there are on a kernel.
+pub fn paths(kernel: Kernel) -> impl Iterator<Item = &'static Path> {
+    PATHS.iter().filter(move |path| path.is_on(kernel))
+}
+
+fn cases(_: Kernel) -> Vec<Case> {
+    let case = |name, run| Case { name, loads_tunless: true, run };
+    vec![
+        case("no endpoints", |guest| measure(guest, ENDPOINTS[0])),
+        case("50 endpoints", |guest| measure(guest, ENDPOINTS[1])),
+        case("500 endpoints", |guest| measure(guest, ENDPOINTS[2])),
+    ]
+}
+
+fn measure(guest: &Guest, endpoints: u32) -> Result<()> {
+    let path = PATHS.iter().find(|path| path.suite == guest.suite);
+    let path = path.with_context(|| format!("there is no path for the suite {}", guest.suite))?;
+    if endpoints > 0 && path.is_without_policy() {
+        let why = "`fastpath: trusted` refuses to run beside Felix's policies".to_owned();
+        guest.checks.note("policy", Outcome::NotApplicable { why });
+        return Ok(());
+    }
+    let stage = Stage::set(path, Lab::new().build()?, endpoints)?;
+    tcp::measure(&stage, &guest.figures)?;
+    udp::measure(&stage, &guest.figures)?;
+    stage.clear()
+}

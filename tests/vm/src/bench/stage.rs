@@ -1,0 +1,75 @@
+//! Two nodes with their rules, and one path between their pods.
+
+use std::fs;
+
+use anyhow::{Context as _, Result, ensure};
+use tunless_lab::{
+    Daemon, Lab, Node, Pod,
+    felix::{Endpoint, enforce},
+};
+
+use super::path::Path;
+
+/// Daemons go before the lab they are in.
+pub struct Stage {
+    daemons: Vec<Daemon>,
+    pub path: &'static Path,
+    pub endpoints: u32,
+    pub lab: Lab,
+}
+
+impl Stage {
+    /// Both nodes get the rules of this many pods; the chains of those that are not
+    /// there cost as much as if they were.
+    pub fn set(path: &'static Path, lab: Lab, endpoints: u32) -> Result<Self> {
+        make_room_for_flows()?;
+        for (node, pod) in [(&lab.node1, lab.sit()), (&lab.node2, lab.perf())] {
+            rules(node, pod, endpoints)?;
+        }
+        Ok(Self { daemons: path.open(&lab)?, path, endpoints, lab })
+    }
+
+    /// What the nodes have counted, to tell where packets went.
+    pub fn counters(&self) -> String {
+        let of_daemon = |daemon: &Daemon| {
+            let counters = daemon.cli(&["counters", "list"]);
+            counters.map_or_else(|error| error.to_string(), |output| output.stdout)
+        };
+        self.daemons.iter().map(of_daemon).collect()
+    }
+
+    /// Takes all down; nothing of it may have been amiss.
+    pub fn clear(self) -> Result<()> {
+        self.daemons.into_iter().try_for_each(Daemon::finish)?;
+        let problems = self.lab.problems();
+        ensure!(problems.is_empty(), "{}", problems.join("; "));
+        Ok(())
+    }
+}
+
+/// As kube-proxy does on a node; of a machine as small as a guest the kernel remembers
+/// 8192 flows.
+fn make_room_for_flows() -> Result<()> {
+    for (file, value) in [
+        ("/sys/module/nf_conntrack/parameters/hashsize", "32768"),
+        ("/proc/sys/net/netfilter/nf_conntrack_max", "131072"),
+    ] {
+        fs::write(file, value).with_context(|| format!("cannot write {value} to {file}"))?;
+    }
+    Ok(())
+}
+
+fn rules(node: &Node, pod: &Pod, endpoints: u32) -> Result<()> {
+    if endpoints == 0 {
+        // Conntrack is there as soon as somebody asks for a state.
+        let rule = "--wait -A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT";
+        return node.netns.exec("iptables", &rule.split(' ').collect::<Vec<_>>()).map(drop);
+    }
+    let absent = (1..endpoints).map(|number| Endpoint {
+        // Names as hashes are: evenly spread.
+        cali: format!("cali{:011x}", u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20),
+        ..Endpoint::open(pod)
+    });
+    let all: Vec<Endpoint> = absent.chain([Endpoint::open(pod)]).collect();
+    enforce(&node.netns, &all)
+}

@@ -1,0 +1,90 @@
+//! 64-byte UDP from pod to pod by [`Pktgen`], as fast as one processor can do it all.
+
+use std::{ops::Range, thread::sleep, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use tunless_lab::{Pod, addr::CALI_MAC};
+
+use super::{
+    pktgen::Pktgen,
+    programs::{self, as_float},
+    sink::Sink,
+    stage::Stage,
+};
+use crate::figures::{Figure, Figures};
+
+/// How many flows take turns.
+pub const FLOWS: [u16; 3] = [1, 100, 10_000];
+/// Packets of a measurement, at least.
+pub const PACKETS: u64 = 20_000;
+/// Packets of each flow, at least: with many flows the measurement lasts for about a
+/// lease, so that asking for a new one counts as often as it happens.
+const PACKETS_OF_FLOW: u64 = 20;
+
+const FIRST_PORT: u16 = 1024;
+/// discard
+const PORT: Range<u16> = 9..10;
+/// How often each flow's packet goes either way before anything is measured: until
+/// conntrack has seen both directions, and a lease may be asked for, granted and used.
+const ROUNDS: u32 = 4;
+/// For what else begins at the first packets, as a daemon's looking at new flows.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// All numbers of flows.
+pub fn measure(stage: &Stage, figures: &Figures) -> Result<()> {
+    let (from, to) = (stage.lab.perf(), stage.lab.sit());
+    let sinks = (Sink::open(&to.netns, "eth0")?, Sink::open(&from.netns, "eth0")?);
+    for flows in FLOWS {
+        let ports = FIRST_PORT..FIRST_PORT + flows;
+        let there = udp(from, to, ports.clone(), PORT, u64::from(flows));
+        let back = udp(to, from, PORT, ports.clone(), u64::from(flows));
+        for _ in 0..ROUNDS {
+            there.send(&from.netns, "eth0")?;
+            back.send(&to.netns, "eth0")?;
+        }
+        sleep(SETTLE);
+        let packets = PACKETS.max(u64::from(flows) * PACKETS_OF_FLOW);
+        let all = udp(from, to, ports, PORT, packets);
+        let (nanoseconds, received) = received(&sinks.0, || all.send(&from.netns, "eth0"))?;
+        ensure!(
+            received == packets,
+            "{flows} flows: {received} of {packets} packets came, so that it is not clear what \
+             one cost; the nodes' counters: {}",
+            stage.counters()
+        );
+        let mut programs = Vec::new();
+        if flows == 1 {
+            let send = || all.send(&from.netns, "eth0").map(drop);
+            programs = programs::measure(packets, send)?;
+        }
+        figures.note(Figure {
+            load: "udp64".into(),
+            endpoints: stage.endpoints,
+            flows: flows.into(),
+            nanoseconds: nanoseconds / as_float(packets),
+            programs,
+        });
+    }
+    sinks.0.close()?;
+    sinks.1.close()
+}
+
+/// What `send` says, and how many packets came.
+pub fn received(sink: &Sink, send: impl FnOnce() -> Result<f64>) -> Result<(f64, u64)> {
+    let before = sink.packets()?;
+    let nanoseconds = send().context("64-byte UDP")?;
+    // The last ones may wait for another thread.
+    sleep(Duration::from_millis(100));
+    Ok((nanoseconds, sink.packets()? - before))
+}
+
+/// From pod to pod.
+pub fn udp(
+    from: &Pod,
+    to: &Pod,
+    source_ports: Range<u16>,
+    destination_ports: Range<u16>,
+    packets: u64,
+) -> Pktgen {
+    Pktgen { from: from.ip, to: to.ip, to_mac: CALI_MAC, source_ports, destination_ports, packets }
+}

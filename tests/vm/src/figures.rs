@@ -1,0 +1,52 @@
+//! What a case measures.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+/// One figure. Time is the guest's: on a machine whose clock counts instructions it
+/// is the same in every run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Figure {
+    /// What was sent: `udp64`, `tcp_bulk`, `tcp_rr`, `tcp_crr`; or `sender`,
+    /// `fabric`, `generator`, the parts of `udp64` that are no path's.
+    pub load: String,
+    /// How many endpoints' chains the ruleset of each node has.
+    pub endpoints: u32,
+    /// Flows at a time.
+    pub flows: u32,
+    /// For one packet, MiB, transaction or connection.
+    pub nanoseconds: f64,
+    /// Programs that ran for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub programs: Vec<ProgramCost>,
+}
+
+/// What one of the BPF programs on the way took.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProgramCost {
+    /// Its name.
+    pub name: String,
+    /// How often it ran for one packet.
+    pub runs: f64,
+    /// Nanoseconds of each run, with reading the clock twice, and with the helpers
+    /// that it calls.
+    pub nanoseconds: f64,
+}
+
+/// The figures of a case so far.
+#[derive(Clone, Debug, Default)]
+pub struct Figures(Arc<Mutex<Vec<Figure>>>);
+
+impl Figures {
+    /// Notes one.
+    pub fn note(&self, figure: Figure) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(figure);
+    }
+
+    /// All so far, in their order.
+    #[must_use]
+    pub fn so_far(&self) -> Vec<Figure> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

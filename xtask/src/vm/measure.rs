@@ -1,0 +1,59 @@
+//! Boots for figures: on a machine whose clock counts instructions.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail, ensure};
+use tunless_vm::{Kernel, command_line::Job, figures::Figure};
+
+use super::{
+    emulator::Emulator,
+    guest, initramfs,
+    kernels::{self, Installed},
+    prepare,
+    qemu::{Clock, Machine},
+    run::run_suite,
+};
+
+/// What boots for figures.
+pub struct Measuring {
+    emulator: Emulator,
+    kernels: Vec<(Installed, PathBuf)>,
+}
+
+impl Measuring {
+    /// Sets the machine up, builds, and fetches the kernels.
+    ///
+    /// # Errors
+    /// If anything of it fails; once per process, as it takes over Ctrl-C.
+    pub fn prepare(kernels: &[Kernel]) -> Result<Self> {
+        let emulator = prepare()?;
+        guest::heed_interrupts()?;
+        let get = |kernel: &Kernel| {
+            let installed = kernels::get(*kernel, false)?;
+            let initramfs = initramfs::get(&installed)?;
+            Ok((installed, initramfs))
+        };
+        Ok(Self { emulator, kernels: kernels.iter().map(get).collect::<Result<_>>()? })
+    }
+
+    /// Boots for a suite; what its cases measured, and the kernel's release.
+    ///
+    /// # Errors
+    /// If a case failed: what it measured says nothing.
+    pub fn figures(&self, kernel: Kernel, suite: &str) -> Result<(String, Vec<Figure>)> {
+        let found = self.kernels.iter().find(|(installed, _)| installed.kernel == kernel);
+        let Some((installed, initramfs)) = found else {
+            bail!("kernel {} was not prepared", kernel.name())
+        };
+        let machine = Machine {
+            emulator: self.emulator.clone(),
+            image: installed.image.clone(),
+            initramfs: initramfs.clone(),
+            clock: Clock::Instructions,
+            job: Job { kernel, suite: Some(suite.to_owned()) },
+        };
+        let progress = run_suite(&installed.release, &machine)?;
+        ensure!(progress.failed.is_empty(), "{suite} on {} failed", installed.release);
+        Ok((installed.release.clone(), progress.figures))
+    }
+}
