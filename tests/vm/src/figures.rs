@@ -34,19 +34,42 @@ pub struct ProgramCost {
     pub nanoseconds: f64,
 }
 
+/// What a profile needs to be read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Symbols {
+    /// How many packets were sent while it was taken.
+    pub packets: u64,
+    /// The kernel's functions: a line for each, `/proc/kallsyms` without the types.
+    pub text: String,
+}
+
 /// The figures of a case so far.
 #[derive(Clone, Debug, Default)]
-pub struct Figures(Arc<Mutex<Vec<Figure>>>);
+pub struct Figures {
+    figures: Arc<Mutex<Vec<Figure>>>,
+    symbols: Arc<Mutex<Option<Symbols>>>,
+}
 
 impl Figures {
     /// Notes one.
     pub fn note(&self, figure: Figure) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(figure);
+        self.figures.lock().unwrap_or_else(PoisonError::into_inner).push(figure);
     }
 
     /// All so far, in their order.
     #[must_use]
     pub fn so_far(&self) -> Vec<Figure> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.figures.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes what the profile that was taken needs.
+    pub fn note_symbols(&self, symbols: Symbols) {
+        *self.symbols.lock().unwrap_or_else(PoisonError::into_inner) = Some(symbols);
+    }
+
+    /// The same, if a profile was taken.
+    #[must_use]
+    pub fn symbols(&self) -> Option<Symbols> {
+        self.symbols.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

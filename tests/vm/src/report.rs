@@ -8,7 +8,10 @@ use anyhow::{Context as _, Result};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use serde::{Deserialize, Serialize};
 
-use crate::{checks::Check, figures::Figure};
+use crate::{
+    checks::Check,
+    figures::{Figure, Symbols},
+};
 
 /// The serial port, inside the guest.
 const PORT: &str = "/dev/ttyS1";
@@ -42,6 +45,13 @@ pub enum Event {
         case: String,
         /// What.
         figure: Figure,
+    },
+    /// The case that began last was profiled.
+    Profiled {
+        /// Its name.
+        case: String,
+        /// What the profile needs to be read.
+        symbols: Symbols,
     },
     /// The case that began last has ended.
     End {

@@ -65,6 +65,9 @@ fn run_suite(kernel: Kernel, name: &str, report: &mut Reporter) -> Result<()> {
         for figure in figures.so_far() {
             report.send(&Event::Figure { case: name.clone(), figure })?;
         }
+        if let Some(symbols) = figures.symbols() {
+            report.send(&Event::Profiled { case: name.clone(), symbols })?;
+        }
         report.send(&Event::End { case: name.clone(), failure, seconds })?;
         if hangs {
             // Its threads and namespaces are still there: no ground to go on.

@@ -5,6 +5,8 @@
 //! | [`deterministic`] | ratios to the kernel's tunl0, in the emulator, the same in every run |
 //! | [`native`] | ratios to plain kernel routing, on this machine's kernel |
 //!
+//! [`profile`] shows where the instructions of one path go; it is no part of the whole.
+//!
 //! A part prints a table and puts its rows into `target/bench/latest.json`
 //! ([`results`]). To add one: a module with `Arguments` (clap, with a
 //! `Default`) and `run(&Arguments) -> Result<Vec<Row>>`, a line in [`Part`],
@@ -12,6 +14,7 @@
 
 mod deterministic;
 mod native;
+mod profile;
 mod ratio;
 mod results;
 
@@ -37,6 +40,7 @@ pub struct Arguments {
 enum Part {
     Deterministic(deterministic::Arguments),
     Native(native::Arguments),
+    Profile(profile::Arguments),
 }
 
 /// Measures what the arguments choose.
@@ -61,12 +65,16 @@ impl Part {
         match self {
             Self::Deterministic(arguments) => deterministic::run(arguments),
             Self::Native(arguments) => native::run(arguments),
+            Self::Profile(arguments) => profile::run(arguments).map(|()| Vec::new()),
         }
     }
 
     /// Runs the part and keeps its rows.
     fn measure(&self) -> Result<()> {
         let rows = self.run()?;
+        if rows.is_empty() {
+            return Ok(());
+        }
         let file = results::merge(rows)?;
         println!("\nwritten to {}", crate::workspace::shown(&file));
         Ok(())

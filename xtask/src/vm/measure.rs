@@ -1,18 +1,24 @@
 //! Boots for figures: on a machine whose clock counts instructions.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
-use tunless_vm::{Kernel, command_line::Job, figures::Figure};
+use tunless_vm::{
+    Kernel,
+    command_line::Job,
+    figures::{Figure, Symbols},
+};
 
 use super::{
     emulator::Emulator,
     guest, initramfs,
     kernels::{self, Installed},
     prepare,
-    qemu::{Clock, Machine},
+    qemu::{Clock, Machine, Profile},
     run::run_suite,
+    verdict::Progress,
 };
+use crate::workspace;
 
 /// What boots for figures.
 pub struct Measuring {
@@ -41,6 +47,34 @@ impl Measuring {
     /// # Errors
     /// If a case failed: what it measured says nothing.
     pub fn figures(&self, kernel: Kernel, suite: &str) -> Result<(String, Vec<Figure>)> {
+        let (release, progress) = self.boot(kernel, suite, None)?;
+        Ok((release, progress.figures))
+    }
+
+    /// Boots for a suite that is profiled. The n-th stretch of its cases is the file `n`
+    /// in the directory `out`; returned are the kernel's release, and case and symbols of each.
+    ///
+    /// # Errors
+    /// If the profiler cannot be built, or a case failed.
+    pub fn profile(
+        &self,
+        kernel: Kernel,
+        suite: &str,
+        out: &Path,
+    ) -> Result<(String, Vec<(String, Symbols)>)> {
+        workspace::build_release_of("tunless-profiler")?;
+        let plugin = workspace::root().join("target/release/libtunless_profiler.so");
+        let profile = Profile { plugin, out: out.to_owned() };
+        let (release, progress) = self.boot(kernel, suite, Some(profile))?;
+        Ok((release, progress.profiled))
+    }
+
+    fn boot(
+        &self,
+        kernel: Kernel,
+        suite: &str,
+        profile: Option<Profile>,
+    ) -> Result<(String, Progress)> {
         let found = self.kernels.iter().find(|(installed, _)| installed.kernel == kernel);
         let Some((installed, initramfs)) = found else {
             bail!("kernel {} was not prepared", kernel.name())
@@ -50,10 +84,11 @@ impl Measuring {
             image: installed.image.clone(),
             initramfs: initramfs.clone(),
             clock: Clock::Instructions,
+            profile,
             job: Job { kernel, suite: Some(suite.to_owned()) },
         };
         let progress = run_suite(&installed.release, &machine)?;
         ensure!(progress.failed.is_empty(), "{suite} on {} failed", installed.release);
-        Ok((installed.release.clone(), progress.figures))
+        Ok((installed.release.clone(), progress))
     }
 }

@@ -47,8 +47,19 @@ pub struct Machine {
     pub initramfs: PathBuf,
     /// What time is, inside.
     pub clock: Clock,
+    /// What counts executed instructions, if anything does.
+    pub profile: Option<Profile>,
     /// What the guest is to do.
     pub job: Job,
+}
+
+/// See [`tunless_profiler`](../../../tests/vm/profiler/src/lib.rs).
+#[derive(Clone, Debug)]
+pub struct Profile {
+    /// The plugin.
+    pub plugin: PathBuf,
+    /// The directory it writes to.
+    pub out: PathBuf,
 }
 
 /// Where console and report go.
@@ -86,6 +97,10 @@ impl Machine {
         }
         if self.job.suite.as_deref() == Some(xdp::SUITE.name) {
             xdp::nics().for_each(|nic| add_nic(&mut command, nic));
+        }
+        if let Some(Profile { plugin, out }) = &self.profile {
+            let (plugin, out) = (plugin.display(), out.display());
+            command.args(["-plugin", &format!("file={plugin},out={out}")]);
         }
         command.arg("-kernel").arg(&self.image).arg("-initrd").arg(&self.initramfs);
         command.arg("-append").arg(self.to_string());
@@ -147,6 +162,7 @@ mod tests {
             image: "vmlinuz".into(),
             initramfs: "archive".into(),
             clock,
+            profile: None,
             job: Job { kernel: Kernel::V6_12, suite: Some(suite.into()) },
         };
         let command = machine.command(Serial::Report { console: Path::new("console.log") });

@@ -64,7 +64,10 @@ pub fn run(emulator: &Emulator, arguments: &TestArguments) -> Result<()> {
                 let clock = arguments.common.clock();
                 let (image, initramfs) = (installed.image.clone(), initramfs.clone());
                 let emulator = emulator.clone();
-                run_suite(&installed.release, &Machine { emulator, image, initramfs, clock, job })
+                run_suite(
+                    &installed.release,
+                    &Machine { emulator, image, initramfs, clock, profile: None, job },
+                )
             };
             chosen.iter().map(run_one).collect::<Result<Vec<_>>>()
         };
@@ -165,7 +168,11 @@ fn show(name: &str, event: &Event, since: Duration) {
             println!("{release} is up after {:.1} s", since.as_secs_f64());
         }
         // Printed when it ends: on one line, as libtest does. Figures make a table.
-        Event::Begin { .. } | Event::Figure { .. } | Event::Done | Event::Fatal { .. } => {}
+        Event::Begin { .. }
+        | Event::Figure { .. }
+        | Event::Profiled { .. }
+        | Event::Done
+        | Event::Fatal { .. } => {}
         Event::Check { check, .. } => {
             // Failures are told at the end of the case, the rest is in the table.
             if let Outcome::Limited { why } = &check.outcome {

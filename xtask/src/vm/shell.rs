@@ -19,6 +19,7 @@ pub fn run(emulator: Emulator, arguments: &ShellArguments) -> Result<()> {
         image: installed.image.clone(),
         initramfs: initramfs::get(&installed)?,
         clock: arguments.common.clock(),
+        profile: None,
         job: Job { kernel, suite: None },
     };
     println!("vm: kernel {}; the lab is up in some seconds …", installed.release);

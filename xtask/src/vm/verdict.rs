@@ -1,6 +1,10 @@
 //! What one boot came to: cases that passed or failed, or an emulator's death.
 
-use tunless_vm::{checks::Check, figures::Figure, report::Event};
+use tunless_vm::{
+    checks::Check,
+    figures::{Figure, Symbols},
+    report::Event,
+};
 
 use super::{
     guest::{End, Ended},
@@ -24,6 +28,8 @@ pub struct Progress {
     pub checks: Vec<(String, Check)>,
     /// What cases have measured.
     pub figures: Vec<Figure>,
+    /// Of the profiles that were taken, with the names of the cases.
+    pub profiled: Vec<(String, Symbols)>,
     /// Every case has ended.
     pub done: bool,
     /// Why the guest could not go on.
@@ -48,6 +54,9 @@ impl Progress {
             }
             Event::Check { case, check } => self.checks.push((case.clone(), check.clone())),
             Event::Figure { figure, .. } => self.figures.push(figure.clone()),
+            Event::Profiled { case, symbols } => {
+                self.profiled.push((case.clone(), symbols.clone()));
+            }
             Event::Done => self.done = true,
             Event::Fatal { why } => self.fatal = Some(why.clone()),
         }

@@ -15,6 +15,7 @@ mod flowtable;
 mod limit;
 mod path;
 mod pktgen;
+mod profile;
 mod programs;
 mod sink;
 mod stage;
@@ -55,7 +56,10 @@ pub fn find(name: &str) -> Option<Suite> {
     if name == BASE.name {
         return Some(BASE);
     }
-    PATHS.iter().find(|path| path.suite == name).map(suite)
+    PATHS.iter().find_map(|path| {
+        let profiled = || (path.profile == name).then(|| profile::suite(path));
+        (path.suite == name).then(|| suite(path)).or_else(profiled)
+    })
 }
 
 /// All paths that there are on a kernel.
@@ -73,15 +77,20 @@ fn cases(_: Kernel) -> Vec<Case> {
 }
 
 fn measure(guest: &Guest, endpoints: u32) -> Result<()> {
-    let path = PATHS.iter().find(|path| path.suite == guest.suite);
+    let Some(stage) = set(guest, endpoints)? else { return Ok(()) };
+    tcp::measure(&stage, &guest.figures)?;
+    udp::measure(&stage, &guest.figures)?;
+    stage.clear()
+}
+
+/// The stage of the suite's path; none if it refuses.
+fn set(guest: &Guest, endpoints: u32) -> Result<Option<Stage>> {
+    let path = PATHS.iter().find(|path| path.suite == guest.suite || path.profile == guest.suite);
     let path = path.with_context(|| format!("there is no path for the suite {}", guest.suite))?;
     if endpoints > 0 && path.is_without_policy() {
         let why = "`fastpath: trusted` refuses to run beside Felix's policies".to_owned();
         guest.checks.note("policy", Outcome::NotApplicable { why });
-        return Ok(());
+        return Ok(None);
     }
-    let stage = Stage::set(path, Lab::new().build()?, endpoints)?;
-    tcp::measure(&stage, &guest.figures)?;
-    udp::measure(&stage, &guest.figures)?;
-    stage.clear()
+    Stage::set(path, Lab::new().build()?, endpoints).map(Some)
 }

@@ -13,6 +13,8 @@ pub struct Path {
     pub name: &'static str,
     /// The name of its suite.
     pub suite: &'static str,
+    /// The name of the suite that profiles it.
+    pub(super) profile: &'static str,
     /// What it is.
     pub about: &'static str,
     way: Way,
@@ -41,7 +43,13 @@ const fn tunless(mode: &'static str, fastpath: &'static str) -> Way {
 
 macro_rules! path {
     ($name:literal, $about:literal, $way:expr) => {
-        Path { name: $name, suite: concat!("bench-", $name), about: $about, way: $way }
+        Path {
+            name: $name,
+            suite: concat!("bench-", $name),
+            profile: concat!("profile-", $name),
+            about: $about,
+            way: $way,
+        }
     };
 }
 

@@ -69,6 +69,27 @@ pub fn measure(stage: &Stage, figures: &Figures) -> Result<()> {
     sinks.1.close()
 }
 
+/// One flow, with nothing else going on while `stretch` calls what it is given.
+pub fn one_flow(
+    stage: &Stage,
+    stretch: impl FnOnce(&dyn Fn() -> Result<f64>) -> Result<f64>,
+) -> Result<()> {
+    let (from, to) = (stage.lab.perf(), stage.lab.sit());
+    let sink = Sink::open(&to.netns, "eth0")?;
+    let ports = FIRST_PORT..FIRST_PORT + 1;
+    let back = udp(to, from, PORT, ports.clone(), 1);
+    let there = |packets| udp(from, to, ports.clone(), PORT, packets);
+    for _ in 0..ROUNDS {
+        there(1).send(&from.netns, "eth0")?;
+        back.send(&to.netns, "eth0")?;
+    }
+    sleep(SETTLE);
+    let all = there(PACKETS);
+    let (_, received) = received(&sink, || stretch(&|| all.send(&from.netns, "eth0")))?;
+    ensure!(received == PACKETS, "{received} of {PACKETS} packets came: {}", stage.counters());
+    sink.close()
+}
+
 /// What `send` says, and how many packets came.
 pub fn received(sink: &Sink, send: impl FnOnce() -> Result<f64>) -> Result<(f64, u64)> {
     let before = sink.packets()?;

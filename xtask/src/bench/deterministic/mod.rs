@@ -118,7 +118,8 @@ fn names() -> Vec<&'static str> {
     [BASE].into_iter().chain(bench::paths(Kernel::V7).map(|path| path.name)).collect()
 }
 
-fn kernel(name: &str) -> Result<Kernel, String> {
+/// The kernel of that name, if paths are compared on it.
+pub fn kernel(name: &str) -> Result<Kernel, String> {
     let of_boots = Kernel::from_name(name).filter(|kernel| *kernel != Kernel::V6_1);
     of_boots.ok_or_else(|| "one of 6.12, 7.x".to_owned())
 }
