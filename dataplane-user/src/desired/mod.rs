@@ -206,6 +206,16 @@ impl Facts {
         Some(Self { node, mode, underlay, tunnel, pods: local_pods(config, host), tunl0_routes })
     }
 
+    /// Looks at the routes to these prefixes again.
+    pub fn tunl0_routes_changed(&mut self, host: &Host, prefixes: &BTreeSet<Ipv4Net>) {
+        if self.mode == TunnelMode::Replace {
+            return;
+        }
+        self.tunl0_routes.retain(|cidr, _| !prefixes.contains(cidr));
+        let anew = host.tunl0_routes().into_iter().filter(|(cidr, _)| prefixes.contains(cidr));
+        self.tunl0_routes.extend(anew);
+    }
+
     /// What the sources' claims are judged by.
     #[must_use]
     pub fn surroundings(&self, host: &Host) -> Surroundings {

@@ -8,7 +8,7 @@ use std::{
 use dataplane_common::Mac;
 use ipnet::Ipv4Net;
 
-use super::{PROTOCOL, TUNL0};
+use super::{PROTOCOL, RouteChange, TUNL0};
 
 /// One consistent-enough look at the kernel. A change in between raises an
 /// event, and with it another look.
@@ -104,6 +104,18 @@ impl Host {
         self.routes.iter().filter(move |route| !leads_to_pods(route))
     }
 
+    /// Takes in what became of some routes, in one pass; the last word on each counts.
+    pub fn change_routes(&mut self, changes: impl IntoIterator<Item = RouteChange>) {
+        // What the kernel, too, knows a route of a table by.
+        let key = |route: &KernelRoute| (route.destination, route.metric);
+        let changed: BTreeMap<_, _> = changes
+            .into_iter()
+            .map(|RouteChange { route, is_there }| (key(&route), is_there.then_some(route)))
+            .collect();
+        self.routes.retain(|route| !changed.contains_key(&key(route)));
+        self.routes.extend(changed.into_values().flatten());
+    }
+
     /// The interface called `name`.
     #[must_use]
     pub fn link(&self, name: &str) -> Option<(u32, &Link)> {
@@ -117,5 +129,48 @@ impl Host {
             .iter()
             .find(|(_, assigned)| assigned.addr() == address)
             .map(|(ifindex, _)| *ifindex)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn change(third: u8, metric: u32, gateway: u8, is_there: bool) -> RouteChange {
+        let route = KernelRoute {
+            destination: Ipv4Net::new_assert(Ipv4Addr::new(10, 20, third, 0), 26),
+            ifindex: Some(2),
+            is_unreachable: false,
+            is_blackhole: false,
+            gateway: Some(Ipv4Addr::new(172, 16, 36, gateway)),
+            hops: Vec::new(),
+            metric,
+            source: None,
+            mtu: None,
+            protocol: 12,
+        };
+        RouteChange { route, is_there }
+    }
+
+    fn sorted(mut host: Host) -> Vec<KernelRoute> {
+        host.routes.sort_by_key(|route| (route.destination, route.metric));
+        host.routes
+    }
+
+    proptest! {
+        #[test]
+        fn many_changes_at_once_are_as_many_one_after_the_other(
+            changes: Vec<(u8, bool, u8, bool)>,
+        ) {
+            let changes = changes.iter().map(|(third, is_worse, gateway, is_there)| {
+                change(third % 4, u32::from(*is_worse), *gateway, *is_there)
+            });
+            let (mut at_once, mut one_by_one) = (Host::default(), Host::default());
+            at_once.change_routes(changes.clone());
+            changes.for_each(|change| one_by_one.change_routes([change]));
+            prop_assert_eq!(sorted(at_once), sorted(one_by_one));
+        }
     }
 }

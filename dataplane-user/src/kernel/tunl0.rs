@@ -31,13 +31,6 @@ impl Host {
         best.into_iter().map(|(prefix, (_, node))| (prefix, node)).collect()
     }
 
-    /// The node to which a route over tunl0 sends exactly this prefix.
-    #[must_use]
-    pub fn tunl0_route_to(&self, prefix: Ipv4Net) -> Option<Ipv4Addr> {
-        let there = self.over_tunl0().filter(|(route, _)| route.destination == prefix);
-        there.min_by_key(|(route, _)| route.metric).map(|(_, node)| node)
-    }
-
     /// Whether tunl0 carries routes to pods: `10.20.42.0/26 via 172.16.35.4 dev
     /// tunl0 onlink`, as Felix and BIRD make them.
     #[must_use]
@@ -103,7 +96,6 @@ mod tests {
         for _ in 0..2 {
             let host = host(&routes);
             assert_eq!(host.tunl0_routes(), BTreeMap::from([(block, PEER)]));
-            assert_eq!(host.tunl0_route_to(block), Some(PEER));
             routes.reverse();
         }
         // Equal metrics differ in TOS or were appended: the first is the kernel's.
@@ -112,7 +104,6 @@ mod tests {
             ("10.20.42.0/26", TUNL, Some(PEER), 0),
         ]);
         assert_eq!(equal.tunl0_routes(), BTreeMap::from([(block, OTHER)]));
-        assert_eq!(equal.tunl0_route_to(block), Some(OTHER));
     }
 
     #[test]
@@ -120,7 +111,6 @@ mod tests {
         let none =
             host(&[("10.20.42.0/26", ETH0, Some(PEER), 0), ("10.20.43.0/26", TUNL, None, 0)]);
         assert_eq!(none.tunl0_routes(), BTreeMap::new());
-        assert_eq!(none.tunl0_route_to("10.20.42.0/26".parse().unwrap()), None);
         assert!(!none.tunl0_carries_routes());
 
         let mut one = host(&[("10.20.42.0/26", TUNL, Some(PEER), 0)]);

@@ -56,39 +56,56 @@ impl<'a> Reader<'a> {
     /// All claims.
     #[must_use]
     pub fn claims(&self, host: &Host) -> Vec<Change> {
-        let mut best: BTreeMap<Ipv4Net, u32> = BTreeMap::new();
-        for route in host.routes.iter().filter(|route| self.is_read(route)) {
-            let metric = best.entry(route.destination).or_insert(route.metric);
-            *metric = route.metric.min(*metric);
-        }
-        let counts = |route: &&KernelRoute| best.get(&route.destination) == Some(&route.metric);
-        host.routes.iter().filter(counts).flat_map(|route| self.claims_of(route)).collect()
+        let routes = self.routes_that_count(&host.routes, |_| true);
+        routes.into_values().flatten().flat_map(|route| self.claims_of(route)).collect()
     }
 
-    /// The claims to one prefix.
+    /// The claims to each of these prefixes, none though there be, in one pass.
     #[must_use]
-    pub fn claims_to(&self, host: &Host, cidr: Ipv4Net) -> Vec<Change> {
-        let read = || {
-            let there = host.routes.iter().filter(move |route| route.destination == cidr);
-            there.filter(|route| self.is_read(route))
+    pub fn claims_to<'r>(
+        &self,
+        routes: impl IntoIterator<Item = &'r KernelRoute>,
+        prefixes: &BTreeSet<Ipv4Net>,
+    ) -> BTreeMap<Ipv4Net, Vec<Change>> {
+        let mut routes = self.routes_that_count(routes, |cidr| prefixes.contains(cidr));
+        let claims = |cidr: &Ipv4Net| {
+            let routes = routes.remove(cidr).unwrap_or_default();
+            (*cidr, routes.into_iter().flat_map(|route| self.claims_of(route)).collect())
         };
-        let best = read().map(|route| route.metric).min();
-        let counts = |route: &&KernelRoute| Some(route.metric) == best;
-        read().filter(counts).flat_map(|route| self.claims_of(route)).collect()
+        prefixes.iter().map(claims).collect()
+    }
+
+    /// Of several routes to a prefix those with the lowest metric.
+    fn routes_that_count<'r>(
+        &self,
+        routes: impl IntoIterator<Item = &'r KernelRoute>,
+        is_asked: impl Fn(&Ipv4Net) -> bool,
+    ) -> BTreeMap<Ipv4Net, Vec<&'r KernelRoute>> {
+        let mut best: BTreeMap<Ipv4Net, Vec<&KernelRoute>> = BTreeMap::new();
+        for route in routes {
+            if !self.is_read(route) || !is_asked(&route.destination) {
+                continue;
+            }
+            let known = best.entry(route.destination).or_default();
+            let metric = known.first().map_or(route.metric, |known| known.metric);
+            if route.metric < metric {
+                known.clear();
+            }
+            if route.metric <= metric {
+                known.push(route);
+            }
+        }
+        best
     }
 
     /// Whether a route is of those that say where pods are.
-    #[must_use]
-    pub fn is_read(&self, route: &KernelRoute) -> bool {
+    fn is_read(&self, route: &KernelRoute) -> bool {
         self.config.protocols.contains(&route.protocol) && route.destination.prefix_len() > 0
     }
 
     /// A multipath route to several nodes makes as many claims: a conflict for the
     /// table to judge.
     fn claims_of(&self, route: &KernelRoute) -> Vec<Change> {
-        if !self.is_read(route) {
-            return Vec::new();
-        }
         let change = |origin: String, node, encap| Change {
             cidr: route.destination,
             origin: origin.into(),
@@ -115,6 +132,8 @@ impl<'a> Reader<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
     use crate::kernel::Link;
 
@@ -141,7 +160,7 @@ mod tests {
         }
     }
 
-    fn claims(routes: Vec<KernelRoute>) -> Vec<(String, Ipv4Addr, Option<Encap>)> {
+    fn host(routes: Vec<KernelRoute>) -> Host {
         let link = |name: &str| Link {
             name: name.into(),
             alias: None,
@@ -153,7 +172,11 @@ mod tests {
             xdp_program: None,
         };
         let links = BTreeMap::from([(ETH0, link("eth0")), (TUNL, link("tunl0"))]);
-        let host = Host { links, routes, ..Host::default() };
+        Host { links, routes, ..Host::default() }
+    }
+
+    fn claims(routes: Vec<KernelRoute>) -> Vec<(String, Ipv4Addr, Option<Encap>)> {
+        let host = host(routes);
         let underlay = BTreeSet::from([ETH0]);
         let config = KernelConfig::default();
         let reader = Reader::new(&config, &host, &underlay, NODE);
@@ -221,5 +244,26 @@ mod tests {
                 ("10.20.43.0/26".into(), OTHER, ipip),
             ]
         );
+    }
+    #[test]
+    fn however_many_prefixes_are_asked_for_each_route_is_looked_at_once() {
+        let cidr = |n: u16| format!("10.{}.{}.0/26", n / 256, n % 256);
+        let mut routes: Vec<_> =
+            (0..1000).map(|n| route(&cidr(n), Some((TUNL, PEER)), 12)).collect();
+        routes.extend((0..1000).map(|n| route(&cidr(n), Some((TUNL, OTHER)), 80)));
+        routes.iter_mut().step_by(2).for_each(|route| route.metric = 32);
+        let host = host(routes);
+        let (config, underlay) = (KernelConfig::default(), BTreeSet::from([ETH0]));
+        let reader = Reader::new(&config, &host, &underlay, NODE);
+        let gone: Ipv4Net = "10.20.42.0/26".parse().expect("a prefix");
+        let mut asked: BTreeSet<_> = host.routes.iter().map(|route| route.destination).collect();
+        asked.insert(gone);
+
+        let looks = Cell::new(0);
+        let counted = host.routes.iter().inspect(|_| looks.set(looks.get() + 1));
+        let mut found = reader.claims_to(counted, &asked);
+        assert_eq!(looks.get(), host.routes.len());
+        assert_eq!(found.remove(&gone), Some(Vec::new()), "what is gone is told, too");
+        assert_eq!(found.into_values().flatten().collect::<Vec<_>>(), reader.claims(&host));
     }
 }

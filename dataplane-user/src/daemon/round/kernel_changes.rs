@@ -1,12 +1,18 @@
 //! What the kernel announced, as far as it can be told without another look.
+//!
+//! Changes come by the thousand, when BIRD or Felix starts: all of them together cost
+//! one pass over the routes, and one over the ways.
 
-use std::net::Ipv4Addr;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 use ipnet::Ipv4Net;
 
 use super::{Last, Reconciler};
 use crate::{
-    kernel::{Changes, KernelRoute, Neighbour, PROTOCOL, RouteChange},
+    kernel::{Changes, KernelRoute, Neighbour, PROTOCOL, Path, RouteChange},
     sources::{SourceKind, kernel::Reader},
 };
 
@@ -15,63 +21,65 @@ impl Reconciler {
     /// one, a step puts in place what comes of them.
     pub fn kernel_changed(&mut self, changes: Changes) -> bool {
         let Some(mut last) = self.last.take() else { return true };
-        let mut needs_round = changes.is_unknown;
-        for change in changes.routes {
-            needs_round |= self.route_changed(&mut last, change);
-        }
-        for (key, neighbour) in changes.neighbours {
-            needs_round |= self.neighbour_changed(key, neighbour);
-        }
+        let is_ours = |change: &RouteChange| change.route.protocol == PROTOCOL;
+        let (ours, others): (Vec<_>, Vec<_>) = changes.routes.into_iter().partition(is_ours);
+        // Our own doing, unless somebody else took away what we want.
+        let wanted = &last.desired.tables.kernel_routes;
+        let mut needs_round = changes.is_unknown
+            || ours.iter().any(|it| !it.is_there && wanted.contains_key(&it.route.destination));
+        needs_round |= self.routes_changed(&mut last, others);
+        needs_round |= self.neighbours_changed(changes.neighbours);
         self.last = Some(last);
         needs_round
     }
 
-    fn route_changed(&mut self, last: &mut Last, change: RouteChange) -> bool {
-        let RouteChange { route, is_there } = change;
-        if route.protocol == PROTOCOL {
-            // Our own doing, unless somebody else took away what we want.
-            let tables = &last.desired.tables;
-            let is_wanted = tables.kernel_routes.contains_key(&route.destination);
-            return !is_there && is_wanted;
+    fn routes_changed(&mut self, last: &mut Last, changes: Vec<RouteChange>) -> bool {
+        let Some(config) = &self.file.config.sources.kernel else { return !changes.is_empty() };
+        let is_claim = |change: &RouteChange| {
+            config.protocols.contains(&change.route.protocol)
+                && !self.may_lead_to_node(&change.route)
+        };
+        let (claims, others): (Vec<_>, Vec<_>) = changes.into_iter().partition(is_claim);
+        if !claims.is_empty() {
+            let prefixes = claims.iter().map(|change| change.route.destination).collect();
+            self.host.change_routes(claims);
+            let reader = Reader::new(config, &self.host, &last.facts.underlay, last.facts.node);
+            for (cidr, claims) in reader.claims_to(&self.host.routes, &prefixes) {
+                self.sources.table_mut().replace_prefix(SourceKind::Kernel, cidr, claims);
+            }
+            last.facts.tunl0_routes_changed(&self.host, &prefixes);
         }
-        let Some(config) = &self.file.config.sources.kernel else { return true };
-        if !config.protocols.contains(&route.protocol) || self.may_lead_to_node(&route) {
-            return true;
-        }
-        let cidr = route.destination;
-        let is_same =
-            |other: &KernelRoute| (other.destination, other.metric) == (cidr, route.metric);
-        self.host.routes.retain(|other| !is_same(other));
-        if is_there {
-            self.host.routes.push(route);
-        }
-        let host = &self.host;
-        let reader = Reader::new(config, host, &last.facts.underlay, last.facts.node);
-        let claims = reader.claims_to(host, cidr);
-        self.sources.table_mut().replace_prefix(SourceKind::Kernel, cidr, claims);
-        match host.tunl0_route_to(cidr) {
-            Some(node) => drop(last.facts.tunl0_routes.insert(cidr, node)),
-            None => drop(last.facts.tunl0_routes.remove(&cidr)),
-        }
-        false
+        !others.is_empty()
     }
 
     /// A next hop's MAC is in the entries of the nodes behind it, a pod's in its own.
-    fn neighbour_changed(&mut self, key: (u32, Ipv4Addr), neighbour: Option<Neighbour>) -> bool {
+    fn neighbours_changed(
+        &mut self,
+        changes: BTreeMap<(u32, Ipv4Addr), Option<Neighbour>>,
+    ) -> bool {
         let mac = |neighbour: Option<&Neighbour>| neighbour.map(|neighbour| neighbour.mac);
-        let is_same = mac(self.host.neighbours.get(&key)) == mac(neighbour.as_ref());
-        match neighbour {
-            Some(neighbour) => drop(self.host.neighbours.insert(key, neighbour)),
-            None => drop(self.host.neighbours.remove(&key)),
+        let mut moved = BTreeSet::new();
+        for (key, neighbour) in changes {
+            // Else heard of again, or not for a while.
+            if mac(self.host.neighbours.get(&key)) != mac(neighbour.as_ref()) {
+                moved.insert(key);
+            }
+            match neighbour {
+                Some(neighbour) => drop(self.host.neighbours.insert(key, neighbour)),
+                None => drop(self.host.neighbours.remove(&key)),
+            }
         }
-        if is_same {
-            // Heard of again, or not for a while.
+        if moved.is_empty() {
             return false;
         }
-        let behind = self.paths.iter().filter(|(_, path)| (path.ifindex, path.next_hop) == key);
+        let is_behind = |path: &Path| moved.contains(&(path.ifindex, path.next_hop));
+        let behind = self.paths.iter().filter(|(_, path)| is_behind(path));
         self.touched.extend(behind.map(|(node, _)| *node));
-        let link = self.host.links.get(&key.0);
-        link.is_none_or(|link| self.file.config.workloads.matches(&link.name))
+        let is_pods = |ifindex: &u32| {
+            let link = self.host.links.get(ifindex);
+            link.is_none_or(|link| self.file.config.workloads.matches(&link.name))
+        };
+        moved.iter().any(|(ifindex, _)| is_pods(ifindex))
     }
 
     /// Such a route may change the way to a node, or be a local pod's.
