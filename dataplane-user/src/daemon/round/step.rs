@@ -1,19 +1,19 @@
 //! A step: a few routes are others now. Only they, and their nodes, are looked at:
 //! the work does not grow with the table.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
-};
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use anyhow::{Context as _, Result};
 use ipnet::Ipv4Net;
 
-use super::{Last, Outcome, Reconciler, now};
+use super::{
+    Last, Outcome, Reconciler, now,
+    order::{Extent, InKernel, InMaps},
+};
 use crate::{
     desired::{Inputs, RouteTables},
     sources::table::supernets,
-    tables::{Backstops, KernelRoutes, Keys, NodeCounters, Nodes, Round, Routes},
+    tables::{Backstops, KernelRoutes, Round},
 };
 
 /// What a step is about, and how it was before.
@@ -99,7 +99,6 @@ impl Reconciler {
         Ok(outcome.is_complete().then_some(outcome))
     }
 
-    /// In the same order as a round.
     async fn apply_step(
         &mut self,
         scope: &Scope,
@@ -109,25 +108,12 @@ impl Reconciler {
         let Scope { prefixes, nodes, before } = scope;
         let desired = desired.only(prefixes, nodes);
         let maps = self.maps.as_mut().context("no maps")?;
-        let counted: BTreeMap<_, _> = desired.nodes.keys().map(|node| (*node, ())).collect();
-        let mut node_counters = NodeCounters(maps, Keys::Only(nodes));
-        let old_counters = round.upsert(&mut node_counters, &counted).await;
-        let old_nodes = round.upsert(&mut Nodes(maps, Keys::Only(nodes)), &desired.nodes).await;
-        let old_routes =
-            round.upsert(&mut Routes(maps, Keys::Only(prefixes)), &desired.routes).await;
+        let in_maps = InMaps::upsert(maps, &desired, Extent::Only { prefixes, nodes }, round).await;
         self.leases_end.ask(maps, round);
-        let mut kernel_routes = KernelRoutes::left(&self.kernel, before.kernel_routes.clone());
-        let old_kernel_routes = round.upsert(&mut kernel_routes, &desired.kernel_routes).await;
-        let mut backstops = Backstops::left(&self.kernel, before.backstops());
-        let mut old_backstops = round.upsert(&mut backstops, &desired.backstops()).await;
-
-        let direct = old_backstops.take(|prefix| desired.is_direct(prefix));
-        round.delete(&mut backstops, direct).await;
-        round.delete(&mut kernel_routes, old_kernel_routes).await;
-        round.delete(&mut backstops, old_backstops).await;
-        round.delete(&mut Routes(maps, Keys::All), old_routes).await;
-        round.delete(&mut Nodes(maps, Keys::All), old_nodes).await;
-        round.delete(&mut NodeCounters(maps, Keys::All), old_counters).await;
+        let routes = KernelRoutes::left(&self.kernel, before.kernel_routes.clone());
+        let backstops = Backstops::left(&self.kernel, before.backstops());
+        InKernel::upsert(routes, backstops, &desired, round).await.delete(&desired, round).await;
+        in_maps.delete(maps, round).await;
         self.leases_end.ask(maps, round);
         Ok(())
     }

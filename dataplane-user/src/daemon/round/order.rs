@@ -1,0 +1,107 @@
+//! In which order the tables of routes change, in a round and in a step.
+//!
+//! Upserted from the maps outwards, deleted from the routes inwards: no packet is sent
+//! to where it is not yet, or no longer, expected.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
+
+use ipnet::Ipv4Net;
+
+use crate::{
+    bpf::Maps,
+    desired::RouteTables,
+    tables::{
+        Backstops, Endpoints, KernelRoutes, Keys, LocalPod, NodeCounters, Nodes, Round, Routes,
+        Surplus,
+    },
+};
+
+/// Which entries of the maps are looked at.
+#[derive(Clone, Copy)]
+pub enum Extent<'a> {
+    /// All, and those of local pods.
+    Whole { endpoints: &'a BTreeMap<Ipv4Addr, LocalPod> },
+    /// Those of a few prefixes and nodes.
+    Only { prefixes: &'a BTreeSet<Ipv4Net>, nodes: &'a BTreeSet<Ipv4Addr> },
+}
+
+/// What the maps have too much.
+pub struct InMaps {
+    counters: Surplus<Ipv4Addr>,
+    nodes: Surplus<Ipv4Addr>,
+    endpoints: Surplus<Ipv4Addr>,
+    routes: Surplus<Ipv4Net>,
+}
+
+impl InMaps {
+    /// Upserts, what is pointed to before what points there.
+    pub async fn upsert(
+        maps: &mut Maps,
+        desired: &RouteTables,
+        extent: Extent<'_>,
+        round: &mut Round,
+    ) -> Self {
+        let (prefixes, nodes) = match extent {
+            Extent::Whole { .. } => (Keys::All, Keys::All),
+            Extent::Only { prefixes, nodes } => (Keys::Only(prefixes), Keys::Only(nodes)),
+        };
+        let counted = desired.nodes.keys().map(|node| (*node, ())).collect();
+        Self {
+            counters: round.upsert(&mut NodeCounters(maps, nodes), &counted).await,
+            nodes: round.upsert(&mut Nodes(maps, nodes), &desired.nodes).await,
+            endpoints: match extent {
+                Extent::Whole { endpoints } => round.upsert(&mut Endpoints(maps), endpoints).await,
+                Extent::Only { .. } => Surplus::default(),
+            },
+            routes: round.upsert(&mut Routes(maps, prefixes), &desired.routes).await,
+        }
+    }
+
+    /// Whether this node is known for now, though not for long.
+    pub fn has_node(&self, node: Ipv4Addr) -> bool {
+        self.nodes.contains(&node)
+    }
+
+    /// The other way round.
+    pub async fn delete(self, maps: &mut Maps, round: &mut Round) {
+        let Self { counters, nodes, endpoints, routes } = self;
+        round.delete(&mut Routes(maps, Keys::All), routes).await;
+        round.delete(&mut Endpoints(maps), endpoints).await;
+        round.delete(&mut Nodes(maps, Keys::All), nodes).await;
+        round.delete(&mut NodeCounters(maps, Keys::All), counters).await;
+    }
+}
+
+/// What the kernel's main table has too much of ours.
+pub struct InKernel<'a> {
+    routes: KernelRoutes<'a>,
+    old_routes: Surplus<Ipv4Net>,
+    backstops: Backstops<'a>,
+    old_backstops: Surplus<Ipv4Net>,
+}
+
+impl<'a> InKernel<'a> {
+    /// Upserts routes, and what stands behind them.
+    pub async fn upsert(
+        mut routes: KernelRoutes<'a>,
+        mut backstops: Backstops<'a>,
+        desired: &RouteTables,
+        round: &mut Round,
+    ) -> Self {
+        let old_routes = round.upsert(&mut routes, &desired.kernel_routes).await;
+        // Behind their routes, or packets would find only them for a moment.
+        let old_backstops = round.upsert(&mut backstops, &desired.backstops()).await;
+        Self { routes, old_routes, backstops, old_backstops }
+    }
+
+    /// Deletes the routes first; but see [`RouteTables::is_direct`].
+    pub async fn delete(mut self, desired: &RouteTables, round: &mut Round) {
+        let direct = self.old_backstops.take(|prefix| desired.is_direct(prefix));
+        round.delete(&mut self.backstops, direct).await;
+        round.delete(&mut self.routes, self.old_routes).await;
+        round.delete(&mut self.backstops, self.old_backstops).await;
+    }
+}
