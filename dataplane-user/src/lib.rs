@@ -4,6 +4,7 @@
 //! like (`kernel`); `desired` makes one state of both, `tables` compare it with
 //! what is and mend the difference. The CLI reads the same pins.
 
+pub mod address;
 pub mod bpf;
 pub mod cli;
 pub mod clock;

@@ -12,6 +12,7 @@ use super::{
     Cidr, Config,
     locate::{KeyPath, Step},
 };
+use crate::address::{is_host, is_single};
 
 /// Something that cannot be, where it stands, and what to do.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -254,7 +255,7 @@ pub fn check_host(config: &Config, host: &HostFacts) -> Vec<Problem> {
 fn check_own_pods(config: &Config, host: &HostFacts, problems: &mut Vec<Problem>) {
     for (index, route) in config.routes.fixed.iter().enumerate() {
         let Some(pod) = host.pods.iter().find(|pod| route.cidr.0.contains(*pod)) else { continue };
-        if route.cidr.0.prefix_len() == 32 || config.node.tunnel_address.is_none() {
+        if is_single(route.cidr.0) || config.node.tunnel_address.is_none() {
             problems.push(Problem::new(
                 route_path(index, "cidr"),
                 format!("{} covers our own pod {pod}", route.cidr),
@@ -267,13 +268,6 @@ fn check_own_pods(config: &Config, host: &HostFacts, problems: &mut Vec<Problem>
 
 fn overlap(a: Cidr, b: Cidr) -> bool {
     a.0.contains(&b.0) || b.0.contains(&a.0)
-}
-
-fn is_host(address: Ipv4Addr) -> bool {
-    !(address.is_unspecified()
-        || address.is_loopback()
-        || address.is_multicast()
-        || address.is_broadcast())
 }
 
 #[cfg(test)]

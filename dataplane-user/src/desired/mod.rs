@@ -12,6 +12,7 @@ use dataplane_common::{Settings, ipv4::OUTER_LENGTH};
 use ipnet::Ipv4Net;
 
 use crate::{
+    address::is_single,
     bpf::{Attachment, Hook},
     config::{Config, DecapHook, Fastpath, Mode, Mtu, Spoof},
     kernel::{Host, Link, Path, TUNL0, TUNNEL, TunnelDevice},
@@ -116,7 +117,7 @@ pub fn local_pods(config: &Config, host: &Host) -> BTreeMap<Ipv4Addr, LocalPod> 
     for route in &host.routes {
         let Some(ifindex) = route.ifindex else { continue };
         let Some(link) = host.links.get(&ifindex) else { continue };
-        if route.destination.prefix_len() != 32
+        if !is_single(route.destination)
             || route.gateway.is_some()
             || !config.workloads.matches(&link.name)
         {

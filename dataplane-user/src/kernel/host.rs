@@ -9,6 +9,7 @@ use dataplane_common::Mac;
 use ipnet::Ipv4Net;
 
 use super::{PROTOCOL, RouteChange, TUNL0};
+use crate::address::is_single;
 
 /// One consistent-enough look at the kernel. A change in between raises an
 /// event, and with it another look.
@@ -99,7 +100,7 @@ impl Host {
         let leads_to_pods = move |route: &&KernelRoute| {
             route.protocol == PROTOCOL
                 || (tunl0.is_some() && route.ifindex == tunl0)
-                || (route.destination.prefix_len() == 32 && route.gateway.is_none())
+                || (is_single(route.destination) && route.gateway.is_none())
         };
         self.routes.iter().filter(move |route| !leads_to_pods(route))
     }

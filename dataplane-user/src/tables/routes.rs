@@ -8,9 +8,12 @@ use dataplane_common::{Ipv4Be, Route};
 use ipnet::Ipv4Net;
 
 use super::{Keys, Table, found};
-use crate::bpf::{
-    Maps,
-    maps::{gone_is_fine, insist},
+use crate::{
+    address::supernets,
+    bpf::{
+        Maps,
+        maps::{gone_is_fine, insist},
+    },
 };
 
 /// The `ROUTES` map.
@@ -37,8 +40,7 @@ impl Table for Routes<'_> {
         {
             return false;
         }
-        std::iter::successors(Some(*prefix), Ipv4Net::supernet)
-            .any(|covering| actual.contains_key(&covering))
+        supernets(*prefix).any(|covering| actual.contains_key(&covering))
     }
 
     async fn actual(&mut self) -> Result<BTreeMap<Ipv4Net, Route>> {

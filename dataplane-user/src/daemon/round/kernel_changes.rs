@@ -12,6 +12,7 @@ use ipnet::Ipv4Net;
 
 use super::{Last, Reconciler};
 use crate::{
+    address::is_single,
     kernel::{Changes, KernelRoute, Neighbour, PROTOCOL, Path, RouteChange},
     sources::{SourceKind, kernel::Reader},
 };
@@ -85,8 +86,7 @@ impl Reconciler {
     /// Such a route may change the way to a node, or be a local pod's.
     fn may_lead_to_node(&self, route: &KernelRoute) -> bool {
         let net: Ipv4Net = route.destination;
-        let is_pod =
-            net.prefix_len() == 32 && route.next_hops().all(|(_, gateway)| gateway.is_none());
+        let is_pod = is_single(net) && route.next_hops().all(|(_, gateway)| gateway.is_none());
         (is_pod && !route.is_blackhole) || self.sources.table().has_node_in(net)
     }
 }

@@ -11,8 +11,8 @@ use super::{
     order::{Extent, InKernel, InMaps},
 };
 use crate::{
+    address::supernets,
     desired::{Inputs, RouteTables},
-    sources::table::supernets,
     tables::{Backstops, KernelRoutes, Round},
 };
 

@@ -9,6 +9,7 @@ use dataplane_common::Route;
 use ipnet::Ipv4Net;
 
 use crate::{
+    address::is_single,
     desired::{Desired, RouteTables},
     kernel::Host,
 };
@@ -34,7 +35,7 @@ impl Scope {
             node: Some(desired.settings.node.into()),
             nodes: desired.tables.nodes.keys().copied().collect(),
             routes: desired.tables.routes.clone(),
-            networks: networks.filter(|network| network.prefix_len() < 32).collect(),
+            networks: networks.filter(|network| !is_single(*network)).collect(),
         }
     }
 

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::json;
+use crate::address::is_host;
 
 const WHAT: &str = "Node";
 
@@ -71,14 +72,14 @@ impl CalicoNode {
     #[must_use]
     pub fn from_cidr(text: &str) -> Option<Self> {
         let net: Ipv4Net = text.parse().ok()?;
-        let address = usable(net.addr())?;
+        let address = Some(net.addr()).filter(|address| is_host(*address))?;
         Some(Self { address: Some(address), subnet: Some(net.trunc()) })
     }
 
     /// Of an address alone; with a prefix length, that tells nothing of the subnet.
     #[must_use]
     pub fn from_address(text: &str) -> Option<Self> {
-        let address = text.split('/').next()?.parse().ok().and_then(usable)?;
+        let address = text.split('/').next()?.parse().ok().filter(|address| is_host(*address))?;
         Some(Self { address: Some(address), subnet: None })
     }
 
@@ -97,14 +98,6 @@ impl CalicoNode {
             .or_else(|| of_kind("ExternalIP"));
         Ok(known.unwrap_or(Self { address: None, subnet: None }))
     }
-}
-
-fn usable(address: Ipv4Addr) -> Option<Ipv4Addr> {
-    let never = address.is_unspecified()
-        || address.is_loopback()
-        || address.is_multicast()
-        || address.is_broadcast();
-    (!never).then_some(address)
 }
 
 #[cfg(test)]

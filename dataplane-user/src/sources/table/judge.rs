@@ -4,7 +4,8 @@ use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use ipnet::Ipv4Net;
 
-use super::{ChosenRoute, Claim, Claimant, Encap, RouteTable, SourceKind, supernets};
+use super::{ChosenRoute, Claim, Claimant, Encap, RouteTable, SourceKind};
+use crate::address::{is_host, is_single, supernets};
 
 /// What comes of a prefix.
 #[derive(Debug, Default)]
@@ -113,7 +114,7 @@ fn refusal(
         return refused(format!("the node's address lies inside the pod CIDR {cover}"));
     }
     // Routing tables do not know who borrowed what; the file was checked when read.
-    let exact = cidr.prefix_len() == 32;
+    let exact = is_single(cidr);
     let knows_borrowers = matches!(kind, SourceKind::Kubernetes | SourceKind::Etcd);
     if is_old || *kind == SourceKind::File || !(exact || knows_borrowers) {
         return None;
@@ -132,11 +133,4 @@ fn is_lent_to_us(table: &RouteTable, address: Ipv4Addr) -> bool {
     claims.is_some_and(|claims| {
         claims.values().any(|claim| Some(claim.node) == table.surroundings.node)
     })
-}
-
-fn is_host(address: Ipv4Addr) -> bool {
-    !(address.is_unspecified()
-        || address.is_loopback()
-        || address.is_multicast()
-        || address.is_broadcast())
 }

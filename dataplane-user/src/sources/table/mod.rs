@@ -17,6 +17,7 @@ use ipnet::Ipv4Net;
 
 use self::judge::Verdict;
 use super::{Change, Claim, Encap, Origin, SourceKind};
+use crate::address::supernets;
 
 /// A route to a node's pods.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,11 +79,6 @@ impl Rules {
         let pool = supernets(cidr).find_map(|prefix| self.pools.get(&prefix));
         pool.copied().unwrap_or(Encap::Ipip)
     }
-}
-
-/// A prefix itself, then all wider ones.
-pub fn supernets(cidr: Ipv4Net) -> impl Iterator<Item = Ipv4Net> {
-    std::iter::successors(Some(cidr.trunc()), Ipv4Net::supernet)
 }
 
 /// Who claims a prefix: source and object.
