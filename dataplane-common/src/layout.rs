@@ -114,6 +114,13 @@ impl Route {
     pub const fn is_direct(&self) -> bool {
         self.flags & Self::DIRECT != 0
     }
+
+    /// Whether it is another for packets, and so for leases: where and when it was
+    /// learnt is for the CLI alone.
+    #[must_use]
+    pub fn differs(&self, other: &Self) -> bool {
+        (self.node, self.flags) != (other.node, other.flags)
+    }
 }
 
 plain! {
@@ -245,3 +252,17 @@ plain! {
 
 // The header view has to be exactly what lies on the wire.
 const _: () = assert!(crate::ipv4::OUTER_LENGTH == 20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_is_another_by_its_node_and_flags_alone() {
+        let route = Route { node: Ipv4Be(1), since: 2, flags: Route::DIRECT, source: 3 };
+        assert!(!route.differs(&route));
+        assert!(!route.differs(&Route { since: 9, source: 9, ..route }));
+        assert!(route.differs(&Route { node: Ipv4Be(9), ..route }));
+        assert!(route.differs(&Route { flags: 0, ..route }));
+    }
+}

@@ -26,7 +26,7 @@ use tokio::{
 use self::{
     config_watch::ConfigWatch,
     fitness::Depth,
-    round::{Outcome, Reconciler},
+    round::{Outcome, Reconciler, Step},
     underlay_errors::UnderlayErrors,
 };
 use crate::{
@@ -193,13 +193,15 @@ impl Daemon {
                 Wake::Kernel(ref mut changes) => {
                     sleep(GATHER).await;
                     let changes = std::mem::take(changes);
-                    if !self.reconciler.kernel_changed(changes) && self.step().await? {
+                    if !self.reconciler.kernel_changed(changes)
+                        && self.step().await == Step::Sufficed
+                    {
                         continue;
                     }
                 }
                 Wake::Source(kind, ref mut report) => {
                     self.take_reports(kind, std::mem::replace(report, Report::Up));
-                    if self.step().await? {
+                    if self.step().await == Step::Sufficed {
                         continue;
                     }
                 }
@@ -301,15 +303,11 @@ impl Daemon {
 
     /// Puts in place what the sources have changed, if that can be done without a
     /// whole round.
-    async fn step(&mut self) -> Result<bool> {
-        match self.reconciler.step().await {
-            Ok(None) => Ok(false),
-            Ok(Some(_)) => Ok(true),
-            Err(error) => {
-                tracing::warn!("{error:#}");
-                Ok(false)
-            }
-        }
+    async fn step(&mut self) -> Step {
+        self.reconciler.step().await.unwrap_or_else(|error| {
+            tracing::warn!("{error:#}");
+            Step::NeedsRound
+        })
     }
 
     /// READY once everything was in place for the first time, not before.

@@ -115,7 +115,7 @@ fn compare_maps(tables: &RouteTables, maps: &Maps) -> Result<Vec<Difference>> {
     actual.retain(|_, route| !route.is_local());
     let mut wanted = tables.routes.clone();
     wanted.retain(|_, route| !route.is_local());
-    let same = |a: &Route, b: &Route| (a.node, a.flags) == (b.node, b.flags);
+    let same = |a: &Route, b: &Route| !a.differs(b);
     Ok(differences("map", &wanted, &actual, same, describe))
 }
 

@@ -30,7 +30,7 @@ pub use self::{
     mark_rules::{KnownRules, Marks},
     node_counters::NodeCounters,
     nodes::Nodes,
-    routes::Routes,
+    routes::{Routes, outdates_leases},
     sysctls::Sysctls,
 };
 use crate::plan::plan;

@@ -23,24 +23,33 @@ fn key(prefix: Ipv4Net) -> Key<Ipv4Be> {
     Key::new(u32::from(prefix.prefix_len()), prefix.addr().into())
 }
 
+/// Whether leases may hold what a prefix's change from `old` to `new` makes untrue: a
+/// new route does, too, where it takes addresses out of a wider one.
+pub fn outdates_leases(
+    prefix: Ipv4Net,
+    old: Option<&Route>,
+    new: Option<&Route>,
+    was_there: impl Fn(&Ipv4Net) -> bool,
+) -> bool {
+    let is_another = match (old, new) {
+        (Some(old), Some(new)) => old.differs(new),
+        (None, None) => false,
+        (Some(_), None) | (None, Some(_)) => true,
+    };
+    is_another && supernets(prefix).any(|net| was_there(&net))
+}
+
 impl Table for Routes<'_> {
     type Key = Ipv4Net;
     type Value = Route;
     const NAME: &'static str = "route";
 
-    /// Also a new route, where it takes addresses out of a wider one.
     fn outdates_leases(
         actual: &BTreeMap<Ipv4Net, Route>,
         prefix: &Ipv4Net,
         new: Option<&Route>,
     ) -> bool {
-        let old = actual.get(prefix);
-        if let (Some(old), Some(new)) = (old, new)
-            && (old.node, old.flags) == (new.node, new.flags)
-        {
-            return false;
-        }
-        supernets(*prefix).any(|covering| actual.contains_key(&covering))
+        outdates_leases(*prefix, actual.get(prefix), new, |net| actual.contains_key(net))
     }
 
     async fn actual(&mut self) -> Result<BTreeMap<Ipv4Net, Route>> {
@@ -56,5 +65,31 @@ impl Table for Routes<'_> {
 
     async fn delete(&mut self, prefix: &Ipv4Net) -> Result<()> {
         Ok(gone_is_fine(self.0.routes.remove(&key(*prefix)))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn net(text: &str) -> Ipv4Net {
+        text.parse().expect("a prefix")
+    }
+
+    #[test]
+    fn only_what_packets_notice_outdates_leases() {
+        let old = Route { node: Ipv4Be(1), since: 2, flags: 0, source: Route::SOURCE_FILE };
+        let learnt_elsewhere = Route { since: 9, source: Route::SOURCE_ETCD, ..old };
+        let moved = Route { node: Ipv4Be(2), ..old };
+        let block = net("10.20.42.0/26");
+        let known = BTreeMap::from([(block, old)]);
+        let outdates = |prefix, new| Routes::outdates_leases(&known, &prefix, new);
+        assert!(!outdates(block, Some(&old)));
+        assert!(!outdates(block, Some(&learnt_elsewhere)));
+        assert!(outdates(block, Some(&moved)));
+        assert!(outdates(block, None));
+        assert!(outdates(net("10.20.42.7/32"), Some(&old)), "out of a wider one");
+        assert!(!outdates(net("10.20.43.0/26"), Some(&old)), "nothing was leased there");
+        assert!(!outdates(net("10.20.42.7/32"), None), "neither before nor after");
     }
 }

@@ -21,8 +21,8 @@ use std::{collections::BTreeSet, net::Ipv4Addr};
 use anyhow::Result;
 use tokio::{sync::watch, time::Instant};
 
-pub use self::outcome::Outcome;
 use self::{leases_end::LeasesEnd, sources::in_force, tunnel::tunnel};
+pub use self::{outcome::Outcome, step::Step};
 use super::{handovers::Handovers, next_hops::NextHops, underlay_errors::Scope};
 use crate::{
     bpf::{Maps, Pins, Programs},

@@ -7,14 +7,23 @@ use anyhow::{Context as _, Result};
 use ipnet::Ipv4Net;
 
 use super::{
-    Last, Outcome, Reconciler, now,
+    Last, Reconciler, now,
     order::{Extent, InKernel, InMaps},
 };
 use crate::{
-    address::supernets,
     desired::{Inputs, RouteTables},
-    tables::{Backstops, KernelRoutes, Round},
+    tables::{Backstops, KernelRoutes, Round, outdates_leases},
 };
+
+/// Whether a step did it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Step {
+    /// All that changed is in place.
+    Sufficed,
+    /// Everything has to be looked at.
+    NeedsRound,
+}
 
 /// What a step is about, and how it was before.
 struct Scope {
@@ -23,20 +32,38 @@ struct Scope {
     before: RouteTables,
 }
 
+impl Scope {
+    /// Whether leases may hold what is no longer so, now that tables are like `now`.
+    /// The maps alone do not tell: a step does not look at wider routes.
+    fn outdates_leases(&self, now: &RouteTables) -> bool {
+        let before = &self.before.routes;
+        let was_there = |net: &Ipv4Net| {
+            if self.prefixes.contains(net) {
+                before.contains_key(net)
+            } else {
+                now.routes.contains_key(net)
+            }
+        };
+        let is_outdated = |prefix: &Ipv4Net| {
+            outdates_leases(*prefix, before.get(prefix), now.routes.get(prefix), was_there)
+        };
+        self.prefixes.iter().any(is_outdated)
+    }
+}
+
 impl Reconciler {
     /// Puts in place what the sources have changed since the last round or step.
-    /// `None`: there has to be a whole round.
     ///
     /// # Errors
     /// As [`Self::round`].
-    pub async fn step(&mut self) -> Result<Option<Outcome>> {
-        let Some(mut last) = self.last.take() else { return Ok(None) };
+    pub async fn step(&mut self) -> Result<Step> {
+        let Some(mut last) = self.last.take() else { return Ok(Step::NeedsRound) };
         let outcome = self.step_from(&mut last).await;
         self.last = Some(last);
         outcome
     }
 
-    async fn step_from(&mut self, last: &mut Last) -> Result<Option<Outcome>> {
+    async fn step_from(&mut self, last: &mut Last) -> Result<Step> {
         let prefixes = self.sources.table_mut().settle(now());
         let tables = &last.desired.tables;
         let nodes_before = prefixes.iter().filter_map(|p| tables.routes.get(p));
@@ -60,14 +87,9 @@ impl Reconciler {
         };
         if nodes.iter().any(leads_elsewhere) {
             // Over an interface that has no programs of ours, maybe not yet.
-            return Ok(None);
+            return Ok(Step::NeedsRound);
         }
         let scope = Scope { before: tables.only(&prefixes, &nodes), prefixes, nodes };
-        let mut round = Round::default();
-        let covers =
-            |prefix: &Ipv4Net| supernets(*prefix).any(|net| tables.routes.contains_key(&net));
-        round.outdates_leases = scope.prefixes.iter().any(covers);
-
         let inputs = Inputs {
             config: &self.file.config,
             host: &self.host,
@@ -79,6 +101,8 @@ impl Reconciler {
         let has_routes = |node| table.knows(node);
         let desired = &mut last.desired.tables;
         desired.update(inputs, table.routes(), &scope.prefixes, &scope.nodes, has_routes);
+        let outdates_leases = scope.outdates_leases(desired);
+        let mut round = Round { outdates_leases, ..Round::default() };
         self.apply_step(&scope, &last.desired.tables, &mut round).await?;
         self.paths.retain(|node, _| {
             !scope.nodes.contains(node) || last.desired.tables.nodes.contains_key(node)
@@ -86,17 +110,13 @@ impl Reconciler {
         self.scope.send_modify(|known| {
             known.update(&last.desired.tables, &scope.prefixes, &scope.nodes);
         });
-        let outcome = Outcome {
-            failures: round.failures.len(),
-            routes: self.sources.table().routes().len(),
-            endpoints: last.desired.endpoints.len(),
-        };
-        if !round.failures.is_empty() {
-            // What is in place is not what we think: look at everything.
-            self.report(round.failures);
-        }
         self.tell_status();
-        Ok(outcome.is_complete().then_some(outcome))
+        if round.failures.is_empty() {
+            return Ok(Step::Sufficed);
+        }
+        // What is in place is not what we think: look at everything.
+        self.report(round.failures);
+        Ok(Step::NeedsRound)
     }
 
     async fn apply_step(
@@ -116,5 +136,43 @@ impl Reconciler {
         in_maps.delete(maps, round).await;
         self.leases_end.ask(maps, round);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use dataplane_common::{Ipv4Be, Route};
+
+    use super::*;
+
+    fn net(text: &str) -> Ipv4Net {
+        text.parse().expect("a prefix")
+    }
+
+    fn tables(routes: &[(&str, u32, u16)]) -> RouteTables {
+        let route = |node, source| Route { node: Ipv4Be(node), since: 0, flags: 0, source };
+        let routes = routes.iter().map(|(cidr, node, source)| (net(cidr), route(*node, *source)));
+        RouteTables { routes: BTreeMap::from_iter(routes), ..RouteTables::default() }
+    }
+
+    #[test]
+    fn leases_end_for_what_packets_notice() {
+        let block = "10.20.42.0/26";
+        let outdates = |changed: &str, before: &RouteTables, now: &RouteTables| {
+            let prefixes = BTreeSet::from([net(changed)]);
+            let before = before.only(&prefixes, &BTreeSet::new());
+            Scope { prefixes, nodes: BTreeSet::new(), before }.outdates_leases(now)
+        };
+        let alone = tables(&[(block, 1, Route::SOURCE_FILE)]);
+        let moved = tables(&[(block, 2, Route::SOURCE_FILE)]);
+        let learnt_elsewhere = tables(&[(block, 1, Route::SOURCE_ETCD)]);
+        let lent = tables(&[(block, 1, Route::SOURCE_FILE), ("10.20.42.7/32", 2, 0)]);
+        assert!(outdates(block, &alone, &moved));
+        assert!(outdates(block, &alone, &tables(&[])));
+        assert!(!outdates(block, &tables(&[]), &alone));
+        assert!(!outdates(block, &alone, &learnt_elsewhere));
+        assert!(outdates("10.20.42.7/32", &alone, &lent), "a wider one is not in the scope");
     }
 }
