@@ -6,27 +6,15 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::Result;
-use ipnet::Ipv4Net;
-use serde::Serialize;
 
 use crate::{
-    daemon::{self, survey::Survey},
+    daemon::{
+        self,
+        survey::{Difference, Survey},
+    },
     exit::Exit,
     output::{self, Format, Row},
 };
-
-/// Something that is not as it should be.
-#[derive(Serialize)]
-pub struct Difference {
-    /// The prefix.
-    pub cidr: Ipv4Net,
-    /// Where it differs: `map`, `kernel`, or the name of a source.
-    pub place: String,
-    /// What the sources together come to.
-    pub wanted: String,
-    /// What is there.
-    pub found: String,
-}
 
 impl Row for Difference {
     const COLUMNS: &'static [&'static str] = &["CIDR", "WHERE", "WANTED", "FOUND"];

@@ -158,7 +158,7 @@ async fn look(pins: &Pins) -> Result<Status> {
             pid: running.then_some(state.pid),
             last_round_seconds: (state.heartbeat != 0).then_some(ago.as_secs_f64()),
         },
-        mode: tunnel_mode(&state).as_str(),
+        mode: TunnelMode::from(&state).as_str(),
         fastpath: Fastpath::from(state.fastpath).as_str(),
         fastpath_share: FastpathShare::of(&maps)?,
         leased_flows: maps.good_leases(clock::monotonic())?.len(),
@@ -210,7 +210,7 @@ fn problems(state: &DaemonState, attachments: &[AttachmentStatus], running: bool
     if running && clock::monotonic().saturating_sub(heartbeat) > SILENCE {
         problems.push("the daemon is running, but has not gone round for long".to_owned());
     }
-    let device = tunnel_mode(state).device();
+    let device = TunnelMode::from(state).device();
     if super::interface_name(state.tunnel_ifindex) != device {
         problems.push(format!("the tunnel device {device} is gone"));
     }
@@ -269,10 +269,6 @@ fn ago(since: Option<u64>) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
     since
         .map_or_else(|| "?".to_owned(), |at| format!("{} ago", output::age(now.saturating_sub(at))))
-}
-
-fn tunnel_mode(state: &DaemonState) -> TunnelMode {
-    if state.accelerate == 0 { TunnelMode::Replace } else { TunnelMode::Accelerate }
 }
 
 fn address(address: Ipv4Be) -> Option<Ipv4Addr> {

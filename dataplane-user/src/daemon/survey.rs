@@ -11,12 +11,12 @@ use std::{
 use anyhow::{Context as _, Result};
 use dataplane_common::Route;
 use ipnet::Ipv4Net;
+use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 
 use super::round::Reconciler;
 use crate::{
     bpf::{Maps, Pins},
-    cli::Difference,
     config::ConfigFile,
     desired::{Facts, Inputs, RouteTables, TunnelMode},
     kernel::{Host, Kernel, TUNNEL, TunnelRoute},
@@ -34,6 +34,19 @@ pub struct Survey {
     pub alarms: Vec<String>,
 }
 
+/// Something that is not as it should be.
+#[derive(Serialize)]
+pub struct Difference {
+    /// The prefix.
+    pub cidr: Ipv4Net,
+    /// Where it differs: `map`, `kernel`, or the name of a source.
+    pub place: String,
+    /// What the sources together come to.
+    pub wanted: String,
+    /// What is there.
+    pub found: String,
+}
+
 /// Asks every source, waits at most `timeout` for their answers, and compares.
 ///
 /// # Errors
@@ -46,7 +59,7 @@ pub async fn survey(config: &Path, bpffs: Option<&Path>, timeout: Duration) -> R
     let pins = Pins::new(file.config.bpffs.as_ref());
     let maps = Maps::open(&pins).context("there is nothing to compare with")?;
     let state = maps.state()?;
-    let mode = if state.accelerate == 0 { TunnelMode::Replace } else { TunnelMode::Accelerate };
+    let mode = TunnelMode::from(&state);
     let (mut reconciler, mut reports) = Reconciler::new(Kernel::connect()?, file);
     let node = reconciler.check_host(reconciler.file()).await?;
     reconciler.start_sources(node);

@@ -8,7 +8,7 @@ use std::{
     net::Ipv4Addr,
 };
 
-use dataplane_common::{Settings, ipv4::OUTER_LENGTH};
+use dataplane_common::{Settings, State, ipv4::OUTER_LENGTH};
 use ipnet::Ipv4Net;
 
 use crate::{
@@ -85,6 +85,13 @@ impl TunnelMode {
             Self::Replace => "replace",
             Self::Accelerate => "accelerate",
         }
+    }
+}
+
+impl From<&State> for TunnelMode {
+    /// As a daemon left it.
+    fn from(state: &State) -> Self {
+        if state.accelerate == 0 { Self::Replace } else { Self::Accelerate }
     }
 }
 
