@@ -29,7 +29,6 @@ pub use self::path::Path;
 use self::{path::PATHS, stage::Stage};
 use crate::{
     Kernel,
-    checks::Outcome,
     suites::{Case, Guest, Suite},
 };
 
@@ -77,20 +76,17 @@ fn cases(_: Kernel) -> Vec<Case> {
 }
 
 fn measure(guest: &Guest, endpoints: u32) -> Result<()> {
-    let Some(stage) = set(guest, endpoints)? else { return Ok(()) };
-    tcp::measure(&stage, &guest.figures)?;
+    let stage = set(guest, endpoints)?;
+    if stage.path.carries_tcp_beside(endpoints) {
+        tcp::measure(&stage, &guest.figures)?;
+    }
     udp::measure(&stage, &guest.figures)?;
     stage.clear()
 }
 
-/// The stage of the suite's path; none if it refuses.
-fn set(guest: &Guest, endpoints: u32) -> Result<Option<Stage>> {
+/// The stage of the suite's path.
+fn set(guest: &Guest, endpoints: u32) -> Result<Stage> {
     let path = PATHS.iter().find(|path| path.suite == guest.suite || path.profile == guest.suite);
     let path = path.with_context(|| format!("there is no path for the suite {}", guest.suite))?;
-    if endpoints > 0 && path.is_without_policy() {
-        let why = "`fastpath: trusted` refuses to run beside Felix's policies".to_owned();
-        guest.checks.note("policy", Outcome::NotApplicable { why });
-        return Ok(None);
-    }
-    Stage::set(path, Lab::new().build()?, endpoints).map(Some)
+    Stage::set(path, Lab::new().build()?, endpoints)
 }

@@ -84,9 +84,10 @@ impl Path {
         !is_flowtable || kernel == Kernel::V7
     }
 
-    /// Whether it is only for nodes without policies, and refuses to run on others.
-    pub(super) fn is_without_policy(&self) -> bool {
-        matches!(self.way, Way::Tunless { fastpath: "trusted", .. })
+    /// Whether TCP passes beside the rules of this many endpoints: Felix's drop what is
+    /// invalid to conntrack, as the end of a connection is whose middle it has not seen.
+    pub(super) fn carries_tcp_beside(&self, endpoints: u32) -> bool {
+        endpoints == 0 || !matches!(self.way, Way::Tunless { fastpath: "trusted", .. })
     }
 
     /// Opens it, both ways.
@@ -115,8 +116,13 @@ impl Path {
                 if mode == "accelerate" {
                     tunl0::raise_on_both(lab)?;
                 }
+                // Beside Felix's rules `trusted` has to be insisted on: it heeds none.
+                let more = match fastpath {
+                    "trusted" => "i_accept_no_network_policy: true\n",
+                    _ => "",
+                };
                 let start = |(node, peer): (&Node, &Node)| {
-                    Daemon::start(node, &config(node, peer, mode, fastpath))
+                    Daemon::start(node, &(config(node, peer, mode, fastpath) + more))
                 };
                 return ends.into_iter().map(start).collect();
             }
