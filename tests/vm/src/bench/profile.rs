@@ -4,14 +4,8 @@
 use std::{fmt::Write as _, fs};
 
 use anyhow::{Context as _, Result};
-use tunless_profiler::mark;
 
-use super::{
-    ENDPOINTS,
-    path::Path,
-    set,
-    udp::{self, PACKETS},
-};
+use super::{ENDPOINTS, path::Path, set, udp};
 use crate::{
     figures::Symbols,
     suites::{Case, Guest, Suite},
@@ -31,13 +25,8 @@ pub fn suite(path: &Path) -> Suite {
 
 fn profile(guest: &Guest, endpoints: u32) -> Result<()> {
     let stage = set(guest, endpoints)?;
-    udp::one_flow(&stage, |send| {
-        mark::start();
-        let sent = send();
-        mark::stop();
-        sent
-    })?;
-    guest.figures.note_symbols(Symbols { packets: PACKETS, text: symbols()? });
+    let packets = udp::profile(&stage)?;
+    guest.figures.note_symbols(Symbols { packets, text: symbols()? });
     stage.clear()
 }
 

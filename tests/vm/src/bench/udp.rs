@@ -4,6 +4,7 @@ use std::{ops::Range, thread::sleep, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use tunless_lab::{Pod, addr::CALI_MAC};
+use tunless_profiler::mark;
 
 use super::{
     pktgen::Pktgen,
@@ -32,30 +33,13 @@ const SETTLE: Duration = Duration::from_secs(2);
 
 /// All numbers of flows.
 pub fn measure(stage: &Stage, figures: &Figures) -> Result<()> {
-    let (from, to) = (stage.lab.perf(), stage.lab.sit());
-    let sinks = (Sink::open(&to.netns, "eth0")?, Sink::open(&from.netns, "eth0")?);
+    let sinks = Sinks::open(stage)?;
     for flows in FLOWS {
-        let ports = FIRST_PORT..FIRST_PORT + flows;
-        let there = udp(from, to, ports.clone(), PORT, u64::from(flows));
-        let back = udp(to, from, PORT, ports.clone(), u64::from(flows));
-        for _ in 0..ROUNDS {
-            there.send(&from.netns, "eth0")?;
-            back.send(&to.netns, "eth0")?;
-        }
-        sleep(SETTLE);
-        let packets = PACKETS.max(u64::from(flows) * PACKETS_OF_FLOW);
-        let all = udp(from, to, ports, PORT, packets);
-        let (nanoseconds, received) = received(&sinks.0, || all.send(&from.netns, "eth0"))?;
-        ensure!(
-            received == packets,
-            "{flows} flows: {received} of {packets} packets came, so that it is not clear what \
-             one cost; the nodes' counters: {}",
-            stage.counters()
-        );
+        let (packets, send) = flow(stage, flows)?;
+        let nanoseconds = sinks.all_came(stage, packets, &send)?;
         let mut programs = Vec::new();
         if flows == 1 {
-            let send = || all.send(&from.netns, "eth0").map(drop);
-            programs = programs::measure(packets, send)?;
+            programs = programs::measure(packets, || send().map(drop))?;
         }
         figures.note(Figure {
             load: "udp64".into(),
@@ -65,29 +49,74 @@ pub fn measure(stage: &Stage, figures: &Figures) -> Result<()> {
             programs,
         });
     }
-    sinks.0.close()?;
-    sinks.1.close()
+    sinks.close()
 }
 
-/// One flow, with nothing else going on while `stretch` calls what it is given.
-pub fn one_flow(
-    stage: &Stage,
-    stretch: impl FnOnce(&dyn Fn() -> Result<f64>) -> Result<f64>,
-) -> Result<()> {
+/// One flow, between two marks for the profiler; how many packets.
+pub fn profile(stage: &Stage) -> Result<u64> {
+    let sinks = Sinks::open(stage)?;
+    let (packets, send) = flow(stage, 1)?;
+    sinks.all_came(stage, packets, || {
+        mark::start();
+        let sent = send();
+        mark::stop();
+        sent
+    })?;
+    sinks.close()?;
+    Ok(packets)
+}
+
+/// Lets packets of each flow pass both ways; how many to measure with, and what sends
+/// them all and says how long that took.
+fn flow(stage: &Stage, flows: u16) -> Result<(u64, impl Fn() -> Result<f64>)> {
     let (from, to) = (stage.lab.perf(), stage.lab.sit());
-    let sink = Sink::open(&to.netns, "eth0")?;
-    let ports = FIRST_PORT..FIRST_PORT + 1;
-    let back = udp(to, from, PORT, ports.clone(), 1);
-    let there = |packets| udp(from, to, ports.clone(), PORT, packets);
+    let ports = FIRST_PORT..FIRST_PORT + flows;
+    let there = udp(from, to, ports.clone(), PORT, u64::from(flows));
+    let back = udp(to, from, PORT, ports.clone(), u64::from(flows));
     for _ in 0..ROUNDS {
-        there(1).send(&from.netns, "eth0")?;
+        there.send(&from.netns, "eth0")?;
         back.send(&to.netns, "eth0")?;
     }
     sleep(SETTLE);
-    let all = there(PACKETS);
-    let (_, received) = received(&sink, || stretch(&|| all.send(&from.netns, "eth0")))?;
-    ensure!(received == PACKETS, "{received} of {PACKETS} packets came: {}", stage.counters());
-    sink.close()
+    let packets = PACKETS.max(u64::from(flows) * PACKETS_OF_FLOW);
+    let all = Pktgen { packets, ..there };
+    Ok((packets, move || all.send(&from.netns, "eth0")))
+}
+
+/// Where both pods' packets end.
+struct Sinks {
+    there: Sink,
+    back: Sink,
+}
+
+impl Sinks {
+    fn open(stage: &Stage) -> Result<Self> {
+        let (from, to) = (stage.lab.perf(), stage.lab.sit());
+        let (there, back) = (Sink::open(&to.netns, "eth0")?, Sink::open(&from.netns, "eth0")?);
+        Ok(Self { there, back })
+    }
+
+    /// What `send` says, if all came.
+    fn all_came(
+        &self,
+        stage: &Stage,
+        packets: u64,
+        send: impl FnOnce() -> Result<f64>,
+    ) -> Result<f64> {
+        let (nanoseconds, came) = received(&self.there, send)?;
+        ensure!(
+            came == packets,
+            "{came} of {packets} packets came, so that it is not clear what one cost; the nodes' \
+             counters: {}",
+            stage.counters()
+        );
+        Ok(nanoseconds)
+    }
+
+    fn close(self) -> Result<()> {
+        self.there.close()?;
+        self.back.close()
+    }
 }
 
 /// What `send` says, and how many packets came.

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
+use comfy_table::{CellAlignment, Table, TableStyle};
+
 use super::rows::UDP;
 use crate::bench::results::Deterministic;
 
@@ -77,14 +79,55 @@ fn grid<'a>(
             None => lines.push((&row.path, BTreeMap::from([(name, cell)]))),
         }
     }
-    let mut text = format!("{:<20}", "path");
-    columns.iter().for_each(|name| text.push_str(&format!("{name:>16}")));
-    for (path, cells) in lines {
-        text.push_str(&format!("\n{path:<20}"));
-        for name in &columns {
-            text.push_str(&format!("{:>16}", cells.get(name).map_or("", String::as_str)));
+    let mut table = Table::new();
+    table.load_style(TableStyle::new());
+    table.set_header(["path"].into_iter().chain(columns.iter().map(String::as_str)));
+    for (path, cells) in &lines {
+        let cell = |name| cells.get(name).map_or("", String::as_str);
+        table.add_row([*path].into_iter().chain(columns.iter().map(cell)));
+    }
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if index > 0 {
+            column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    text.push('\n');
-    text
+    table.trim_fmt() + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_row_has_its_place_and_a_hole_stays_one() {
+        let row = |path: &str, load: &str, endpoints, ratio| Deterministic {
+            kernel: "6.12.1".into(),
+            path: path.into(),
+            load: load.into(),
+            endpoints,
+            flows: 1,
+            nanoseconds: 1.0,
+            time_ratio: Some(ratio),
+            pps: Some(50_000.0),
+            net_cost_ratio: Some(ratio),
+            programs: Vec::new(),
+        };
+        let text = text(&[
+            row("tunl0", UDP, 0, 1.0),
+            row("tunl0", UDP, 50, 1.0),
+            row("tunl0", "tcp_rr", 0, 1.0),
+            row("verified", UDP, 50, 0.25),
+            row("verified", "tcp_rr", 0, 0.5),
+        ]);
+        let words: Vec<Vec<&str>> =
+            text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(words[1], ["path", "0", "ep", "1", "fl", "50", "ep", "1", "fl"], "{text}");
+        assert_eq!(words[2], ["tunl0", "1.000", "(50.0)", "1.000", "(50.0)"], "{text}");
+        assert_eq!(words[3], ["verified", "0.250", "(50.0)"], "{text}");
+        // Under its own column.
+        let ends = |line: usize| text.lines().nth(line).map(str::len);
+        assert_eq!(ends(3), ends(2), "{text}");
+        assert!(text.contains("rr 0") && words.contains(&vec!["verified", "0.500"]), "{text}");
+    }
 }
