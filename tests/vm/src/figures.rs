@@ -37,8 +37,8 @@ pub struct ProgramCost {
 /// What a profile needs to be read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Symbols {
-    /// How many packets were sent while it was taken.
-    pub packets: u64,
+    /// How many packets, or MiB, were sent while it was taken.
+    pub units: u64,
     /// The kernel's functions: a line for each, `/proc/kallsyms` without the types.
     pub text: String,
 }

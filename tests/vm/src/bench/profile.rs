@@ -1,11 +1,11 @@
-//! Which functions of the kernel the packets of one flow keep busy: what the emulator
-//! counts between two marks, for [`tunless_profiler`], and their names.
+//! Which functions of the kernel a load keeps busy: what the emulator counts between two
+//! marks, for [`tunless_profiler`], and their names.
 
 use std::{fmt::Write as _, fs};
 
 use anyhow::{Context as _, Result};
 
-use super::{ENDPOINTS, path::Path, set, udp};
+use super::{ENDPOINTS, path::Path, set, stage::Stage, tcp, udp};
 use crate::{
     figures::Symbols,
     suites::{Case, Guest, Suite},
@@ -16,18 +16,31 @@ pub fn suite(path: &Path) -> Suite {
     let cases = |_| {
         let case = |name, run| Case { name, loads_tunless: true, run };
         vec![
-            case("no endpoints", |guest| profile(guest, ENDPOINTS[0])),
-            case("50 endpoints", |guest| profile(guest, ENDPOINTS[1])),
+            case("udp64, no endpoints", |guest| profile(guest, ENDPOINTS[0], packets)),
+            case("udp64, 50 endpoints", |guest| profile(guest, ENDPOINTS[1], packets)),
+            case("tcp_bulk, no endpoints", |guest| profile(guest, ENDPOINTS[0], bulk)),
+            case("tcp_bulk, 50 endpoints", |guest| profile(guest, ENDPOINTS[1], bulk)),
         ]
     };
     Suite { name: path.profile, about: path.about, parts: &[], cases }
 }
 
-fn profile(guest: &Guest, endpoints: u32) -> Result<()> {
+/// `load` says how many of its units went by between the marks.
+fn profile(guest: &Guest, endpoints: u32, load: fn(&Stage) -> Result<Option<u64>>) -> Result<()> {
     let stage = set(guest, endpoints)?;
-    let packets = udp::profile(&stage)?;
-    guest.figures.note_symbols(Symbols { packets, text: symbols()? });
+    if let Some(units) = load(&stage)? {
+        guest.figures.note_symbols(Symbols { units, text: symbols()? });
+    }
     stage.clear()
+}
+
+fn packets(stage: &Stage) -> Result<Option<u64>> {
+    udp::profile(stage).map(Some)
+}
+
+fn bulk(stage: &Stage) -> Result<Option<u64>> {
+    let carried = stage.path.carries_tcp_beside(stage.endpoints);
+    carried.then(|| tcp::profile(stage)).transpose()
 }
 
 /// Those of the programs, too, which is why this is asked while they run.

@@ -1,6 +1,6 @@
 //! Two nodes with their rules, and one path between their pods.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use tunless_lab::{
@@ -9,6 +9,10 @@ use tunless_lab::{
 };
 
 use super::path::Path;
+
+/// For what begins at the first packets besides them, as a daemon's round after the kernel
+/// has found a neighbour.
+pub const SETTLE: Duration = Duration::from_secs(2);
 
 /// Daemons go before the lab they are in.
 pub struct Stage {

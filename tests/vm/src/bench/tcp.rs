@@ -14,8 +14,9 @@ use nix::sys::{
     time::{TimeVal, TimeValLike as _},
 };
 use tunless_lab::Pod;
+use tunless_profiler::mark;
 
-use super::stage::Stage;
+use super::stage::{SETTLE, Stage};
 use crate::figures::{Figure, Figures};
 
 const PORT: u16 = 5201;
@@ -32,8 +33,9 @@ struct Load {
     server: fn(&TcpListener, u32) -> Result<()>,
 }
 
+const BULK: Load = Load { name: "tcp_bulk", counts: (4, 64), client: send_bulk, server: take_bulk };
 const LOADS: [Load; 3] = [
-    Load { name: "tcp_bulk", counts: (4, 16), client: send_bulk, server: take_bulk },
+    BULK,
     Load { name: "tcp_rr", counts: (200, 2000), client: ask, server: answer },
     Load { name: "tcp_crr", counts: (50, 500), client: connect_and_ask, server: accept_and_answer },
 ];
@@ -41,8 +43,7 @@ const LOADS: [Load; 3] = [
 /// All loads.
 pub fn measure(stage: &Stage, figures: &Figures) -> Result<()> {
     for load in &LOADS {
-        let took = load.run(stage.lab.perf(), stage.lab.sit());
-        let took = took.with_context(|| format!("{} by {}", load.name, stage.path.name))?;
+        let took = load.run(stage, || {}, || {})?;
         figures.note(Figure {
             load: load.name.into(),
             endpoints: stage.endpoints,
@@ -54,8 +55,20 @@ pub fn measure(stage: &Stage, figures: &Figures) -> Result<()> {
     Ok(())
 }
 
+/// Bulk, between two marks for the profiler; how many MiB.
+pub fn profile(stage: &Stage) -> Result<u64> {
+    BULK.run(stage, mark::start, mark::stop)?;
+    Ok(BULK.counts.1.into())
+}
+
 impl Load {
-    fn run(&self, from: &Pod, to: &Pod) -> Result<Duration> {
+    /// How long all of it took; `start` and `stop` are called right before and after.
+    fn run(&self, stage: &Stage, start: fn(), stop: fn()) -> Result<Duration> {
+        let took = self.between(stage.lab.perf(), stage.lab.sit(), start, stop);
+        took.with_context(|| format!("{} by {}", self.name, stage.path.name))
+    }
+
+    fn between(&self, from: &Pod, to: &Pod, start: fn(), stop: fn()) -> Result<Duration> {
         let (before, measured) = self.counts;
         let listener = to.netns.run(|| Ok(TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT))?))?;
         // A client that cannot connect is told of, and not waited for.
@@ -66,9 +79,13 @@ impl Load {
             let took = from.netns.run(|| {
                 let mut client = Client { to: SocketAddrV4::new(to.ip, PORT), connection: None };
                 (self.client)(&mut client, before)?;
-                let start = Instant::now();
+                thread::sleep(SETTLE);
+                start();
+                let began = Instant::now();
                 (self.client)(&mut client, measured)?;
-                Ok(start.elapsed())
+                let took = began.elapsed();
+                stop();
+                Ok(took)
             })?;
             server.join().map_err(|_| anyhow!("the server panicked"))?.context("server")?;
             Ok(took)

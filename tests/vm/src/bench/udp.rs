@@ -10,7 +10,7 @@ use super::{
     pktgen::Pktgen,
     programs::{self, as_float},
     sink::Sink,
-    stage::Stage,
+    stage::{SETTLE, Stage},
 };
 use crate::figures::{Figure, Figures};
 
@@ -28,8 +28,6 @@ const PORT: Range<u16> = 9..10;
 /// How often each flow's packet goes either way before anything is measured: until
 /// conntrack has seen both directions, and a lease may be asked for, granted and used.
 const ROUNDS: u32 = 4;
-/// For what else begins at the first packets, as a daemon's looking at new flows.
-const SETTLE: Duration = Duration::from_secs(2);
 
 /// All numbers of flows.
 pub fn measure(stage: &Stage, figures: &Figures) -> Result<()> {
