@@ -2,7 +2,7 @@
 
 use dataplane_common::{Ipv4Be, Reason};
 
-use crate::{kernel, maps, packet::ETHERNET};
+use crate::{maps, packet::ETHERNET};
 
 /// Counts one frame of `length` bytes (Ethernet header included) under `reason`.
 #[inline(always)]
@@ -22,12 +22,12 @@ pub fn encap(node: Ipv4Be, bytes: u32) {
     }
 }
 
-/// Counts an inner packet of `bytes` that came from `node`.
+/// Counts an inner packet of `bytes` that came from `node` at `now` ([`crate::kernel::now`]).
 #[inline(always)]
-pub fn decap(node: Ipv4Be, bytes: u32) {
+pub fn decap(node: Ipv4Be, bytes: u32, now: u64) {
     if let Some(counter) = maps::node_counter(node) {
         counter.decap.packets += 1;
         counter.decap.bytes += u64::from(bytes);
-        counter.last_seen = kernel::now();
+        counter.last_seen = now;
     }
 }

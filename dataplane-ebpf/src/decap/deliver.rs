@@ -45,7 +45,11 @@ pub fn deliver(
         0 => inner.total_length(),
         _ => kernel::length(ctx) - ETHERNET as u32,
     };
-    count::decap(node, bytes);
+    let now = match &lookup {
+        Lookup::Leased(leased) => leased.now,
+        Lookup::Unasked | Lookup::NoLease { .. } => kernel::now(),
+    };
+    count::decap(node, bytes, now);
     let way = match (suspicion, lookup) {
         (Some(reason), _) => Err(reason.into()),
         (None, Lookup::NoLease { reason, proof }) => Err(ToStack { reason, proof }),

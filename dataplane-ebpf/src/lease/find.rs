@@ -17,6 +17,8 @@ pub struct Leased {
     pub endpoint: u32,
     /// Where packets go.
     pub way: Node,
+    /// When that was found out: [`kernel::now`], which costs more than to remember it.
+    pub now: u64,
     entry: &'static mut Lease,
 }
 
@@ -43,20 +45,21 @@ pub enum NoLease {
 #[inline(always)]
 pub fn find(flow: &Flow) -> Result<Leased, NoLease> {
     let entry = maps::lease(flow).ok_or(NoLease::Missing)?;
-    let leased = Leased { node: entry.node, endpoint: entry.endpoint, way: entry.way, entry };
-    let (epoch, expires) = (leased.entry.epoch, leased.entry.expires);
+    let (node, endpoint, way) = (entry.node, entry.endpoint, entry.way);
+    let (epoch, expires) = (entry.epoch, entry.expires);
     // Read last: whoever got the memory in between has overwritten this first.
     compiler_fence(Ordering::SeqCst);
     // SAFETY: a reference is valid to read.
-    let destination = unsafe { read_volatile(&raw const leased.entry.destination) };
+    let destination = unsafe { read_volatile(&raw const entry.destination) };
     if destination != flow.destination {
         return Err(NoLease::Missing);
     }
     if epoch != maps::epoch() {
         return Err(NoLease::Outdated);
     }
-    if expires <= kernel::now() {
+    let now = kernel::now();
+    if expires <= now {
         return Err(NoLease::Expired);
     }
-    Ok(leased)
+    Ok(Leased { node, endpoint, way, now, entry })
 }

@@ -15,6 +15,9 @@ pub struct Figure {
     pub endpoints: u32,
     /// Flows at a time.
     pub flows: u32,
+    /// Routes in the map of each node, where that is what is measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routes: Option<u32>,
     /// For one packet, MiB, transaction or connection.
     pub nanoseconds: f64,
     /// Programs that ran for it.

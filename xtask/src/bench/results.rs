@@ -63,6 +63,9 @@ pub struct Deterministic {
     pub endpoints: u32,
     /// Flows at the same time.
     pub flows: u32,
+    /// Routes in the map of each node, where that is what is measured.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub routes: Option<u32>,
     /// What one packet, MiB, transaction or connection took, of the guest's time.
     pub nanoseconds: f64,
     /// That, tunl0's being 1.
@@ -148,6 +151,7 @@ mod tests {
             load: "udp64".into(),
             endpoints: 50,
             flows: 1,
+            routes: None,
             nanoseconds: 21_930.0,
             time_ratio: None,
             pps: Some(45_600.0),

@@ -28,6 +28,7 @@ pub fn measure(guest: &Guest) -> Result<()> {
             load: load.into(),
             endpoints: 0,
             flows: 1,
+            routes: None,
             nanoseconds: nanoseconds / as_float(PACKETS),
             programs: Vec::new(),
         });

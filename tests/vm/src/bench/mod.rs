@@ -12,6 +12,7 @@
 
 mod base;
 mod flowtable;
+mod growth;
 mod limit;
 mod path;
 mod pktgen;
@@ -46,6 +47,7 @@ pub const ENDPOINTS: [u32; 3] = [0, 50, 500];
 /// The suite of a path.
 #[must_use]
 pub fn suite(path: &Path) -> Suite {
+    let cases = if path.has_routes() { cases_with_growth } else { cases };
     Suite { name: path.suite, about: path.about, parts: &[], cases }
 }
 
@@ -73,6 +75,11 @@ fn cases(_: Kernel) -> Vec<Case> {
         case("50 endpoints", |guest| measure(guest, ENDPOINTS[1])),
         case("500 endpoints", |guest| measure(guest, ENDPOINTS[2])),
     ]
+}
+
+fn cases_with_growth(kernel: Kernel) -> Vec<Case> {
+    let growth = Case { name: "100,000 routes", loads_tunless: true, run: growth::measure };
+    cases(kernel).into_iter().chain([growth]).collect()
 }
 
 fn measure(guest: &Guest, endpoints: u32) -> Result<()> {

@@ -42,6 +42,11 @@ impl Stage {
         self.daemons.iter().map(of_daemon).collect()
     }
 
+    /// Packets go on without them.
+    pub fn stop_daemons(&mut self) -> Result<()> {
+        self.daemons.iter_mut().try_for_each(Daemon::terminate)
+    }
+
     /// Takes all down; nothing of it may have been amiss.
     pub fn clear(self) -> Result<()> {
         self.daemons.into_iter().try_for_each(Daemon::finish)?;

@@ -48,6 +48,7 @@ pub fn measure(stage: &Stage, figures: &Figures) -> Result<()> {
             load: load.name.into(),
             endpoints: stage.endpoints,
             flows: 1,
+            routes: None,
             nanoseconds: took.as_secs_f64() * 1e9 / f64::from(load.counts.1),
             programs: Vec::new(),
         });

@@ -29,7 +29,12 @@ pub fn write(rows: &[Deterministic]) -> Result<String> {
 fn picture(rows: &[Deterministic]) -> String {
     let mut bars: Vec<(&str, &str, f64)> = rows
         .iter()
-        .filter(|row| row.load == UDP && row.endpoints == ENDPOINTS && row.flows == FLOWS)
+        .filter(|row| {
+            row.load == UDP
+                && row.routes.is_none()
+                && row.endpoints == ENDPOINTS
+                && row.flows == FLOWS
+        })
         .filter_map(|row| Some((&*row.kernel, &*row.path, row.net_cost_ratio?)))
         .collect();
     bars.sort_by(|a, b| a.0.cmp(b.0).then(a.2.total_cmp(&b.2)));
@@ -83,6 +88,7 @@ mod tests {
             load: UDP.into(),
             endpoints,
             flows: 1,
+            routes: None,
             nanoseconds: 1.0,
             time_ratio: None,
             pps: None,

@@ -33,6 +33,7 @@ pub fn of(kept: &Kept) -> Vec<Deterministic> {
                 load: figure.load.clone(),
                 endpoints: figure.endpoints,
                 flows: figure.flows,
+                routes: figure.routes,
                 nanoseconds: figure.nanoseconds,
                 time_ratio: standard.map(|standard| figure.nanoseconds / standard.nanoseconds),
                 pps: is_udp.then(|| 1e9 / figure.nanoseconds),
@@ -74,7 +75,14 @@ mod tests {
     use super::*;
 
     fn figure(load: &str, nanoseconds: f64) -> Figure {
-        Figure { load: load.into(), endpoints: 0, flows: 1, nanoseconds, programs: Vec::new() }
+        Figure {
+            load: load.into(),
+            endpoints: 0,
+            flows: 1,
+            routes: None,
+            nanoseconds,
+            programs: Vec::new(),
+        }
     }
 
     fn measured(figures: &[(&str, f64)]) -> Measured {

@@ -15,7 +15,7 @@ pub fn text(rows: &[Deterministic]) -> String {
     }
     let mut text = String::new();
     for (kernel, rows) in kernels {
-        let udp = rows.iter().filter(|row| row.load == UDP);
+        let udp = rows.iter().filter(|row| row.load == UDP && row.routes.is_none());
         let _ = writeln!(
             text,
             "kernel {kernel}: 64-byte UDP, net cost per packet, tunl0 = 1.00 (thousand packets/s)"
@@ -35,6 +35,16 @@ pub fn text(rows: &[Deterministic]) -> String {
             tcp.copied(),
             |row| row.time_ratio.map_or("–".to_owned(), |ratio| format!("{ratio:.3}")),
             |row| format!("{} {}", &row.load["tcp_".len()..], row.endpoints),
+        ));
+        let _ = writeln!(
+            text,
+            "\nkernel {kernel}: 64-byte UDP beside 50 endpoints, net cost per packet by routes"
+        );
+        let by_routes = rows.iter().filter(|row| row.routes.is_some());
+        text.push_str(&grid(
+            by_routes.copied(),
+            |row| row.net_cost_ratio.map_or("–".to_owned(), |ratio| format!("{ratio:.4}")),
+            |row| row.routes.unwrap_or_default().to_string(),
         ));
         let _ = writeln!(text, "\nkernel {kernel}: instructions per run of each program");
         for row in rows.iter().filter(|row| !row.programs.is_empty()) {
@@ -107,6 +117,7 @@ mod tests {
             load: load.into(),
             endpoints,
             flows: 1,
+            routes: None,
             nanoseconds: 1.0,
             time_ratio: Some(ratio),
             pps: Some(50_000.0),

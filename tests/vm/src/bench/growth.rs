@@ -1,0 +1,69 @@
+//! What a packet costs more where there are many routes.
+
+use std::{fs, net::Ipv4Addr};
+
+use anyhow::{Context as _, Result};
+use aya::maps::{LpmTrie, Map, MapData, lpm_trie::Key};
+use dataplane_common::{Ipv4Be, Route};
+use tunless_lab::Node;
+
+use super::{ENDPOINTS, set, udp};
+use crate::suites::Guest;
+
+/// How many routes are compared.
+const ROUTES: [u32; 2] = [10, 100_000];
+/// Of a block that has as many addresses as Calico's, from the first on.
+const BLOCK: u32 = 26;
+/// Of `bpf(2)`: only where there is none.
+const NO_EXIST: u64 = 1;
+const FIRST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 0);
+
+/// One flow, with few routes in each node's map and with many.
+pub fn measure(guest: &Guest) -> Result<()> {
+    let mut stage = set(guest, ENDPOINTS[1])?;
+    udp::warm_up(&stage)?;
+    // They would take out again what nobody has told them of. Of the pods, which they
+    // have seen by now, they need not tell the programs anything any more.
+    stage.stop_daemons()?;
+    for routes in ROUTES {
+        for node in stage.lab.nodes() {
+            fill(node, routes).with_context(|| format!("{}: {routes} routes", node.label))?;
+        }
+        udp::measure_with_routes(&stage, &guest.figures, routes)?;
+    }
+    stage.clear()
+}
+
+/// Routes to blocks side by side, those of the lab's pods among them and left as they are:
+/// so the way down the trie to these is as long as it gets.
+fn fill(node: &Node, routes: u32) -> Result<()> {
+    let mut map = open(node)?;
+    let before = map.keys().collect::<Result<Vec<_>, _>>()?;
+    let (mut there, other) = (before.len(), Route { node: node.ip.into(), ..Route::default() });
+    let blocks = (u32::from(FIRST)..).step_by(1 << (32 - BLOCK));
+    let keys = blocks.map(|block| Key::new(BLOCK, Ipv4Be::from(Ipv4Addr::from(block))));
+    for key in keys {
+        if there >= routes as usize {
+            break;
+        }
+        if !before
+            .iter()
+            .any(|old| (old.prefix_len(), old.data()) == (key.prefix_len(), key.data()))
+        {
+            map.insert(&key, other, NO_EXIST)?;
+            there += 1;
+        }
+    }
+    Ok(())
+}
+
+/// By its pin, which is in the directory of the maps' version.
+fn open(node: &Node) -> Result<LpmTrie<MapData, Ipv4Be, Route>> {
+    for entry in fs::read_dir(&node.bpffs)? {
+        let pin = entry?.path().join("ROUTES");
+        if pin.exists() {
+            return Ok(Map::LpmTrie(MapData::from_pin(&pin)?).try_into()?);
+        }
+    }
+    anyhow::bail!("no map of routes below {}", node.bpffs.display())
+}
