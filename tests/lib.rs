@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`packet`] | a fluent builder of frames |
 //! | [`world`] | the addresses and map entries all tables share |
+//! | [`run`] | a program, what one run of it gets and what it leaves |
 //! | [`prog`] | the object in the kernel: runs, counters |
 //! | [`case`] | a row of a table, and the runner |
 //! | [`faults`] | what can be wrong with a packet, and in which order it is found |
@@ -33,7 +34,7 @@ pub mod fuzz;
 pub mod hex;
 #[path = "support/live.rs"]
 pub mod live;
-#[path = "support/model.rs"]
+#[path = "support/model/mod.rs"]
 pub mod model;
 #[path = "support/netns.rs"]
 pub mod netns;
@@ -41,6 +42,8 @@ pub mod netns;
 pub mod packet;
 #[path = "support/prog.rs"]
 pub mod prog;
+#[path = "support/run.rs"]
+pub mod run;
 #[path = "support/scene.rs"]
 pub mod scene;
 #[path = "support/trampoline.rs"]

@@ -297,6 +297,7 @@ impl Case {
             let _ = writeln!(wrong, "tc_index {proof:#06x}, expected {:#06x}", self.proof);
         }
         wrong += &self.judge_leases(before, after, start..=end);
+        wrong += &judge_last_seen(&counters, start..=end);
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
     }
 
@@ -361,6 +362,17 @@ impl Case {
         }
         wrong + &difference(counters, &self.counts, &self.nodes)
     }
+}
+
+/// A node is seen when its packet comes, by the clock of leases.
+fn judge_last_seen(counters: &Counters, now: RangeInclusive<u64>) -> String {
+    let mut wrong = String::new();
+    for (address, NodeCounter { last_seen, .. }) in &counters.nodes {
+        if *last_seen != 0 && !now.contains(last_seen) {
+            let _ = writeln!(wrong, "node {address} was last seen at {last_seen}, not in {now:?}");
+        }
+    }
+    wrong
 }
 
 fn by_flow(leases: Vec<(Flow, Lease)>) -> BTreeMap<String, (Flow, Lease)> {

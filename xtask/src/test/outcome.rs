@@ -14,7 +14,7 @@ pub struct Outcome {
     pub passed: u64,
     /// Cases that failed.
     pub failed: u64,
-    /// Cases marked `#[ignore]`.
+    /// Cases that libtest counts as `ignored`: there are to be none.
     pub ignored: u64,
     /// Rows of tables that cases went through.
     pub rows: u64,

@@ -29,7 +29,7 @@ const ACCELERATOR: &str = "tcg,thread=single";
 /// The kernel of a processor with "enhanced REP MOVSB" copies and clears memory by one
 /// instruction a byte, of which hardware does 32 and more at a time; but the clock takes
 /// each for an instruction of its own: 0.5 GB/s. Without, it is one for eight bytes.
-const NO_BYTES: &str = "max,-erms,-fsrm";
+const BY_EIGHT_BYTES: &str = "max,-erms,-fsrm";
 
 /// What time is, inside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +87,7 @@ impl Machine {
         command.args(["--pdeathsig", "KILL"]).args(self.emulator.words());
         let cpu = match self.clock {
             Clock::Host => "max",
-            Clock::Instructions => NO_BYTES,
+            Clock::Instructions => BY_EIGHT_BYTES,
         };
         command.args(["-accel", ACCELERATOR, "-cpu", cpu, "-m", &MEBIBYTES.to_string()]);
         command.args(["-display", "none", "-no-reboot", "-nodefaults", "-no-user-config"]);

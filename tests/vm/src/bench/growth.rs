@@ -12,11 +12,11 @@ use crate::suites::Guest;
 
 /// How many routes are compared.
 const ROUTES: [u32; 2] = [10, 100_000];
-/// Of a block that has as many addresses as Calico's, from the first on.
+/// Blocks as long as Calico's, from this one on.
+const FIRST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 0);
 const BLOCK: u32 = 26;
 /// Of `bpf(2)`: only where there is none.
 const NO_EXIST: u64 = 1;
-const FIRST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 0);
 
 /// One flow, with few routes in each node's map and with many.
 pub fn measure(guest: &Guest) -> Result<()> {
@@ -46,10 +46,8 @@ fn fill(node: &Node, routes: u32) -> Result<()> {
         if there >= routes as usize {
             break;
         }
-        if !before
-            .iter()
-            .any(|old| (old.prefix_len(), old.data()) == (key.prefix_len(), key.data()))
-        {
+        let is_key = |old: &Key<Ipv4Be>| (old.prefix_len(), old.data()) == (BLOCK, key.data());
+        if !before.iter().any(is_key) {
             map.insert(&key, other, NO_EXIST)?;
             there += 1;
         }

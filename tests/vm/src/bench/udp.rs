@@ -31,7 +31,11 @@ const ROUNDS: u32 = 4;
 
 /// All numbers of flows.
 pub fn measure(stage: &Stage, figures: &Figures) -> Result<()> {
-    FLOWS.into_iter().try_for_each(|flows| measure_one(stage, figures, flows, None))
+    let sinks = Sinks::open(stage)?;
+    for flows in FLOWS {
+        sinks.measure(stage, figures, flows, None)?;
+    }
+    sinks.close()
 }
 
 /// Until daemons and leases are as they will be for one flow.
@@ -43,25 +47,8 @@ pub fn warm_up(stage: &Stage) -> Result<()> {
 
 /// One flow, where the nodes' maps have this many routes.
 pub fn measure_with_routes(stage: &Stage, figures: &Figures, routes: u32) -> Result<()> {
-    measure_one(stage, figures, FLOWS[0], Some(routes))
-}
-
-fn measure_one(stage: &Stage, figures: &Figures, flows: u16, routes: Option<u32>) -> Result<()> {
     let sinks = Sinks::open(stage)?;
-    let (packets, send) = flow(stage, flows)?;
-    let nanoseconds = sinks.all_came(stage, packets, &send)?;
-    let mut programs = Vec::new();
-    if flows == 1 {
-        programs = programs::measure(packets, || send().map(drop))?;
-    }
-    figures.note(Figure {
-        load: "udp64".into(),
-        endpoints: stage.endpoints,
-        flows: flows.into(),
-        routes,
-        nanoseconds: nanoseconds / as_float(packets),
-        programs,
-    });
+    sinks.measure(stage, figures, FLOWS[0], Some(routes))?;
     sinks.close()
 }
 
@@ -107,6 +94,30 @@ impl Sinks {
         let (from, to) = (stage.lab.perf(), stage.lab.sit());
         let (there, back) = (Sink::open(&to.netns, "eth0")?, Sink::open(&from.netns, "eth0")?);
         Ok(Self { there, back })
+    }
+
+    fn measure(
+        &self,
+        stage: &Stage,
+        figures: &Figures,
+        flows: u16,
+        routes: Option<u32>,
+    ) -> Result<()> {
+        let (packets, send) = flow(stage, flows)?;
+        let nanoseconds = self.all_came(stage, packets, &send)?;
+        let mut programs = Vec::new();
+        if flows == 1 {
+            programs = programs::measure(packets, || send().map(drop))?;
+        }
+        figures.note(Figure {
+            load: "udp64".into(),
+            endpoints: stage.endpoints,
+            flows: flows.into(),
+            routes,
+            nanoseconds: nanoseconds / as_float(packets),
+            programs,
+        });
+        Ok(())
     }
 
     /// What `send` says, if all came.

@@ -100,10 +100,12 @@ mod tests {
             row("verified", 50, Some(0.25)),
             row("plain", 50, None),
             row("vxlan", 500, Some(2.0)),
+            Deterministic { routes: Some(100_000), ..row("trusted", 50, Some(0.5)) },
         ]);
         let at = |text: &str| picture.find(text);
         assert!(at(">verified<") < at(">tunl0<"), "{picture}");
         assert!(at(">plain<").is_none() && at(">vxlan<").is_none(), "{picture}");
+        assert!(at(">trusted<").is_none(), "{picture}");
         assert!(at("width=\"105.0\"").is_some(), "{picture}");
     }
 }

@@ -36,18 +36,17 @@ pub fn text(rows: &[Deterministic]) -> String {
             |row| row.time_ratio.map_or("–".to_owned(), |ratio| format!("{ratio:.3}")),
             |row| format!("{} {}", &row.load["tcp_".len()..], row.endpoints),
         ));
-        let _ = writeln!(
-            text,
-            "\nkernel {kernel}: 64-byte UDP beside 50 endpoints, net cost per packet by routes"
-        );
+        let _ = writeln!(text, "\nkernel {kernel}: 64-byte UDP, net cost per packet by routes");
         let by_routes = rows.iter().filter(|row| row.routes.is_some());
         text.push_str(&grid(
             by_routes.copied(),
             |row| row.net_cost_ratio.map_or("–".to_owned(), |ratio| format!("{ratio:.4}")),
-            |row| row.routes.unwrap_or_default().to_string(),
+            |row| format!("{} ep {} routes", row.endpoints, row.routes.unwrap_or_default()),
         ));
         let _ = writeln!(text, "\nkernel {kernel}: instructions per run of each program");
-        for row in rows.iter().filter(|row| !row.programs.is_empty()) {
+        let with_programs =
+            rows.iter().filter(|row| !row.programs.is_empty() && row.routes.is_none());
+        for row in with_programs {
             let programs: Vec<String> = row
                 .programs
                 .iter()
@@ -130,6 +129,7 @@ mod tests {
             row("tunl0", "tcp_rr", 0, 1.0),
             row("verified", UDP, 50, 0.25),
             row("verified", "tcp_rr", 0, 0.5),
+            Deterministic { routes: Some(100_000), ..row("verified", UDP, 50, 0.75) },
         ]);
         let words: Vec<Vec<&str>> =
             text.lines().map(|line| line.split_whitespace().collect()).collect();
@@ -139,6 +139,8 @@ mod tests {
         // Under its own column.
         let ends = |line: usize| text.lines().nth(line).map(str::len);
         assert_eq!(ends(3), ends(2), "{text}");
+        assert!(text.contains("50 ep 100000 routes"), "{text}");
+        assert!(words.contains(&vec!["verified", "0.7500"]), "{text}");
         assert!(text.contains("rr 0") && words.contains(&vec!["verified", "0.500"]), "{text}");
     }
 }

@@ -1,0 +1,169 @@
+//! Wire → pod or stack.
+
+use std::net::Ipv4Addr;
+
+use dataplane_common::{Flow, Lease, Mac as MapMac, Reason, Route, Settings};
+
+use super::{
+    Model, No, Prediction, Sent,
+    ip::{Ip, NoFlow, set},
+};
+use crate::{
+    packet::{ETHERNET, IPV4, Mac},
+    world::{HOST_MAC, NIC_MAC, SECRET},
+};
+
+impl Model {
+    pub(super) fn decap(
+        &mut self,
+        xdp: bool,
+        frame: &[u8],
+        prediction: &mut Prediction,
+    ) -> Result<Sent, No> {
+        let outer = Ip(&frame[ETHERNET..]);
+        let pass = |wrong, reason| if wrong { Err(No::Pass(reason)) } else { Ok(()) };
+        pass(frame[12..14] != [0x08, 0x00], Reason::NotIpv4)?;
+        pass(outer.protocol() != 4, Reason::NotIpip)?;
+        pass(!xdp && frame[..6] != NIC_MAC, Reason::NotForHost)?;
+        pass(!outer.is_sane(), Reason::OuterBadHeader)?;
+        pass(outer.header() != IPV4, Reason::OuterOptions)?;
+        pass(!outer.checks(), Reason::OuterBadChecksum)?;
+        pass(outer.is_fragment(), Reason::OuterFragment)?;
+        pass(outer.total() < IPV4 || outer.total() > outer.0.len(), Reason::OuterBadLength)?;
+        pass(outer.destination() != Ipv4Addr::from(self.settings.node), Reason::OtherDestination)?;
+        // XDP asks for no lease: its checks are to hold for what GRO makes of it.
+        let ask = self.is_verified() && !xdp && outer.0.len() >= 2 * IPV4;
+        let leased = ask.then(|| self.leased_decap(Ip(&outer.0[IPV4..]), outer.source()));
+        let vouched = matches!(leased, Some(Ok(_)));
+        if !vouched {
+            let Some(node) = self.node(outer.source()) else {
+                return Err(No::Pass(Reason::UnknownNode));
+            };
+            pass(xdp && frame[..6] != Mac::from(node.source), Reason::NotForHost)?;
+        }
+        pass(outer.total() < 2 * IPV4, Reason::InnerTruncated)?;
+        let inner = Ip(&outer.0[IPV4..]);
+        pass(!inner.is_sane(), Reason::InnerBadHeader)?;
+        let carried = outer.total() - IPV4;
+        pass(inner.total() < inner.header() || inner.total() > carried, Reason::InnerBadLength)?;
+        pass(inner.header() == IPV4 && !inner.checks(), Reason::InnerBadChecksum)?;
+        pass(matches!(inner.protocol(), 4 | 41), Reason::NestedTunnel)?;
+
+        let lie = if vouched { None } else { self.lie(outer.source(), inner.source())? };
+        if let Some((drop, _)) = lie
+            && self.settings.spoof == Settings::SPOOF_DROP
+        {
+            return Err(No::Drop(drop));
+        }
+        let (outside, inside) = (outer.0[1] & 3, inner.0[1] & 3);
+        // RFC 6040 §4.2 in words: CE and ECT(1) outside count, if inside is capable.
+        let ecn = match (inside, outside) {
+            (0, 3) => return Err(No::Drop(Reason::EcnViolation)),
+            (0, _) => 0,
+            (_, 3) => 3,
+            (2, 1) => 1,
+            (inside, _) => inside,
+        };
+        if inner.ttl() == 0 {
+            return Err(No::Drop(Reason::InnerTtlZero));
+        }
+        // What XDP does not drop for good it does not touch either.
+        pass(xdp && lie.is_some(), Reason::SourceUnknown)?;
+
+        let mut ip = inner.0.to_vec();
+        if ecn != inside {
+            set(&mut ip, 1, inner.0[1] & !3 | ecn);
+        }
+        let mut macs = frame[..12].to_vec();
+        let reason = if xdp {
+            Reason::XdpUnwrapped
+        } else {
+            // A lie takes no proof along, nor does what has a lease and cannot use it.
+            let (pod, proof) = match &leased {
+                None => (self.pod(inner), 0),
+                Some(Err((reason, proof))) => (Err(*reason), *proof),
+                Some(Ok(_)) if inner.ttl() == 1 => (Err(Reason::TtlToStack), 0),
+                Some(Ok((_, Lease { way, .. }))) => (Ok((way.next_hop, way.source)), 0),
+            };
+            match (lie, pod) {
+                (None, Ok((pod, host))) => {
+                    if let Some(Ok((flow, _))) = &leased {
+                        prediction.flow = Some(*flow);
+                        self.use_lease(flow, inner.total());
+                    }
+                    set(&mut ip, 8, inner.ttl() - 1);
+                    macs = [Mac::from(pod), Mac::from(host)].concat();
+                    Reason::ToPod
+                }
+                (lie, pod) => {
+                    if self.is_verified() {
+                        prediction.proof = if lie.is_some() { 0 } else { proof };
+                    }
+                    macs[..6].copy_from_slice(&Mac::from(self.settings.tunnel_mac));
+                    lie.map(|(_, to_stack)| to_stack).or(pod.err()).expect("a reason not to")
+                }
+            }
+        };
+        let packet = [&macs, &frame[12..14], &ip].concat();
+        Ok(Sent { reason, packet, node: outer.source(), bytes: inner.total() })
+    }
+
+    /// The lease of a packet from `node`, and its flow, or why there is none and
+    /// the proof to take along.
+    fn leased_decap(&self, inner: Ip, node: Ipv4Addr) -> Result<(Flow, Lease), (Reason, u16)> {
+        let (flow, is_control) = inner.flow(Flow::DECAP).map_err(|no_flow| match no_flow {
+            NoFlow::Options => (Reason::OptionsToStack, 0),
+            NoFlow::Fragment => (Reason::FragmentToStack, 0),
+            NoFlow::NoPorts => (Reason::NoPortsToStack, 0),
+        })?;
+        if is_control {
+            return Err((Reason::ControlToStack, 0));
+        }
+        let names =
+            [Reason::NoLeaseToStack, Reason::LeaseExpiredToStack, Reason::LeaseOutdatedToStack];
+        let proof = flow.proof(SECRET);
+        let lease = self.good_lease(&flow, names).map_err(|reason| (reason, proof))?;
+        if Ipv4Addr::from(lease.node) != node {
+            return Err((Reason::NoLeaseToStack, proof));
+        }
+        Ok((flow, lease))
+    }
+
+    /// What is wrong with the inner source: its names if dropped and if not.
+    fn lie(&self, node: Ipv4Addr, source: Ipv4Addr) -> Result<Option<(Reason, Reason)>, No> {
+        let [first, ..] = source.octets();
+        if first == 0 || first == 127 || first >= 224 {
+            return Ok(Some((Reason::MartianSource, Reason::MartianToStack)));
+        }
+        match self.route(source) {
+            Some(route) if route.flags & Route::LOCAL != 0 => {
+                Ok(Some((Reason::OwnSource, Reason::OwnToStack)))
+            }
+            _ if source == node => Ok(None),
+            Some(route) if Ipv4Addr::from(route.node) == node => Ok(None),
+            Some(_) => Ok(Some((Reason::ForgedSource, Reason::ForgedToStack))),
+            None => Err(No::Pass(Reason::SourceUnknown)),
+        }
+    }
+
+    /// The MACs of the pod that takes it straight, or why none does.
+    fn pod(&self, inner: Ip) -> Result<(MapMac, MapMac), Reason> {
+        if self.settings.fastpath == Settings::OFF {
+            return Err(Reason::ToStack);
+        }
+        if inner.ttl() == 1 {
+            return Err(Reason::TtlToStack);
+        }
+        if inner.header() > IPV4 {
+            return Err(Reason::OptionsToStack);
+        }
+        if inner.is_fragment() {
+            return Err(Reason::FragmentToStack);
+        }
+        let endpoint = self.endpoint(inner.destination());
+        endpoint
+            .filter(|endpoint| endpoint.pod.is_known())
+            .map(|endpoint| (endpoint.pod, HOST_MAC.into()))
+            .ok_or(Reason::NoEndpointToStack)
+    }
+}

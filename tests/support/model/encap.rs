@@ -1,0 +1,167 @@
+//! Pod or stack → wire.
+
+use std::net::Ipv4Addr;
+
+use dataplane_common::{Flow, Lease, Node, Reason, Route};
+use etherparse::{IpNumber, Ipv4Header};
+
+use super::{
+    Model, No, Prediction, Sent,
+    ip::{Ip, NoFlow, set},
+    leases::Settled,
+};
+use crate::{
+    packet::{ETHERNET, IPV4, Mac},
+    prog::Context,
+    world::{POD_IF, SECRET},
+};
+
+impl Model {
+    pub(super) fn encap(
+        &mut self,
+        pod: bool,
+        frame: &[u8],
+        context: &Context,
+        prediction: &mut Prediction,
+    ) -> Result<Sent, No> {
+        // One check, two names, two verdicts.
+        let no = |at_pod, at_host| if pod { No::Pass(at_pod) } else { No::Drop(at_host) };
+        let leased = pod && self.is_verified();
+        if leased {
+            prediction.proof = 0;
+        }
+        let ip = Ip(&frame[ETHERNET..]);
+        if frame[12..14] != [0x08, 0x00] {
+            return Err(no(Reason::PodNotIpv4, Reason::HostNotIpv4));
+        }
+        if !ip.is_sane() || ip.total() < ip.header() || ip.total() > ip.0.len() {
+            return Err(no(Reason::PodBadHeader, Reason::HostBadHeader));
+        }
+        let tcp = ip.protocol() == 6 && !ip.is_fragment();
+        if pod && tcp && ip.total() < ip.header() + 14 {
+            return Err(No::Pass(Reason::PodTruncated));
+        }
+        let (address, node) = if leased {
+            let lease = self.leased_encap(ip, prediction).map_err(No::Pass)?;
+            (lease.node.into(), lease.way)
+        } else {
+            let owner = self.endpoint(ip.source()).map(|endpoint| endpoint.ifindex);
+            if pod && owner != Some(POD_IF) {
+                return Err(No::Pass(Reason::PodForgedSource));
+            }
+            let elsewhere = |route: &Route| route.flags & !Route::DIRECT == 0;
+            let route = self.route(ip.destination()).filter(elsewhere);
+            let route = route.ok_or_else(|| no(Reason::PodNoRoute, Reason::HostNoRoute))?;
+            if pod && route.flags & Route::DIRECT != 0 {
+                return Err(No::Pass(Reason::PodDirect));
+            }
+            let address = route.node.into();
+            let node = self
+                .node(address)
+                .filter(|node| node.ifindex != 0)
+                .ok_or_else(|| no(Reason::PodNodeUnreachable, Reason::HostNodeUnreachable))?;
+            (address, node)
+        };
+        // A pod's packet has our hop ahead of it, the stack's has it behind.
+        let ttl = ip.ttl().saturating_sub(u8::from(pod));
+        if ttl == 0 {
+            return Err(no(Reason::PodTtlExpired, Reason::HostTtlExpired));
+        }
+        if ip.total() + IPV4 > node.mtu as usize {
+            return Err(no(Reason::PodTooBig, Reason::HostTooBig));
+        }
+        if pod && ip.header() > IPV4 {
+            return Err(No::Pass(Reason::PodOptions));
+        }
+        if pod && ip.is_fragment() {
+            return Err(No::Pass(Reason::PodFragment));
+        }
+        if pod && !ip.checks() {
+            return Err(No::Pass(Reason::PodBadChecksum));
+        }
+        if pod && tcp && ip.0[ip.header() + 13] & 0b111 != 0 {
+            return Err(No::Pass(Reason::PodConnectionControl));
+        }
+        let reason = if pod {
+            Reason::PodEncapsulated
+        } else if self.is_verified() {
+            self.settle_encap(ip, (address, node), context, prediction)
+        } else {
+            Reason::HostEncapsulated
+        };
+        if leased && let Some(flow) = &prediction.flow {
+            self.use_lease(flow, ip.total());
+        }
+
+        let mut outer = Ipv4Header::new(
+            ip.total() as u16,
+            ttl,
+            IpNumber::IPV4,
+            Ipv4Addr::from(self.settings.node).octets(),
+            Ipv4Addr::octets(&address),
+        )
+        .expect("an MTU is less than 64 KiB");
+        outer.dont_fragment = true;
+        outer.ecn = [
+            etherparse::IpEcn::NotEct,
+            etherparse::IpEcn::Ect1,
+            etherparse::IpEcn::Ect0,
+            etherparse::IpEcn::CongestionExperienced,
+        ][usize::from(ip.0[1] & 3)];
+        outer.header_checksum = outer.calc_header_checksum();
+        let mut inner = ip.0[..ip.total()].to_vec();
+        if pod {
+            set(&mut inner, 8, ttl);
+        }
+        let macs = if node.next_hop.is_known() {
+            [Mac::from(node.next_hop), Mac::from(node.source)].concat()
+        } else {
+            frame[..12].to_vec()
+        };
+        let packet = [&macs, &frame[12..14], &outer.to_bytes(), &inner].concat();
+        Ok(Sent { reason, packet, node: address, bytes: ip.total() })
+    }
+
+    /// Who gets it and how, as a lease says, or why none does.
+    fn leased_encap(&self, ip: Ip, prediction: &mut Prediction) -> Result<Lease, Reason> {
+        let (flow, is_control) = ip.flow(Flow::ENCAP).map_err(|no_flow| match no_flow {
+            NoFlow::Options => Reason::PodOptions,
+            NoFlow::Fragment => Reason::PodFragment,
+            NoFlow::NoPorts => Reason::PodNoPorts,
+        })?;
+        if is_control {
+            return Err(Reason::PodConnectionControl);
+        }
+        let names = [Reason::PodNoLease, Reason::PodLeaseExpired, Reason::PodLeaseOutdated];
+        let lease = self.good_lease(&flow, names).inspect_err(|_| {
+            prediction.proof = flow.proof(SECRET);
+        })?;
+        if lease.endpoint != POD_IF {
+            return Err(Reason::PodForgedSource);
+        }
+        prediction.flow = Some(flow);
+        Ok(lease)
+    }
+
+    fn settle_encap(
+        &mut self,
+        ip: Ip,
+        (address, way): (Ipv4Addr, Node),
+        context: &Context,
+        prediction: &mut Prediction,
+    ) -> Reason {
+        let Ok(seen) = ip.flow(Flow::ENCAP) else { return Reason::HostEncapsulated };
+        prediction.flow = Some(seen.0);
+        let claim = self
+            .endpoint(ip.source())
+            .filter(|pod| pod.ifindex == context.ingress_ifindex)
+            .map(|pod| (address, pod.ifindex, way));
+        match self.settle(seen, context, claim) {
+            Settled::Granted => Reason::HostLeaseGranted,
+            Settled::Leased => Reason::HostLeased,
+            Settled::Unmarked => Reason::HostUnmarked,
+            Settled::Unproven => Reason::HostUnproven,
+            Settled::Control => Reason::HostConnectionControl,
+        }
+    }
+}

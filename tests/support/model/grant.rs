@@ -1,0 +1,46 @@
+//! Stack → pod: leases for what netfilter let in.
+
+use dataplane_common::{Flow, Node, Reason, Route};
+
+use super::{Model, Prediction, ip::Ip, leases::Settled};
+use crate::{
+    packet::ETHERNET,
+    prog::Context,
+    world::{POD_IF, TUNNEL_IF},
+};
+
+impl Model {
+    pub(super) fn grant(
+        &mut self,
+        frame: &[u8],
+        context: &Context,
+        prediction: &mut Prediction,
+    ) -> Reason {
+        let ip = Ip(&frame[ETHERNET..]);
+        prediction.ran.mark = context.mark & !self.settings.mark;
+        let seen = match ip.flow(Flow::DECAP) {
+            Ok(seen) if frame[12..14] == [0x08, 0x00] && ip.is_sane() => seen,
+            _ => return Reason::GrantNoFlow,
+        };
+        prediction.flow = Some(seen.0);
+        let claim = || {
+            let pod = self.endpoint(ip.destination())?;
+            let route = self.route(ip.source())?;
+            let theirs = route.flags & Route::LOCAL == 0;
+            let way = Node { ifindex: pod.ifindex, mtu: 0, next_hop: pod.pod, source: pod.host };
+            (context.ingress_ifindex == TUNNEL_IF
+                && pod.ifindex == POD_IF
+                && pod.pod.is_known()
+                && theirs)
+                .then_some((route.node.into(), POD_IF, way))
+        };
+        let claim = claim();
+        match self.settle(seen, context, claim) {
+            Settled::Granted => Reason::GrantGiven,
+            Settled::Leased => Reason::GrantLeased,
+            Settled::Unmarked => Reason::GrantUnmarked,
+            Settled::Unproven => Reason::GrantUnproven,
+            Settled::Control => Reason::GrantConnectionControl,
+        }
+    }
+}

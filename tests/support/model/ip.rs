@@ -1,0 +1,97 @@
+//! An IPv4 packet as plain bytes.
+
+use std::net::Ipv4Addr;
+
+use dataplane_common::Flow;
+use etherparse::checksum::Sum16BitWords;
+
+use crate::packet::IPV4;
+
+/// An IPv4 header and what follows.
+#[derive(Clone, Copy)]
+pub struct Ip<'a>(pub &'a [u8]);
+
+impl Ip<'_> {
+    pub fn is_sane(self) -> bool {
+        self.0[0] >> 4 == 4 && self.header() >= IPV4
+    }
+    pub fn header(self) -> usize {
+        usize::from(self.0[0] & 15) * 4
+    }
+    pub fn total(self) -> usize {
+        usize::from(u16::from_be_bytes([self.0[2], self.0[3]]))
+    }
+    pub fn is_fragment(self) -> bool {
+        u16::from_be_bytes([self.0[6], self.0[7]]) & 0x3fff != 0
+    }
+    pub fn ttl(self) -> u8 {
+        self.0[8]
+    }
+    pub fn protocol(self) -> u8 {
+        self.0[9]
+    }
+    pub fn checks(self) -> bool {
+        Sum16BitWords::new().add_slice(&self.0[..IPV4]).ones_complement() == 0
+    }
+    pub fn source(self) -> Ipv4Addr {
+        Ipv4Addr::new(self.0[12], self.0[13], self.0[14], self.0[15])
+    }
+    pub fn destination(self) -> Ipv4Addr {
+        Ipv4Addr::new(self.0[16], self.0[17], self.0[18], self.0[19])
+    }
+
+    /// Whose packet it is, and whether it begins or ends a connection.
+    pub fn flow(self, direction: u8) -> Result<(Flow, bool), NoFlow> {
+        if self.header() > IPV4 {
+            return Err(NoFlow::Options);
+        }
+        if self.is_fragment() {
+            return Err(NoFlow::Fragment);
+        }
+        let least = IPV4 + if self.protocol() == 6 { 20 } else { 8 };
+        if self.total() != 0 && self.total() < least {
+            return Err(NoFlow::NoPorts);
+        }
+        let transport = &self.0[IPV4..];
+        let enough = match self.protocol() {
+            6 => transport.len() >= 14,
+            17 => transport.len() >= 4,
+            _ => false,
+        };
+        if !enough {
+            return Err(NoFlow::NoPorts);
+        }
+        let flow = Flow {
+            source: self.source().into(),
+            destination: self.destination().into(),
+            source_port: u16::from_ne_bytes([transport[0], transport[1]]),
+            destination_port: u16::from_ne_bytes([transport[2], transport[3]]),
+            protocol: self.protocol(),
+            direction,
+            reserved: 0,
+        };
+        Ok((flow, self.protocol() == 6 && transport[13] & 0b111 != 0))
+    }
+}
+
+/// Why a packet is never leased.
+pub enum NoFlow {
+    Options,
+    Fragment,
+    NoPorts,
+}
+
+/// A header byte changes, the checksum with it (RFC 1624 §3): a wrong one
+/// stays wrong by as much.
+pub fn set(ip: &mut [u8], at: usize, value: u8) {
+    let word = |ip: &[u8]| u32::from(u16::from_be_bytes([ip[at & !1], ip[at | 1]]));
+    let old = word(ip);
+    ip[at] = value;
+    let checksum = u32::from(u16::from_be_bytes([ip[10], ip[11]]));
+    let mut sum = (checksum ^ 0xffff) + (old ^ 0xffff) + word(ip);
+    while sum > 0xffff {
+        sum = (sum >> 16) + (sum & 0xffff);
+    }
+    let checksum = !(sum as u16);
+    ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+}
