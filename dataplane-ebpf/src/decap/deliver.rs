@@ -39,15 +39,12 @@ pub fn deliver(
     node: Ipv4Be,
     suspicion: Option<Reason>,
     lookup: Lookup,
+    now: u64,
 ) -> TcExit {
     // Padding is not the node's. Of a GSO packet the length field says nothing.
     let bytes = match kernel::gso_size(ctx) {
         0 => inner.total_length(),
         _ => kernel::length(ctx) - ETHERNET as u32,
-    };
-    let now = match &lookup {
-        Lookup::Leased(leased) => leased.now,
-        Lookup::Unasked | Lookup::NoLease { .. } => kernel::now(),
     };
     count::decap(node, bytes, now);
     let way = match (suspicion, lookup) {

@@ -32,7 +32,7 @@ impl Lookup {
 /// Asks for the packet whose inner header is `at` bytes into the frame. That
 /// header may be anything so far: a wrong one is found before it is used.
 #[inline(always)]
-pub fn look(frame: Frame, at: usize, node: Ipv4Be) -> Lookup {
+pub fn look(frame: Frame, at: usize, node: Ipv4Be, now: u64) -> Lookup {
     if !settings::is_verified() {
         return Lookup::Unasked;
     }
@@ -49,7 +49,7 @@ pub fn look(frame: Frame, at: usize, node: Ipv4Be) -> Lookup {
         return no(Reason::ControlToStack);
     }
     let ask = |reason| Lookup::NoLease { reason, proof: flow.proof(settings::secret()) };
-    match lease::find(&flow) {
+    match lease::find(&flow, now) {
         Ok(leased) if leased.node == node => Lookup::Leased(leased),
         Ok(_) | Err(NoLease::Missing) => ask(Reason::NoLeaseToStack),
         Err(NoLease::Expired) => ask(Reason::LeaseExpiredToStack),

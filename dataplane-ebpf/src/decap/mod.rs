@@ -41,10 +41,12 @@ pub fn tc(ctx: &TcContext) -> TcExit {
     }
     let length = kernel::length(ctx) - ETHERNET as u32;
     let room = if kernel::gso_size(ctx) == 0 { Room::bytes(length) } else { Room::UNKNOWN };
-    let lookup = leased::look(frame, INNER, outer.source);
+    // Once, for the lease and for when the node was last seen.
+    let now = kernel::now();
+    let lookup = leased::look(frame, INNER, outer.source, now);
     let checked = check::all(ctx, frame, &outer, room, None, lookup.vouches())?;
     unwrap::tc(ctx, &checked)?;
-    deliver::deliver(ctx, &checked.inner, outer.source, checked.suspicion, lookup)
+    deliver::deliver(ctx, &checked.inner, outer.source, checked.suspicion, lookup, now)
 }
 
 /// What XDP has checked and unwrapped lacks only its delivery. It is no longer
@@ -57,7 +59,8 @@ fn handed_over(ctx: &TcContext, node: Ipv4Be) -> TcExit {
     }
     let frame = Frame::linear(ctx, (ETHERNET + flow::HEADERS) as u32);
     let inner = frame.read(ETHERNET).ok_or(Reason::HandoverStray)?;
-    deliver::deliver(ctx, &inner, node, None, leased::look(frame, ETHERNET, node))
+    let now = kernel::now();
+    deliver::deliver(ctx, &inner, node, None, leased::look(frame, ETHERNET, node, now), now)
 }
 
 /// From the NIC before an skb exists. `None` leaves the packet to [`tc`].

@@ -30,7 +30,7 @@ pub fn find(ctx: &TcContext, inner: &Inner) -> Result<Leased, Reason> {
     if is_control {
         return Err(Reason::PodConnectionControl);
     }
-    let leased = lease::find(&flow).map_err(|no_lease| {
+    let leased = lease::find(&flow, kernel::now()).map_err(|no_lease| {
         kernel::set_proof(ctx, flow.proof(settings::secret()));
         match no_lease {
             NoLease::Missing => Reason::PodNoLease,

@@ -7,7 +7,7 @@ use core::{
 
 use dataplane_common::{Flow, Ipv4Be, Lease, Node};
 
-use crate::{kernel, maps};
+use crate::maps;
 
 /// A lease that is good.
 pub struct Leased {
@@ -17,8 +17,6 @@ pub struct Leased {
     pub endpoint: u32,
     /// Where packets go.
     pub way: Node,
-    /// When that was found out: [`kernel::now`], which costs more than to remember it.
-    pub now: u64,
     entry: &'static mut Lease,
 }
 
@@ -41,9 +39,9 @@ pub enum NoLease {
     Outdated,
 }
 
-/// The lease of `flow`, if it is good now.
+/// The lease of `flow`, if it is good at `now` ([`crate::kernel::now`]).
 #[inline(always)]
-pub fn find(flow: &Flow) -> Result<Leased, NoLease> {
+pub fn find(flow: &Flow, now: u64) -> Result<Leased, NoLease> {
     let entry = maps::lease(flow).ok_or(NoLease::Missing)?;
     let (node, endpoint, way) = (entry.node, entry.endpoint, entry.way);
     let (epoch, expires) = (entry.epoch, entry.expires);
@@ -57,9 +55,8 @@ pub fn find(flow: &Flow) -> Result<Leased, NoLease> {
     if epoch != maps::epoch() {
         return Err(NoLease::Outdated);
     }
-    let now = kernel::now();
     if expires <= now {
         return Err(NoLease::Expired);
     }
-    Ok(Leased { node, endpoint, way, now, entry })
+    Ok(Leased { node, endpoint, way, entry })
 }

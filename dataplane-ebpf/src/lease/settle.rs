@@ -70,26 +70,27 @@ pub fn settle(
         revoke(flow);
         return Settled::Unproven;
     }
-    if find(flow).is_ok() {
+    let now = kernel::now();
+    if find(flow, now).is_ok() {
         return Settled::Leased;
     }
     if proof == 0 {
         return Settled::Unproven;
     }
     match claim() {
-        Some(claim) => grant(flow, word.epoch, &claim),
+        Some(claim) => grant(flow, word.epoch, now, &claim),
         None => Settled::Unproven,
     }
 }
 
 #[inline(always)]
-fn grant(flow: &Flow, epoch: u32, claim: &Claim) -> Settled {
+fn grant(flow: &Flow, epoch: u32, now: u64, claim: &Claim) -> Settled {
     // A renewal goes on counting.
     let (packets, bytes) = maps::lease(flow).map_or((0, 0), |old| (old.packets, old.bytes));
     let lease = Lease {
         destination: flow.destination,
         epoch,
-        expires: kernel::now() + settings::lease(),
+        expires: now + settings::lease(),
         packets,
         bytes,
         node: claim.node,
