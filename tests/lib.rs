@@ -8,6 +8,7 @@
 //! | [`prog`] | the object in the kernel: runs, counters |
 //! | [`case`] | a row of a table, and the runner |
 //! | [`faults`] | what can be wrong with a packet, and in which order it is found |
+//! | [`cost`] | what a run of each program takes |
 //! | [`decap`] | frames both tables of decapsulation are about |
 //! | [`live`] | the programs attached, for what a test run cannot show |
 //! | [`model`] | what the programs ought to do, written from the design |
@@ -15,6 +16,7 @@
 //! | [`bird`] | the source `bird` by itself |
 //! | [`netns`], [`wire`] | a namespace with interfaces, raw sockets on them |
 //! | [`capabilities`] | less than root |
+//! | [`test_run`] | `BPF_PROG_TEST_RUN` itself |
 //! | [`trampoline`] | `tc_index` for test runs |
 //! | [`hex`] | frames side by side |
 
@@ -24,6 +26,8 @@ pub mod bird;
 pub mod capabilities;
 #[path = "support/case.rs"]
 pub mod case;
+#[path = "support/cost/mod.rs"]
+pub mod cost;
 #[path = "support/decap.rs"]
 pub mod decap;
 #[path = "support/faults.rs"]
@@ -46,6 +50,8 @@ pub mod prog;
 pub mod run;
 #[path = "support/scene.rs"]
 pub mod scene;
+#[path = "support/test_run.rs"]
+pub mod test_run;
 #[path = "support/trampoline.rs"]
 pub mod trampoline;
 #[path = "support/wire.rs"]

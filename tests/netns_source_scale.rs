@@ -1,38 +1,19 @@
 //! A table of the size we are meant for, and one change in it. What is printed is
 //! in docs/scale.md; what is asserted does not depend on the machine's speed.
 
-use std::{fmt::Write as _, fs, net::Ipv4Addr, time::Instant};
+use std::{fmt::Write as _, time::Instant};
 
 use serde_json::Value;
-use tunless_lab::{Daemon, Lab, Node};
+use tunless_lab::{
+    Daemon, Lab, Node,
+    scale::{BLOCKS, BORROWED, NODES, Usage, block, lent, node, route},
+};
 use tunless_tests::scene::until;
 
-const NODES: u32 = 5_000;
-const BLOCKS: u32 = 10_000;
-const BORROWED: u32 = 2_000;
 /// Changes whose cost is averaged.
 const CHANGES: u32 = 500;
 /// Far beyond what a slow machine takes for all of it.
 const LONG: std::time::Duration = std::time::Duration::from_secs(120);
-
-fn node(n: u32) -> Ipv4Addr {
-    Ipv4Addr::from(u32::from(Ipv4Addr::new(172, 20, 0, 1)) + n % NODES)
-}
-
-fn block(n: u32) -> Ipv4Addr {
-    Ipv4Addr::from(u32::from(Ipv4Addr::new(100, 64, 0, 0)) + 64 * n)
-}
-
-/// As BIRD would make it.
-fn route(verb: &str, n: u32, node: Ipv4Addr) -> String {
-    format!("route {verb} {}/26 via {node} dev tunless0 onlink proto 12 metric 32\n", block(n))
-}
-
-fn lent(n: u32) -> String {
-    let address = Ipv4Addr::from(u32::from(block(n)) + 5);
-    let (node, rest) = (node(n + 1), "dev tunless0 onlink proto 12 metric 32");
-    format!("route add {address}/32 via {node} {rest}\n")
-}
 
 fn add(at: &Node, lines: impl Iterator<Item = String>) {
     at.netns.ip_batch(&lines.collect::<String>()).unwrap();
@@ -45,26 +26,16 @@ fn wait_for(daemon: &Daemon, what: &str, is_so: impl Fn(&[Value]) -> bool) {
     });
 }
 
-/// CPU time a process has had, milliseconds.
-fn cpu(pid: u32) -> u64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let (_, fields) = stat.rsplit_once(')').unwrap();
-    let field = |index: usize| fields.split_whitespace().nth(index).unwrap().parse::<u64>();
-    // utime and stime (proc(5)), in ticks of 10 ms.
-    10 * (field(11).unwrap() + field(12).unwrap())
-}
-
-/// Its resident memory, KiB.
-fn memory(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+/// Milliseconds of CPU, and memory in KiB.
+fn usage(pid: u32) -> (u64, u64) {
+    let Usage { cpu, memory } = Usage::of(pid).unwrap();
+    (cpu.as_millis() as u64, memory >> 10)
 }
 
 /// Moves block 3 from node to node; milliseconds of CPU for each move.
 fn cost_of_changes(at: &Node, daemon: &Daemon) -> f64 {
     let pid = daemon.pid().unwrap();
-    let before = cpu(pid);
+    let before = usage(pid).0;
     for n in 0..CHANGES {
         let last = node(10 + n % 2);
         at.netns.ip_batch(&route("replace", 3, last)).unwrap();
@@ -74,7 +45,7 @@ fn cost_of_changes(at: &Node, daemon: &Daemon) -> f64 {
     wait_for(daemon, "the last change", |items| {
         items.iter().any(|item| item["cidr"] == *cidr && item["node"] == *last)
     });
-    (cpu(pid) - before) as f64 / f64::from(CHANGES)
+    (usage(pid).0 - before) as f64 / f64::from(CHANGES)
 }
 
 #[test]
@@ -93,9 +64,9 @@ fn ten_thousand_blocks_of_five_thousand_nodes() {
     wait_for(&daemon, "a few routes", |items| items.len() == few as usize);
     let small = cost_of_changes(at, &daemon);
     let pid = daemon.pid().unwrap();
-    writeln!(report, "{few} blocks: {small:.2} ms CPU a change, {} KiB", memory(pid)).unwrap();
+    writeln!(report, "{few} blocks: {small:.2} ms CPU a change, {} KiB", usage(pid).1).unwrap();
 
-    let (start, before) = (Instant::now(), cpu(pid));
+    let (start, before) = (Instant::now(), usage(pid).0);
     add(at, (few..BLOCKS).map(|n| route("add", n, node(n))));
     add(at, (0..BORROWED).map(lent));
     let all = (BLOCKS + BORROWED) as usize;
@@ -104,8 +75,8 @@ fn ten_thousand_blocks_of_five_thousand_nodes() {
         report,
         "all {all} routes: {:.1} s, {} ms CPU, {} KiB",
         start.elapsed().as_secs_f64(),
-        cpu(pid) - before,
-        memory(pid)
+        usage(pid).0 - before,
+        usage(pid).1
     )
     .unwrap();
     let large = cost_of_changes(at, &daemon);
@@ -120,8 +91,8 @@ fn ten_thousand_blocks_of_five_thousand_nodes() {
         report,
         "restart: ready after {:.1} s, {} ms CPU, {} KiB",
         start.elapsed().as_secs_f64(),
-        cpu(pid),
-        memory(pid)
+        usage(pid).0,
+        usage(pid).1
     )
     .unwrap();
     wait_for(&daemon, "all routes again", |items| items.len() == all);

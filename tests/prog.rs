@@ -4,6 +4,7 @@
 //! reason has no case.
 
 mod prog_budget;
+mod prog_cost;
 mod prog_coverage;
 mod prog_decap_tc;
 mod prog_decap_tc_leased;

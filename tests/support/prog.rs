@@ -5,7 +5,8 @@ use std::{
     collections::BTreeMap,
     io::{Error, ErrorKind},
     net::Ipv4Addr,
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    time::Duration,
 };
 
 use aya::{
@@ -22,10 +23,12 @@ use dataplane_common::{
 };
 use dataplane_user::object::DATAPLANE;
 use nix::time::{ClockId, clock_gettime};
+use tunless_lab::bpf;
 
 pub use super::run::{Action, Context, Counters, Program, Ran, Size};
 use super::{
-    trampoline::{Run, Trampoline},
+    test_run::{Run, test_run},
+    trampoline::Trampoline,
     world::{self, Entry},
 };
 
@@ -185,7 +188,7 @@ impl Loaded {
             tc_index: context.proof,
             repeat: context.repeat,
         });
-        let action = Action::new(program, took(program, packet, returned)?);
+        let action = Action::new(program, took(program, packet, returned)?.returned);
         let mark = u32::from_ne_bytes(skb[8..12].try_into().expect("four bytes"));
         Some(Ran { action, packet: out, metadata: Vec::new(), mark })
     }
@@ -203,6 +206,16 @@ impl Loaded {
             repeat: context.repeat,
         });
         took(program, packet, proof)
+    }
+
+    /// How long `program` runs for `packet`, with all that [`Idle`] takes, too.
+    #[must_use]
+    pub fn time(&mut self, program: Program, packet: &[u8], context: &Context) -> Duration {
+        if program == Program::DecapXdp {
+            let xdp = self.xdp().fd().expect("it is loaded").as_fd();
+            return time_xdp(xdp, packet, context);
+        }
+        time(self.trampoline(program), packet, context)
     }
 
     fn trampoline(&mut self, program: Program) -> &Trampoline {
@@ -288,6 +301,50 @@ impl Loaded {
             self.node_counters.insert(node, zeros(), 0).expect("a counter can be set");
         }
     }
+}
+
+/// Programs that do nothing, run as ours are: what a test run takes by itself.
+pub struct Idle {
+    classifier: Trampoline,
+    xdp: OwnedFd,
+}
+
+impl Idle {
+    /// Loads them.
+    #[must_use]
+    pub fn load() -> Self {
+        const MOVE: u8 = 0xb7;
+        const EXIT: u8 = 0x95;
+        const PASS: i32 = 2;
+        let program = |returned| {
+            [bpf::instruction(MOVE, 0, 0, 0, returned), bpf::instruction(EXIT, 0, 0, 0, 0)]
+        };
+        let classifier = bpf::load_classifier(&program(-1)).expect("it does nothing");
+        let xdp = bpf::load_xdp(&program(PASS)).expect("it does nothing");
+        Self { classifier: Trampoline::new(classifier.as_fd()), xdp }
+    }
+
+    /// How long the one in the place of `program` runs.
+    #[must_use]
+    pub fn time(&self, program: Program, packet: &[u8], context: &Context) -> Duration {
+        match program {
+            Program::DecapXdp => time_xdp(self.xdp.as_fd(), packet, context),
+            _ => time(&self.classifier, packet, context),
+        }
+    }
+}
+
+fn time(program: &Trampoline, packet: &[u8], context: &Context) -> Duration {
+    let (mut out, mut skb) = (vec![0; packet.len() + 512], context.skb());
+    let tc_index = context.proof;
+    let mut run = Run { packet, out: &mut out, context: &mut skb, tc_index, repeat: 1 };
+    program.run(&mut run).expect("a test run takes the frame").took
+}
+
+fn time_xdp(program: BorrowedFd<'_>, packet: &[u8], context: &Context) -> Duration {
+    let (mut out, mut xdp) = (vec![0; packet.len() + 512], context.xdp(packet.len()));
+    let mut run = Run { packet, out: &mut out, context: &mut xdp, tc_index: 0, repeat: 1 };
+    test_run(program, &mut run, 1).expect("a test run takes the frame").took
 }
 
 fn map<T: TryFrom<Map, Error = aya::maps::MapError>>(ebpf: &mut Ebpf, name: &str) -> T {

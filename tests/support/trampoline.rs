@@ -8,15 +8,16 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
 use nix::libc;
 use tunless_lab::bpf::{call, instruction, load_classifier, open, raw};
 
+use super::test_run::{Done, Run, test_run};
+
 const MAP_CREATE: libc::c_int = 0;
 const MAP_UPDATE_ELEM: libc::c_int = 2;
-const PROG_TEST_RUN: libc::c_int = 10;
 const PROG_ARRAY: u32 = 3;
 
 /// `struct __sk_buff`.
@@ -35,20 +36,6 @@ pub struct Trampoline {
     _leads_to: OwnedFd,
 }
 
-/// What a test run gets and gives.
-pub struct Run<'a> {
-    /// The frame.
-    pub packet: &'a [u8],
-    /// Where the frame goes; cut to its length.
-    pub out: &'a mut Vec<u8>,
-    /// `struct __sk_buff`, and what became of it.
-    pub context: &'a mut [u8],
-    /// What an ingress hook left in `tc_index`.
-    pub tc_index: u16,
-    /// How often the program runs.
-    pub repeat: u32,
-}
-
 impl Trampoline {
     /// In front of `program`.
     #[must_use]
@@ -59,8 +46,8 @@ impl Trampoline {
         Self { program, _leads_to: array }
     }
 
-    /// Runs the program; its return value. `EINVAL` for a frame no test run takes.
-    pub fn run(&self, run: &mut Run<'_>) -> io::Result<i32> {
+    /// Runs the program. `EINVAL` for a frame no test run takes.
+    pub fn run(&self, run: &mut Run<'_>) -> io::Result<Done> {
         // Never so many that it would look.
         self.test_run(run, u32::MAX, run.repeat)
     }
@@ -73,52 +60,11 @@ impl Trampoline {
         Ok(u32::from_ne_bytes(bytes))
     }
 
-    fn test_run(&self, run: &mut Run<'_>, before_look: u32, repeat: u32) -> io::Result<i32> {
-        /// The part of `union bpf_attr` (`linux/bpf.h`) that the command reads.
-        #[repr(C)]
-        struct Attributes {
-            program: u32,
-            returned: u32,
-            data_size_in: u32,
-            data_size_out: u32,
-            data_in: u64,
-            data_out: u64,
-            repeat: u32,
-            duration: u32,
-            context_size_in: u32,
-            context_size_out: u32,
-            context_in: u64,
-            context_out: u64,
-            flags: u32,
-            cpu: u32,
-            batch_size: u32,
-            padding: u32,
-        }
-
+    fn test_run(&self, run: &mut Run<'_>, before_look: u32, repeat: u32) -> io::Result<Done> {
         for (at, value) in [(NUMBER, u32::from(run.tc_index)), (UNSET, 1), (RUNS, before_look)] {
             run.context[at as usize..][..4].copy_from_slice(&value.to_ne_bytes());
         }
-        let mut attributes = Attributes {
-            program: raw(&self.program),
-            returned: 0,
-            data_size_in: run.packet.len() as u32,
-            data_size_out: run.out.len() as u32,
-            data_in: run.packet.as_ptr() as u64,
-            data_out: run.out.as_mut_ptr() as u64,
-            repeat,
-            duration: 0,
-            context_size_in: run.context.len() as u32,
-            context_size_out: run.context.len() as u32,
-            context_in: run.context.as_ptr() as u64,
-            context_out: run.context.as_mut_ptr() as u64,
-            flags: 0,
-            cpu: 0,
-            batch_size: 0,
-            padding: 0,
-        };
-        call(PROG_TEST_RUN, &mut attributes)?;
-        run.out.truncate(attributes.data_size_out as usize);
-        Ok(attributes.returned as i32)
+        test_run(self.program.as_fd(), run, repeat)
     }
 }
 

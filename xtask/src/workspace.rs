@@ -39,8 +39,17 @@ pub fn build_release() -> Result<()> {
 
 /// Builds one package for release.
 pub fn build_release_of(package: &str) -> Result<()> {
-    let status =
-        cargo(["build", "--release", "--package", package]).status().context("cannot run cargo")?;
-    ensure!(status.success(), "`cargo build --release --package {package}` failed");
+    build(&["build", "--release", "--package", package])
+}
+
+/// Builds an example of a package for release; where it is.
+pub fn build_example(package: &str, example: &str) -> Result<PathBuf> {
+    build(&["build", "--release", "--package", package, "--example", example])?;
+    Ok(root().join("target/release/examples").join(example))
+}
+
+fn build(arguments: &[&str]) -> Result<()> {
+    let status = cargo(arguments.iter().copied()).status().context("cannot run cargo")?;
+    ensure!(status.success(), "`cargo {}` failed", arguments.join(" "));
     Ok(())
 }

@@ -3,6 +3,7 @@
 
 use std::{
     ffi::CString,
+    fs,
     io::{self, Error},
     mem::{offset_of, zeroed},
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
@@ -13,12 +14,15 @@ use nix::libc;
 
 const PROG_LOAD: libc::c_int = 5;
 const OBJ_PIN: libc::c_int = 6;
+const OBJ_GET: libc::c_int = 7;
 const PROG_GET_NEXT_ID: libc::c_int = 11;
 const PROG_GET_FD_BY_ID: libc::c_int = 13;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 
 /// `BPF_PROG_TYPE_SCHED_CLS`.
 const SCHED_CLS: u32 = 3;
+/// `BPF_PROG_TYPE_XDP`.
+const XDP: u32 = 6;
 
 /// A program that the kernel has, and how long it ran while
 /// `kernel.bpf_stats_enabled` was 1.
@@ -45,6 +49,15 @@ pub fn instruction(code: u8, to: u8, from: u8, offset: i16, number: i32) -> u64 
 
 /// Loads a TC program.
 pub fn load_classifier(program: &[u64]) -> io::Result<OwnedFd> {
+    load(SCHED_CLS, program)
+}
+
+/// Loads an XDP program.
+pub fn load_xdp(program: &[u64]) -> io::Result<OwnedFd> {
+    load(XDP, program)
+}
+
+fn load(program_type: u32, program: &[u64]) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Load {
         program_type: u32,
@@ -58,7 +71,7 @@ pub fn load_classifier(program: &[u64]) -> io::Result<OwnedFd> {
 
     let license = c"GPL";
     let mut load = Load {
-        program_type: SCHED_CLS,
+        program_type,
         length: u32::try_from(program.len()).map_err(io::Error::other)?,
         instructions: program.as_ptr() as u64,
         license: license.as_ptr() as u64,
@@ -81,6 +94,24 @@ pub fn pin(program: &OwnedFd, path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_encoded_bytes())?;
     let mut pin = Pin { path: path.as_ptr() as u64, descriptor: raw(program), flags: 0 };
     call(OBJ_PIN, &mut pin).map(drop)
+}
+
+/// How much memory a pinned map takes, bytes; before 6.4 an estimate
+/// (`kernel/bpf/syscall.c`, `bpf_map_show_fdinfo`).
+pub fn memory_of_map(pin: &Path) -> io::Result<u64> {
+    #[repr(C)]
+    struct Get {
+        path: u64,
+        descriptor: u32,
+        flags: u32,
+    }
+
+    let path = CString::new(pin.as_os_str().as_encoded_bytes())?;
+    let map = open(OBJ_GET, &mut Get { path: path.as_ptr() as u64, descriptor: 0, flags: 0 })?;
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", raw(&map)))?;
+    let memory = info.lines().find_map(|line| line.strip_prefix("memlock:"));
+    let no_map = || io::Error::other(format!("{} is no map", pin.display()));
+    memory.and_then(|bytes| bytes.trim().parse().ok()).ok_or_else(no_map)
 }
 
 /// Every program there is.

@@ -4,7 +4,8 @@
 //! plugin would. [`traffic`] sends through it, [`capture`] looks at the wire,
 //! [`inject`] puts hand-made frames on it, [`service`] plays kube-proxy, [`felix`]
 //! Calico's agent, [`bird`] runs BIRD, [`etcd`] a datastore with [`calico`]'s objects,
-//! [`conntrack`] tells what the kernel remembers, [`daemon`] runs `tunless`, and [`trace`] tells
+//! [`conntrack`] tells what the kernel remembers, [`scale`] has a large cluster's routes,
+//! [`daemon`] runs `tunless`, and [`trace`] tells
 //! whether it left anything.
 //!
 //! It needs root, and a kernel with network namespaces. It knows the `tunless`
@@ -46,6 +47,7 @@ mod notify;
 pub mod packet;
 mod packet_socket;
 mod pod;
+pub mod scale;
 pub mod service;
 mod topology;
 pub mod trace;

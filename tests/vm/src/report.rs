@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     checks::Check,
-    figures::{Figure, Symbols},
+    figures::{Figure, Symbols, TestRun},
 };
 
 /// The serial port, inside the guest.
@@ -45,6 +45,13 @@ pub enum Event {
         case: String,
         /// What.
         figure: Figure,
+    },
+    /// The case that began last has run a program by itself.
+    TestRun {
+        /// Its name.
+        case: String,
+        /// What it took.
+        run: TestRun,
     },
     /// The case that began last was profiled.
     Profiled {

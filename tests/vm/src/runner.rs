@@ -65,6 +65,9 @@ fn run_suite(kernel: Kernel, name: &str, report: &mut Reporter) -> Result<()> {
         for figure in figures.so_far() {
             report.send(&Event::Figure { case: name.clone(), figure })?;
         }
+        for run in figures.test_runs() {
+            report.send(&Event::TestRun { case: name.clone(), run })?;
+        }
         if let Some(symbols) = figures.symbols() {
             report.send(&Event::Profiled { case: name.clone(), symbols })?;
         }

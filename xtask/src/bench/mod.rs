@@ -4,6 +4,8 @@
 //! |---|---|
 //! | [`deterministic`] | ratios to the kernel's tunl0, in the emulator, the same in every run |
 //! | [`native`] | ratios to plain kernel routing, on this machine's kernel |
+//! | [`cost`] | nanoseconds and instructions of each program by itself |
+//! | [`scale`] | what the daemon takes in a large cluster |
 //!
 //! [`profile`] shows where the instructions of one path go; it is no part of the whole.
 //!
@@ -12,11 +14,13 @@
 //! `Default`) and `run(&Arguments) -> Result<Vec<Row>>`, a line in [`Part`],
 //! in [`Part::all`] and in [`Part::run`], and a kind of [`results::Row`].
 
+mod cost;
 mod deterministic;
 mod native;
 mod profile;
 mod ratio;
 mod results;
+mod scale;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -40,6 +44,8 @@ pub struct Arguments {
 enum Part {
     Deterministic(deterministic::Arguments),
     Native(native::Arguments),
+    Cost(cost::Arguments),
+    Scale(scale::Arguments),
     Profile(profile::Arguments),
 }
 
@@ -58,6 +64,8 @@ impl Part {
         vec![
             Self::Deterministic(deterministic::Arguments::default()),
             Self::Native(native::Arguments::default()),
+            Self::Cost(cost::Arguments::default()),
+            Self::Scale(scale::Arguments::default()),
         ]
     }
 
@@ -65,6 +73,8 @@ impl Part {
         match self {
             Self::Deterministic(arguments) => deterministic::run(arguments),
             Self::Native(arguments) => native::run(arguments),
+            Self::Cost(arguments) => cost::run(arguments),
+            Self::Scale(arguments) => scale::run(arguments),
             Self::Profile(arguments) => profile::run(arguments).map(|()| Vec::new()),
         }
     }

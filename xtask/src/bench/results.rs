@@ -28,6 +28,10 @@ pub enum Row {
     Native(Native),
     /// A way from pod to pod under a clock that counts instructions.
     Deterministic(Deterministic),
+    /// A program by itself.
+    Cost(Cost),
+    /// The daemon of a large cluster's node.
+    Scale(Scale),
 }
 
 impl Row {
@@ -44,9 +48,11 @@ pub struct Native {
     pub path: String,
     /// `tcp_bulk`, …
     pub load: String,
+    /// Local pods whose chains the ruleset has.
+    pub endpoints: u32,
     /// How many rounds.
     pub rounds: u32,
-    /// To plain routing in the same round.
+    /// Of speeds, to plain routing in the same round.
     pub ratio_to_plain: Ratio,
 }
 
@@ -94,6 +100,40 @@ pub struct Program {
     pub instructions: f64,
 }
 
+/// What a program takes for one packet by itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Its name.
+    pub program: String,
+    /// The fast path it was loaded for.
+    pub fastpath: String,
+    /// What became of the packet: the reason it was counted under.
+    pub outcome: String,
+    /// Whether that is what the program is for.
+    pub hit: bool,
+    /// The pod's frame, bytes.
+    pub bytes: u32,
+    /// Entries of the map of routes.
+    pub routes: u32,
+    /// Whether the table of leases is full.
+    pub leases_full: bool,
+    /// On this machine and its kernel.
+    pub nanoseconds: f64,
+    /// In the emulator.
+    pub instructions: f64,
+}
+
+/// One figure of the daemon of a large cluster's node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Scale {
+    /// What was measured.
+    pub what: String,
+    /// How much that is.
+    pub value: f64,
+    /// Of what.
+    pub unit: String,
+}
+
 impl Results {
     /// Puts a part's new rows in the place of its old ones.
     fn replace(&mut self, rows: Vec<Row>) {
@@ -139,6 +179,7 @@ mod tests {
         Row::Native(Native {
             path: path.into(),
             load: "tcp_bulk".into(),
+            endpoints: 0,
             rounds: 3,
             ratio_to_plain: Ratio { median: 0.9, min: 0.8, max: 1.0 },
         })

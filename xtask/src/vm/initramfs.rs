@@ -29,10 +29,11 @@ const APPLETS: [&str; 16] = [
     "tail", "top", "uname", "vi",
 ];
 
-/// The archive for this kernel, made unless the very same is there.
-pub fn get(kernel: &Installed) -> Result<PathBuf> {
+/// The archive for this kernel, made unless the very same is there. `more` binaries: where
+/// each is in the guest, and here.
+pub fn get(kernel: &Installed, more: &[(&Path, &Path)]) -> Result<PathBuf> {
     let mut archive = Vec::new();
-    plant(kernel)?.write(&mut archive).context("the guest's file system cannot be packed")?;
+    plant(kernel, more)?.write(&mut archive).context("the guest's file system cannot be packed")?;
 
     let mut hasher = DefaultHasher::new();
     archive.hash(&mut hasher);
@@ -62,7 +63,7 @@ fn remove_older(place: &Path, prefix: &str) -> Result<()> {
     Ok(())
 }
 
-fn plant(kernel: &Installed) -> Result<Tree> {
+fn plant(kernel: &Installed, more: &[(&Path, &Path)]) -> Result<Tree> {
     let release = workspace::root().join("target/release");
     let (tunless, runner) = (release.join("tunless"), release.join("tunless-vm"));
 
@@ -76,7 +77,12 @@ fn plant(kernel: &Installed) -> Result<Tree> {
     tree.link("/init", "usr/bin/tunless-vm");
     add(&mut tree, Path::new("/usr/bin/tunless-vm"), &runner)?;
     add(&mut tree, Path::new(TUNLESS), &tunless)?;
-    for (guest, here) in tools::collect(&[&runner, &tunless])?.files {
+    for (guest, here) in more {
+        add(&mut tree, guest, here)?;
+    }
+    let binaries: Vec<&Path> =
+        [&*runner, &*tunless].into_iter().chain(more.iter().map(|(_, here)| *here)).collect();
+    for (guest, here) in tools::collect(&binaries)?.files {
         add(&mut tree, &guest, &here)?;
     }
     for applet in APPLETS {

@@ -6,7 +6,7 @@ use anyhow::{Result, bail, ensure};
 use tunless_vm::{
     Kernel,
     command_line::Job,
-    figures::{Figure, Symbols},
+    figures::{Figure, Symbols, TestRun},
 };
 
 use super::{
@@ -20,6 +20,9 @@ use super::{
 };
 use crate::workspace;
 
+/// Of the guest's time, as the emulator is told.
+pub const INSTRUCTIONS_PER_NANOSECOND: f64 = 0.5;
+
 /// What boots for figures.
 pub struct Measuring {
     emulator: Emulator,
@@ -32,11 +35,20 @@ impl Measuring {
     /// # Errors
     /// If anything of it fails; once per process, as it takes over Ctrl-C.
     pub fn prepare(kernels: &[Kernel]) -> Result<Self> {
+        Self::prepare_with(kernels, &[])
+    }
+
+    /// As [`Measuring::prepare`], for guests that have more binaries: where each is in the
+    /// guest, and here.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn prepare_with(kernels: &[Kernel], binaries: &[(&Path, &Path)]) -> Result<Self> {
         let emulator = prepare()?;
         guest::heed_interrupts()?;
         let get = |kernel: &Kernel| {
             let installed = kernels::get(*kernel, false)?;
-            let initramfs = initramfs::get(&installed)?;
+            let initramfs = initramfs::get(&installed, binaries)?;
             Ok((installed, initramfs))
         };
         Ok(Self { emulator, kernels: kernels.iter().map(get).collect::<Result<_>>()? })
@@ -49,6 +61,16 @@ impl Measuring {
     pub fn figures(&self, kernel: Kernel, suite: &str) -> Result<(String, Vec<Figure>)> {
         let (release, progress) = self.boot(kernel, suite, None)?;
         Ok((release, progress.figures))
+    }
+
+    /// Boots for a suite that runs programs by themselves; what each run took, and the
+    /// kernel's release.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn test_runs(&self, kernel: Kernel, suite: &str) -> Result<(String, Vec<TestRun>)> {
+        let (release, progress) = self.boot(kernel, suite, None)?;
+        Ok((release, progress.test_runs))
     }
 
     /// Boots for a suite that is profiled. The n-th stretch of its cases is the file `n`

@@ -52,7 +52,7 @@ pub fn run(emulator: &Emulator, arguments: &TestArguments) -> Result<()> {
     let mut guests = Vec::new();
     for kernel in arguments.kernel.list() {
         let installed = kernels::get(kernel, arguments.common.refresh)?;
-        let initramfs = initramfs::get(&installed)?;
+        let initramfs = initramfs::get(&installed, &[])?;
         guests.push((kernel, installed, initramfs));
     }
     let mut total = Total::default();
@@ -170,6 +170,7 @@ fn show(name: &str, event: &Event, since: Duration) {
         // Printed when it ends: on one line, as libtest does. Figures make a table.
         Event::Begin { .. }
         | Event::Figure { .. }
+        | Event::TestRun { .. }
         | Event::Profiled { .. }
         | Event::Done
         | Event::Fatal { .. } => {}

@@ -17,7 +17,7 @@ pub fn run(emulator: Emulator, arguments: &ShellArguments) -> Result<()> {
     let machine = Machine {
         emulator,
         image: installed.image.clone(),
-        initramfs: initramfs::get(&installed)?,
+        initramfs: initramfs::get(&installed, &[])?,
         clock: arguments.common.clock(),
         profile: None,
         job: Job { kernel, suite: None },

@@ -2,7 +2,7 @@
 
 use tunless_vm::{
     checks::Check,
-    figures::{Figure, Symbols},
+    figures::{Figure, Symbols, TestRun},
     report::Event,
 };
 
@@ -28,6 +28,8 @@ pub struct Progress {
     pub checks: Vec<(String, Check)>,
     /// What cases have measured.
     pub figures: Vec<Figure>,
+    /// What programs took by themselves.
+    pub test_runs: Vec<TestRun>,
     /// Of the profiles that were taken, with the names of the cases.
     pub profiled: Vec<(String, Symbols)>,
     /// Every case has ended.
@@ -54,6 +56,7 @@ impl Progress {
             }
             Event::Check { case, check } => self.checks.push((case.clone(), check.clone())),
             Event::Figure { figure, .. } => self.figures.push(figure.clone()),
+            Event::TestRun { run, .. } => self.test_runs.push(run.clone()),
             Event::Profiled { case, symbols } => {
                 self.profiled.push((case.clone(), symbols.clone()));
             }

@@ -8,6 +8,7 @@ pub mod conversation;
 pub mod crowd;
 pub mod flood;
 pub mod http;
+pub mod load;
 pub mod ping;
 mod sockopt;
 pub mod stream;

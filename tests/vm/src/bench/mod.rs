@@ -3,7 +3,8 @@
 //!
 //! A suite is one [`path`] from pod to pod, in a boot of its own, so that nothing
 //! of one is left when the next is measured; its cases are rulesets of different
-//! sizes. One more suite measures what all paths have in common ([`base`]).
+//! sizes. One more suite measures what all paths have in common ([`base`]), and one our
+//! programs by themselves ([`cost`]).
 //!
 //! ```text
 //!  perf ── cali ┐                               ┌ cali ── sit, where packets are counted
@@ -11,6 +12,7 @@
 //! ```
 
 mod base;
+pub mod cost;
 mod flowtable;
 mod growth;
 mod limit;
@@ -26,8 +28,8 @@ mod udp;
 use anyhow::{Context as _, Result};
 use tunless_lab::Lab;
 
-pub use self::path::Path;
-use self::{path::PATHS, stage::Stage};
+use self::path::PATHS;
+pub use self::{path::Path, stage::Stage};
 use crate::{
     Kernel,
     suites::{Case, Guest, Suite},
@@ -54,8 +56,8 @@ pub fn suite(path: &Path) -> Suite {
 /// The suite of that name.
 #[must_use]
 pub fn find(name: &str) -> Option<Suite> {
-    if name == BASE.name {
-        return Some(BASE);
+    if let Some(suite) = [BASE, cost::SUITE].into_iter().find(|suite| suite.name == name) {
+        return Some(suite);
     }
     PATHS.iter().find_map(|path| {
         let profiled = || (path.profile == name).then(|| profile::suite(path));
@@ -91,9 +93,16 @@ fn measure(guest: &Guest, endpoints: u32) -> Result<()> {
     stage.clear()
 }
 
+/// The path of that name.
+#[must_use]
+pub fn path(name: &str) -> Option<&'static Path> {
+    PATHS.iter().find(|path| path.name == name)
+}
+
 /// The stage of the suite's path.
 fn set(guest: &Guest, endpoints: u32) -> Result<Stage> {
     let path = PATHS.iter().find(|path| path.suite == guest.suite || path.profile == guest.suite);
     let path = path.with_context(|| format!("there is no path for the suite {}", guest.suite))?;
+    stage::make_room_for_flows()?;
     Stage::set(path, Lab::new().build()?, endpoints)
 }

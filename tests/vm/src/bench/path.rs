@@ -91,8 +91,18 @@ impl Path {
 
     /// Whether TCP passes beside the rules of this many endpoints: Felix's drop what is
     /// invalid to conntrack, as the end of a connection is whose middle it has not seen.
-    pub(super) fn carries_tcp_beside(&self, endpoints: u32) -> bool {
+    #[must_use]
+    pub fn carries_tcp_beside(&self, endpoints: u32) -> bool {
         endpoints == 0 || !matches!(self.way, Way::Tunless { fastpath: "trusted", .. })
+    }
+
+    /// Whether it has a fast path of ours; `None` where nothing is ours.
+    #[must_use]
+    pub fn has_fastpath(&self) -> Option<bool> {
+        match self.way {
+            Way::Tunless { fastpath, .. } => Some(fastpath != "off"),
+            _ => None,
+        }
     }
 
     /// Opens it, both ways.

@@ -14,11 +14,15 @@ use super::path::Path;
 /// has found a neighbour.
 pub const SETTLE: Duration = Duration::from_secs(2);
 
-/// Daemons go before the lab they are in.
+/// The nodes, with a path open. Daemons go before the lab they are in.
+#[derive(Debug)]
 pub struct Stage {
     daemons: Vec<Daemon>,
+    /// The path.
     pub path: &'static Path,
+    /// How many pods' chains the rules of each node have.
     pub endpoints: u32,
+    /// Its ground.
     pub lab: Lab,
 }
 
@@ -26,11 +30,16 @@ impl Stage {
     /// Both nodes get the rules of this many pods; the chains of those that are not
     /// there cost as much as if they were.
     pub fn set(path: &'static Path, lab: Lab, endpoints: u32) -> Result<Self> {
-        make_room_for_flows()?;
         for (node, pod) in [(&lab.node1, lab.sit()), (&lab.node2, lab.perf())] {
             rules(node, pod, endpoints)?;
         }
         Ok(Self { daemons: path.open(&lab)?, path, endpoints, lab })
+    }
+
+    /// What runs on the nodes, the receiving one's first; none on a path that is not ours.
+    #[must_use]
+    pub fn daemons(&self) -> &[Daemon] {
+        &self.daemons
     }
 
     /// What the nodes have counted, to tell where packets went.
@@ -58,7 +67,7 @@ impl Stage {
 
 /// As kube-proxy does on a node; of a machine as small as a guest the kernel remembers
 /// 8192 flows.
-fn make_room_for_flows() -> Result<()> {
+pub(super) fn make_room_for_flows() -> Result<()> {
     for (file, value) in [
         ("/sys/module/nf_conntrack/parameters/hashsize", "32768"),
         ("/proc/sys/net/netfilter/nf_conntrack_max", "131072"),

@@ -3,7 +3,7 @@
 //! A further suite is a module here with its `SUITE`, and its name in [`ALL`].
 
 pub mod accelerate;
-mod counted;
+pub mod counted;
 pub mod interop;
 pub mod parity;
 pub mod smoke;

@@ -6,14 +6,15 @@ use super::{
     BASE,
     figures::{Kept, Measured},
 };
-use crate::bench::results::{Deterministic, Program};
+use crate::{
+    bench::results::{Deterministic, Program},
+    vm::measure::INSTRUCTIONS_PER_NANOSECOND,
+};
 
 /// What everything is compared with.
 const STANDARD: &str = "tunl0";
 /// The load that has a net cost.
 pub const UDP: &str = "udp64";
-/// What two nanoseconds are, as the emulator is told.
-const INSTRUCTIONS_PER_NANOSECOND: f64 = 0.5;
 
 /// A row for every figure, as far as there is what it is compared with.
 pub fn of(kept: &Kept) -> Vec<Deterministic> {
