@@ -1,13 +1,53 @@
 //! The configuration changes while packets flow.
 
-use std::net::Ipv4Addr;
+use std::{collections::BTreeSet, fs, net::Ipv4Addr};
 
+use aya::maps::{Map, MapData};
+use dataplane_user::bpf::masks::Masks;
 use serde_json::{Value, json};
-use tunless_lab::{Daemon, Lab, LabBuilder, Pod};
+use tunless_lab::{Daemon, Lab, LabBuilder, Node, Pod};
 use tunless_tests::scene::{
     Counters, SOON, Scene, Setup, assert_answered, assert_lossless, stream_between, until,
     while_the_kernel_is_busy,
 };
+
+/// Which prefixes the programs of a node look for.
+fn lengths(node: &Node) -> BTreeSet<u8> {
+    let masks = fs::read_dir(&node.bpffs)
+        .unwrap()
+        .map(|version| version.unwrap().path().join("MASKS"))
+        .find(|pin| pin.exists())
+        .unwrap();
+    let map = Map::Array(MapData::from_pin(masks).unwrap());
+    Masks::new(map).unwrap().lengths().unwrap()
+}
+
+#[test]
+fn prefixes_of_another_length_come_and_go() {
+    let lab = Lab::new().build().unwrap();
+    let (node1, node2) = (&lab.node1, &lab.node2);
+    let known = (node1.block, node1.ip);
+    let config = |routes: &[(&str, Ipv4Addr)]| Setup::OFF.config_with(node2, routes, "");
+    let mut daemon = Daemon::start(node2, &config(&[known])).unwrap();
+    // Blocks, and what is our own.
+    assert_eq!(lengths(node2), BTreeSet::from([26, 32]));
+    let further = [("10.99.0.0/20", node1.ip), ("10.99.4.0/24", node1.ip)];
+    for (routes, expected, cidr) in [
+        (&[known, further[0]][..], &[20, 26, 32][..], Some("10.99.0.0/20")),
+        (&[known, further[0], further[1]], &[20, 24, 26, 32], Some("10.99.4.0/24")),
+        (&[known, further[1]], &[24, 26, 32], Some("10.99.4.0/24")),
+        (&[known], &[26, 32], None),
+    ] {
+        daemon.replace_config(&config(routes)).unwrap();
+        daemon.reload().unwrap();
+        let expected: BTreeSet<u8> = expected.iter().copied().collect();
+        until("the lengths there are", SOON, || (lengths(node2) == expected).then_some(()));
+        let got = daemon.cli(&["routes", "get", "10.99.4.7", "-o", "json"]).unwrap();
+        let got: Option<Value> = serde_json::from_str(&got.stdout).ok();
+        assert_eq!(got.map(|route| route["cidr"].clone()), cidr.map(Value::from));
+    }
+    daemon.finish().unwrap();
+}
 
 fn lab() -> LabBuilder {
     Lab::new().fabric_filter(true).third_node(true)

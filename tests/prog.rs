@@ -19,3 +19,4 @@ mod prog_grant_decap;
 mod prog_live;
 mod prog_live_leased;
 mod prog_load;
+mod prog_routes;

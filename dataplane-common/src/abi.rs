@@ -4,14 +4,17 @@
 //! beside the old and swaps the programs, instead of reading the old wrongly.
 
 use crate::{
-    Counter, Endpoint, Flow, Handover, Lease, Node, NodeCounter, Reason, Route, Settings, State,
-    layout::{MAX_ENDPOINTS, MAX_NODES, MAX_ROUTES},
+    Counter, Endpoint, Flow, Handover, Lease, Node, NodeCounter, Prefix, PrefixRoute, Reason,
+    Route, Settings, State,
+    layout::{MAX_ENDPOINTS, MAX_MASKS, MAX_NODES, MAX_ROUTES},
 };
 
 /// The hash of all shared layouts, map sizes and the reasons' order (FNV-1a, 32 bit).
 pub const ABI: u32 = {
     let mut hash = Fnv::new();
     let layouts = [
+        Prefix::LAYOUT,
+        PrefixRoute::LAYOUT,
         Route::LAYOUT,
         Node::LAYOUT,
         Endpoint::LAYOUT,
@@ -22,7 +25,7 @@ pub const ABI: u32 = {
         Settings::LAYOUT,
         Flow::LAYOUT,
         Lease::LAYOUT,
-        &[MAX_ROUTES, MAX_NODES, MAX_ENDPOINTS],
+        &[MAX_ROUTES, MAX_MASKS, MAX_NODES, MAX_ENDPOINTS],
     ];
     let mut i = 0;
     while i < layouts.len() {

@@ -2,7 +2,8 @@
 //!
 //! | map | type | key → value |
 //! |---|---|---|
-//! | `ROUTES` | LPM trie | prefix → [`Route`] |
+//! | `ROUTES` | hash | [`Prefix`] → [`PrefixRoute`] |
+//! | `MASKS` | array of [`MAX_MASKS`] | masks of all prefixes in `ROUTES`, the longest first |
 //! | `NODES` | hash | node IP → [`Node`] |
 //! | `ENDPOINTS` | hash | pod IP → [`Endpoint`] |
 //! | `COUNTERS` | per-CPU array | [`crate::Reason`] → [`Counter`] |
@@ -15,6 +16,8 @@ use crate::{Ipv4Be, Mac};
 
 /// Capacity of `ROUTES`: a hundred thousand blocks and borrowed addresses.
 pub const MAX_ROUTES: usize = 131_072;
+/// Capacity of `MASKS`: one for each length.
+pub const MAX_MASKS: usize = 33;
 /// Capacity of `NODES` and `NODE_COUNTERS`.
 pub const MAX_NODES: usize = 16_384;
 /// Capacity of `ENDPOINTS`: pods of one host, at most.
@@ -56,6 +59,55 @@ pub(crate) use plain;
 // SAFETY: `repr(transparent)` over a `u32`.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for Ipv4Be {}
+
+plain! {
+    /// Addresses that begin alike.
+    pub struct Prefix {
+        /// The first of them.
+        pub network: Ipv4Be,
+        /// Ones where they are alike.
+        pub mask: Ipv4Be,
+    }
+}
+
+impl Prefix {
+    /// The prefix of `address` that is as long as `mask`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn masked(address: Ipv4Be, mask: Ipv4Be) -> Self {
+        Self { network: Ipv4Be(address.0 & mask.0), mask }
+    }
+
+    /// The prefix of `address` that is `length` bits long, at most 32.
+    #[must_use]
+    pub const fn new(address: Ipv4Be, length: u8) -> Self {
+        Self::masked(address, Self::mask(length))
+    }
+
+    /// The mask of prefixes that are `length` bits long.
+    #[must_use]
+    pub const fn mask(length: u8) -> Ipv4Be {
+        // Of 64 bits, so that none may be left.
+        Ipv4Be((!(u32::MAX as u64 >> length) as u32).to_be())
+    }
+
+    /// How many bits its addresses have in common.
+    #[must_use]
+    pub const fn length(&self) -> u8 {
+        self.mask.0.count_ones() as u8
+    }
+}
+
+plain! {
+    /// Who is behind a prefix.
+    pub struct PrefixRoute {
+        /// The prefix, once more. A hash map gives the memory of a removed entry to
+        /// another one while somebody may still be reading it; see [`Lease::destination`].
+        pub prefix: Prefix,
+        /// Its route.
+        pub route: Route,
+    }
+}
 
 plain! {
     /// Who may be behind a prefix.
@@ -256,6 +308,22 @@ const _: () = assert!(crate::ipv4::OUTER_LENGTH == 20);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_prefix_is_what_its_addresses_have_in_common() {
+        let address = Ipv4Be(u32::from_be_bytes([10, 20, 42, 31]).to_be());
+        for (length, network, mask) in [
+            (32, [10, 20, 42, 31], [255; 4]),
+            (26, [10, 20, 42, 0], [255, 255, 255, 192]),
+            (1, [0; 4], [128, 0, 0, 0]),
+            (0, [0; 4], [0; 4]),
+        ] {
+            let prefix = Prefix::new(address, length);
+            assert_eq!(prefix.network.0.to_ne_bytes(), network);
+            assert_eq!(prefix.mask.0.to_ne_bytes(), mask);
+            assert_eq!(prefix.length(), length);
+        }
+    }
 
     #[test]
     fn a_route_is_another_by_its_node_and_flags_alone() {

@@ -25,6 +25,8 @@ pub mod source;
 
 pub use address::{Ipv4Be, Mac};
 pub use flow::Flow;
-pub use layout::{Counter, Endpoint, Handover, Lease, Node, NodeCounter, Route, State};
+pub use layout::{
+    Counter, Endpoint, Handover, Lease, Node, NodeCounter, Prefix, PrefixRoute, Route, State,
+};
 pub use reason::{Direction, Reason, Verdict};
 pub use settings::Settings;

@@ -1,18 +1,31 @@
 //! Every map: who writes it, who reads it. Layouts and sizes: `dataplane_common::layout`.
 
+use core::{
+    ptr::read_volatile,
+    sync::atomic::{Ordering, compiler_fence},
+};
+
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, lpm_trie::Key},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap},
     macros::btf_map,
 };
 use dataplane_common::{
-    Counter, Endpoint, Flow, Ipv4Be, Lease, Node, NodeCounter, Reason, Route, State,
-    layout::{DEFAULT_LEASES, MAX_ENDPOINTS, MAX_NODES, MAX_ROUTES},
+    Counter, Endpoint, Flow, Ipv4Be, Lease, Node, NodeCounter, Prefix, PrefixRoute, Reason, Route,
+    State,
+    layout::{DEFAULT_LEASES, MAX_ENDPOINTS, MAX_MASKS, MAX_NODES, MAX_ROUTES},
 };
 
-/// Prefix → node. Written by the daemon.
+/// Prefix → node. Written by the daemon. A trie would find the longest prefix by itself,
+/// but takes the longer the more there are (docs/adr/0006-routes-by-hash.md).
 #[btf_map]
-static ROUTES: LpmTrie<Ipv4Be, Route, MAX_ROUTES> = LpmTrie::new();
+static ROUTES: HashMap<Prefix, PrefixRoute, MAX_ROUTES, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+
+/// The masks of all prefixes in `ROUTES`, the longest first. 0, that of the default
+/// route, ends the list. Written by the daemon.
+#[btf_map]
+static MASKS: Array<Ipv4Be, MAX_MASKS> = Array::new();
 
 /// Node IP → the way there. Written by the daemon.
 #[btf_map]
@@ -52,7 +65,23 @@ static STATE: Array<State, 1> = Array::new();
 /// The longest route that covers `address`.
 #[inline(always)]
 pub fn route(address: Ipv4Be) -> Option<Route> {
-    ROUTES.get(&Key::new(32, address)).copied()
+    for index in 0..MAX_MASKS as u32 {
+        let mask = *MASKS.get(index)?;
+        let prefix = Prefix::masked(address, mask);
+        // SAFETY: what may be written meanwhile is read as numbers, and judged after that.
+        if let Some(entry) = unsafe { ROUTES.get(&prefix) } {
+            let route = entry.route;
+            // Read last: whoever got the memory in between has overwritten this first.
+            compiler_fence(Ordering::SeqCst);
+            // SAFETY: a reference is valid to read.
+            let found = unsafe { read_volatile(&raw const entry.prefix) };
+            return (found == prefix).then_some(route);
+        }
+        if mask == Ipv4Be(0) {
+            return None;
+        }
+    }
+    None
 }
 
 /// The way to a node.

@@ -11,17 +11,18 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, TestRun, TestRunAttrs, TestRunOptions,
-    maps::{
-        Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues,
-        lpm_trie::Key,
-    },
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues},
     programs::{Program as AyaProgram, ProgramError, SchedClassifier, Xdp},
     util::nr_cpus,
 };
 use dataplane_common::{
-    Counter, Endpoint, Flow, Ipv4Be, Lease, Node, NodeCounter, Reason, Route, Settings,
+    Counter, Endpoint, Flow, Ipv4Be, Lease, Node, NodeCounter, Reason, Settings,
 };
-use dataplane_user::object::DATAPLANE;
+use dataplane_user::{
+    bpf::{masks::Masks, routes::Routes},
+    object::DATAPLANE,
+};
+use ipnet::Ipv4Net;
 use nix::time::{ClockId, clock_gettime};
 use tunless_lab::bpf;
 
@@ -35,7 +36,8 @@ use super::{
 /// The object in the kernel.
 pub struct Loaded {
     ebpf: Ebpf,
-    routes: LpmTrie<MapData, Ipv4Be, Route>,
+    routes: Routes,
+    masks: Masks,
     nodes: HashMap<MapData, Ipv4Be, Node>,
     endpoints: HashMap<MapData, Ipv4Be, Endpoint>,
     leases: HashMap<MapData, Flow, Lease>,
@@ -71,7 +73,9 @@ impl Loaded {
             };
             loaded.unwrap_or_else(|error| panic!("the verifier refuses {name}: {error:#?}"));
         }
-        let routes = map(&mut ebpf, "ROUTES");
+        let mut take = |name| ebpf.take_map(name).expect("the object has the map");
+        let routes = Routes::new(take("ROUTES")).expect("ROUTES is of the type we think");
+        let masks = Masks::new(take("MASKS")).expect("MASKS is of the type we think");
         let nodes = map(&mut ebpf, "NODES");
         let endpoints = map(&mut ebpf, "ENDPOINTS");
         let leases = map(&mut ebpf, "LEASES");
@@ -80,8 +84,17 @@ impl Loaded {
         let counters = map(&mut ebpf, "COUNTERS");
         let node_counters = map(&mut ebpf, "NODE_COUNTERS");
         let trampolines = BTreeMap::new();
-        let mut loaded =
-            Self { ebpf, routes, nodes, endpoints, leases, trampolines, counters, node_counters };
+        let mut loaded = Self {
+            ebpf,
+            routes,
+            masks,
+            nodes,
+            endpoints,
+            leases,
+            trampolines,
+            counters,
+            node_counters,
+        };
         for entry in entries {
             loaded.add(entry);
         }
@@ -92,7 +105,8 @@ impl Loaded {
     pub fn add(&mut self, entry: &Entry) {
         let result = match *entry {
             Entry::Route(prefix, length, route) => {
-                self.routes.insert(&Key::new(u32::from(length), prefix.into()), route, NO_EXIST)
+                self.masks.insert(length).expect("its length can be looked for");
+                self.routes.insert(net(prefix, length), route, NO_EXIST)
             }
             Entry::Node(address, node) => self
                 .nodes
@@ -109,9 +123,7 @@ impl Loaded {
     /// Takes it out again.
     pub fn remove(&mut self, entry: &Entry) {
         let result = match *entry {
-            Entry::Route(prefix, length, _) => {
-                self.routes.remove(&Key::new(u32::from(length), prefix.into()))
-            }
+            Entry::Route(prefix, length, _) => self.routes.remove(net(prefix, length)),
             Entry::Node(address, _) => self
                 .nodes
                 .remove(&address.into())
@@ -124,6 +136,16 @@ impl Loaded {
             }
         };
         result.unwrap_or_else(|error| panic!("{entry:?} comes out of its map: {error}"));
+    }
+
+    /// Which lengths of prefixes programs look for.
+    pub fn masks(&mut self) -> &mut Masks {
+        &mut self.masks
+    }
+
+    /// Prefix → node.
+    pub fn routes(&mut self) -> &mut Routes {
+        &mut self.routes
     }
 
     /// The lease of one flow.
@@ -345,6 +367,10 @@ fn time_xdp(program: BorrowedFd<'_>, packet: &[u8], context: &Context) -> Durati
     let (mut out, mut xdp) = (vec![0; packet.len() + 512], context.xdp(packet.len()));
     let mut run = Run { packet, out: &mut out, context: &mut xdp, tc_index: 0, repeat: 1 };
     test_run(program, &mut run, 1).expect("a test run takes the frame").took
+}
+
+fn net(prefix: Ipv4Addr, length: u8) -> Ipv4Net {
+    Ipv4Net::new(prefix, length).expect("a length of a prefix")
 }
 
 fn map<T: TryFrom<Map, Error = aya::maps::MapError>>(ebpf: &mut Ebpf, name: &str) -> T {

@@ -11,13 +11,11 @@ use crate::{
 
 /// What the leases say.
 pub enum Lookup {
-    /// The fast path goes by no leases.
-    Unasked,
     /// The flow has one, of the very node that sent the packet: which is what
     /// the source check would find out by two lookups.
     Leased(Leased),
     /// It has none: why, and the proof to take along through the stack, 0 if
-    /// there is nothing to ask for.
+    /// there is nothing to ask for. So it is, too, where the fast path goes by no leases.
     NoLease { reason: Reason, proof: u16 },
 }
 
@@ -33,10 +31,10 @@ impl Lookup {
 /// header may be anything so far: a wrong one is found before it is used.
 #[inline(always)]
 pub fn look(frame: Frame, at: usize, node: Ipv4Be, now: u64) -> Lookup {
-    if !settings::is_verified() {
-        return Lookup::Unasked;
-    }
     let no = |reason| Lookup::NoLease { reason, proof: 0 };
+    if !settings::is_verified() {
+        return no(Reason::ToStack);
+    }
     let Some(header) = frame.read::<Ipv4Header>(at) else { return no(Reason::NoPortsToStack) };
     let seen = match flow::read(frame, at, &header, Flow::DECAP) {
         Ok(seen) => seen,

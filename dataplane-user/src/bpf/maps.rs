@@ -4,20 +4,23 @@ use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{
-    Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, PerCpuHashMap,
+    Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, PerCpuHashMap,
 };
 use dataplane_common::{
-    Counter, Endpoint, Flow, Ipv4Be, Lease, Node, NodeCounter, Reason, Route, State,
-    layout::{MAX_ENDPOINTS, MAX_NODES, MAX_ROUTES},
+    Counter, Endpoint, Flow, Ipv4Be, Lease, Node, NodeCounter, Prefix, PrefixRoute, Reason, Route,
+    State,
+    layout::{MAX_ENDPOINTS, MAX_MASKS, MAX_NODES, MAX_ROUTES},
 };
 use ipnet::Ipv4Net;
 
-use super::Pins;
+use super::{Pins, masks::Masks, routes::Routes};
 
 /// Every map of ours.
 pub struct Maps {
     /// Prefix → node.
-    pub routes: LpmTrie<MapData, Ipv4Be, Route>,
+    pub routes: Routes,
+    /// Which lengths prefixes have.
+    pub masks: Masks,
     /// Node IP → the way there.
     pub nodes: HashMap<MapData, Ipv4Be, Node>,
     /// Pod IP → its interface.
@@ -47,9 +50,7 @@ struct Layout {
 /// The one map whose size is configured.
 pub const LEASES: &str = "LEASES";
 
-const LPM_KEY: usize = size_of::<u32>() + size_of::<Ipv4Be>();
-
-const LAYOUTS: [Layout; 8] = {
+const LAYOUTS: [Layout; 9] = {
     const fn map(
         name: &'static str,
         kind: MapType,
@@ -62,7 +63,8 @@ const LAYOUTS: [Layout; 8] = {
     let address = size_of::<Ipv4Be>();
     let index = size_of::<u32>();
     [
-        map("ROUTES", MapType::LpmTrie, LPM_KEY, size_of::<Route>(), MAX_ROUTES),
+        map("ROUTES", MapType::Hash, size_of::<Prefix>(), size_of::<PrefixRoute>(), MAX_ROUTES),
+        map("MASKS", MapType::Array, index, address, MAX_MASKS),
         map("NODES", MapType::Hash, address, size_of::<Node>(), MAX_NODES),
         map("ENDPOINTS", MapType::Hash, address, size_of::<Endpoint>(), MAX_ENDPOINTS),
         map("COUNTERS", MapType::PerCpuArray, index, size_of::<Counter>(), Reason::COUNT),
@@ -125,7 +127,8 @@ impl Maps {
             MapData::from_pin(&path).with_context(|| format!("opening {}", path.display()))
         };
         Ok(Self {
-            routes: Map::LpmTrie(open("ROUTES")?).try_into()?,
+            routes: Routes::new(Map::HashMap(open("ROUTES")?))?,
+            masks: Masks::new(Map::Array(open("MASKS")?))?,
             nodes: Map::HashMap(open("NODES")?).try_into()?,
             endpoints: Map::HashMap(open("ENDPOINTS")?).try_into()?,
             counters: Map::PerCpuArray(open("COUNTERS")?).try_into()?,
@@ -141,26 +144,23 @@ impl Maps {
     /// # Errors
     /// If the kernel refuses.
     pub fn all_routes(&self) -> Result<BTreeMap<Ipv4Net, Route>> {
-        let mut routes = BTreeMap::new();
-        for entry in &self.routes {
-            let (key, route) = entry?;
-            let length = u8::try_from(key.prefix_len())?;
-            routes.insert(Ipv4Net::new(Ipv4Addr::from(key.data()), length)?, route);
-        }
-        Ok(routes)
+        self.routes.iter().collect()
     }
 
-    /// The longest prefix in the map that covers `address`; the kernel tells
-    /// the value it finds, not the prefix.
+    /// The longest prefix that covers `address` and its route, found as programs find it.
     ///
     /// # Errors
-    /// If there is none, or the kernel refuses.
-    pub fn matching_prefix(&self, address: Ipv4Addr) -> Result<Ipv4Net> {
-        self.all_routes()?
-            .into_keys()
-            .filter(|prefix| prefix.contains(&address))
-            .max_by_key(Ipv4Net::prefix_len)
-            .context("no route covers it")
+    /// If the kernel refuses.
+    pub fn route_to(&self, address: Ipv4Addr) -> Result<Option<(Ipv4Net, Route)>> {
+        for length in self.masks.lengths()?.into_iter().rev().chain([0]) {
+            let prefix = Ipv4Net::new(address, length)?.trunc();
+            match self.routes.get(prefix) {
+                Ok(route) => return Ok(Some((prefix, route))),
+                Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(None)
     }
 
     /// A reason's counter, all CPUs together.
@@ -276,8 +276,8 @@ fn add(sum: &mut Counter, more: &Counter) {
 
 /// Writes to a map, again if the kernel is briefly out of memory.
 ///
-/// LPM updates fail with ENOMEM on healthy hosts (kernel 6.18), and an update
-/// that is not repeated is a pod that cannot be reached.
+/// Maps whose entries take memory as they come refuse them with ENOMEM on healthy hosts
+/// (kernel 6.18), and an update that is not repeated is a pod that cannot be reached.
 ///
 /// # Errors
 /// The last refusal.

@@ -4,8 +4,10 @@ pub mod filters;
 pub mod hook;
 pub mod links;
 pub mod maps;
+pub mod masks;
 pub mod pins;
 pub mod programs;
+pub mod routes;
 pub mod sys;
 
 pub use self::{

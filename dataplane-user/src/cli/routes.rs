@@ -3,7 +3,6 @@
 use std::net::Ipv4Addr;
 
 use anyhow::Result;
-use aya::maps::{MapError, lpm_trie::Key};
 use dataplane_common::{Ipv4Be, Route};
 use ipnet::Ipv4Net;
 use serde::Serialize;
@@ -101,15 +100,10 @@ struct Answer {
 
 /// Where a packet to `ip` goes.
 pub fn get(maps: &Maps, format: Format, ip: Ipv4Addr) -> Result<Exit> {
-    let route = match maps.routes.get(&Key::new(32, Ipv4Be::from(ip)), 0) {
-        Ok(route) => route,
-        Err(MapError::KeyNotFound) => {
-            eprintln!("no route covers {ip}: its packets are not ours");
-            return Ok(Exit::No);
-        }
-        Err(error) => return Err(error.into()),
+    let Some((cidr, route)) = maps.route_to(ip)? else {
+        eprintln!("no route covers {ip}: its packets are not ours");
+        return Ok(Exit::No);
     };
-    let cidr = maps.matching_prefix(ip)?;
     let item = RouteItem::new(maps, cidr, &route);
     let node = maps.nodes.get(&route.node, 0).ok().filter(|node| node.ifindex != 0);
     let interface = match (route.is_local(), node) {

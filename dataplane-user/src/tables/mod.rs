@@ -9,6 +9,7 @@ mod backstops;
 mod endpoints;
 mod kernel_routes;
 mod mark_rules;
+mod masks;
 mod node_counters;
 mod nodes;
 mod routes;
@@ -28,6 +29,7 @@ pub use self::{
     endpoints::{Endpoints, LocalPod},
     kernel_routes::KernelRoutes,
     mark_rules::{KnownRules, Marks},
+    masks::Masks,
     node_counters::NodeCounters,
     nodes::Nodes,
     routes::{Routes, outdates_leases},

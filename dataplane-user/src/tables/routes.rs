@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use aya::maps::lpm_trie::Key;
-use dataplane_common::{Ipv4Be, Route};
+use dataplane_common::Route;
 use ipnet::Ipv4Net;
 
 use super::{Keys, Table, found};
@@ -18,10 +17,6 @@ use crate::{
 
 /// The `ROUTES` map.
 pub struct Routes<'a>(pub &'a mut Maps, pub Keys<'a, Ipv4Net>);
-
-fn key(prefix: Ipv4Net) -> Key<Ipv4Be> {
-    Key::new(u32::from(prefix.prefix_len()), prefix.addr().into())
-}
 
 /// Whether leases may hold what a prefix's change from `old` to `new` makes untrue: a
 /// new route does, too, where it takes addresses out of a wider one.
@@ -55,21 +50,23 @@ impl Table for Routes<'_> {
     async fn actual(&mut self) -> Result<BTreeMap<Ipv4Net, Route>> {
         match self.1 {
             Keys::All => self.0.all_routes(),
-            Keys::Only(prefixes) => found(prefixes, |prefix| self.0.routes.get(&key(prefix), 0)),
+            Keys::Only(prefixes) => found(prefixes, |prefix| self.0.routes.get(prefix)),
         }
     }
 
     async fn upsert(&mut self, prefix: &Ipv4Net, route: &Route) -> Result<()> {
-        Ok(insist(|| self.0.routes.insert(&key(*prefix), *route, 0))?)
+        Ok(insist(|| self.0.routes.insert(*prefix, *route, 0))?)
     }
 
     async fn delete(&mut self, prefix: &Ipv4Net) -> Result<()> {
-        Ok(gone_is_fine(self.0.routes.remove(&key(*prefix)))?)
+        Ok(gone_is_fine(self.0.routes.remove(*prefix))?)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use dataplane_common::Ipv4Be;
+
     use super::*;
 
     fn net(text: &str) -> Ipv4Net {

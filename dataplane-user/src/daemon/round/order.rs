@@ -14,8 +14,8 @@ use crate::{
     bpf::Maps,
     desired::RouteTables,
     tables::{
-        Backstops, Endpoints, KernelRoutes, Keys, LocalPod, NodeCounters, Nodes, Round, Routes,
-        Surplus,
+        Backstops, Endpoints, KernelRoutes, Keys, LocalPod, Masks, NodeCounters, Nodes, Round,
+        Routes, Surplus,
     },
 };
 
@@ -33,6 +33,7 @@ pub struct InMaps {
     counters: Surplus<Ipv4Addr>,
     nodes: Surplus<Ipv4Addr>,
     endpoints: Surplus<Ipv4Addr>,
+    masks: Surplus<u8>,
     routes: Surplus<Ipv4Net>,
 }
 
@@ -48,6 +49,9 @@ impl InMaps {
             Extent::Whole { .. } => (Keys::All, Keys::All),
             Extent::Only { prefixes, nodes } => (Keys::Only(prefixes), Keys::Only(nodes)),
         };
+        // That of the default route is always there.
+        let lengths = desired.routes.keys().map(Ipv4Net::prefix_len).filter(|length| *length > 0);
+        let lengths = lengths.map(|length| (length, ())).collect();
         let counted = desired.nodes.keys().map(|node| (*node, ())).collect();
         Self {
             counters: round.upsert(&mut NodeCounters(maps, nodes), &counted).await,
@@ -55,6 +59,11 @@ impl InMaps {
             endpoints: match extent {
                 Extent::Whole { endpoints } => round.upsert(&mut Endpoints(maps), endpoints).await,
                 Extent::Only { .. } => Surplus::default(),
+            },
+            masks: match (round.upsert(&mut Masks(maps), &lengths).await, extent) {
+                (surplus, Extent::Whole { .. }) => surplus,
+                // Others have them.
+                (_, Extent::Only { .. }) => Surplus::default(),
             },
             routes: round.upsert(&mut Routes(maps, prefixes), &desired.routes).await,
         }
@@ -67,8 +76,9 @@ impl InMaps {
 
     /// The other way round.
     pub async fn delete(self, maps: &mut Maps, round: &mut Round) {
-        let Self { counters, nodes, endpoints, routes } = self;
+        let Self { counters, nodes, endpoints, masks, routes } = self;
         round.delete(&mut Routes(maps, Keys::All), routes).await;
+        round.delete(&mut Masks(maps), masks).await;
         round.delete(&mut Endpoints(maps), endpoints).await;
         round.delete(&mut Nodes(maps, Keys::All), nodes).await;
         round.delete(&mut NodeCounters(maps, Keys::All), counters).await;

@@ -3,8 +3,8 @@
 use std::{fs, net::Ipv4Addr};
 
 use anyhow::{Context as _, Result};
-use aya::maps::{LpmTrie, Map, MapData, lpm_trie::Key};
-use dataplane_common::{Ipv4Be, Route};
+use aya::maps::{HashMap, Map, MapData};
+use dataplane_common::{Ipv4Be, Prefix, PrefixRoute, Route};
 use tunless_lab::Node;
 
 use super::{ENDPOINTS, set, udp};
@@ -14,7 +14,7 @@ use crate::suites::Guest;
 const ROUTES: [u32; 2] = [10, 100_000];
 /// Blocks as long as Calico's, from this one on.
 const FIRST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 0);
-const BLOCK: u32 = 26;
+const BLOCK: u8 = 26;
 /// Of `bpf(2)`: only where there is none.
 const NO_EXIST: u64 = 1;
 
@@ -34,21 +34,19 @@ pub fn measure(guest: &Guest) -> Result<()> {
     stage.clear()
 }
 
-/// Routes to blocks side by side, those of the lab's pods among them and left as they are:
-/// so the way down the trie to these is as long as it gets.
+/// Routes to blocks side by side, those of the lab's pods among them and left as they are.
+/// All are as long as these, so that nothing else has to be looked for.
 fn fill(node: &Node, routes: u32) -> Result<()> {
     let mut map = open(node)?;
     let before = map.keys().collect::<Result<Vec<_>, _>>()?;
     let (mut there, other) = (before.len(), Route { node: node.ip.into(), ..Route::default() });
-    let blocks = (u32::from(FIRST)..).step_by(1 << (32 - BLOCK));
-    let keys = blocks.map(|block| Key::new(BLOCK, Ipv4Be::from(Ipv4Addr::from(block))));
-    for key in keys {
+    let blocks = (u32::from(FIRST)..).step_by(1 << (32 - BLOCK)).map(Ipv4Addr::from);
+    for prefix in blocks.map(|block| Prefix::new(Ipv4Be::from(block), BLOCK)) {
         if there >= routes as usize {
             break;
         }
-        let is_key = |old: &Key<Ipv4Be>| (old.prefix_len(), old.data()) == (BLOCK, key.data());
-        if !before.iter().any(is_key) {
-            map.insert(&key, other, NO_EXIST)?;
+        if !before.contains(&prefix) {
+            map.insert(prefix, PrefixRoute { prefix, route: other }, NO_EXIST)?;
             there += 1;
         }
     }
@@ -56,11 +54,11 @@ fn fill(node: &Node, routes: u32) -> Result<()> {
 }
 
 /// By its pin, which is in the directory of the maps' version.
-fn open(node: &Node) -> Result<LpmTrie<MapData, Ipv4Be, Route>> {
+fn open(node: &Node) -> Result<HashMap<MapData, Prefix, PrefixRoute>> {
     for entry in fs::read_dir(&node.bpffs)? {
         let pin = entry?.path().join("ROUTES");
         if pin.exists() {
-            return Ok(Map::LpmTrie(MapData::from_pin(&pin)?).try_into()?);
+            return Ok(Map::HashMap(MapData::from_pin(&pin)?).try_into()?);
         }
     }
     anyhow::bail!("no map of routes below {}", node.bpffs.display())
