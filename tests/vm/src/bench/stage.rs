@@ -3,6 +3,10 @@
 use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tunless_lab::{
     Daemon, Lab, Node, Pod,
     felix::{Endpoint, enforce},
@@ -51,6 +55,12 @@ impl Stage {
         self.daemons.iter().map(of_daemon).collect()
     }
 
+    /// The daemons, to be paused.
+    pub(super) fn processes(&self) -> Processes {
+        let pids = self.daemons.iter().filter_map(Daemon::pid);
+        Processes(pids.map(|pid| Pid::from_raw(pid.cast_signed())).collect())
+    }
+
     /// Packets go on without them.
     pub fn stop_daemons(&mut self) -> Result<()> {
         self.daemons.iter_mut().try_for_each(Daemon::terminate)
@@ -62,6 +72,29 @@ impl Stage {
         let problems = self.lab.problems();
         ensure!(problems.is_empty(), "{}", problems.join("; "));
         Ok(())
+    }
+}
+
+/// Daemons. What they take now and then is another bench's, and would be in one figure and
+/// not in the next: so nothing of theirs falls into what is measured.
+pub(super) struct Processes(Vec<Pid>);
+
+impl Processes {
+    /// They do nothing from here on.
+    pub fn pause(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// They go on.
+    pub fn resume(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        for process in &self.0 {
+            // One that has ended is told of when the stage is cleared.
+            let _ = kill(*process, signal);
+        }
     }
 }
 

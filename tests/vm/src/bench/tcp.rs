@@ -41,10 +41,13 @@ pub fn profile(stage: &Stage) -> Result<u64> {
 
 /// How long all of it took; `start` and `stop` are called right before and after.
 fn run(stage: &Stage, load: Load, counts: Counts, start: fn(), stop: fn()) -> Result<Duration> {
+    let daemons = stage.processes();
     let begin = || {
         sleep(SETTLE);
+        daemons.pause();
         start();
     };
     let took = load.run((stage.lab.perf(), stage.lab.sit()), counts, begin, stop);
+    daemons.resume();
     took.with_context(|| stage.path.name)
 }

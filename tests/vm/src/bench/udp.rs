@@ -56,12 +56,16 @@ pub fn measure_with_routes(stage: &Stage, figures: &Figures, routes: u32) -> Res
 pub fn profile(stage: &Stage) -> Result<u64> {
     let sinks = Sinks::open(stage)?;
     let (packets, send) = flow(stage, 1)?;
-    sinks.all_came(stage, packets, || {
+    let daemons = stage.processes();
+    daemons.pause();
+    let sent = sinks.all_came(stage, packets, || {
         mark::start();
         let sent = send();
         mark::stop();
         sent
-    })?;
+    });
+    daemons.resume();
+    sent?;
     sinks.close()?;
     Ok(packets)
 }
@@ -104,11 +108,15 @@ impl Sinks {
         routes: Option<u32>,
     ) -> Result<()> {
         let (packets, send) = flow(stage, flows)?;
-        let nanoseconds = self.all_came(stage, packets, &send)?;
-        let mut programs = Vec::new();
+        let daemons = stage.processes();
+        daemons.pause();
+        let measured = self.all_came(stage, packets, &send);
+        let mut programs = Ok(Vec::new());
         if flows == 1 {
-            programs = programs::measure(packets, || send().map(drop))?;
+            programs = programs::measure(packets, || send().map(drop));
         }
+        daemons.resume();
+        let (nanoseconds, programs) = (measured?, programs?);
         figures.note(Figure {
             load: "udp64".into(),
             endpoints: stage.endpoints,
