@@ -5,6 +5,7 @@
 //! daemon puts the choice in place. So a source that is down, slow or wrong can
 //! make nothing vanish: only its own word, that something is gone, does.
 
+mod backoff;
 pub mod bird;
 pub mod calico;
 pub mod etcd;

@@ -22,7 +22,6 @@ mod watch;
 
 use std::{convert::Infallible, time::Duration};
 
-use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use tokio::time::{Instant, sleep};
 
 use self::{
@@ -30,13 +29,12 @@ use self::{
     store::Store,
     watch::{Ended, Positions},
 };
-use super::{Me, Report, Reporter};
+use super::{Me, Report, Reporter, backoff::Backoff};
 use crate::config::EtcdConfig;
 
 /// The pause after the first failed round of all endpoints; twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// The longest pause; up to as much again is added at random, so that a thousand
-/// nodes do not come back at the same moment.
+/// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A connection that held so long was a good one.
 const SETTLED: Duration = Duration::from_secs(10);
@@ -81,7 +79,7 @@ impl Source {
         let endpoints = self.config.endpoints.clone();
         // Not everybody's first choice should be the same.
         let first = fastrand::usize(..endpoints.len().max(1));
-        let mut pauses = pauses();
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let mut failures = Vec::new();
         for endpoint in endpoints.iter().cycle().skip(first) {
             let Err(why) = self.session(endpoint).await;
@@ -89,9 +87,9 @@ impl Source {
                 tracing::info!("etcd {endpoint}: {why}; connecting again");
                 failures.clear();
                 if since.elapsed() >= SETTLED {
-                    pauses = self::pauses();
+                    backoff.reset();
                 } else {
-                    sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
+                    backoff.pause().await;
                 }
                 continue;
             }
@@ -99,7 +97,7 @@ impl Source {
             if failures.len() == endpoints.len() {
                 self.tell_down(format!("etcd {}", failures.join("; ")));
                 failures.clear();
-                sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
+                backoff.pause().await;
             }
         }
         Err("etcd: no endpoint is configured".to_owned())
@@ -139,28 +137,5 @@ impl Source {
     /// The connection is of use: everything was listed, or is watched again.
     fn is_up(&mut self) {
         self.up_since.get_or_insert_with(Instant::now);
-    }
-}
-
-fn pauses() -> ExponentialBackoff {
-    ExponentialBuilder::default()
-        .with_min_delay(FIRST_PAUSE)
-        .with_max_delay(LONGEST_PAUSE)
-        .with_jitter()
-        .without_max_times()
-        .build()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_grow_up_to_a_limit_and_go_on() {
-        let pauses: Vec<_> = pauses().take(40).collect();
-        assert!((FIRST_PAUSE..=2 * FIRST_PAUSE).contains(&pauses[0]), "{pauses:?}");
-        let longest = LONGEST_PAUSE..=2 * LONGEST_PAUSE;
-        assert!(pauses[10..].iter().all(|pause| longest.contains(pause)), "{pauses:?}");
-        assert_eq!(pauses.len(), 40);
     }
 }

@@ -14,12 +14,12 @@ use tokio::{sync::mpsc::Sender, time::timeout};
 
 use super::{
     access::Resource,
-    backoff::Backoff,
     connect::Api,
     failure::{Attempt, Failure},
     object::{self, Object},
     request,
 };
+use crate::sources::backoff::Backoff;
 
 /// A watch that lasts this long, or brings anything, works.
 const PROBATION: Duration = Duration::from_secs(1);
@@ -54,7 +54,7 @@ enum Ended {
 
 /// Tells all it hears.
 pub async fn follow(api: &Api, resource: Resource, to: Sender<(Resource, Heard)>) {
-    let mut follower = Follower { api, resource, to, backoff: Backoff::default(), breaks: 0 };
+    let mut follower = Follower { api, resource, to, backoff: super::backoff(), breaks: 0 };
     loop {
         match request::list(api, resource).await {
             Ok((objects, version)) => {

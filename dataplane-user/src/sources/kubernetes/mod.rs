@@ -18,7 +18,6 @@
 //! nothing is forgotten meanwhile.
 
 pub mod access;
-mod backoff;
 mod cluster;
 mod connect;
 mod discovery;
@@ -28,26 +27,29 @@ mod object;
 mod request;
 mod told;
 
+use std::time::Duration;
+
 use futures::future::join_all;
 use tokio::sync::mpsc::channel;
 
 use self::{
     access::Resource,
-    backoff::Backoff,
     cluster::Cluster,
     failure::Failure,
     follow::{Heard, follow},
     told::Told,
 };
-use super::{Me, Report, Reporter};
+use super::{Me, Report, Reporter, backoff::Backoff};
 use crate::config::KubernetesConfig;
 
 /// Events that may wait; a resource's watch is not read on while they do.
 const WAITING: usize = 1024;
+/// The pause after the first failure, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
 
 /// Reads and watches, for ever.
 pub async fn run(config: KubernetesConfig, me: Me, reporter: Reporter) {
-    let mut backoff = Backoff::default();
+    let mut backoff = backoff();
     let mut cluster = None;
     let mut told = Told::new(reporter);
     loop {
@@ -55,6 +57,10 @@ pub async fn run(config: KubernetesConfig, me: Me, reporter: Reporter) {
         told.down(&failure);
         backoff.pause().await;
     }
+}
+
+fn backoff() -> Backoff {
+    Backoff::new(PAUSES.0, PAUSES.1)
 }
 
 /// Until the credentials or the resources are no longer what they were; why.
