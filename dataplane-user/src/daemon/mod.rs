@@ -169,6 +169,16 @@ enum Wake {
     Stop(&'static str),
 }
 
+/// What is to be done then.
+enum Answer {
+    /// Everything is to be compared.
+    Round,
+    /// Nothing more.
+    Wait,
+    /// The end; the signal's name.
+    Stop(&'static str),
+}
+
 impl Daemon {
     async fn run(mut self) -> Result<()> {
         let mut hangup = signal(SignalKind::hangup()).context("watching SIGHUP")?;
@@ -185,69 +195,13 @@ impl Daemon {
         let mut next = self.next_round(outcome.is_complete());
 
         loop {
-            let mut wake = self.wait(next, &mut hangup, &mut terminate, &mut interrupt).await?;
+            let wake = self.wait(next, &mut hangup, &mut terminate, &mut interrupt).await?;
             let resync = matches!(wake, Wake::Time);
             let is_reload = matches!(wake, Wake::File | Wake::Hangup);
-            match wake {
-                Wake::Stop(signal) => break self.stop(signal),
-                Wake::Kernel(ref mut changes) => {
-                    sleep(GATHER).await;
-                    let changes = std::mem::take(changes);
-                    if !self.reconciler.kernel_changed(changes)
-                        && self.step().await == Step::Sufficed
-                    {
-                        continue;
-                    }
-                }
-                Wake::Source(kind, ref mut report) => {
-                    self.take_reports(kind, std::mem::replace(report, Report::Up));
-                    if self.step().await == Step::Sufficed {
-                        continue;
-                    }
-                }
-                Wake::LeasesDue => {
-                    self.reconciler.end_leases();
-                    continue;
-                }
-                Wake::Rules => {
-                    self.rules_due.get_or_insert_with(|| Instant::now() + RULES);
-                    continue;
-                }
-                Wake::RulesDue => {
-                    self.rules_due = None;
-                    self.reconciler.rules_touched();
-                }
-                Wake::Narrowed(node) => {
-                    self.narrowed.insert(node);
-                    self.ways_due.get_or_insert_with(|| Instant::now() + WAYS);
-                    continue;
-                }
-                Wake::WaysDue => {
-                    self.ways_due = None;
-                    let nodes = std::mem::take(&mut self.narrowed);
-                    if !self.reconciler.ask_again(nodes).await {
-                        continue;
-                    }
-                }
-                Wake::File => {
-                    if self.watch.changed_text() || self.refused {
-                        self.reload().await;
-                    } else {
-                        continue;
-                    }
-                }
-                Wake::Hangup => {
-                    self.watch.changed_text();
-                    self.reload().await;
-                }
-                Wake::Time => {
-                    // Whatever changed without a word: a directory that is a
-                    // symlink, a file system that announces nothing.
-                    if self.watch.changed_text() {
-                        self.reload().await;
-                    }
-                    self.resync().await;
-                }
+            match self.answer(wake).await {
+                Answer::Round => {}
+                Answer::Wait => continue,
+                Answer::Stop(signal) => break self.stop(signal),
             }
             let complete = match self.reconciler.round(resync).await {
                 Ok(outcome) => {
@@ -267,6 +221,66 @@ impl Daemon {
                 service::ready_again();
             }
         }
+    }
+
+    /// Does what it was woken for, as far as that can be done without a round.
+    async fn answer(&mut self, wake: Wake) -> Answer {
+        let needs_round = match wake {
+            Wake::Stop(signal) => return Answer::Stop(signal),
+            Wake::Kernel(changes) => {
+                sleep(GATHER).await;
+                self.reconciler.kernel_changed(changes) || self.step().await == Step::NeedsRound
+            }
+            Wake::Source(kind, report) => {
+                self.take_reports(kind, report);
+                self.step().await == Step::NeedsRound
+            }
+            Wake::LeasesDue => {
+                self.reconciler.end_leases();
+                false
+            }
+            Wake::Rules => {
+                self.rules_due.get_or_insert_with(|| Instant::now() + RULES);
+                false
+            }
+            Wake::RulesDue => {
+                self.rules_due = None;
+                self.reconciler.rules_touched();
+                true
+            }
+            Wake::Narrowed(node) => {
+                self.narrowed.insert(node);
+                self.ways_due.get_or_insert_with(|| Instant::now() + WAYS);
+                false
+            }
+            Wake::WaysDue => {
+                self.ways_due = None;
+                let nodes = std::mem::take(&mut self.narrowed);
+                self.reconciler.ask_again(nodes).await
+            }
+            Wake::File => {
+                let is_new = self.watch.changed_text() || self.refused;
+                if is_new {
+                    self.reload().await;
+                }
+                is_new
+            }
+            Wake::Hangup => {
+                self.watch.changed_text();
+                self.reload().await;
+                true
+            }
+            Wake::Time => {
+                // Whatever changed without a word: a directory that is a
+                // symlink, a file system that announces nothing.
+                if self.watch.changed_text() {
+                    self.reload().await;
+                }
+                self.resync().await;
+                true
+            }
+        };
+        if needs_round { Answer::Round } else { Answer::Wait }
     }
 
     /// While programs of another version serve by routes we cannot read, nothing is
