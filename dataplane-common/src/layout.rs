@@ -195,8 +195,6 @@ plain! {
     pub struct Endpoint {
         /// Its interface on the host (`cali…`).
         pub ifindex: u32,
-        /// Raised each time the address is given to another interface.
-        pub generation: u32,
         /// The pod's MAC; zero until the kernel has resolved it.
         pub pod: Mac,
         /// The host interface's MAC.

@@ -185,7 +185,7 @@ pub fn node(address: Ipv4Addr, ifindex: u32, mtu: u32) -> Entry {
 #[must_use]
 pub fn endpoint(address: Ipv4Addr, ifindex: u32, pod: Mac) -> Entry {
     let (pod, host) = (pod.into(), HOST_MAC.into());
-    Entry::Endpoint(address, Endpoint { ifindex, generation: 1, pod, host })
+    Entry::Endpoint(address, Endpoint { ifindex, pod, host })
 }
 
 /// What the maps hold when a table starts.

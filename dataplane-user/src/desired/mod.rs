@@ -8,7 +8,7 @@ use std::{
     net::Ipv4Addr,
 };
 
-use dataplane_common::{Settings, State, ipv4::OUTER_LENGTH};
+use dataplane_common::{Endpoint, Settings, State, ipv4::OUTER_LENGTH};
 use ipnet::Ipv4Net;
 
 use crate::{
@@ -18,7 +18,6 @@ use crate::{
     kernel::{Host, Link, Path, TUNL0, TUNNEL, TunnelDevice},
     netfilter::MarkRules,
     sources::table::{ChosenRoute, Surroundings},
-    tables::LocalPod,
 };
 
 pub use self::route_tables::RouteTables;
@@ -41,7 +40,7 @@ pub struct Facts {
     /// The tunnel device as it should be; as it is, if it is tunl0.
     pub tunnel: TunnelDevice,
     /// Local pods by address.
-    pub pods: BTreeMap<Ipv4Addr, LocalPod>,
+    pub pods: BTreeMap<Ipv4Addr, Endpoint>,
     /// Beside tunl0: its routes, prefix → node.
     pub tunl0_routes: BTreeMap<Ipv4Net, Ipv4Addr>,
 }
@@ -103,7 +102,7 @@ pub struct Desired {
     /// What routes come to.
     pub tables: RouteTables,
     /// `ENDPOINTS`.
-    pub endpoints: BTreeMap<Ipv4Addr, LocalPod>,
+    pub endpoints: BTreeMap<Ipv4Addr, Endpoint>,
     /// Programs on interfaces.
     pub attachments: BTreeSet<Attachment>,
     /// The nft table, where flows are leased.
@@ -119,7 +118,7 @@ pub fn configured_nodes(config: &Config) -> BTreeSet<Ipv4Addr> {
 
 /// Local pods: host routes (`/32`, no gateway) over workload interfaces.
 #[must_use]
-pub fn local_pods(config: &Config, host: &Host) -> BTreeMap<Ipv4Addr, LocalPod> {
+pub fn local_pods(config: &Config, host: &Host) -> BTreeMap<Ipv4Addr, Endpoint> {
     let mut pods = BTreeMap::new();
     for route in &host.routes {
         let Some(ifindex) = route.ifindex else { continue };
@@ -133,7 +132,7 @@ pub fn local_pods(config: &Config, host: &Host) -> BTreeMap<Ipv4Addr, LocalPod> 
         let address = route.destination.addr();
         let neighbour = host.neighbours.get(&(ifindex, address));
         let pod = neighbour.map(|neighbour| neighbour.mac).unwrap_or_default();
-        pods.insert(address, LocalPod { ifindex, pod, host: link.mac });
+        pods.insert(address, Endpoint { ifindex, pod, host: link.mac });
     }
     pods
 }

@@ -26,7 +26,7 @@ use aya::maps::MapError;
 pub use self::{
     attachments::Attachments,
     backstops::Backstops,
-    endpoints::{Endpoints, LocalPod},
+    endpoints::Endpoints,
     kernel_routes::KernelRoutes,
     mark_rules::{KnownRules, Marks},
     masks::Masks,

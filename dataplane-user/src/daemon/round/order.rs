@@ -8,14 +8,15 @@ use std::{
     net::Ipv4Addr,
 };
 
+use dataplane_common::Endpoint;
 use ipnet::Ipv4Net;
 
 use crate::{
     bpf::Maps,
     desired::RouteTables,
     tables::{
-        Backstops, Endpoints, KernelRoutes, Keys, LocalPod, Masks, NodeCounters, Nodes, Round,
-        Routes, Surplus,
+        Backstops, Endpoints, KernelRoutes, Keys, Masks, NodeCounters, Nodes, Round, Routes,
+        Surplus,
     },
 };
 
@@ -23,7 +24,7 @@ use crate::{
 #[derive(Clone, Copy)]
 pub enum Extent<'a> {
     /// All, and those of local pods.
-    Whole { endpoints: &'a BTreeMap<Ipv4Addr, LocalPod> },
+    Whole { endpoints: &'a BTreeMap<Ipv4Addr, Endpoint> },
     /// Those of a few prefixes and nodes.
     Only { prefixes: &'a BTreeSet<Ipv4Net>, nodes: &'a BTreeSet<Ipv4Addr> },
 }
