@@ -139,6 +139,8 @@ pub fn run(suite: Suite, targets: &Targets, arguments: &Arguments, deadline: Ins
         Suite::Host => {
             let mut command = workspace::cargo(["test", "--no-fail-fast"]);
             command.args(HOST_PACKAGES.iter().flat_map(|package| ["--package", package]));
+            // Those that take long wait for servers of their own.
+            command.env("RUST_TEST_THREADS", "8");
             cases(&mut outcome, &mut command, filter, deadline);
         }
         Suite::Prog | Suite::Netns => {

@@ -44,8 +44,10 @@ use crate::config::KubernetesConfig;
 
 /// Events that may wait; a resource's watch is not read on while they do.
 const WAITING: usize = 1024;
-/// The pause after the first failure, and the longest.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
+/// The pause after the first failure; twice as long each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 /// Reads and watches, for ever.
 pub async fn run(config: KubernetesConfig, me: Me, reporter: Reporter) {
@@ -60,7 +62,7 @@ pub async fn run(config: KubernetesConfig, me: Me, reporter: Reporter) {
 }
 
 fn backoff() -> Backoff {
-    Backoff::new(PAUSES.0, PAUSES.1)
+    Backoff::new(FIRST_PAUSE, LONGEST_PAUSE)
 }
 
 /// Until the credentials or the resources are no longer what they were; why.
