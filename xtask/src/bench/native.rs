@@ -26,7 +26,7 @@ use super::{
     ratio::Ratio,
     results::{self, Row},
 };
-use crate::workspace;
+use crate::{interrupt, workspace};
 
 /// Measure tunless beside plain routing and VXLAN, on this machine's kernel.
 ///
@@ -70,6 +70,7 @@ type Speeds = Vec<(&'static str, Vec<f64>)>;
 pub fn run(arguments: &Arguments) -> Result<Vec<Row>> {
     let Arguments { rounds, endpoints } = *arguments;
     workspace::build_release()?;
+    interrupt::watch()?;
     let mut stages = Vec::new();
     for name in PATHS {
         println!("bench: two nodes for the path `{name}`");
@@ -119,6 +120,7 @@ fn in_turns(
     for round in 1..=rounds {
         println!("bench: {load}, round {round} of {rounds}");
         for (stage, (name, of_path)) in stages.iter().zip(&mut speeds) {
+            interrupt::check()?;
             let speed =
                 measure(stage).with_context(|| format!("{load} by {name}, round {round}"))?;
             of_path.push(speed);

@@ -5,7 +5,6 @@
 use std::{
     fs,
     net::Ipv4Addr,
-    thread::sleep,
     time::{Duration, Instant},
 };
 
@@ -17,7 +16,7 @@ use tunless_lab::{
 };
 
 use super::results::{Row, Scale};
-use crate::workspace;
+use crate::{interrupt, workspace};
 
 /// Measure the daemon of one node among 5,000, with 10,000 blocks and 250 pods.
 ///
@@ -48,6 +47,7 @@ impl Default for Arguments {
 /// Measures, prints, and returns the rows.
 pub fn run(arguments: &Arguments) -> Result<Vec<Row>> {
     workspace::build_release()?;
+    interrupt::watch()?;
     let mut figures = Figures(Vec::new());
     println!("bench: {NODES} nodes, {BLOCKS} blocks, {BORROWED} borrowed addresses");
     of_cluster(Duration::from_secs(arguments.watched.into()), &mut figures)?;
@@ -79,12 +79,9 @@ fn of_cluster(watched: Duration, figures: &mut Figures) -> Result<()> {
     wait_for_routes(&daemon)?;
     figures.note("all routes come: time", seconds(started.elapsed()), "s");
     figures.note("all routes come: CPU", seconds(usage(&daemon)?.cpu - before.cpu), "s");
-    sleep(SETTLE);
+    interrupt::sleep(SETTLE)?;
 
-    let idle = watch(&daemon, || {
-        sleep(watched);
-        Ok(())
-    })?;
+    let idle = watch(&daemon, || interrupt::sleep(watched))?;
     figures.note("idle: CPU", idle.percent, "% of a core");
     figures.note("idle: memory", mebibytes(idle.memory), "MiB");
     let busy = watch(&daemon, || change(at, watched))?;
@@ -132,7 +129,7 @@ fn of_pods(figures: &mut Figures) -> Result<()> {
     );
     let status = daemon.cli_json(&["status"])?;
     ensure!(status["endpoints"] == PODS && status["ready"] == true, "not all attached: {status}");
-    sleep(SETTLE);
+    interrupt::sleep(SETTLE)?;
     figures.note(format!("{PODS} pods: memory"), mebibytes(usage(&daemon)?.memory), "MiB");
     let started = Instant::now();
     daemon.finish()?;
@@ -163,7 +160,7 @@ fn change(at: &Node, meanwhile: Duration) -> Result<()> {
     let (started, pause) = (Instant::now(), Duration::from_secs(1) / RATE);
     for n in (0..).take_while(|n| pause * *n < meanwhile) {
         at.netns.ip_batch(&route("replace", n % BLOCKS, node(n + 1)))?;
-        sleep((pause * (n + 1)).saturating_sub(started.elapsed()));
+        interrupt::sleep((pause * (n + 1)).saturating_sub(started.elapsed()))?;
     }
     let late = started.elapsed().saturating_sub(meanwhile);
     ensure!(

@@ -6,7 +6,6 @@
 //! ends the demo. Whatever ends it, the lab is removed, unless it is to stay.
 
 mod capture;
-mod interrupt;
 mod keep;
 mod options;
 mod page;
@@ -30,7 +29,7 @@ pub use self::{
     page::{PROVED, REFUTED},
     server::{Arguments as ServerArguments, serve},
 };
-use crate::{progress, setup, workspace};
+use crate::{interrupt, progress, setup, workspace};
 
 /// Show tunless at work: two nodes, two pods, one command.
 ///

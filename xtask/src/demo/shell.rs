@@ -17,7 +17,8 @@ use nix::{
 };
 use tunless_lab::Netns;
 
-use super::{interrupt, wrap::WIDTH};
+use super::wrap::WIDTH;
+use crate::interrupt;
 
 /// Far beyond what any line of the demo takes.
 const DEADLINE: Duration = Duration::from_secs(60);

@@ -13,11 +13,12 @@ use tunless_lab::{
 };
 
 use super::{
-    Options, interrupt,
+    Options,
     options::{Origin, Source},
     server,
     shell::Place,
 };
+use crate::interrupt;
 
 /// How much of a log is shown.
 const LOG_LINES: usize = 12;

@@ -5,10 +5,7 @@ use std::{
     io::{BufRead as _, BufReader, Read},
     path::Path,
     process::{Child, Command, Stdio},
-    sync::{
-        atomic::{AtomicBool, Ordering},
-        mpsc::{self, RecvTimeoutError, Sender},
-    },
+    sync::mpsc::{self, RecvTimeoutError, Sender},
     thread,
     time::{Duration, Instant},
 };
@@ -17,6 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use tunless_vm::{report::Event, runner::CASE_LIMIT};
 
 use super::qemu::{Clock, Machine, Serial};
+use crate::interrupt;
 
 const POLL: Duration = Duration::from_millis(100);
 
@@ -25,8 +23,6 @@ const POLL: Duration = Duration::from_millis(100);
 const SILENCE: Duration = Duration::from_secs(CASE_LIMIT.as_secs() + 30);
 /// How much longer that is where a second of the guest's takes several of ours.
 const SLOWER: u32 = 10;
-
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// How a guest came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,12 +41,6 @@ pub struct Ended {
     pub console: String,
     /// All that the emulator had to say.
     pub emulator: String,
-}
-
-/// From here on Ctrl-C and SIGTERM stop a guest in good order.
-pub fn heed_interrupts() -> Result<()> {
-    ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed))
-        .context("the handler for Ctrl-C cannot be set")
 }
 
 /// Boots the machine and gives each event to `on_event`, until it is off.
@@ -82,14 +72,14 @@ pub fn run(machine: &Machine, console: &Path, mut on_event: impl FnMut(Event)) -
             Err(RecvTimeoutError::Timeout) if heard.elapsed() > silence => break End::Silent,
             Err(RecvTimeoutError::Timeout) => {}
         }
-        if INTERRUPTED.load(Ordering::Relaxed) {
+        if interrupt::is_requested() {
             break End::Off;
         }
     };
     // Its end closes the pipes, which the threads read from.
     drop(emulator);
     // The emulator may have heard of it before us.
-    if INTERRUPTED.load(Ordering::Relaxed) {
+    if interrupt::is_requested() {
         bail!("interrupted; the guest is killed");
     }
     let text = fs::read(console).with_context(|| format!("cannot read {}", console.display()))?;

@@ -11,14 +11,14 @@ use tunless_vm::{
 
 use super::{
     emulator::Emulator,
-    guest, initramfs,
+    initramfs,
     kernels::{self, Installed},
     prepare,
     qemu::{Clock, Machine, Profile},
     run::run_suite,
     verdict::Progress,
 };
-use crate::workspace;
+use crate::{interrupt, workspace};
 
 /// Of the guest's time, as the emulator is told.
 pub const INSTRUCTIONS_PER_NANOSECOND: f64 = 0.5;
@@ -33,7 +33,7 @@ impl Measuring {
     /// Sets the machine up, builds, and fetches the kernels.
     ///
     /// # Errors
-    /// If anything of it fails; once per process, as it takes over Ctrl-C.
+    /// If anything of it fails.
     pub fn prepare(kernels: &[Kernel]) -> Result<Self> {
         Self::prepare_with(kernels, &[])
     }
@@ -45,7 +45,7 @@ impl Measuring {
     /// As there.
     pub fn prepare_with(kernels: &[Kernel], binaries: &[(&Path, &Path)]) -> Result<Self> {
         let emulator = prepare()?;
-        guest::heed_interrupts()?;
+        interrupt::watch()?;
         let get = |kernel: &Kernel| {
             let installed = kernels::get(*kernel, false)?;
             let initramfs = initramfs::get(&installed, binaries)?;

@@ -28,7 +28,7 @@ use super::{
     qemu::Machine,
     verdict::{Progress, Verdict, judge},
 };
-use crate::workspace;
+use crate::{interrupt, workspace};
 
 /// How often a boot that died in the emulator is tried.
 const BOOTS: u32 = 4;
@@ -48,7 +48,7 @@ pub fn run(emulator: &Emulator, arguments: &TestArguments) -> Result<()> {
         !arguments.write_docs || arguments.kernel == Kernels::All,
         "a page of some of the kernels would look like the whole: leave `--kernel` out"
     );
-    guest::heed_interrupts()?;
+    interrupt::watch()?;
     let mut guests = Vec::new();
     for kernel in arguments.kernel.list() {
         let installed = kernels::get(kernel, arguments.common.refresh)?;

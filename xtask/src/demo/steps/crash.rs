@@ -5,7 +5,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 
 use super::{Step, line};
-use crate::demo::{interrupt, page::Page, stage::Stage};
+use crate::{
+    demo::{page::Page, stage::Stage},
+    interrupt,
+};
 
 pub const STEP: Step = Step {
     title: "The daemon is killed in full traffic",

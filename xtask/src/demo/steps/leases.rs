@@ -6,7 +6,10 @@ use anyhow::{Context as _, Result, ensure};
 use tunless_lab::addr::SERVICE_IP;
 
 use super::{Step, expect, line};
-use crate::demo::{interrupt, page::Page, shell::Running, stage::Stage};
+use crate::{
+    demo::{page::Page, shell::Running, stage::Stage},
+    interrupt,
+};
 
 pub const STEP: Step = Step {
     title: "The fast path: leases, granted by netfilter",

@@ -19,12 +19,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 
 use super::{
-    interrupt,
     options::{Fastpath, Options, Source},
     page::Page,
     shell::{Place, Said},
     stage::Stage,
 };
+use crate::interrupt;
 
 /// One thing that is shown.
 pub struct Step {
