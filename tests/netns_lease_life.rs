@@ -17,7 +17,7 @@ use tunless_lab::{
     traffic::{conversation::Conversation, tcp},
 };
 use tunless_tests::scene::{
-    Counters, HASTY, SOON, Scene, Setup, answers, assert_answered, assert_lossless,
+    Counters, HASTY, SOON, Scene, Setup, answers, assert_answered, assert_lossless, endpoint_of,
     leased::{assert_unleased, leases, wait_leased_at_client, wait_leased_at_server},
     stream_between, until,
 };
@@ -228,10 +228,7 @@ fn a_new_pod_gets_nothing_that_was_leased_to_the_old() {
             let judged: u64 = judged.iter().filter_map(|reason| moved.get(reason)).sum();
             (judged >= 100).then_some(())
         });
-        until("the pod is known", SOON, || {
-            let list = scene.daemon2.cli_json(&["endpoints", "list"]).unwrap().to_string();
-            list.contains(&new.cali).then_some(())
-        });
+        endpoint_of(&scene.daemon2, &new);
         assert_unleased(&scene.daemon2, address);
         assert_eq!(arrived.stop().unwrap(), Vec::new());
         // Now it may.

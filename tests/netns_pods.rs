@@ -3,22 +3,13 @@
 use std::{collections::BTreeSet, fs, net::Ipv4Addr, time::Duration};
 
 use serde_json::Value;
-use tunless_lab::{Daemon, Lab, LabBuilder, Node, Pod};
+use tunless_lab::{Daemon, Lab, LabBuilder, Node};
 use tunless_tests::scene::{
-    SOON, Scene, Setup, assert_answered, assert_lossless, stream_between, until,
+    SOON, Scene, Setup, assert_answered, assert_lossless, endpoint_of, stream_between, until,
 };
 
 fn lab() -> LabBuilder {
     Lab::new().fabric_filter(true)
-}
-
-/// The endpoint of a pod, once it is listed.
-fn endpoint_of(daemon: &Daemon, pod: &Pod) -> Value {
-    until("the endpoint is listed", SOON, || {
-        let answer = daemon.cli_json(&["endpoints", "list"]).unwrap();
-        let is_it = |item: &&Value| item["interface"] == pod.cali.as_str();
-        answer["items"].as_array().unwrap().iter().find(is_it).cloned()
-    })
 }
 
 fn wait_until_listed(daemon: &Daemon, count: usize, timeout: Duration) -> Vec<Value> {

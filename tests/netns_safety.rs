@@ -11,7 +11,8 @@ use tunless_lab::{
     traffic::{ping, tcp},
 };
 use tunless_tests::scene::{
-    Counters, HASTY, SOON, Scene, Setup, answers, assert_answered, hostile::Attack, until,
+    Counters, HASTY, SOON, Scene, Setup, answers, assert_answered, endpoint_of, hostile::Attack,
+    until,
 };
 
 fn lab() -> LabBuilder {
@@ -121,12 +122,7 @@ fn a_pod_that_sends_with_its_neighbours_address_gets_nowhere() {
         let (perf, sit) = scene.pods();
         let node2 = &scene.lab.node2;
         let forger = node2.add_pod("forger", Lab::pod_ip(node2, 40)).unwrap();
-        scene
-            .daemon2
-            .wait_json(&["endpoints", "list"], SOON, |answer| {
-                answer.to_string().contains(&forger.ip.to_string())
-            })
-            .unwrap();
+        endpoint_of(&scene.daemon2, &forger);
         assert_answered(&forger.netns, sit.ip);
         forger.netns.ip(&format!("addr add {}/32 dev eth0", perf.ip)).unwrap();
 

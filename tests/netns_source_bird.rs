@@ -8,7 +8,7 @@ use tunless_lab::{
 };
 use tunless_tests::{
     bird::PATIENCE,
-    scene::{Setup, answers, assert_answered, assert_lossless, stream_between, until},
+    scene::{Setup, answers, assert_answered, assert_lossless, endpoint_of, stream_between, until},
 };
 
 /// A block that is not there at first.
@@ -110,6 +110,7 @@ fn four_nodes_talk_by_what_bird_says() {
         let mut more = cluster.blocks_but(1);
         more.push((MORE, 3));
         cluster.wait_for_routes(1, &more);
+        endpoint_of(&cluster.daemons[3], &guest);
         assert_answered(&cluster.pods[1].netns, guest.ip);
         cluster.birds[3].announce(&[nodes[3].block]).unwrap();
         cluster.wait_for_routes(1, &cluster.blocks_but(1));

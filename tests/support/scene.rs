@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use serde_json::Value;
 use tunless_lab::{
     Daemon, Lab, LabBuilder, Netns, Node, Pod,
     traffic::{ping, stream},
@@ -188,6 +189,15 @@ impl Scene {
     pub fn assert_nothing_plain(&self) {
         assert_eq!(self.lab.plain_packets_on_wire().unwrap(), 0, "{:?}", self.setup);
     }
+}
+
+/// The endpoint of a pod, once it is listed: from then on the pod can talk.
+pub fn endpoint_of(daemon: &Daemon, pod: &Pod) -> Value {
+    until(&format!("{} is listed", pod.cali), SOON, || {
+        let answer = daemon.cli_json(&["endpoints", "list"]).unwrap();
+        let is_it = |item: &&Value| item["interface"] == pod.cali.as_str();
+        answer["items"].as_array().unwrap().iter().find(is_it).cloned()
+    })
 }
 
 /// That three pings are all answered; what they said.
