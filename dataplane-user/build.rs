@@ -8,6 +8,7 @@ mod toolchain;
 
 use std::{
     env, fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
 };
 
@@ -36,6 +37,8 @@ fn build() -> Result<()> {
          (or `rustup toolchain install nightly --component rust-src`)",
     )?;
     put_linker_on_path(workspace)?;
+    let out_dir = PathBuf::from(env::var("OUT_DIR")?);
+    share_target(&workspace.join("target/ebpf"), &out_dir.join("aya-build/target"))?;
     // The flag is for this build alone: set outside, every crate would take
     // itself for nightly.
     // SAFETY: a build script's main has started no other thread.
@@ -49,7 +52,7 @@ fn build() -> Result<()> {
     )
     .context("the eBPF programs do not build; `cargo xtask setup` installs what they need")?;
 
-    let object = PathBuf::from(env::var("OUT_DIR")?).join("dataplane");
+    let object = out_dir.join("dataplane");
     let object = fs::read(&object).with_context(|| format!("no object {}", object.display()))?;
     gate::check(&object)
 }
@@ -62,4 +65,21 @@ fn put_linker_on_path(workspace: &Path) -> Result<()> {
     // SAFETY: a build script's main has started no other thread.
     unsafe { env::set_var("PATH", env::join_paths(paths)?) };
     Ok(())
+}
+
+/// Where `aya_build` would build for this profile and these features alone, a link to where it
+/// builds for all: the programs, and `core` with them, are always the same.
+fn share_target(shared: &Path, own: &Path) -> Result<()> {
+    if own.is_symlink() {
+        return Ok(());
+    }
+    let failed = || format!("cannot make {} a link to {}", own.display(), shared.display());
+    let parent = own.parent().context("a link lies in a directory")?;
+    if own.exists() {
+        fs::remove_dir_all(own).with_context(failed)?;
+    }
+    for directory in [shared, parent] {
+        fs::create_dir_all(directory).with_context(failed)?;
+    }
+    symlink(shared, own).with_context(failed)
 }
