@@ -3,12 +3,13 @@
 
 #[path = "build/gate.rs"]
 mod gate;
+#[path = "build/share.rs"]
+mod share;
 #[path = "build/toolchain.rs"]
 mod toolchain;
 
 use std::{
     env, fs,
-    os::unix::fs::symlink,
     path::{Path, PathBuf},
 };
 
@@ -38,7 +39,7 @@ fn build() -> Result<()> {
     )?;
     put_linker_on_path(workspace)?;
     let out_dir = PathBuf::from(env::var("OUT_DIR")?);
-    share_target(&workspace.join("target/ebpf"), &out_dir.join("aya-build/target"))?;
+    share::link(&workspace.join("target/ebpf"), &out_dir.join("aya-build/target"))?;
     // The flag is for this build alone: set outside, every crate would take
     // itself for nightly.
     // SAFETY: a build script's main has started no other thread.
@@ -65,21 +66,4 @@ fn put_linker_on_path(workspace: &Path) -> Result<()> {
     // SAFETY: a build script's main has started no other thread.
     unsafe { env::set_var("PATH", env::join_paths(paths)?) };
     Ok(())
-}
-
-/// Where `aya_build` would build for this profile and these features alone, a link to where it
-/// builds for all: the programs, and `core` with them, are always the same.
-fn share_target(shared: &Path, own: &Path) -> Result<()> {
-    if own.is_symlink() {
-        return Ok(());
-    }
-    let failed = || format!("cannot make {} a link to {}", own.display(), shared.display());
-    let parent = own.parent().context("a link lies in a directory")?;
-    if own.exists() {
-        fs::remove_dir_all(own).with_context(failed)?;
-    }
-    for directory in [shared, parent] {
-        fs::create_dir_all(directory).with_context(failed)?;
-    }
-    symlink(shared, own).with_context(failed)
 }
