@@ -19,7 +19,7 @@ use tunless_lab::{
         udp as datagrams,
     },
 };
-use tunless_tests::scene::{SOON, Scene, Setup, answers, assert_answered, until};
+use tunless_tests::scene::{SOON, Scene, Setup, answers, assert_answered, endpoint_of, until};
 
 /// The daemon is the same in all; what wraps the packet is not.
 const SOME: [Setup; 2] = [Setup::OFF, Setup::VERIFIED_XDP];
@@ -335,8 +335,7 @@ fn a_pod_is_not_flooded_and_does_not_take_from_another() {
         scene.warm_up();
         let other = Lab::pod_ip(&scene.lab.node2, 40);
         let other = scene.lab.node2.add_pod("demo-other", other).unwrap();
-        let is_known = |list: &serde_json::Value| list["items"].as_array().unwrap().len() == 2;
-        scene.daemon2.wait_json(&["endpoints", "list"], SOON, is_known).unwrap();
+        endpoint_of(&scene.daemon2, &other);
         scene.daemon2.cli_json(&["status", "--wait=15s"]).unwrap();
         let errors = Errors::new(scene);
         let other_hears = Capture::start(&other.netns, "eth0").unwrap();
