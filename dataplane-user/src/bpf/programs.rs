@@ -107,6 +107,9 @@ impl Programs {
     /// empty hook. A severed link (its interface is gone, somebody detached it)
     /// is replaced by a new one.
     ///
+    /// The descriptor is closed again at once: the pin alone holds the link, so that
+    /// removing the pin detaches the program.
+    ///
     /// # Errors
     /// If the kernel refuses.
     pub fn take_over(&mut self, pins: &Pins, at: Attachment, interface: &str) -> Result<()> {
@@ -116,11 +119,13 @@ impl Programs {
         let outcome = match at.hook.tc() {
             Some(_) => {
                 let link = SchedClassifierLink::try_from(link)?;
-                self.tc(at.hook)?.attach_to_link(link).map(|_| ())
+                let program = self.tc(at.hook)?;
+                program.attach_to_link(link).and_then(|id| program.take_link(id)).map(drop)
             }
             None => {
                 let link = XdpLink::try_from(link)?;
-                self.xdp()?.attach_to_link(link).map(|_| ())
+                let program = self.xdp()?;
+                program.attach_to_link(link).and_then(|id| program.take_link(id)).map(drop)
             }
         };
         match outcome {

@@ -77,10 +77,19 @@ impl Daemon {
 
     /// Starts the daemon again after [`Daemon::kill9`] or [`Daemon::terminate`].
     pub fn restart(&mut self) -> Result<()> {
+        self.process.start(&mut self.command()?)
+    }
+
+    /// [`Daemon::restart`] without waiting for READY.
+    pub fn launch(&mut self) -> Result<()> {
+        self.process.launch(&mut self.command()?)
+    }
+
+    fn command(&self) -> Result<Command> {
         let mut command = self.node.netns.command(&binary_for(&self.node)?);
         command.args(["run", "--config"]).arg(self.config.path());
         command.envs(self.environment.iter().map(|(key, value)| (key, value)));
-        self.process.start(&mut command)
+        Ok(command)
     }
 
     /// The process id, which is the daemon's own.

@@ -33,6 +33,12 @@ impl Process {
 
     /// Starts the command and waits for READY.
     pub fn start(&mut self, command: &mut Command) -> Result<()> {
+        self.launch(command)?;
+        self.wait_for("READY=1", READY).with_context(|| cmd::show(command)).map(drop)
+    }
+
+    /// Starts the command and waits for nothing.
+    pub fn launch(&mut self, command: &mut Command) -> Result<()> {
         if self.is_running() {
             bail!("the daemon is running");
         }
@@ -54,7 +60,7 @@ impl Process {
         let shown = cmd::show(command);
         let child = command.spawn().with_context(|| format!("cannot start `{shown}`"))?;
         self.child = Some(child);
-        self.wait_for("READY=1", READY).with_context(|| format!("`{shown}`")).map(drop)
+        Ok(())
     }
 
     /// Waits until the daemon says `state` to systemd; the whole message.
