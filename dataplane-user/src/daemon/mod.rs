@@ -291,12 +291,12 @@ impl Daemon {
         interrupt: &mut Signal,
     ) -> Option<&'static str> {
         if self.reconciler.waits_for_sources() {
-            tracing::info!(
-                "the programs of another version serve until every source has told its routes"
-            );
+            tracing::info!("{}", self.reconciler.awaited());
         }
         while self.reconciler.waits_for_sources() {
             service::alive();
+            // Each time anew: systemd's patience with a start that takes long is 60 s.
+            service::starting(&self.reconciler.awaited());
             tokio::select! {
                 Some((kind, report)) = self.reports.recv() => self.take_reports(kind, report),
                 _ = terminate.recv() => return Some("SIGTERM"),

@@ -165,10 +165,9 @@ impl Sources {
         !self.known.is_empty() && self.known.values().all(|known| known.has_spoken)
     }
 
-    /// Whether a source is configured.
-    #[must_use]
-    pub fn has(&self, kind: SourceKind) -> bool {
-        self.known.contains_key(&kind)
+    /// The sources that have not reported all their routes yet.
+    pub fn silent(&self) -> impl Iterator<Item = SourceKind> {
+        self.known.iter().filter(|(_, known)| !known.has_spoken).map(|(kind, _)| *kind)
     }
 
     /// The table they all speak into.

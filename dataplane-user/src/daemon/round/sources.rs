@@ -24,11 +24,22 @@ impl Reconciler {
         self.sources.take(kind, report);
     }
 
-    /// Programs of another version serve, with routes that we cannot read: they
-    /// must go on until we know as much.
+    /// Whether programs of another version serve with routes that we cannot read: they
+    /// must go on until every source has reported its own. Another version's maps are
+    /// removed after the first complete round, so their directory is the sign; ours says
+    /// nothing, because the daemon makes it when it starts.
     pub fn waits_for_sources(&self) -> bool {
-        let spoken = self.sources.have_spoken() || self.sources.has(SourceKind::Kernel);
-        !spoken && !self.pins.exist() && self.pins.other_versions().is_ok_and(|v| !v.is_empty())
+        let silent = self.sources.silent().any(|kind| kind != SourceKind::Kernel);
+        silent && self.pins.other_versions().is_ok_and(|versions| !versions.is_empty())
+    }
+
+    /// The sources that are waited for, for `systemctl status`.
+    pub fn awaited(&self) -> String {
+        let names: Vec<_> = self.sources.silent().map(SourceKind::as_str).collect();
+        format!(
+            "the programs of another version serve; waiting for routes from {}",
+            names.join(", ")
+        )
     }
 
     /// Tells the table of routes what the host is like, the kernel's routes among it.
