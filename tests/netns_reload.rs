@@ -205,7 +205,7 @@ fn a_bad_file_changes_nothing() {
             // The last word: a reader that comes between emptying and writing refuses that, too.
             until(&format!("the last refusal says {said}"), SOON, || {
                 let log = scene.daemon2.log();
-                let last = log.rsplit_once("the new configuration is refused")?.1;
+                let last = log.rsplit_once("the file on disk is refused")?.1;
                 last.contains(&said).then_some(())
             });
             assert_eq!(routes(&scene.daemon2), before);

@@ -20,7 +20,7 @@ fn links_held(daemon: &Daemon) -> usize {
     let entries = fs::read_dir(directory).unwrap().filter_map(Result::ok);
     entries
         .filter_map(|entry| fs::read_link(entry.path()).ok())
-        .filter(|target| target.to_string_lossy().contains("bpf_link"))
+        .filter(|target| target.to_string_lossy().contains("bpf-link"))
         .count()
 }
 
@@ -138,8 +138,12 @@ fn more_pods_than_open_files() {
         limit(&scene.daemon2);
         scene.daemon2.wait_notified("READY=1", SOON).unwrap();
         scene.daemon2.wait_json(&["status"], SOON, |status| status["ready"] == true).unwrap();
+        until("every pod has its programs", SOON, || {
+            let programs = programs(&scene.daemon2, "cali");
+            let is_whole = programs.values().all(|count| *count == 2);
+            (is_whole && programs.len() == usize::from(CROWD) + 1).then_some(())
+        });
         assert_eq!(links_held(&scene.daemon2), 0);
-        assert_eq!(programs(&scene.daemon2, "cali").len(), usize::from(CROWD) + 1);
     }
     assert_answered(&scene.lab.sit().netns, scene.lab.perf().ip);
     drop(pods);

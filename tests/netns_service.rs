@@ -200,7 +200,7 @@ fn appear_and_vanish(scene: &Scene, appear: &impl Fn(&Scene, &Netns)) {
     assert_eq!(status["fastpath"], "trusted");
     assert!(status["attachments"].to_string().contains("encap_pod"));
     assert_lossless(stream);
-    assert!(daemon.log().contains("the fast path is off from now on"));
+    assert!(daemon.log().contains("the fast path is withheld"));
     assert!(daemon.log().contains("the fast path is on again"));
 }
 

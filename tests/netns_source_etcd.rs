@@ -134,9 +134,10 @@ fn pods_talk_by_what_etcd_says_and_go_on_without_it() {
         cluster.etcd.kill9(0).unwrap();
         let source = wait_for_state(&cluster.daemon2, "stale");
         assert!(source["stale_since"].is_u64(), "{source}");
-        let status = cluster.daemon2.cli(&["status"]).unwrap();
+        let status = cluster.daemon2.cli(&["status", "--strict"]).unwrap();
         assert_eq!(status.status, Some(3));
-        assert!(status.stdout.contains("etcd: stale since"), "{}", status.stdout);
+        let is_listed = status.stdout.contains("degraded: etcd: ");
+        assert!(is_listed && status.stdout.contains("stale since"), "{}", status.stdout);
         assert_answered(&perf.netns, sit.ip);
         cluster.daemon2.kill9().unwrap();
         cluster.daemon2.restart().unwrap();

@@ -124,7 +124,7 @@ fn pods_talk_by_what_the_api_says_and_go_on_without_it() {
             (refused.contains("connection refused") && refused.contains(":6443")).then_some(source)
         });
         assert!(source["stale_since"].is_u64(), "{source}");
-        let status = cluster.daemon2.cli(&["status"]).unwrap();
+        let status = cluster.daemon2.cli(&["status", "--strict"]).unwrap();
         assert_eq!(status.status, Some(3));
         let text = format!("{}{}", status.stdout, status.stderr);
         assert!(text.contains("kubernetes") && text.contains("stale since"), "{text}");

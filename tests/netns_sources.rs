@@ -158,7 +158,7 @@ fn a_conflict_changes_nothing_and_is_told() {
         alarms.iter().any(|alarm| alarm.as_str().unwrap().contains("is claimed by"))
     };
     let status = until("the conflict is told", SOON, || {
-        let status = daemon.cli(&["status", "-o", "json"]).unwrap();
+        let status = daemon.cli(&["status", "--strict", "-o", "json"]).unwrap();
         let value: Value = serde_json::from_str(&status.stdout).unwrap();
         alarmed(&value).then_some(status)
     });
@@ -167,8 +167,7 @@ fn a_conflict_changes_nothing_and_is_told() {
     // One lets go.
     foreign_route(node2, "replace", node1.block, node3.ip, 12);
     wait_for_routes(&daemon, &json!([[node1.block, node3.ip, "kernel", "ipip"]]));
-    let status = daemon.cli_json(&["status", "--wait=15s"]).unwrap();
-    assert_eq!(status["alarms"], json!([]));
+    daemon.wait_json(&["status"], SOON, |status| status["alarms"] == json!([])).unwrap();
     daemon.finish().unwrap();
 }
 
@@ -192,7 +191,7 @@ fn a_source_that_never_speaks_takes_nothing_away() {
     };
     let status = |daemon: &Daemon| {
         until("status tells of the silent source", SOON, || {
-            let status = daemon.cli(&["status", "-o", "json"]).unwrap();
+            let status = daemon.cli(&["status", "--strict", "-o", "json"]).unwrap();
             let value: Value = serde_json::from_str(&status.stdout).unwrap();
             waiting(&value).then_some(status)
         })

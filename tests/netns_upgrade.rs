@@ -181,15 +181,18 @@ fn upgrade(name: &str, setup: Setup) {
         }
         daemon2.launch().unwrap();
         if fate == Fate::Down {
-            let waits = format!(
-                "STATUS=the programs of another version serve; waiting for routes from {name}"
-            );
-            daemon2.wait_notified(&waits, PATIENCE).unwrap();
+            // A source that is away holds up nothing.
+            daemon2.wait_notified("READY=1", PATIENCE).unwrap();
+            until("the other version is gone", PATIENCE, || (!other.exists()).then_some(()));
+            let status = daemon2.cli_json(&["status"]).unwrap();
+            assert_eq!(status["ready"], true, "{status}");
+            assert_eq!(status["problems"][0]["code"], "source-waiting", "{status}");
+            assert_eq!(status["problems"][0]["where"], name, "{status}");
             thread::sleep(AWAY);
-            assert!(other.exists(), "the other version serves as long as nothing is known");
             source.up();
+        } else {
+            daemon2.wait_notified("READY=1", PATIENCE).unwrap();
         }
-        daemon2.wait_notified("READY=1", PATIENCE).unwrap();
         until("the other version is gone", PATIENCE, || (!other.exists()).then_some(()));
         assert!(version(&node2) != other);
         until("both nodes know each other", PATIENCE, || {
@@ -230,4 +233,79 @@ fn no_packet_is_lost_with_routes_from_etcd() {
 #[test]
 fn no_packet_is_lost_with_routes_from_kubernetes() {
     upgrade(Source::NAMES[4], Setup::VERIFIED_XDP);
+}
+
+/// Killed at any moment while it takes over from another version, with its source down: the
+/// next one goes on from there.
+#[test]
+fn a_daemon_killed_at_any_step_of_an_upgrade_loses_nothing() {
+    for setup in [Setup::VERIFIED, Setup::VERIFIED_XDP] {
+        let lab = Lab::new().fabric_filter(true).build().unwrap();
+        let (node1, node2) = (lab.node1.clone(), lab.node2.clone());
+        let mut source = Source::start("kubernetes", &lab);
+        let daemon1 = Daemon::start(&node1, &source.config(setup, &lab, &node1, &node2)).unwrap();
+        let mut daemon2 =
+            Daemon::start(&node2, &source.config(setup, &lab, &node2, &node1)).unwrap();
+        let (perf, sit) = (lab.perf().clone(), lab.sit().clone());
+        until("they talk", PATIENCE, || answers(&perf.netns, sit.ip).then_some(()));
+        let routes = daemon2.cli_json(&["routes", "list"]).unwrap()["items"].clone();
+        let before = lab.plain_packets_on_wire().unwrap();
+        source.down();
+        let stream = stream_between(&perf, &sit, 5001);
+        let back = stream_between(&sit, &perf, 5002);
+        daemon2.terminate().unwrap();
+        for name in [OTHER, "v0badcafe"] {
+            let other = node2.bpffs.join(name);
+            fs::rename(version(&node2), &other).unwrap();
+            // A start takes some 200 ms; each is killed a little later than the one before.
+            for delay in (0..400).step_by(13) {
+                daemon2.launch().unwrap();
+                thread::sleep(Duration::from_millis(delay));
+                daemon2.kill9().unwrap();
+            }
+            daemon2.restart().unwrap();
+            until("the other version is gone", PATIENCE, || (!other.exists()).then_some(()));
+            let now = daemon2.cli_json(&["routes", "list"]).unwrap()["items"].clone();
+            let node = |routes: &serde_json::Value| routes[0]["node"].clone();
+            assert_eq!(node(&now), node(&routes));
+            daemon2.terminate().unwrap();
+        }
+        assert_lossless(stream);
+        assert_lossless(back);
+        daemon2.restart().unwrap();
+        source.up();
+        assert_eq!(lab.plain_packets_on_wire().unwrap(), before);
+        daemon1.finish().unwrap();
+        daemon2.finish().unwrap();
+        drop(source);
+        assert_eq!(lab.problems(), Vec::<String>::new());
+    }
+}
+
+/// No source has ever reported, and the file only names the pool: a pod's packets do not leave
+/// unencapsulated by the default route.
+#[test]
+fn before_the_first_report_nothing_leaves_unencapsulated() {
+    let lab = Lab::new().fabric_filter(true).build().unwrap();
+    let (node1, node2) = (lab.node1.clone(), lab.node2.clone());
+    let mut source = Source::start("kubernetes", &lab);
+    source.down();
+    let pools = format!("routes: {{pools: [{{cidr: {POOL}, encap: ipip}}]}}\n");
+    let config = |node: &Node, peer: &Node| source.config(Setup::OFF, &lab, node, peer) + &pools;
+    let (first, second) = (config(&node1, &node2), config(&node2, &node1));
+    let daemon2 = Daemon::start(&node2, &second).unwrap();
+    let (perf, sit) = (lab.perf().clone(), lab.sit().clone());
+    assert!(!answers(&perf.netns, sit.ip));
+    assert_eq!(lab.plain_packets_on_wire().unwrap(), 0);
+    source.up();
+    let daemon1 = Daemon::start(&node1, &first).unwrap();
+    until("both nodes know each other", PATIENCE, || answers(&perf.netns, sit.ip).then_some(()));
+    let none_is_left = || {
+        let routes = node2.netns.ip("route show type unreachable").unwrap();
+        (!routes.contains(POOL)).then_some(())
+    };
+    until("the pool is reachable where routes lead", PATIENCE, none_is_left);
+    assert_eq!(lab.plain_packets_on_wire().unwrap(), 0);
+    daemon1.finish().unwrap();
+    daemon2.finish().unwrap();
 }

@@ -5,7 +5,7 @@
 
 use crate::{
     Counter, Endpoint, Flow, Handover, Lease, Node, NodeCounter, Prefix, PrefixRoute, Reason,
-    Route, Settings, State,
+    Route, Settings,
     layout::{MAX_ENDPOINTS, MAX_MASKS, MAX_NODES, MAX_ROUTES},
 };
 
@@ -20,7 +20,6 @@ pub const ABI: u32 = {
         Endpoint::LAYOUT,
         Counter::LAYOUT,
         NodeCounter::LAYOUT,
-        State::LAYOUT,
         Handover::LAYOUT,
         Settings::LAYOUT,
         Flow::LAYOUT,

@@ -10,7 +10,6 @@
 //! | `NODE_COUNTERS` | per-CPU hash | node IP → [`NodeCounter`] |
 //! | `LEASES` | LRU hash | [`crate::Flow`] → [`Lease`] |
 //! | `EPOCH` | array of one | 0 → the epoch leases must be of |
-//! | `STATE` | array of one | 0 → [`State`] |
 
 use crate::{Ipv4Be, Mac};
 
@@ -262,41 +261,6 @@ plain! {
         pub secret: u32,
         /// The outer source.
         pub node: Ipv4Be,
-    }
-}
-
-plain! {
-    /// What the daemon says of itself: written by it, read by the CLI, unknown
-    /// to the programs.
-    pub struct State {
-        /// When the daemon last went round: `CLOCK_MONOTONIC`, ns.
-        pub heartbeat: u64,
-        /// Its process id.
-        pub pid: u32,
-        /// 1 once everything asked for was in place after a round, else 0.
-        pub synced: u32,
-        /// Our underlay address.
-        pub node: Ipv4Be,
-        /// The tunnel device's address; 0.0.0.0 if it has none.
-        pub tunnel: Ipv4Be,
-        /// The tunnel device's interface index.
-        pub tunnel_ifindex: u32,
-        /// The tunnel device's MTU, bytes.
-        pub tunnel_mtu: u32,
-        /// How many programs should be attached.
-        pub attachments: u32,
-        /// As in [`crate::Settings::fastpath`].
-        pub fastpath: u8,
-        /// As in [`crate::Settings::spoof`].
-        pub spoof: u8,
-        /// 1 where the fast path is off though the configuration asks for it.
-        pub fastpath_withheld: u8,
-        /// 1 beside tunl0 (`accelerate`), 0 without (`replace`).
-        pub accelerate: u8,
-        /// Keeps the next number aligned.
-        pub reserved: [u8; 4],
-        /// As in [`crate::Settings::secret`]: where the next daemon finds it.
-        pub secret: u32,
     }
 }
 

@@ -26,7 +26,7 @@ pub mod source;
 pub use address::{Ipv4Be, Mac};
 pub use flow::Flow;
 pub use layout::{
-    Counter, Endpoint, Handover, Lease, Node, NodeCounter, Prefix, PrefixRoute, Route, State,
+    Counter, Endpoint, Handover, Lease, Node, NodeCounter, Prefix, PrefixRoute, Route,
 };
 pub use reason::{Direction, Reason, Verdict};
 pub use settings::Settings;

@@ -12,7 +12,6 @@ use aya_ebpf::{
 };
 use dataplane_common::{
     Counter, Endpoint, Flow, Ipv4Be, Lease, Node, NodeCounter, Prefix, PrefixRoute, Reason, Route,
-    State,
     layout::{DEFAULT_LEASES, MAX_ENDPOINTS, MAX_MASKS, MAX_NODES, MAX_ROUTES},
 };
 
@@ -57,10 +56,6 @@ static LEASES: LruHashMap<Flow, Lease, DEFAULT_LEASES> = LruHashMap::new();
 /// leases hold has changed, which ends them all at once.
 #[btf_map]
 static EPOCH: Array<u32, 1> = Array::new();
-
-/// The daemon's word to the CLI; no program looks at it.
-#[btf_map]
-static STATE: Array<State, 1> = Array::new();
 
 /// The longest route that covers `address`.
 #[inline(always)]

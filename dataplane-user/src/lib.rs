@@ -17,7 +17,6 @@ pub mod netfilter;
 pub mod object;
 pub mod output;
 pub mod plan;
-pub mod policy;
 pub mod run_dir;
 pub mod sources;
 pub mod tables;

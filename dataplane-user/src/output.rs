@@ -13,10 +13,20 @@ pub enum Format {
     /// Columns for people.
     #[default]
     Table,
+    /// The same with every detail, where a command groups what is well.
+    Wide,
     /// One JSON document.
     Json,
     /// One YAML document.
     Yaml,
+}
+
+impl Format {
+    /// Whether people read it, not programs.
+    #[must_use]
+    pub const fn is_for_people(self) -> bool {
+        matches!(self, Self::Table | Self::Wide)
+    }
 }
 
 /// What a list command prints.
@@ -62,7 +72,7 @@ pub fn age(seconds: u64) -> String {
 /// # Errors
 /// If it cannot be serialized.
 pub fn list<T: Row>(format: Format, items: &[T]) -> Result<()> {
-    if format != Format::Table {
+    if !format.is_for_people() {
         return document(format, &List { api_version: API_VERSION, items });
     }
     if items.is_empty() {
@@ -90,7 +100,7 @@ pub fn object<T: Serialize>(
     item: &T,
     describe: impl FnOnce() -> String,
 ) -> Result<()> {
-    if format == Format::Table {
+    if format.is_for_people() {
         return text(&describe());
     }
     document(format, &Object { api_version: API_VERSION, item })
@@ -101,7 +111,7 @@ pub fn object<T: Serialize>(
 /// # Errors
 /// If it cannot be serialized.
 pub fn done<T: Serialize>(format: Format, item: &T, text: &str) -> Result<()> {
-    if format == Format::Table {
+    if format.is_for_people() {
         eprintln!("{text}");
         return Ok(());
     }
@@ -129,6 +139,8 @@ pub fn text(text: &str) -> Result<()> {
 fn document<T: Serialize>(format: Format, document: &T) -> Result<()> {
     match format {
         Format::Yaml => text(&serde_yaml::to_string(document)?),
-        Format::Json | Format::Table => text(&serde_json::to_string_pretty(document)?),
+        Format::Json | Format::Table | Format::Wide => {
+            text(&serde_json::to_string_pretty(document)?)
+        }
     }
 }

@@ -1,12 +1,14 @@
 //! The five places where a program of ours sits.
 
 use aya::programs::TcAttachType;
+use serde::{Deserialize, Serialize};
 
 /// A program and the kind of hook it belongs on.
 ///
 /// In the order of attachment, and backwards that of removal: the wire's side
 /// first, so that a packet a peer answers at once finds its way in.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Hook {
     /// `decap_tc` on an underlay interface.
     DecapTc,

@@ -7,11 +7,12 @@
 use std::{fs, io, os::fd::AsRawFd as _, path::Path};
 
 use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
 
 use super::{Hook, Pins, sys};
 
 /// A program on an interface.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Deserialize, Serialize)]
 pub struct Attachment {
     /// Which program, and so which hook.
     pub hook: Hook,
@@ -55,6 +56,13 @@ pub fn list(pins: &Pins) -> Result<Vec<(Attachment, AttachedLink)>> {
     }
     links.sort_unstable_by_key(|(attachment, _)| *attachment);
     Ok(links)
+}
+
+/// Whether an attachment's pin is gone, or its link detached. A filter's pin does not tell.
+#[must_use]
+pub fn is_lost(pins: &Pins, at: Attachment) -> bool {
+    look(&pins.link(at.hook, at.ifindex), at.ifindex)
+        .map_or_else(|error| is_missing(&error), |link| !link.is_live && !link.is_filter)
 }
 
 fn is_missing(error: &anyhow::Error) -> bool {

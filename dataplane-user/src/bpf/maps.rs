@@ -8,7 +8,6 @@ use aya::maps::{
 };
 use dataplane_common::{
     Counter, Endpoint, Flow, Ipv4Be, Lease, Node, NodeCounter, Prefix, PrefixRoute, Reason, Route,
-    State,
     layout::{MAX_ENDPOINTS, MAX_MASKS, MAX_NODES, MAX_ROUTES},
 };
 use ipnet::Ipv4Net;
@@ -33,8 +32,6 @@ pub struct Maps {
     pub leases: HashMap<MapData, Flow, Lease>,
     /// What good leases bear.
     epoch: Array<MapData, u32>,
-    /// The daemon's word.
-    pub state: Array<MapData, State>,
 }
 
 /// How a map has to look for our programs and our handles to read it rightly.
@@ -50,7 +47,7 @@ struct Layout {
 /// The one map whose size is configured.
 pub const LEASES: &str = "LEASES";
 
-const LAYOUTS: [Layout; 9] = {
+const LAYOUTS: [Layout; 8] = {
     const fn map(
         name: &'static str,
         kind: MapType,
@@ -77,7 +74,6 @@ const LAYOUTS: [Layout; 9] = {
             entries: None,
         },
         map("EPOCH", MapType::Array, index, size_of::<u32>(), 1),
-        map("STATE", MapType::Array, index, size_of::<State>(), 1),
     ]
 };
 
@@ -135,7 +131,6 @@ impl Maps {
             node_counters: Map::PerCpuHashMap(open("NODE_COUNTERS")?).try_into()?,
             leases: Map::LruHashMap(open(LEASES)?).try_into()?,
             epoch: Map::Array(open("EPOCH")?).try_into()?,
-            state: Map::Array(open("STATE")?).try_into()?,
         })
     }
 
@@ -241,14 +236,6 @@ impl Maps {
     pub fn end_leases(&mut self) -> Result<()> {
         let next = self.epoch()?.wrapping_add(1);
         self.epoch.set(0, next, 0).context("ending all leases")
-    }
-
-    /// The daemon's word.
-    ///
-    /// # Errors
-    /// If the kernel refuses.
-    pub fn state(&self) -> Result<State> {
-        Ok(self.state.get(&0, 0)?)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Programs, maps and links in the kernel, and their pins.
 
 pub mod filters;
+pub mod frozen;
 pub mod hook;
 pub mod links;
 pub mod maps;

@@ -4,6 +4,8 @@
 //! /sys/fs/bpf/tunless/
 //! ├── v1a2b3c4d/          maps of one layout (`dataplane_common::abi::ABI`)
 //! │   ├── ROUTES …
+//! ├── serving              symlink: the version whose maps the programs use
+//! ├── memory               what the daemon remembers (`daemon::decide::Memory`)
 //! └── links/              one per program and interface, whatever the layout; where
 //!     │                   there are no links (before 6.6), the programs in filters
 //!     ├── decap_tc_2 …
@@ -16,7 +18,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
     path::{Path, PathBuf},
 };
 
@@ -91,12 +93,75 @@ impl Pins {
         entries.filter_map(ifindex).collect()
     }
 
+    /// Whether this version's maps are there.
+    #[must_use]
+    pub fn have_maps(&self) -> bool {
+        self.map("ROUTES").exists()
+    }
+
+    /// The map with what the daemon remembers, whatever its version.
+    #[must_use]
+    pub fn memory(&self) -> PathBuf {
+        self.root.join("memory")
+    }
+
+    fn serving(&self) -> PathBuf {
+        self.root.join("serving")
+    }
+
+    /// The directory with the maps that attached programs use; `None` if there is none.
+    ///
+    /// 0.1 leaves no symlink. Then it is another version's directory, if there is one: ours
+    /// beside it is unfinished.
+    #[must_use]
+    pub fn active(&self) -> Option<PathBuf> {
+        let target = fs::read_link(self.serving()).ok();
+        let named = target.and_then(|target| Some(self.root.join(target.file_name()?)));
+        let changed = |path: &PathBuf| fs::metadata(path).and_then(|data| data.modified()).ok();
+        named.filter(|directory| directory.is_dir()).or_else(|| {
+            let others = self.other_versions().unwrap_or_default().into_iter();
+            let others = others.filter(|other| other.join("ROUTES").exists());
+            others.max_by_key(changed).or_else(|| self.have_maps().then(|| self.maps()))
+        })
+    }
+
+    /// Our maps are full and our programs are about to use them.
+    ///
+    /// # Errors
+    /// If the symlink cannot be replaced.
+    pub fn serve(&self) -> Result<()> {
+        let ours = self.maps();
+        let name = ours.file_name().context("a directory without a name")?;
+        if fs::read_link(self.serving()).is_ok_and(|target| target == *name) {
+            return Ok(());
+        }
+        let new = self.root.join("serving-new");
+        let _ = fs::remove_file(&new);
+        symlink(name, &new)
+            .and_then(|()| fs::rename(&new, self.serving()))
+            .with_context(|| format!("pointing {} at our maps", self.serving().display()))
+    }
+
     /// Makes the directories, readable by root and its group alone: who may
     /// write a pin decides where packets go.
     ///
     /// # Errors
     /// If the place is not on a bpffs, with what to do about it.
     pub fn prepare(&self) -> Result<()> {
+        self.check_place()?;
+        for directory in [self.root.clone(), self.maps(), self.links()] {
+            fs::create_dir_all(&directory)
+                .and_then(|()| fs::set_permissions(&directory, fs::Permissions::from_mode(0o750)))
+                .with_context(|| format!("making {}", directory.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Checks that the directory is, or would be, on a bpffs.
+    ///
+    /// # Errors
+    /// If not, with what to do about it.
+    pub fn check_place(&self) -> Result<()> {
         self.refuse_mount_point()?;
         let existing = self
             .root
@@ -109,11 +174,6 @@ impl Pins {
                 "{} is not on a bpffs; mount one: `mount -t bpf bpf /sys/fs/bpf`",
                 self.root.display()
             );
-        }
-        for directory in [self.root.clone(), self.maps(), self.links()] {
-            fs::create_dir_all(&directory)
-                .and_then(|()| fs::set_permissions(&directory, fs::Permissions::from_mode(0o750)))
-                .with_context(|| format!("making {}", directory.display()))?;
         }
         Ok(())
     }
@@ -171,6 +231,14 @@ impl Pins {
         }
         for directory in self.versions()? {
             Self::remove_version(&directory)?;
+        }
+        for file in [self.serving(), self.root.join("serving-new"), self.memory()] {
+            match fs::remove_file(&file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("removing {}", file.display()));
+                }
+                _ => {}
+            }
         }
         for directory in [self.links(), self.root.clone()] {
             match fs::remove_dir(&directory) {

@@ -1,10 +1,10 @@
-//! Two calls of `bpf(2)` that aya does not make as we need them.
+//! Calls of `bpf(2)` that aya does not make as we need them.
 
 use std::{
     ffi::CString,
     io,
     os::{
-        fd::{FromRawFd as _, OwnedFd},
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
     path::Path,
@@ -12,7 +12,13 @@ use std::{
 
 use aya::programs::TcAttachType;
 
+const BPF_MAP_CREATE: libc::c_int = 0;
+const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
+const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
+const BPF_MAP_GET_NEXT_KEY: libc::c_int = 4;
+const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_TCX_INGRESS: u32 = 46;
 const BPF_TCX_EGRESS: u32 = 47;
@@ -34,6 +40,101 @@ pub fn open(pin: &Path) -> io::Result<OwnedFd> {
     let descriptor = i32::try_from(descriptor).map_err(io::Error::other)?;
     // SAFETY: the kernel just gave it to us and to nobody else.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// The part of `union bpf_attr` that commands about an element read.
+#[repr(C)]
+struct Element {
+    map: u32,
+    padding: u32,
+    key: u64,
+    /// The value, or the next key.
+    value: u64,
+    flags: u64,
+}
+
+impl Element {
+    fn new(map: &OwnedFd, key: Option<&[u8]>, value: *const u8) -> Self {
+        Self {
+            map: map.as_raw_fd().cast_unsigned(),
+            padding: 0,
+            key: key.map_or(0, |key| key.as_ptr() as u64),
+            value: value as u64,
+            flags: 0,
+        }
+    }
+}
+
+/// Reads an element into `value`. Both must have the map's own sizes: a map of another version
+/// has sizes that no type of ours has.
+pub fn lookup(map: &OwnedFd, key: &[u8], value: &mut [u8]) -> io::Result<()> {
+    call(BPF_MAP_LOOKUP_ELEM, &mut Element::new(map, Some(key), value.as_mut_ptr())).map(drop)
+}
+
+/// Writes an element; see [`lookup`] for the sizes.
+pub fn update(map: &OwnedFd, key: &[u8], value: &[u8]) -> io::Result<()> {
+    call(BPF_MAP_UPDATE_ELEM, &mut Element::new(map, Some(key), value.as_ptr())).map(drop)
+}
+
+/// Reads the key after `key` into `next`, or the first one. Returns whether there is one; see
+/// [`lookup`] for the sizes.
+pub fn next_key(map: &OwnedFd, key: Option<&[u8]>, next: &mut [u8]) -> io::Result<bool> {
+    match call(BPF_MAP_GET_NEXT_KEY, &mut Element::new(map, key, next.as_mut_ptr())) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes an array of one element with `size` bytes.
+pub fn create_array(name: &str, size: u32) -> io::Result<OwnedFd> {
+    /// The part of `union bpf_attr` that the command reads.
+    #[repr(C)]
+    struct Attributes {
+        kind: u32,
+        key_size: u32,
+        value_size: u32,
+        max_entries: u32,
+        flags: u32,
+        inner_map: u32,
+        numa_node: u32,
+        name: [u8; 16],
+    }
+
+    let mut attributes = Attributes {
+        kind: BPF_MAP_TYPE_ARRAY,
+        key_size: 4,
+        value_size: size,
+        max_entries: 1,
+        flags: 0,
+        inner_map: 0,
+        numa_node: 0,
+        name: [0; 16],
+    };
+    // The last byte stays zero.
+    for (to, from) in attributes.name[..15].iter_mut().zip(name.bytes()) {
+        *to = from;
+    }
+    let descriptor = call(BPF_MAP_CREATE, &mut attributes)?;
+    let descriptor = i32::try_from(descriptor).map_err(io::Error::other)?;
+    // SAFETY: the kernel just gave it to us and to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Pins an object.
+pub fn pin(object: &OwnedFd, pin: &Path) -> io::Result<()> {
+    /// The part of `union bpf_attr` that the command reads.
+    #[repr(C)]
+    struct Attributes {
+        path: u64,
+        descriptor: u32,
+        flags: u32,
+    }
+
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let descriptor = object.as_raw_fd().cast_unsigned();
+    call(BPF_OBJ_PIN, &mut Attributes { path: path.as_ptr() as u64, descriptor, flags: 0 })
+        .map(drop)
 }
 
 /// The numbers of the programs on an interface's TCX hook. aya's query opens

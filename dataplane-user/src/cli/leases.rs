@@ -13,7 +13,7 @@ use dataplane_common::{
 use serde::Serialize;
 
 use crate::{
-    bpf::Maps,
+    bpf::{Maps, Pins, frozen},
     clock,
     exit::Exit,
     output::{self, Format, Row},
@@ -97,10 +97,14 @@ struct Flushed {
     flushed: usize,
 }
 
-/// Ends all leases: the next packet of every flow asks netfilter again.
-pub fn flush(maps: &mut Maps, format: Format) -> Result<Exit> {
+/// Ends all leases, also those of another version whose programs may still be attached: the next
+/// packet of every flow asks netfilter again.
+pub fn flush(pins: &Pins, maps: &mut Maps, format: Format) -> Result<Exit> {
     let flushed = maps.good_leases(clock::monotonic())?.len();
     maps.end_leases()?;
+    for directory in pins.other_versions()? {
+        frozen::end_leases(&directory)?;
+    }
     let text = format!("{} ended; netfilter is asked again", output::count(flushed, "lease"));
     output::done(format, &Flushed { flushed }, &text)?;
     Ok(Exit::Ok)

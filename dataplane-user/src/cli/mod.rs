@@ -20,6 +20,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
+use self::status::Detail;
 use crate::{
     bpf::{Maps, Pins},
     config::{BpffsDir, DEFAULT_PATH, file as config_file},
@@ -67,12 +68,22 @@ enum Command {
     /// file, applies a new configuration; a bad one is refused and the old stays.
     /// Log level by environment: `RUST_LOG=debug`.
     Run,
-    /// Is everything in place? Exit code 3 if not.
+    /// Is everything in place? Exit code 3 if this node carries no pod traffic.
+    ///
+    /// Lists what is wrong with its level: *down* (this node carries no pod traffic; only this,
+    /// lasting for 10 s, is `ready: NO`), *degraded* (some packets suffer, or would after the
+    /// next change), *info*. Works while the daemon is down. `-o wide` lists every program.
     Status {
-        /// Wait until it is, at most so long [default: 10s].
+        /// Wait until the node is ready, at most so long [default: 10s].
         #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true,
               default_missing_value = "10s", value_parser = duration)]
         wait: Option<Duration>,
+        /// Exit code 3 for a degraded node, too.
+        #[arg(long)]
+        strict: bool,
+        /// One line.
+        #[arg(long)]
+        brief: bool,
     },
     /// Pod CIDRs and their nodes.
     #[command(subcommand, visible_alias = "route")]
@@ -192,7 +203,15 @@ impl Cli {
                 block_on(daemon::run(&global.config, global.bpffs.as_deref()))?;
                 Ok(Exit::Ok)
             }
-            Command::Status { wait } => block_on(status::status(&global.pins()?, format, wait)),
+            Command::Status { wait, strict, brief } => {
+                let detail = match (brief, format) {
+                    (true, _) => Detail::Brief,
+                    (false, Format::Wide) => Detail::Wide,
+                    (false, _) => Detail::Usual,
+                };
+                let options = status::Options { wait, strict, detail };
+                block_on(status::status(&global.pins()?, format, options))
+            }
             Command::Routes(RoutesCommand::List) => routes::list(&global.maps()?, format),
             Command::Routes(RoutesCommand::Get { ip }) => routes::get(&global.maps()?, format, ip),
             Command::Routes(RoutesCommand::Diff { timeout }) => {
@@ -202,7 +221,9 @@ impl Cli {
             Command::Nodes(NodesCommand::List) => nodes::list(&global.maps()?, format),
             Command::Endpoints(EndpointsCommand::List) => endpoints::list(&global.maps()?, format),
             Command::Leases(LeasesCommand::List) => leases::list(&global.maps()?, format),
-            Command::Leases(LeasesCommand::Flush) => leases::flush(&mut global.maps()?, format),
+            Command::Leases(LeasesCommand::Flush) => {
+                leases::flush(&global.pins()?, &mut global.maps()?, format)
+            }
             Command::Counters(CountersCommand::List { all }) => {
                 counters::list(&global.maps()?, format, all)
             }
@@ -250,6 +271,16 @@ impl Global {
                 "nothing is pinned at {}: start the daemon (`systemctl start tunless`), or name \
                  its directory with --bpffs",
                 pins.root().display()
+            );
+        }
+        if !pins.have_maps()
+            && let Some(other) = pins.active()
+        {
+            bail!(
+                "the programs of another version of tunless serve, by the maps in {}; this version \
+                 cannot read them: use that version's command, or start this one's daemon \
+                 (`systemctl restart tunless`)",
+                other.display()
             );
         }
         let maps = Maps::open(&pins)?;
@@ -314,8 +345,8 @@ mod tests {
         let cli = |arguments: &[&str]| Cli::try_parse_from(arguments).map(|cli| cli.command);
         assert!(matches!(
             cli(&["tunless", "status", "--wait"]),
-            Ok(Command::Status { wait: Some(wait) }) if wait == Duration::from_secs(10)
+            Ok(Command::Status { wait: Some(wait), .. }) if wait == Duration::from_secs(10)
         ));
-        assert!(matches!(cli(&["tunless", "status"]), Ok(Command::Status { wait: None })));
+        assert!(matches!(cli(&["tunless", "status"]), Ok(Command::Status { wait: None, .. })));
     }
 }

@@ -1,53 +1,89 @@
 //! `tunless status`: is everything in place?
+//!
+//! The daemon's report says what it decided and what it found wrong. What is attached, pinned
+//! and set is looked at anew, so that the answer is true while the daemon is down.
+
+mod describe;
 
 use std::{
     collections::BTreeMap,
-    fmt::Write as _,
     net::Ipv4Addr,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
-use dataplane_common::{Direction, Ipv4Be, Reason, Settings, State as DaemonState, Verdict};
+use dataplane_common::{Direction, Reason, Route, Verdict};
+use ipnet::Ipv4Net;
 use serde::Serialize;
 
 use crate::{
-    bpf::{Maps, Pins, filters, links},
+    bpf::{Attachment, Maps, Pins},
     clock,
-    config::Fastpath,
-    daemon,
+    config::{Fastpath, Spoof},
+    daemon::{
+        self,
+        observe::health::{self, Seen},
+        report::{self, Code, Decided, Level, Problem, State, Tunnel, is_ready, unix_now},
+    },
     desired::TunnelMode,
     exit::Exit,
     kernel::Kernel,
     netfilter::conntrack,
     output::{self, Format},
-    sources::status::{SourcesStatus, State},
+    sources::status::SourcesStatus,
 };
+
+/// How much is printed for people.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Detail {
+    /// One line.
+    Brief,
+    /// What is well is grouped, what is not is listed.
+    #[default]
+    Usual,
+    /// Every program on every interface.
+    Wide,
+}
+
+/// How `status` is asked.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Wait until the node is ready, at most so long.
+    pub wait: Option<Duration>,
+    /// A degraded node is an exit code 3, too.
+    pub strict: bool,
+    /// How much is printed for people.
+    pub detail: Detail,
+}
 
 #[derive(Serialize)]
 struct Status {
-    /// Everything asked for is in place. The daemon need not be running for that.
+    /// No problem of the level *down* lasts. The daemon need not be running for that.
     ready: bool,
-    /// What is not, for people.
-    problems: Vec<String>,
+    /// What is wrong, the gravest first.
+    problems: Vec<Problem>,
     daemon: DaemonStatus,
-    mode: &'static str,
-    fastpath: &'static str,
+    mode: Option<TunnelMode>,
+    /// Why that mode, for people.
+    mode_ground: Option<String>,
+    fastpath: Option<Fastpath>,
     fastpath_share: FastpathShare,
     /// Flows with a good lease, each direction for itself.
-    leased_flows: usize,
+    leased_flows: Option<usize>,
     /// Conntrack's sysctls that leases need to be 1; `null`: none here.
     sysctls: BTreeMap<&'static str, Option<u32>>,
-    spoof: &'static str,
+    spoof: Option<Spoof>,
     node: Option<Ipv4Addr>,
-    tunnel: TunnelStatus,
+    /// Why that address, for people.
+    node_ground: Option<String>,
+    tunnel: Option<Tunnel>,
     attachments: Vec<AttachmentStatus>,
-    routes: usize,
-    endpoints: usize,
-    nodes: usize,
-    /// Where routes come from.
+    routes: Option<usize>,
+    endpoints: Option<usize>,
+    nodes: Option<usize>,
+    /// Where routes come from; `null`: no daemon reported it.
     #[serde(flatten)]
-    sources: SourcesStatus,
+    sources: Option<SourcesStatus>,
 }
 
 /// Of the packets between pods and the wire, those that skipped the stack, since
@@ -83,15 +119,9 @@ impl FastpathShare {
 struct DaemonStatus {
     running: bool,
     pid: Option<u32>,
-    /// Seconds since it last went round.
+    version: Option<String>,
+    /// Seconds since it last compared everything.
     last_round_seconds: Option<f64>,
-}
-
-#[derive(Serialize)]
-struct TunnelStatus {
-    interface: Option<String>,
-    address: Option<Ipv4Addr>,
-    mtu: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -104,15 +134,16 @@ struct AttachmentStatus {
 }
 
 /// Prints the status; with `wait`, only once it is ready or the time is up.
-pub async fn status(pins: &Pins, format: Format, wait: Option<Duration>) -> Result<Exit> {
+pub async fn status(pins: &Pins, format: Format, options: Options) -> Result<Exit> {
     // A wait beyond the end of time has no deadline to compare with.
-    let deadline = wait.map(|wait| Instant::now().checked_add(wait));
+    let deadline = options.wait.map(|wait| Instant::now().checked_add(wait));
     loop {
         let status = look(pins).await?;
         if status.ready || is_over(deadline) {
-            let ready = status.ready;
-            output::object(format, &status, || describe(&status))?;
-            return Ok(if ready { Exit::Ok } else { Exit::No });
+            let is_degraded = status.problems.iter().any(|it| it.level >= Level::Degraded);
+            let is_well = status.ready && !(options.strict && is_degraded);
+            output::object(format, &status, || describe::text(&status, options.detail))?;
+            return Ok(if is_well { Exit::Ok } else { Exit::No });
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -125,224 +156,168 @@ fn is_over(deadline: Option<Option<Instant>>) -> bool {
     }
 }
 
+/// So long without a reconcile means that the daemon hangs: three resyncs.
+const SILENCE: Duration = Duration::from_secs(30);
+
 async fn look(pins: &Pins) -> Result<Status> {
-    let running = daemon::is_running(pins);
-    let opened = if pins.exist() { Maps::open(pins) } else { Err(anyhow::anyhow!("no pins")) };
-    let maps = match opened {
-        Ok(maps) => maps,
-        Err(error) => return Ok(nothing(pins, running, &error)),
+    let running = daemon::running(pins);
+    let mut problems = Vec::new();
+    // A report of a daemon that has ended counts as long as no other has begun.
+    let state = match State::read(pins) {
+        Ok(state) => state.filter(|state| running.is_none_or(|pid| pid == state.pid)),
+        Err(error) => {
+            problems.push(Problem::new(Code::ReportUnreadable, "", format!("{error:#}")));
+            None
+        }
     };
-    let state = maps.state()?;
-    let mut links = links::list(pins)?;
-    filters::check(&Kernel::connect()?, &mut links).await?;
-    let attachments: Vec<_> = links
-        .into_iter()
-        .map(|(at, link)| AttachmentStatus {
-            program: at.hook.program(),
-            hook: at.hook.place(),
-            interface: super::interface_name(at.ifindex),
-            ifindex: at.ifindex,
-            live: link.is_live,
-        })
-        .collect();
-    let sources = SourcesStatus::read(pins)?.unwrap_or_default();
-    let mut problems = problems(&state, &attachments, running);
-    problems.extend(source_problems(&sources));
-    let routes = maps.all_routes()?.iter().filter(|(_, route)| !route.is_local()).count();
-    let ago = clock::monotonic().saturating_sub(Duration::from_nanos(state.heartbeat));
+    let maps = if pins.have_maps() { Maps::open(pins).map(Some) } else { Ok(None) };
+    let maps = maps.unwrap_or_else(|error| {
+        problems.push(Problem::new(Code::PinsLost, "", format!("{error:#}")));
+        None
+    });
+    let routes = maps.as_ref().map(Maps::all_routes).transpose()?;
+    let decided = state.as_ref().and_then(|state| state.decided.clone());
+    let seen = see(pins, decided.as_ref(), routes.as_ref()).await?;
+    problems.extend(daemon_problems(pins, running, state.as_ref(), &seen));
+    if let Some(state) = &state {
+        problems.extend(current(state, &seen, running.is_some()));
+    }
+    problems.sort_by_key(|problem| std::cmp::Reverse(problem.level));
+    let heartbeat = state.as_ref().map(|state| state.heartbeat);
+    let remote = |routes: &BTreeMap<Ipv4Net, Route>| {
+        routes.values().filter(|route| !route.is_local()).count()
+    };
     Ok(Status {
-        ready: problems.is_empty(),
+        ready: is_ready(&problems, unix_now()),
         problems,
         daemon: DaemonStatus {
-            running,
-            pid: running.then_some(state.pid),
-            last_round_seconds: (state.heartbeat != 0).then_some(ago.as_secs_f64()),
+            running: running.is_some(),
+            pid: running,
+            version: state.as_ref().map(|state| state.version.clone()),
+            last_round_seconds: heartbeat.map(|at| clock::monotonic().as_secs_f64() - at),
         },
-        mode: TunnelMode::from(&state).as_str(),
-        fastpath: Fastpath::from(state.fastpath).as_str(),
-        fastpath_share: FastpathShare::of(&maps)?,
-        leased_flows: maps.good_leases(clock::monotonic())?.len(),
+        mode: decided.as_ref().map(|decided| decided.mode),
+        mode_ground: decided.as_ref().map(|decided| decided.mode_ground.clone()),
+        fastpath: decided.as_ref().map(|decided| decided.fastpath),
+        fastpath_share: maps.as_ref().map(FastpathShare::of).transpose()?.unwrap_or_default(),
+        leased_flows: maps
+            .as_ref()
+            .map(|maps| maps.good_leases(clock::monotonic()).map(|leases| leases.len()))
+            .transpose()?,
         sysctls: conntrack::RELAXED.map(|name| (name, conntrack::read(name).ok())).into(),
-        spoof: if state.spoof == Settings::SPOOF_STACK { "stack" } else { "drop" },
-        node: address(state.node),
-        tunnel: TunnelStatus {
-            interface: (state.tunnel_ifindex != 0)
-                .then(|| super::interface_name(state.tunnel_ifindex)),
-            address: address(state.tunnel),
-            mtu: (state.tunnel_mtu != 0).then_some(state.tunnel_mtu),
-        },
-        attachments,
-        routes,
-        endpoints: maps.endpoints.keys().count(),
-        nodes: maps.nodes.keys().count(),
-        sources,
+        spoof: decided.as_ref().map(|decided| decided.spoof),
+        node: decided.as_ref().map(|decided| decided.node),
+        node_ground: decided.as_ref().map(|decided| decided.node_ground.clone()),
+        tunnel: decided.as_ref().map(|decided| decided.tunnel.clone()),
+        attachments: seen.links.iter().map(|(at, link)| attachment(at, link.is_live)).collect(),
+        routes: routes.as_ref().map(remote),
+        endpoints: maps.as_ref().map(|maps| maps.endpoints.keys().count()),
+        nodes: maps.as_ref().map(|maps| maps.nodes.keys().count()),
+        sources: state.map(|state| state.sources),
     })
 }
 
-/// No maps: nothing was ever attached, or another version did.
-fn nothing(pins: &Pins, running: bool, error: &anyhow::Error) -> Status {
-    Status {
-        ready: false,
-        problems: vec![format!("nothing to read at {}: {error:#}", pins.root().display())],
-        daemon: DaemonStatus { running, pid: None, last_round_seconds: None },
-        mode: "replace",
-        fastpath: "off",
-        fastpath_share: FastpathShare::default(),
-        leased_flows: 0,
-        sysctls: BTreeMap::new(),
-        spoof: "drop",
-        node: None,
-        tunnel: TunnelStatus { interface: None, address: None, mtu: None },
-        attachments: Vec::new(),
-        routes: 0,
-        endpoints: 0,
-        nodes: 0,
-        sources: SourcesStatus::default(),
-    }
+async fn see(
+    pins: &Pins,
+    decided: Option<&Decided>,
+    routes: Option<&BTreeMap<Ipv4Net, Route>>,
+) -> Result<Seen> {
+    let kernel = Kernel::connect()?;
+    let host = kernel.look().await?;
+    let none = BTreeMap::new();
+    let tunnel = decided.map_or("", |decided| &decided.tunnel.interface);
+    let asks_nft = decided.is_some_and(|decided| decided.marks);
+    health::look(&kernel, pins, &host, tunnel, asks_nft, routes.unwrap_or(&none)).await
 }
 
-/// So long without a round means that the daemon hangs: three resyncs.
-const SILENCE: Duration = Duration::from_secs(30);
+/// What the daemon reported, less what a look at the host shows to be over, and what that shows
+/// besides.
+fn current(state: &State, seen: &Seen, is_running: bool) -> Vec<Problem> {
+    let is_past = |code| is_checked(code) || (code == Code::Starting && !is_running);
+    let reported = state.problems.iter();
+    let mut problems: Vec<Problem> = reported.filter(|it| !is_past(it.code)).cloned().collect();
+    let Some(decided) = &state.decided else { return problems };
+    for mut problem in report::check(decided, seen) {
+        let known = |it: &&Problem| it.code == problem.code && it.subject == problem.subject;
+        let since = state.problems.iter().find(known).and_then(|known| known.since);
+        // Without a daemon that repairs it there is nothing to wait for.
+        problem.since = since.or_else(|| is_running.then(unix_now));
+        problems.push(problem);
+    }
+    problems
+}
 
-fn problems(state: &DaemonState, attachments: &[AttachmentStatus], running: bool) -> Vec<String> {
+/// Whether a look at the host shows if a problem still is one.
+fn is_checked(code: Code) -> bool {
+    matches!(
+        code,
+        Code::PinsLost
+            | Code::ProgramMissing
+            | Code::PodProgramMissing
+            | Code::ForwardingOff
+            | Code::MarkTable
+            | Code::Sysctl
+            | Code::ForeignRoute
+    )
+}
+
+/// What is wrong with the daemon itself.
+fn daemon_problems(
+    pins: &Pins,
+    running: Option<u32>,
+    state: Option<&State>,
+    seen: &Seen,
+) -> Vec<Problem> {
     let mut problems = Vec::new();
-    let heartbeat = Duration::from_nanos(state.heartbeat);
-    if running && clock::monotonic().saturating_sub(heartbeat) > SILENCE {
-        problems.push("the daemon is running, but has not gone round for long".to_owned());
+    match (running, state) {
+        (Some(_), None) => problems.push(Problem::new(
+            Code::Starting,
+            "",
+            "the daemon has started, but has not reported anything yet",
+        )),
+        (Some(_), Some(state)) => {
+            let silence = clock::monotonic().as_secs_f64() - state.heartbeat;
+            if silence > SILENCE.as_secs_f64() {
+                let what = format!(
+                    "the daemon is running, but has not compared anything for {silence:.0} s"
+                );
+                problems.push(Problem::new(Code::DaemonStuck, "", what));
+            }
+        }
+        (None, _) => problems.push(
+            Problem::new(
+                Code::DaemonStopped,
+                "",
+                "the daemon is not running; forwarding does not need it, changes do",
+            )
+            .remedy("start it: `systemctl start tunless`"),
+        ),
     }
-    let device = TunnelMode::from(state).device();
-    if super::interface_name(state.tunnel_ifindex) != device {
-        problems.push(format!("the tunnel device {device} is gone"));
-    }
-    if state.synced == 0 {
-        problems.push("the daemon could not put everything in place; its log says what".to_owned());
-    }
-    for at in attachments.iter().filter(|at| !at.live) {
-        problems.push(format!("{} is no longer attached to {}", at.program, at.interface));
-    }
-    if attachments.len() < state.attachments as usize {
-        problems.push(format!(
-            "{} programs should be attached, {} are",
-            state.attachments,
-            attachments.len()
-        ));
-    }
-    if state.fastpath_withheld != 0 {
+    if !seen.has_maps && running.is_none() {
+        let others = pins.other_versions().unwrap_or_default();
+        let root = pins.root().display();
+        let what = match others.first() {
+            Some(other) => format!(
+                "the programs of another version serve, by the maps in {}; this version of the \
+                 command cannot read them",
+                other.display()
+            ),
+            None => format!("tunless is not attached here: nothing is pinned at {root}"),
+        };
         problems.push(
-            "the fast path is withheld, so every packet crosses the stack; the log says why"
-                .to_owned(),
+            Problem::new(Code::PinsLost, "", what)
+                .remedy("start the daemon: `systemctl start tunless`"),
         );
     }
     problems
 }
 
-/// What is wrong with the sources of routes.
-fn source_problems(status: &SourcesStatus) -> Vec<String> {
-    let mut problems = Vec::new();
-    for source in &status.sources {
-        let name = source.source;
-        let why = source.reason.as_deref().unwrap_or("no answer yet");
-        match source.state {
-            State::Synced => {}
-            State::Stale => problems.push(format!(
-                "{name}: stale since {}: {why}; what it said last stays in force",
-                ago(source.stale_since)
-            )),
-            State::Waiting => problems.push(format!(
-                "{name}: has not told its routes yet: {why}; nothing is deleted until it has"
-            )),
-        }
-        problems.extend(source.problems.iter().map(|problem| format!("{name}: {problem}")));
-        if source.more_problems > 0 {
-            problems.push(format!("{name}: {} more of that kind", source.more_problems));
-        }
+fn attachment(at: &Attachment, live: bool) -> AttachmentStatus {
+    AttachmentStatus {
+        program: at.hook.program(),
+        hook: at.hook.place(),
+        interface: super::interface_name(at.ifindex),
+        ifindex: at.ifindex,
+        live,
     }
-    problems.extend(status.alarms.iter().cloned());
-    if status.more_alarms > 0 {
-        problems.push(format!("{} more of that kind", output::count(status.more_alarms, "claim")));
-    }
-    problems
-}
-
-/// `12m ago`, for Unix seconds.
-fn ago(since: Option<u64>) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
-    since
-        .map_or_else(|| "?".to_owned(), |at| format!("{} ago", output::age(now.saturating_sub(at))))
-}
-
-fn address(address: Ipv4Be) -> Option<Ipv4Addr> {
-    (address != Ipv4Be::UNSPECIFIED).then(|| address.into())
-}
-
-fn describe(status: &Status) -> String {
-    let mut text = format!("ready:      {}\n", if status.ready { "yes" } else { "NO" });
-    for problem in &status.problems {
-        let _ = writeln!(text, "            {problem}");
-    }
-    let daemon = match (&status.daemon.running, status.daemon.last_round_seconds) {
-        (true, Some(ago)) => {
-            format!("running (pid {}), last round {ago:.1}s ago", status.daemon.pid.unwrap_or(0))
-        }
-        (true, None) => "running, first round not done yet".to_owned(),
-        (false, _) => "not running; forwarding does not need it, changes do".to_owned(),
-    };
-    let shown = |value: &Option<Ipv4Addr>| {
-        value.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string)
-    };
-    let _ = writeln!(text, "daemon:     {daemon}");
-    let _ = writeln!(
-        text,
-        "mode:       {}, fast path {}, spoofs {}",
-        status.mode, status.fastpath, status.spoof
-    );
-    let _ = writeln!(text, "node:       {}", shown(&status.node));
-    if let Some(interface) = &status.tunnel.interface {
-        let mtu = status.tunnel.mtu.unwrap_or(0);
-        let _ =
-            writeln!(text, "tunnel:     {interface} {} mtu {mtu}", shown(&status.tunnel.address));
-    }
-    if status.fastpath != Fastpath::Off.as_str() {
-        let percent = |share: Option<f64>| {
-            share.map_or_else(|| "-".to_owned(), |share| format!("{:.2} %", share * 100.0))
-        };
-        let FastpathShare { encap, decap } = &status.fastpath_share;
-        let _ = writeln!(
-            text,
-            "fast path:  {} of packets encap, {} decap; {} leased",
-            percent(*encap),
-            percent(*decap),
-            output::count(status.leased_flows, "flow")
-        );
-    }
-    if status.fastpath == Fastpath::Verified.as_str() {
-        for (position, (name, value)) in status.sysctls.iter().enumerate() {
-            let head = if position == 0 { "sysctls:" } else { "" };
-            let value = value.map_or_else(|| "missing".to_owned(), |value| value.to_string());
-            let _ = writeln!(text, "{head:<12}{name} = {value}");
-        }
-    }
-    let _ = writeln!(
-        text,
-        "tables:     {}, {}, {}",
-        output::count(status.routes, "route"),
-        output::count(status.nodes, "node"),
-        output::count(status.endpoints, "endpoint")
-    );
-    for (position, source) in status.sources.sources.iter().enumerate() {
-        let head = if position == 0 { "sources:" } else { "" };
-        let since = match source.state {
-            State::Stale => format!(" since {}", ago(source.stale_since)),
-            State::Synced | State::Waiting => String::new(),
-        };
-        let claims = output::count(source.claims, "claim");
-        let state = source.state.as_str();
-        let _ = writeln!(text, "{head:<12}{:<11} {state}{since}, {claims}", source.source.as_str());
-    }
-    for (position, at) in status.attachments.iter().enumerate() {
-        let head = if position == 0 { "programs:" } else { "" };
-        let gone = if at.live { "" } else { "  NOT ATTACHED" };
-        let _ = writeln!(text, "{head:<12}{:<11} {} {}{gone}", at.program, at.interface, at.hook);
-    }
-    text
 }

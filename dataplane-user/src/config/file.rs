@@ -51,7 +51,15 @@ impl ConfigFile {
                 metadata.permissions().mode() & 0o7777
             )));
         }
-        let config = parse(&shown.to_string(), &text)?;
+        Self::from_text(path, text)
+    }
+
+    /// Parses and checks a text that was read from `path` at some time.
+    ///
+    /// # Errors
+    /// All problems found, a line each.
+    pub fn from_text(path: &Path, text: String) -> Result<Self, Refusal> {
+        let config = parse(&path.display().to_string(), &text)?;
         let file = Self { path: path.to_owned(), text, config };
         file.refuse(check_config(&file.config))?;
         Ok(file)

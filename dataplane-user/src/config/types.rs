@@ -32,6 +32,23 @@ pub enum Spoof {
     Stack,
 }
 
+impl Spoof {
+    /// From `Settings::spoof`.
+    #[must_use]
+    pub const fn from_number(number: u8) -> Self {
+        if number == Settings::SPOOF_STACK { Self::Stack } else { Self::Drop }
+    }
+
+    /// As it is written in the file.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Drop => "drop",
+            Self::Stack => "stack",
+        }
+    }
+}
+
 /// Whether packets may skip the stack.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]

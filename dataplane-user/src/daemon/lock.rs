@@ -85,8 +85,17 @@ impl Lock {
 /// Whether a daemon keeps these pins.
 #[must_use]
 pub fn is_running(pins: &Pins) -> bool {
-    let Ok(file) = File::open(path(pins)) else { return false };
-    Flock::lock(file, FlockArg::LockSharedNonblock).is_err()
+    running(pins).is_some()
+}
+
+/// The process that keeps these pins; 0 if it has not written down its number yet.
+#[must_use]
+pub fn running(pins: &Pins) -> Option<u32> {
+    let file = File::open(path(pins)).ok()?;
+    let (mut file, _) = Flock::lock(file, FlockArg::LockSharedNonblock).err()?;
+    let mut owner = String::new();
+    file.read_to_string(&mut owner).ok()?;
+    Some(owner.trim().parse().unwrap_or(0))
 }
 
 fn path(pins: &Pins) -> PathBuf {

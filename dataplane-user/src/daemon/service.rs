@@ -1,52 +1,41 @@
-//! What systemd hears from us (`sd_notify(3)`). Without systemd, nothing.
+//! What is reported to systemd (`sd_notify(3)`). Without systemd, nothing.
 
 use std::time::Duration;
 
 use sd_notify::{NotifyState, notify, watchdog_enabled};
 
-fn tell(states: &[NotifyState<'_>]) {
+fn send(states: &[NotifyState<'_>]) {
     if let Err(error) = notify(states) {
         tracing::debug!("sd_notify: {error}");
     }
 }
 
-/// Not everything is in place yet. systemd shall be patient: it is tried again
-/// and again, and a restart would help nobody.
-pub fn starting(summary: &str) {
-    tell(&[NotifyState::ExtendTimeoutUsec(60_000_000), NotifyState::Status(summary)]);
-}
-
-/// Everything was in place after a round.
+/// What can be decided is in place; with one line for `systemctl status`.
 pub fn ready(summary: &str) {
-    tell(&[NotifyState::Ready, NotifyState::Status(summary)]);
+    send(&[NotifyState::Ready, NotifyState::Status(summary)]);
 }
 
 /// The configuration is being read again. systemd wants to know when.
 pub fn reloading() {
     match NotifyState::monotonic_usec_now() {
-        Ok(now) => tell(&[NotifyState::Reloading, now]),
-        Err(_) => tell(&[NotifyState::Reloading]),
+        Ok(now) => send(&[NotifyState::Reloading, now]),
+        Err(_) => send(&[NotifyState::Reloading]),
     }
 }
 
 /// Reading again is over, whatever came of it.
 pub fn ready_again() {
-    tell(&[NotifyState::Ready]);
+    send(&[NotifyState::Ready]);
 }
 
-/// One line for `systemctl status`.
-pub fn status(summary: &str) {
-    tell(&[NotifyState::Status(summary)]);
-}
-
-/// We still go round.
+/// The daemon is alive.
 pub fn alive() {
-    tell(&[NotifyState::Watchdog]);
+    send(&[NotifyState::Watchdog]);
 }
 
-/// We are about to end.
+/// The daemon is about to end.
 pub fn stopping() {
-    tell(&[NotifyState::Stopping]);
+    send(&[NotifyState::Stopping]);
 }
 
 /// How long systemd waits for a sign of life.

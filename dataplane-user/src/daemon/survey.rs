@@ -14,13 +14,18 @@ use ipnet::Ipv4Net;
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 
-use super::round::Reconciler;
+use super::{
+    apply::{memory, serving},
+    decide::{Decider, Decision},
+    observe::{Observer, health},
+    start,
+};
 use crate::{
     bpf::{Maps, Pins},
     config::ConfigFile,
-    desired::{Facts, Inputs, RouteTables, TunnelMode},
+    desired::{Facts, RouteTables, TunnelMode},
     kernel::{Host, Kernel, TUNNEL, TunnelRoute},
-    sources::{status::State, table::RouteTable},
+    sources::{SourceKind, status::State, table::RouteTable},
     tables::KernelRoutes,
 };
 
@@ -57,52 +62,83 @@ pub async fn survey(config: &Path, bpffs: Option<&Path>, timeout: Duration) -> R
         directory.clone_into(&mut file.config.bpffs.0);
     }
     let pins = Pins::new(file.config.bpffs.as_ref());
-    let maps = Maps::open(&pins).context("there is nothing to compare with")?;
-    let state = maps.state()?;
-    let mode = TunnelMode::from(&state);
-    let (mut reconciler, mut reports) = Reconciler::new(Kernel::connect()?, file);
-    let node = reconciler.check_host(reconciler.file()).await?;
-    reconciler.start_sources(node);
+    let maps = Maps::open(&pins).with_context(|| {
+        format!(
+            "tunless is not attached on this node: no pinned maps of this version in {}; start \
+             the daemon first",
+            pins.root().display()
+        )
+    })?;
+    let remembered = memory::read(&pins)?;
+    let mut observer = Observer::new(Kernel::connect()?);
+    start::check_host(observer.kernel(), &file, remembered.node).await?;
+    let (mut decider, mut reports) = Decider::new(file, remembered, serving::routes(&pins));
+    decider.start_sources(start::host_name());
     let deadline = Instant::now() + timeout;
-    while !reconciler.heard_all() {
+    while !has_heard_all(&decider) {
         let Ok(Some((kind, report))) = timeout_at(deadline, reports.recv()).await else { break };
-        reconciler.take(kind, report);
+        decider.take(kind, report);
     }
-    let (host, facts) = reconciler.look(mode).await?;
-    let tunnel = state.tunnel_ifindex;
-    let tables = RouteTables::whole(reconciler.inputs(&host, &facts, tunnel), reconciler.chosen());
-    let mut differences = compare_sources(reconciler.table());
-    differences.extend(compare_maps(&tables, &maps)?);
-    differences.extend(match mode {
-        TunnelMode::Replace => compare_kernel(&tables, &host, &maps),
-        TunnelMode::Accelerate => compare_tunl0(&tables, &facts),
+    let decision = decide(&mut observer, &mut decider).await?;
+    let (host, tables) = (observer.host(), &decision.desired.tables);
+    let mut differences = compare_sources(decider.table());
+    differences.extend(compare_maps(tables, &maps)?);
+    differences.extend(match decision.facts.mode {
+        TunnelMode::Replace => compare_kernel(tables, host, &maps),
+        TunnelMode::Accelerate => compare_tunl0(tables, &decision.facts),
     });
+    differences.extend(compare_foreign(tables, host, decision.facts.mode));
     Ok(Survey {
         differences,
-        silent: reconciler.silent(),
-        alarms: reconciler.table().alarms().values().cloned().collect(),
+        silent: silent(&decider),
+        alarms: decider.table().alarms().values().cloned().collect(),
     })
 }
 
-impl Reconciler {
-    /// Whether every source has told what it knows, or why it does not.
-    fn heard_all(&self) -> bool {
-        use crate::sources::SourceKind::Kernel;
-        self.source_states().iter().all(|source| {
-            source.source == Kernel || source.state != State::Waiting || source.reason.is_some()
-        })
-    }
+/// Observes and decides as the daemon does. There is no applier, so nothing is changed.
+async fn decide(observer: &mut Observer, decider: &mut Decider) -> Result<Decision> {
+    const NO_ADDRESS: &str = "this node has no underlay address; set node.address";
+    observer.look().await?;
+    observer.ask(decider.nodes()).await;
+    let ground = decider.ground(observer.host(), observer.paths());
+    let (_, _, facts) = ground.context(NO_ADDRESS)?;
+    decider.consult(observer.host(), &facts, true);
+    observer.ask_unknown(decider.nodes()).await?;
+    let decision = decider.decide(observer.host(), observer.paths());
+    decision.cloned().context("the tunnel device is missing, so there is nothing to compare with")
+}
 
-    fn silent(&self) -> Vec<String> {
-        let states = self.source_states();
-        let silent = states.iter().filter(|source| source.state != State::Synced);
-        silent
-            .map(|source| {
-                let why = source.reason.as_deref().unwrap_or("no answer in time");
-                format!("source {}: {why}", source.source)
-            })
-            .collect()
-    }
+/// Whether every source has reported what it knows, or why it does not.
+fn has_heard_all(decider: &Decider) -> bool {
+    decider.sources().status().iter().all(|source| {
+        source.source == SourceKind::Kernel
+            || source.state != State::Waiting
+            || source.reason.is_some()
+    })
+}
+
+fn silent(decider: &Decider) -> Vec<String> {
+    let states = decider.sources().status();
+    let silent = states.iter().filter(|source| source.state != State::Synced);
+    silent
+        .map(|source| {
+            let why = source.reason.as_deref().unwrap_or("no answer in time");
+            format!("source {}: {why}", source.source)
+        })
+        .collect()
+}
+
+/// Kernel routes of others that take packets past us.
+fn compare_foreign(tables: &RouteTables, host: &Host, mode: TunnelMode) -> Vec<Difference> {
+    let tunnel = host.link(mode.device()).map(|(ifindex, _)| ifindex);
+    let foreign = health::foreign_routes(host, &tables.routes, tunnel).into_iter();
+    let difference = |foreign: health::Foreign| Difference {
+        cidr: foreign.destination,
+        place: "kernel".to_owned(),
+        wanted: format!("as {}", foreign.ours),
+        found: foreign.leads,
+    };
+    foreign.map(difference).collect()
 }
 
 /// Sources that name another node than the one chosen.
@@ -183,21 +219,4 @@ fn differences<T>(
             found: shown(found.get(cidr)),
         })
         .collect()
-}
-
-impl Reconciler {
-    /// The kernel's state and what it comes to, its routes taken in as a source.
-    async fn look(&mut self, mode: TunnelMode) -> Result<(Host, Facts)> {
-        let host = self.kernel().look().await?;
-        self.ask_for_ways(self.nodes()).await;
-        let facts = self.find_facts(mode, &host)?;
-        self.consult_sources(&host, &facts);
-        self.ask_for_ways(self.nodes()).await;
-        let facts = self.find_facts(mode, &host)?;
-        Ok((host, facts))
-    }
-
-    fn inputs<'a>(&'a self, host: &'a Host, facts: &'a Facts, tunnel: u32) -> Inputs<'a> {
-        Inputs { config: &self.file().config, host, paths: self.paths(), facts, tunnel }
-    }
 }

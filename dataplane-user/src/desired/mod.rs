@@ -8,13 +8,14 @@ use std::{
     net::Ipv4Addr,
 };
 
-use dataplane_common::{Endpoint, Settings, State, ipv4::OUTER_LENGTH};
+use dataplane_common::{Endpoint, Settings, ipv4::OUTER_LENGTH};
 use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     address::is_single,
     bpf::{Attachment, Hook},
-    config::{Config, DecapHook, Fastpath, Mode, Mtu, Spoof},
+    config::{Config, DecapHook, Fastpath, Mtu, Spoof},
     kernel::{Host, Link, Path, TUNL0, TUNNEL, TunnelDevice},
     netfilter::MarkRules,
     sources::table::{ChosenRoute, Surroundings},
@@ -49,7 +50,8 @@ pub struct Facts {
 pub type ChosenRoutes = BTreeMap<Ipv4Net, ChosenRoute>;
 
 /// Whose the tunnel device is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum TunnelMode {
     /// Ours, with our routes.
     Replace,
@@ -58,13 +60,12 @@ pub enum TunnelMode {
 }
 
 impl TunnelMode {
-    /// As configured; `auto` by what the host is like now.
+    /// The tunnel device, if it is there; tunl0 has to be up.
     #[must_use]
-    pub fn choose(configured: Mode, host: &Host) -> Self {
-        match configured {
-            Mode::Accelerate => Self::Accelerate,
-            Mode::Auto if host.tunl0_carries_routes() => Self::Accelerate,
-            Mode::Replace | Mode::Auto => Self::Replace,
+    pub fn find(self, host: &Host) -> Option<(u32, &Link)> {
+        match self {
+            Self::Replace => host.link(TUNNEL),
+            Self::Accelerate => host.tunl0(),
         }
     }
 
@@ -84,13 +85,6 @@ impl TunnelMode {
             Self::Replace => "replace",
             Self::Accelerate => "accelerate",
         }
-    }
-}
-
-impl From<&State> for TunnelMode {
-    /// As a daemon left it.
-    fn from(state: &State) -> Self {
-        if state.accelerate == 0 { Self::Replace } else { Self::Accelerate }
     }
 }
 
@@ -137,47 +131,16 @@ pub fn local_pods(config: &Config, host: &Host) -> BTreeMap<Ipv4Addr, Endpoint> 
     pods
 }
 
-/// Our underlay address: as configured, else the source the kernel uses.
-#[must_use]
-pub fn node_address(config: &Config, host: &Host, paths: &Paths) -> Option<Ipv4Addr> {
-    config
-        .node
-        .address
-        .or_else(|| paths.values().find_map(|path| path.source))
-        .or_else(|| default_route_source(host))
-}
-
-/// Without any node to ask about: the address on the default route's interface.
-fn default_route_source(host: &Host) -> Option<Ipv4Addr> {
-    let route = host.routes.iter().find(|route| route.destination.prefix_len() == 0)?;
-    route.source.or_else(|| {
-        host.addresses
-            .iter()
-            .find(|(ifindex, _)| Some(*ifindex) == route.ifindex)
-            .map(|(_, net)| net.addr())
-    })
-}
-
 impl Facts {
-    /// Finds out what the configuration leaves open. The node address is the one
-    /// `known` before where nothing tells a new one; `None` if nothing ever did.
+    /// Finds out what the configuration leaves open. `node`: our underlay address.
     #[must_use]
     pub fn find(
         mode: TunnelMode,
+        node: Ipv4Addr,
         config: &Config,
         host: &Host,
         paths: &Paths,
-        known: Option<Ipv4Addr>,
-    ) -> Option<Self> {
-        // One address as long as we have it: every peer knows us by it, and the
-        // kernel's choice may differ from node to node.
-        let known_still = known.filter(|address| host.owner(*address).is_some());
-        let node = config
-            .node
-            .address
-            .or(known_still)
-            .or_else(|| node_address(config, host, paths))
-            .or(known)?;
+    ) -> Self {
         let underlay: BTreeSet<u32> = if config.underlay.interfaces.is_empty() {
             // The interfaces the nodes are reached by, and the one with our address.
             let ethernet =
@@ -210,7 +173,7 @@ impl Facts {
             TunnelMode::Replace => BTreeMap::new(),
             TunnelMode::Accelerate => host.tunl0_routes(),
         };
-        Some(Self { node, mode, underlay, tunnel, pods: local_pods(config, host), tunl0_routes })
+        Self { node, mode, underlay, tunnel, pods: local_pods(config, host), tunl0_routes }
     }
 
     /// Looks at the routes to these prefixes again.

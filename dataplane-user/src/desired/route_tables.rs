@@ -31,6 +31,9 @@ pub struct RouteTables {
     pub unreachable: BTreeMap<Ipv4Addr, String>,
     /// Routes that are left to tunl0, and why.
     pub left_to_tunl0: BTreeMap<Ipv4Net, String>,
+    /// Pools whose routes are not known yet: what no route covers must not leave
+    /// unencapsulated.
+    pub unknown_pools: BTreeSet<Ipv4Net>,
 }
 
 impl RouteTables {
@@ -89,6 +92,7 @@ impl RouteTables {
             kernel_routes: pick(&self.kernel_routes, prefixes),
             unreachable: BTreeMap::new(),
             left_to_tunl0: BTreeMap::new(),
+            unknown_pools: BTreeSet::new(),
         }
     }
 
@@ -97,7 +101,10 @@ impl RouteTables {
     #[must_use]
     pub fn backstops(&self) -> BTreeMap<Ipv4Net, ()> {
         let wrapped = self.kernel_routes.iter().filter(|(_, route)| route.gateway.is_none());
-        wrapped.map(|(cidr, _)| (*cidr, ())).collect()
+        wrapped
+            .map(|(cidr, _)| (*cidr, ()))
+            .chain(self.unknown_pools.iter().map(|net| (*net, ())))
+            .collect()
     }
 
     /// Whether packets to a prefix travel plain now. Its `unreachable` route then goes

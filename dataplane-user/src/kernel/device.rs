@@ -33,6 +33,13 @@ pub fn is_tunnel_of(link: &Link, pins: &Path) -> bool {
     link.alias == Some(alias(pins))
 }
 
+/// The directory of pins of the instance that a tunnel device belongs to; `None` if tunless did
+/// not make it.
+#[must_use]
+pub fn tunnel_owner(link: &Link) -> Option<&Path> {
+    link.alias.as_deref()?.strip_prefix("tunless ").map(Path::new)
+}
+
 /// How the tunnel device should be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TunnelDevice {
@@ -114,6 +121,20 @@ impl Kernel {
             }
             _ => Ok(false),
         }
+    }
+
+    /// Marks the device and its other end as those of the instance with these pins.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub async fn claim_tunnel(&self, host: &Host, pins: &Path) -> Result<()> {
+        for name in [TUNNEL, TUNNEL_PEER] {
+            let Some((ifindex, _)) = host.link(name) else { continue };
+            let message = LinkUnspec::new_with_index(ifindex).alias(&alias(pins)).build();
+            let outcome = self.handle.link().set(message).execute().await.map_err(explain);
+            outcome.with_context(|| format!("marking {name} as ours"))?;
+        }
+        Ok(())
     }
 
     async fn create_tunnel(&self, wanted: TunnelDevice, alias: &str) -> Result<()> {

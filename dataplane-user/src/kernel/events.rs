@@ -44,6 +44,13 @@ pub struct Changes {
 }
 
 impl Changes {
+    /// Adds what happened later.
+    pub fn append(&mut self, later: Self) {
+        self.routes.extend(later.routes);
+        self.neighbours.extend(later.neighbours);
+        self.is_unknown |= later.is_unknown;
+    }
+
     fn add(&mut self, message: NetlinkMessage<RouteNetlinkMessage>) {
         let NetlinkPayload::InnerMessage(message) = message.payload else {
             self.is_unknown = true;
@@ -110,9 +117,16 @@ impl Events {
         let (first, _) =
             self.messages.next().await.context("the kernel closed the netlink socket")?;
         changes.add(first);
+        changes.append(self.pending());
+        Ok(changes)
+    }
+
+    /// All that is there already.
+    pub fn pending(&mut self) -> Changes {
+        let mut changes = Changes::default();
         while let Ok((next, _)) = self.messages.try_recv() {
             changes.add(next);
         }
-        Ok(changes)
+        changes
     }
 }

@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result};
 use rtnetlink::Handle;
 
 pub use self::{
-    device::{TUNNEL, TUNNEL_PEER, TunnelDevice, is_tunnel_of},
+    device::{TUNNEL, TUNNEL_PEER, TunnelDevice, is_tunnel_of, tunnel_owner},
     events::{Changes, Events, RouteChange},
     filters::Filter,
     host::{Host, KernelRoute, Link, Neighbour},

@@ -156,6 +156,7 @@ impl Sources {
         if self.is_holding && self.have_spoken() {
             self.is_holding = false;
             self.table.release();
+            self.table.keep_only(|kind| self.known.contains_key(&kind));
         }
     }
 

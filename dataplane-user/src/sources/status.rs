@@ -1,17 +1,13 @@
-//! How the sources are, written by the daemon for the CLI to read: a file in
-//! `/run`, so that it can be read while the daemon is down.
+//! How the sources are: a part of the daemon's report.
 
 use std::{
     collections::BTreeMap,
-    fs, io,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use super::{Origin, SourceKind};
-use crate::{bpf::Pins, run_dir};
 
 /// So many problems are told by name.
 const TOLD: usize = 20;
@@ -100,48 +96,5 @@ impl SourcesStatus {
     ) -> Self {
         let more_alarms = alarms.len().saturating_sub(TOLD);
         Self { sources, alarms: alarms.take(TOLD).cloned().collect(), more_alarms }
-    }
-
-    /// Puts it where the CLI finds it.
-    ///
-    /// # Errors
-    /// If `/run` cannot be written.
-    pub fn write(&self, pins: &Pins) -> Result<()> {
-        let path = run_dir::file(pins, "sources");
-        let new = path.with_extension("sources-new");
-        fs::create_dir_all(run_dir::DIRECTORY).context(run_dir::DIRECTORY)?;
-        let text = serde_json::to_vec(self)?;
-        fs::write(&new, text)
-            .and_then(|()| fs::rename(&new, &path))
-            .with_context(|| format!("{}", path.display()))
-    }
-
-    /// As the daemon last left it; `None` if it never did.
-    ///
-    /// # Errors
-    /// If it cannot be read.
-    pub fn read(pins: &Pins) -> Result<Option<Self>> {
-        let path = run_dir::file(pins, "sources");
-        match fs::read(&path) {
-            Ok(text) => Ok(Some(
-                serde_json::from_slice(&text).with_context(|| format!("{}", path.display()))?,
-            )),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("{}", path.display())),
-        }
-    }
-
-    /// Removes it.
-    ///
-    /// # Errors
-    /// If that is refused.
-    pub fn remove(pins: &Pins) -> Result<()> {
-        let path = run_dir::file(pins, "sources");
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("{}", path.display()))
-            }
-            _ => Ok(()),
-        }
     }
 }

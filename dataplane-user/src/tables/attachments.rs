@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
+use tokio::time::Instant;
 
 use super::Table;
 use crate::{
@@ -24,6 +25,14 @@ pub struct Attachments<'a> {
     names: &'a BTreeMap<u32, String>,
     /// Interfaces whose driver refused XDP; `None`: a refusal is a failure.
     no_xdp: Option<&'a mut BTreeSet<u32>>,
+    watch: Option<Watch<'a>>,
+    postponed: BTreeSet<Attachment>,
+}
+
+/// What was attached before, and until when pods may be attached to.
+struct Watch<'a> {
+    attached: &'a BTreeSet<Attachment>,
+    deadline: Instant,
 }
 
 impl<'a> Attachments<'a> {
@@ -37,7 +46,41 @@ impl<'a> Attachments<'a> {
         names: &'a BTreeMap<u32, String>,
         no_xdp: Option<&'a mut BTreeSet<u32>>,
     ) -> Self {
-        Self { kernel, pins, programs, present: BTreeMap::new(), names, no_xdp }
+        Self {
+            kernel,
+            pins,
+            programs,
+            present: BTreeMap::new(),
+            names,
+            no_xdp,
+            watch: None,
+            postponed: BTreeSet::new(),
+        }
+    }
+
+    /// Logs which of what was `attached` before is not any more, and attaches to no more pods
+    /// after the deadline.
+    pub fn watch(&mut self, attached: &'a BTreeSet<Attachment>, deadline: Instant) {
+        self.watch = Some(Watch { attached, deadline });
+    }
+
+    /// What is still to be attached: the time was up.
+    pub fn take_postponed(&mut self) -> BTreeSet<Attachment> {
+        std::mem::take(&mut self.postponed)
+    }
+
+    /// Another program detached it, or removed its pin.
+    fn log_loss(&self, at: &Attachment) {
+        let was_attached = self.watch.as_ref().is_some_and(|watch| watch.attached.contains(at));
+        let what = match self.present.get(at) {
+            None => "its pin was removed",
+            Some(link) if !link.is_live => "it was detached by another program",
+            Some(_) => return,
+        };
+        if was_attached && self.names.contains_key(&at.ifindex) {
+            let (program, name) = (at.hook.program(), self.name(at));
+            tracing::warn!("{program} on {name} was lost ({what}); it is attached again");
+        }
     }
 
     /// What links should look like: live, with the program loaded now;
@@ -115,6 +158,13 @@ impl Table for Attachments<'_> {
     }
 
     async fn upsert(&mut self, at: &Attachment, wanted: &AttachedLink) -> Result<()> {
+        let is_pods = matches!(at.hook, Hook::EncapPod | Hook::GrantDecap);
+        let is_late = self.watch.as_ref().is_some_and(|watch| watch.deadline < Instant::now());
+        if is_pods && is_late && !self.present.contains_key(at) {
+            self.postponed.insert(*at);
+            return Ok(());
+        }
+        self.log_loss(at);
         let outcome = self.put(at, wanted).await;
         match (outcome, at.hook, &mut self.no_xdp) {
             (Err(error), Hook::DecapXdp, Some(no_xdp)) => {

@@ -39,13 +39,15 @@ impl KnownRules {
 pub struct Marks<'a> {
     known: &'a mut KnownRules,
     wanted: Option<&'a MarkRules>,
+    /// What another program did to it, if so.
+    loss: Option<&'static str>,
 }
 
 impl<'a> Marks<'a> {
     /// With what is `known` of the table, and what it shall be.
     #[must_use]
     pub fn new(known: &'a mut KnownRules, wanted: Option<&'a MarkRules>) -> Self {
-        Self { known, wanted }
+        Self { known, wanted, loss: None }
     }
 }
 
@@ -62,6 +64,15 @@ impl Table for Marks<'_> {
                 None
             }
             listing => listing?,
+        };
+        let as_wanted = matches!((&*self.known, self.wanted),
+            (KnownRules::Present(rules, _), Some(wanted)) if rules == wanted);
+        self.loss = match (&listing, &*self.known) {
+            (None, KnownRules::Present(..)) if as_wanted => Some("was removed by another program"),
+            (Some(now), KnownRules::Present(_, then)) if as_wanted && now != then => {
+                Some("was changed by another program")
+            }
+            _ => None,
         };
         let Some(listing) = listing else {
             *self.known = KnownRules::Absent;
@@ -81,8 +92,14 @@ impl Table for Marks<'_> {
 
     async fn upsert(&mut self, (): &(), rules: &MarkRules) -> Result<()> {
         rules.apply()?;
-        let listing = netfilter::list()?.context("the nft table vanished at once")?;
-        tracing::info!("made the nft table `ip tunless`, which marks what may be leased");
+        let listing = netfilter::list()?
+            .context("the nft table `ip tunless` was removed by another program at once")?;
+        match self.loss {
+            Some(loss) => tracing::warn!("the nft table `ip tunless` {loss}; it was made again"),
+            None => {
+                tracing::info!("made the nft table `ip tunless`, which marks what may be leased");
+            }
+        }
         *self.known = KnownRules::Present(rules.clone(), listing);
         Ok(())
     }

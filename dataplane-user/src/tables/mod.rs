@@ -33,7 +33,10 @@ pub use self::{
     node_counters::NodeCounters,
     nodes::Nodes,
     routes::{Routes, outdates_leases},
-    sysctls::Sysctls,
+    sysctls::{
+        Sysctls, forget_sysctls_of_0_1, move_sysctls_of_0_1, remember_sysctls, restore_sysctls,
+        sysctls_of_0_1,
+    },
 };
 use crate::plan::plan;
 

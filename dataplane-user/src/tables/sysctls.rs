@@ -1,68 +1,89 @@
 //! Conntrack's sysctls as leases need them, and as they were before.
 
-use std::{collections::BTreeMap, fs, io, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::Table;
 use crate::{bpf::Pins, netfilter::conntrack, run_dir};
 
-/// The sysctls we change. What they were is kept in a file, so that another
-/// process can restore it.
+/// The sysctls we change. What they were is in the daemon's memory, so that another process
+/// can restore it.
 ///
 /// They stay changed until `detach`: conntrack has not followed connections that
 /// were leased, and taken strictly their next packets would be invalid.
-pub struct Sysctls {
-    before: PathBuf,
+pub struct Sysctls<'a> {
+    new: &'a BTreeSet<String>,
 }
 
-impl Sysctls {
-    /// Those of the instance with these pins.
+impl<'a> Sysctls<'a> {
+    /// `new`: those that are about to be changed for the first time.
     #[must_use]
-    pub fn new(pins: &Pins) -> Self {
-        Self { before: run_dir::file(pins, "sysctls") }
-    }
-
-    /// Restores all that we changed. Returns how many.
-    ///
-    /// # Errors
-    /// If one cannot be restored.
-    pub fn restore(&self) -> Result<usize> {
-        let before = self.remembered()?;
-        for (name, value) in &before {
-            conntrack::write(name, *value)?;
-        }
-        self.remember(&BTreeMap::new())?;
-        Ok(before.len())
-    }
-
-    fn remembered(&self) -> Result<BTreeMap<String, u32>> {
-        let context = || self.before.display().to_string();
-        match fs::read_to_string(&self.before) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
-            text => serde_json::from_str(&text.with_context(context)?).with_context(context),
-        }
-    }
-
-    fn remember(&self, before: &BTreeMap<String, u32>) -> Result<()> {
-        let context = || self.before.display().to_string();
-        if before.is_empty() {
-            return match fs::remove_file(&self.before) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    Err(error).with_context(context)
-                }
-                _ => Ok(()),
-            };
-        }
-        // In place of the old one at once: killed half-way, we must not forget.
-        let new = self.before.with_extension("sysctls.new");
-        fs::write(&new, serde_json::to_string(before)?)
-            .and_then(|()| fs::rename(&new, &self.before))
-            .with_context(context)
+    pub fn new(new: &'a BTreeSet<String>) -> Self {
+        Self { new }
     }
 }
 
-impl Table for Sysctls {
+/// Adds the values of the sysctls that leases need otherwise to `before`. Returns those that
+/// were not in it. They are to be persisted before they are changed.
+pub fn remember_sysctls(before: &mut BTreeMap<String, u32>) -> BTreeSet<String> {
+    let mut new = BTreeSet::new();
+    for (name, wanted) in conntrack::relaxed() {
+        // One that is missing is a problem of its own.
+        let Ok(now) = conntrack::read(&name) else { continue };
+        if now != wanted && !before.contains_key(&name) {
+            tracing::info!(
+                "{name} was {now} and is {wanted} from now on, for every connection of this \
+                 host; `tunless detach` restores it"
+            );
+            before.insert(name.clone(), now);
+            new.insert(name);
+        }
+    }
+    new
+}
+
+/// Restores all that was changed. Returns how many there were.
+///
+/// # Errors
+/// If one cannot be restored.
+pub fn restore_sysctls(before: &BTreeMap<String, u32>) -> Result<usize> {
+    for (name, value) in before {
+        conntrack::write(name, *value)?;
+    }
+    Ok(before.len())
+}
+
+/// The values before, as 0.1 kept them: in a file in the run directory.
+#[must_use]
+pub fn sysctls_of_0_1(pins: &Pins) -> BTreeMap<String, u32> {
+    let text = fs::read_to_string(file_of_0_1(pins)).unwrap_or_default();
+    serde_json::from_str(&text).unwrap_or_default()
+}
+
+/// Moves that file with its pins.
+pub fn move_sysctls_of_0_1(from: &Pins, to: &Pins) {
+    // There is none unless 0.1 changed them.
+    let _ = fs::rename(file_of_0_1(from), file_of_0_1(to));
+}
+
+/// Removes that file.
+///
+/// # Errors
+/// If that is refused.
+pub fn forget_sysctls_of_0_1(pins: &Pins) -> Result<()> {
+    run_dir::remove(&file_of_0_1(pins))
+}
+
+fn file_of_0_1(pins: &Pins) -> PathBuf {
+    run_dir::file(pins, "sysctls")
+}
+
+impl Table for Sysctls<'_> {
     type Key = String;
     type Value = u32;
     const NAME: &'static str = "sysctl";
@@ -75,17 +96,12 @@ impl Table for Sysctls {
     }
 
     async fn upsert(&mut self, name: &String, value: &u32) -> Result<()> {
-        let mut before = self.remembered()?;
         let now = conntrack::read(name)?;
-        if before.contains_key(name) {
-            tracing::warn!("{name} was set to {now}; leased flows need {value}, so that it is");
-        } else {
-            tracing::info!(
-                "{name} was {now} and is {value} from now on, for every connection of this host; \
-                 `tunless detach` restores it"
+        if !self.new.contains(name) {
+            tracing::warn!(
+                "{name} was changed to {now} by another program; setting it to {value} again, \
+                 which leased flows need"
             );
-            before.insert(name.clone(), now);
-            self.remember(&before)?;
         }
         conntrack::write(name, *value)
     }

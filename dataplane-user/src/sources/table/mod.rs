@@ -81,6 +81,9 @@ impl Rules {
     }
 }
 
+/// The origin of claims that an earlier run left active.
+const ACTIVE: &str = "active";
+
 /// Who claims a prefix: source and object.
 type Claimant = (SourceKind, Origin);
 
@@ -92,7 +95,8 @@ pub struct RouteTable {
     claims: BTreeMap<Ipv4Net, BTreeMap<Claimant, Claim>>,
     /// How many claims each source has.
     counts: BTreeMap<SourceKind, usize>,
-    /// What was in force before anybody spoke: stays until all have.
+    /// The file's routes that were active at the start, or all of them before a new source was
+    /// configured: they stay until every source has reported.
     held: BTreeMap<Ipv4Net, ChosenRoute>,
     chosen: BTreeMap<Ipv4Net, ChosenRoute>,
     /// How many routes each node has.
@@ -103,16 +107,33 @@ pub struct RouteTable {
 }
 
 impl RouteTable {
-    /// With what is in force already, from an earlier run: it stays until
-    /// [`Self::release`], unless somebody says otherwise.
+    /// With the routes that an earlier run left active. They are ordinary claims of the sources
+    /// they came from, each withdrawn by that source's first complete report. The file reports
+    /// at once, so what it no longer has stays until every source has reported: it may have
+    /// moved to one of them.
     #[must_use]
-    pub fn new(in_force: BTreeMap<Ipv4Net, ChosenRoute>) -> Self {
+    pub fn new(active: BTreeMap<Ipv4Net, ChosenRoute>) -> Self {
         let mut table = Self::default();
-        for (cidr, route) in &in_force {
-            table.put(*cidr, Some(*route));
+        for (cidr, route) in active {
+            table.put(cidr, Some(route));
+            if route.source == SourceKind::File {
+                table.held.insert(cidr, route);
+            } else {
+                let encap = Some(if route.is_direct { Encap::Direct } else { Encap::Ipip });
+                let claim = Claim { node: route.node, encap };
+                table.set_claim(cidr, (route.source, ACTIVE.into()), Some(claim));
+            }
         }
-        table.held = in_force;
         table
+    }
+
+    /// Withdraws the claims of all sources but these: they are not configured any more.
+    pub fn keep_only(&mut self, is_configured: impl Fn(SourceKind) -> bool) {
+        for kind in SourceKind::ALL.into_iter().filter(|kind| !is_configured(*kind)) {
+            if self.count(kind) > 0 {
+                self.replace(kind, Vec::new());
+            }
+        }
     }
 
     /// Another file.

@@ -214,7 +214,7 @@ fn comes_back(guest: &Guest, event: impl FnOnce(&Lab) -> Result<()>) -> Result<(
     drop(streams);
     event(&lab)?;
     guest.checks.check("says so", || {
-        let not_ready = || Ok(daemon.cli(&["status"])?.status == Some(3));
+        let not_ready = || Ok(daemon.cli(&["status", "--strict"])?.status == Some(3));
         until("`tunless status` says that something is missing", not_ready)?;
         Ok(Outcome::GOOD)
     });

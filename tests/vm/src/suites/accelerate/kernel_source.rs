@@ -115,7 +115,7 @@ pub fn tunl0_replaced(guest: &Guest) -> Result<()> {
     drop(streams);
     reload_ipip(&lab, || tunl0::raise(node1, node2))?;
     guest.checks.check("says so", || {
-        let not_ready = || Ok(daemon.cli(&["status"])?.status == Some(3));
+        let not_ready = || Ok(daemon.cli(&["status", "--strict"])?.status == Some(3));
         until("`tunless status` says that something is missing", not_ready)?;
         Ok(Outcome::GOOD)
     });

@@ -1,19 +1,15 @@
-//! The ways to the nodes, as the kernel tells them.
+//! How the kernel would send to the nodes.
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
-use super::Reconciler;
+use anyhow::Result;
+
+use super::Observer;
 use crate::kernel::Path;
 
-impl Reconciler {
-    /// All nodes that are to be reached.
-    pub fn nodes(&self) -> BTreeSet<Ipv4Addr> {
-        let extras = self.file.config.routes.nodes.iter().map(|extras| extras.node);
-        self.sources.nodes().chain(extras).collect()
-    }
-
-    /// Asks the kernel for the ways to these nodes; forgets those to no node.
-    pub async fn ask_for_ways(&mut self, nodes: BTreeSet<Ipv4Addr>) {
+impl Observer {
+    /// Asks the kernel for the paths to these nodes.
+    pub async fn ask(&mut self, nodes: impl IntoIterator<Item = Ipv4Addr>) {
         for node in nodes {
             match self.kernel.path(node).await {
                 Ok(Some(path)) => {
@@ -23,16 +19,31 @@ impl Reconciler {
                     }
                 }
                 Ok(None) => drop(self.paths.remove(&node)),
-                // No answer is no "no": what we knew stays.
+                // A failed lookup is not "unreachable": the last known path stays.
                 Err(error) => tracing::warn!("{error:#}"),
             }
         }
-        let wanted = self.nodes();
-        self.paths.retain(|node, _| wanted.contains(node));
     }
 
-    /// Asks for the ways to these nodes, whose path MTU may have changed; whether
-    /// any is another now.
+    /// Asks for the paths to those of these nodes whose path is not known. Returns whether
+    /// there was any.
+    ///
+    /// # Errors
+    /// If the kernel cannot answer.
+    pub async fn ask_unknown(&mut self, nodes: impl IntoIterator<Item = Ipv4Addr>) -> Result<bool> {
+        let mut has_asked = false;
+        for node in nodes {
+            if !self.paths.contains_key(&node) {
+                has_asked = true;
+                let path = self.kernel.path(node).await?;
+                self.paths.extend(path.map(|path| (node, path)));
+            }
+        }
+        Ok(has_asked)
+    }
+
+    /// Asks for the paths to these nodes, whose path MTU may have changed. Returns whether any
+    /// path is another now.
     pub async fn ask_again(&mut self, nodes: BTreeSet<Ipv4Addr>) -> bool {
         let mut differs = false;
         for node in nodes {
@@ -43,12 +54,17 @@ impl Reconciler {
                     *known = path;
                     differs = true;
                 }
-                // That there is no way any more is announced.
+                // The kernel announces a path that is gone.
                 Ok(_) => {}
                 Err(error) => tracing::warn!("{error:#}"),
             }
         }
         differs
+    }
+
+    /// Forgets the paths to nodes for which `is_wanted` is false.
+    pub fn keep_paths(&mut self, is_wanted: impl Fn(Ipv4Addr) -> bool) {
+        self.paths.retain(|node, _| is_wanted(*node));
     }
 }
 

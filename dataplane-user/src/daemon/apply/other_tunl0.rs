@@ -2,32 +2,38 @@
 //!
 //! With the module ipip, tunl0 goes and comes back under another number. Until
 //! programs are loaded for that, those on the underlay would hand every packet that
-//! is not leased to a device that is no more, while the kernel could already unwrap
-//! it: so they are taken off before anything else is done. Not earlier: as long as
+//! is not leased to a device that is no more, while the kernel could already decapsulate
+//! it: so they are detached before anything else is done. Not earlier: as long as
 //! there is no tunl0 that is up, the fast path is all that still works.
 
 use std::collections::BTreeMap;
 
 use anyhow::Result;
 
-use super::Reconciler;
+use super::Applier;
 use crate::{
     bpf::{AttachedLink, Attachment, Hook},
-    kernel::Host,
+    kernel::{Host, Kernel},
     tables::{Attachments, Table as _},
 };
 
-impl Reconciler {
-    /// Lets the kernel unwrap, if tunl0 is up and is another than before.
-    pub(super) async fn make_way_for_other_tunl0(&mut self, host: &Host) -> Result<()> {
-        let (Some(last), Some(programs)) = (&self.last, &mut self.programs) else { return Ok(()) };
-        let used = last.desired.settings.tunnel_ifindex;
+impl Applier {
+    /// Lets the kernel decapsulate, if tunl0 is up and is another than before.
+    ///
+    /// # Errors
+    /// If a program cannot be detached.
+    pub async fn make_way_for_other_tunl0(&mut self, kernel: &Kernel, host: &Host) -> Result<()> {
+        let used = self.programs.settings().tunnel_ifindex;
         let is_gone = !host.links.contains_key(&used);
         let Some((ifindex, _)) = host.tunl0().filter(|_| is_gone) else { return Ok(()) };
-        tracing::info!("tunl0 is another one (number {ifindex}, was {used}): the kernel unwraps");
+        tracing::info!(
+            "tunl0 was recreated (ifindex {used} → {ifindex}); until programs are attached to it \
+             the kernel decapsulates"
+        );
         let names: BTreeMap<u32, String> =
             host.links.iter().map(|(index, link)| (*index, link.name.clone())).collect();
-        let mut attachments = Attachments::new(&self.kernel, &self.pins, programs, &names, None);
+        let mut attachments =
+            Attachments::new(kernel, &self.pins, &mut self.programs, &names, None);
         let present: BTreeMap<Attachment, AttachedLink> = attachments.actual().await?;
         let unwraps = |at: &&Attachment| matches!(at.hook, Hook::DecapTc | Hook::DecapXdp);
         for at in present.keys().filter(unwraps) {

@@ -2,7 +2,7 @@
 //!
 //! Packets sent with a cached MAC are no use of the neighbour as far as the
 //! kernel can see, so an entry goes stale and would stay so, even if the MAC
-//! had moved. For next hops that carried traffic we say it: "used"
+//! had moved. For next hops that carried traffic the daemon reports "used"
 //! (`NTF_USE`), and the kernel asks the neighbour again.
 
 use std::{
@@ -10,11 +10,8 @@ use std::{
     net::Ipv4Addr,
 };
 
-use crate::{
-    bpf::Maps,
-    desired::Paths,
-    kernel::{Host, Kernel},
-};
+use super::Observer;
+use crate::bpf::Maps;
 
 /// Remembers how much went to each node when last asked.
 #[derive(Default)]
@@ -24,7 +21,8 @@ pub struct NextHops {
 
 impl NextHops {
     /// Has the kernel ask stale next hops that carried traffic since the last time.
-    pub async fn refresh(&mut self, kernel: &Kernel, maps: &Maps, host: &Host, paths: &Paths) {
+    pub async fn refresh(&mut self, observer: &Observer, maps: &Maps) {
+        let (host, paths) = (observer.host(), observer.paths());
         let mut stale = BTreeSet::new();
         for (node, path) in paths {
             let sent = maps.node_counter((*node).into()).map_or(0, |count| count.encap.packets);
@@ -36,7 +34,7 @@ impl NextHops {
         }
         self.sent.retain(|node, _| paths.contains_key(node));
         for (ifindex, next_hop) in stale {
-            if let Err(error) = kernel.use_neighbour(ifindex, next_hop).await {
+            if let Err(error) = observer.kernel().use_neighbour(ifindex, next_hop).await {
                 tracing::debug!("asking {next_hop} again: {error:#}");
             }
         }

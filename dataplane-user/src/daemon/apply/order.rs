@@ -24,9 +24,17 @@ use crate::{
 #[derive(Clone, Copy)]
 pub enum Extent<'a> {
     /// All, and those of local pods.
-    Whole { endpoints: &'a BTreeMap<Ipv4Addr, Endpoint> },
+    Whole {
+        /// Local pods.
+        endpoints: &'a BTreeMap<Ipv4Addr, Endpoint>,
+    },
     /// Those of a few prefixes and nodes.
-    Only { prefixes: &'a BTreeSet<Ipv4Net>, nodes: &'a BTreeSet<Ipv4Addr> },
+    Only {
+        /// The prefixes.
+        prefixes: &'a BTreeSet<Ipv4Net>,
+        /// The nodes.
+        nodes: &'a BTreeSet<Ipv4Addr>,
+    },
 }
 
 /// What the maps have too much.

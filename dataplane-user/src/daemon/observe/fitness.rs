@@ -14,8 +14,9 @@ use crate::{
     desired,
     kernel::Kernel,
     netfilter::{self, MarkRules, conntrack},
-    policy::{self, Finding, Foreign},
 };
+
+use super::policy::{self, Finding, Foreign};
 
 /// How much of the host is looked at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,0 +1,202 @@
+//! What every version lays out alike, so that one can go on where another stopped.
+//!
+//! | what | frozen part |
+//! |---|---|
+//! | key of `ROUTES` | network, mask: 8 bytes |
+//! | value of `ROUTES` | prefix (8), node (4), since (4), flags (2), source (2); new fields only behind |
+//! | `EPOCH` | array, element 0 begins with a `u32` |
+//! | `memory` | array of one, [`MEMORY`] bytes: JSON, ended by a zero |
+//! | XDP hand-over | 8 bytes: secret, node |
+//! | names of links | `<program>_<interface index>` |
+//!
+//! 0.1 keeps its hand-over secret in the map `STATE`, at [`STATE_SECRET`].
+
+use std::{collections::BTreeMap, fs, io, path::Path};
+
+use anyhow::{Context as _, Result, ensure};
+use aya::maps::MapInfo;
+use dataplane_common::{Ipv4Be, Prefix, Route};
+use ipnet::Ipv4Net;
+
+use super::sys;
+
+/// Size of the memory, bytes.
+pub const MEMORY: u32 = 64 << 10;
+/// Size of the key of `ROUTES`, bytes.
+const ROUTES_KEY: usize = 8;
+/// Size of the frozen part of its value, bytes.
+const ROUTES_VALUE: usize = 20;
+/// Where the secret is in 0.1's `STATE`, bytes.
+const STATE_SECRET: usize = 44;
+
+/// A map with sizes of its own.
+struct RawMap {
+    map: std::os::fd::OwnedFd,
+    key: usize,
+    value: usize,
+}
+
+impl RawMap {
+    fn open(pin: &Path) -> Result<Self> {
+        let context = || format!("opening {}", pin.display());
+        let map = sys::open(pin).with_context(context)?;
+        let info = MapInfo::from_pin(pin).with_context(context)?;
+        Ok(Self { map, key: info.key_size() as usize, value: info.value_size() as usize })
+    }
+
+    fn element(&self, key: &[u8]) -> io::Result<Vec<u8>> {
+        let mut value = vec![0; self.value];
+        sys::lookup(&self.map, key, &mut value)?;
+        Ok(value)
+    }
+}
+
+/// The routes in a version's directory of maps.
+///
+/// # Errors
+/// If there is no such map, it cannot be read, or it does not begin as every version's does.
+pub fn routes(directory: &Path) -> Result<BTreeMap<Ipv4Net, Route>> {
+    let pin = directory.join("ROUTES");
+    let map = RawMap::open(&pin)?;
+    ensure!(
+        map.key == ROUTES_KEY && map.value >= ROUTES_VALUE,
+        "{} is not a map of routes of tunless",
+        pin.display()
+    );
+    let mut routes = BTreeMap::new();
+    let (mut before, mut key) = (None, vec![0; map.key]);
+    while sys::next_key(&map.map, before.as_deref(), &mut key)
+        .with_context(|| format!("reading {}", pin.display()))?
+    {
+        // An entry may go while we read.
+        if let Ok(value) = map.element(&key) {
+            routes.extend(parse(&value));
+        }
+        before = Some(key.clone());
+    }
+    Ok(routes)
+}
+
+/// Reads the frozen part of a value of `ROUTES`; `None` if it makes no sense.
+fn parse(value: &[u8]) -> Option<(Ipv4Net, Route)> {
+    let word = |at: usize| Some(u32::from_ne_bytes(value.get(at..at + 4)?.try_into().ok()?));
+    let half = |at: usize| Some(u16::from_ne_bytes(value.get(at..at + 2)?.try_into().ok()?));
+    let prefix = Prefix { network: Ipv4Be(word(0)?), mask: Ipv4Be(word(4)?) };
+    let route =
+        Route { node: Ipv4Be(word(8)?), since: word(12)?, flags: half(16)?, source: half(18)? };
+    let net = Ipv4Net::new(prefix.network.into(), prefix.length()).ok()?;
+    (Prefix::mask(prefix.length()) == prefix.mask).then_some((net, route))
+}
+
+/// The hand-over secret of 0.1, if the directory is one of 0.1's.
+#[must_use]
+pub fn secret(directory: &Path) -> Option<u32> {
+    let state = RawMap::open(&directory.join("STATE")).ok()?;
+    let value = state.element(&0_u32.to_ne_bytes()).ok()?;
+    let bytes = value.get(STATE_SECRET..STATE_SECRET + 4)?.try_into().ok()?;
+    Some(u32::from_ne_bytes(bytes)).filter(|secret| *secret != 0)
+}
+
+/// Ends all leases of a version: raises the number that good leases bear.
+///
+/// # Errors
+/// If there is no such map, or the kernel refuses.
+pub fn end_leases(directory: &Path) -> Result<()> {
+    let pin = directory.join("EPOCH");
+    let map = RawMap::open(&pin)?;
+    let index = 0_u32.to_ne_bytes();
+    let context = || format!("ending all leases in {}", pin.display());
+    let mut value = map.element(&index).with_context(context)?;
+    let epoch = value.get(..4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes);
+    let next = epoch.with_context(context)?.wrapping_add(1);
+    value[..4].copy_from_slice(&next.to_ne_bytes());
+    sys::update(&map.map, &index, &value).with_context(context)
+}
+
+/// Reads the memory; `None` if there is none.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn read_memory(pin: &Path) -> Result<Option<Vec<u8>>> {
+    if !pin.exists() {
+        return Ok(None);
+    }
+    let map = RawMap::open(pin)?;
+    let value = map.element(&0_u32.to_ne_bytes());
+    let value = value.with_context(|| format!("reading {}", pin.display()))?;
+    let text = value.split(|byte| *byte == 0).next().unwrap_or_default();
+    Ok(Some(text.to_vec()).filter(|text| !text.is_empty()))
+}
+
+/// Writes the memory; makes the map if there is none.
+///
+/// # Errors
+/// If the text is too long, or the kernel refuses.
+pub fn write_memory(pin: &Path, text: &[u8]) -> Result<()> {
+    let context = || format!("writing {}", pin.display());
+    ensure!(text.len() < MEMORY as usize, "{}: {} bytes are too many", context(), text.len());
+    let map = if pin.exists() {
+        RawMap::open(pin)?
+    } else {
+        let map = sys::create_array("memory", MEMORY).with_context(context)?;
+        sys::pin(&map, pin).with_context(context)?;
+        super::pins::restrict(pin)?;
+        RawMap { map, key: 4, value: MEMORY as usize }
+    };
+    ensure!(map.value > text.len(), "{}: the map is too small", context());
+    let mut value = vec![0; map.value];
+    value[..text.len()].copy_from_slice(text);
+    sys::update(&map.map, &0_u32.to_ne_bytes(), &value).with_context(context)
+}
+
+/// Whether a directory holds maps at all.
+#[must_use]
+pub fn has_routes(directory: &Path) -> bool {
+    fs::exists(directory.join("ROUTES")).unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An entry as 0.1 wrote it: `bpftool map dump` of `10.20.42.0/26 via 172.16.35.4`, learnt
+    /// from BIRD, direct, 0x1234 s after boot.
+    const DUMPED: [u8; 20] =
+        [10, 20, 42, 0, 255, 255, 255, 192, 172, 16, 35, 4, 0x34, 0x12, 0, 0, 4, 0, 4, 0];
+
+    #[test]
+    fn the_routes_of_0_1_are_read() {
+        let (net, route) = parse(&DUMPED).unwrap();
+        assert_eq!(net.to_string(), "10.20.42.0/26");
+        assert_eq!(std::net::Ipv4Addr::from(route.node).to_string(), "172.16.35.4");
+        assert_eq!((route.since, route.flags, route.source), (0x1234, Route::DIRECT, 4));
+        // A later version may have more behind it.
+        let mut longer = DUMPED.to_vec();
+        longer.extend([7; 12]);
+        assert_eq!(parse(&longer), parse(&DUMPED));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_no_route() {
+        assert_eq!(parse(&DUMPED[..19]), None);
+        let mut holes = DUMPED;
+        holes[5] = 0;
+        assert_eq!(parse(&holes), None, "a mask with holes");
+    }
+
+    /// This version still lays its routes out like that.
+    #[test]
+    fn our_own_layout_begins_like_it() {
+        use dataplane_common::PrefixRoute;
+        let (net, route) = parse(&DUMPED).unwrap();
+        let prefix = Prefix::new(net.addr().into(), net.prefix_len());
+        let entry = PrefixRoute { prefix, route };
+        assert_eq!(size_of::<Prefix>(), ROUTES_KEY);
+        // SAFETY: `PrefixRoute` is `repr(C)` without padding, so all its bytes are set.
+        let bytes = unsafe {
+            std::slice::from_raw_parts((&raw const entry).cast::<u8>(), size_of::<PrefixRoute>())
+        };
+        assert_eq!(bytes[..ROUTES_VALUE], DUMPED);
+        assert_eq!(size_of::<dataplane_common::Handover>(), 8);
+    }
+}

@@ -1,0 +1,160 @@
+//! The status for people.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use super::{Detail, FastpathShare, Status};
+use crate::{
+    config::Fastpath,
+    daemon::report::{Level, Problem, unix_now},
+    output,
+    sources::status::State,
+};
+
+/// So many interfaces are named before the rest is counted.
+const NAMED: usize = 3;
+
+/// The status, ended by a newline.
+pub fn text(status: &Status, detail: Detail) -> String {
+    let mut text = format!("ready:      {}\n", if status.ready { "yes" } else { "NO" });
+    if detail == Detail::Brief {
+        return brief(status);
+    }
+    for problem in &status.problems {
+        let _ = writeln!(text, "            {}", line(problem));
+    }
+    let unknown = || "unknown".to_owned();
+    let _ = writeln!(text, "daemon:     {}", daemon(status));
+    if let (Some(mode), Some(fastpath), Some(spoof)) = (status.mode, status.fastpath, status.spoof)
+    {
+        let ground = status.mode_ground.as_deref().unwrap_or("?");
+        let (mode, fastpath, spoof) = (mode.as_str(), fastpath.as_str(), spoof.as_str());
+        let _ =
+            writeln!(text, "mode:       {mode} ({ground}), fast path {fastpath}, spoofs {spoof}");
+    }
+    if let Some(node) = status.node {
+        let ground = status.node_ground.as_deref().unwrap_or("?");
+        let _ = writeln!(text, "node:       {node} ({ground})");
+    }
+    if let Some(tunnel) = &status.tunnel {
+        let address =
+            tunnel.address.map_or_else(|| "without address".to_owned(), |it| it.to_string());
+        let _ = writeln!(text, "tunnel:     {} {address} mtu {}", tunnel.interface, tunnel.mtu);
+    }
+    if status.fastpath.is_some_and(|fastpath| fastpath != Fastpath::Off) {
+        let percent = |share: Option<f64>| {
+            share.map_or_else(|| "-".to_owned(), |share| format!("{:.2} %", share * 100.0))
+        };
+        let FastpathShare { encap, decap } = &status.fastpath_share;
+        let _ = writeln!(
+            text,
+            "fast path:  {} of packets encap, {} decap; {} leased",
+            percent(*encap),
+            percent(*decap),
+            output::count(status.leased_flows.unwrap_or(0), "flow")
+        );
+    }
+    if status.fastpath == Some(Fastpath::Verified) {
+        for (position, (name, value)) in status.sysctls.iter().enumerate() {
+            let head = if position == 0 { "sysctls:" } else { "" };
+            let value = value.map_or_else(|| "missing".to_owned(), |value| value.to_string());
+            let _ = writeln!(text, "{head:<12}{name} = {value}");
+        }
+    }
+    let count = |number: Option<usize>, noun| {
+        number.map_or_else(unknown, |number| output::count(number, noun))
+    };
+    let _ = writeln!(
+        text,
+        "tables:     {}, {}, {}",
+        count(status.routes, "route"),
+        count(status.nodes, "node"),
+        count(status.endpoints, "endpoint")
+    );
+    sources(&mut text, status);
+    match detail {
+        Detail::Wide => all_programs(&mut text, status),
+        Detail::Brief | Detail::Usual => programs(&mut text, status),
+    }
+    text
+}
+
+/// One line.
+fn brief(status: &Status) -> String {
+    let ready = if status.ready { "ready" } else { "NOT ready" };
+    let serious: Vec<&Problem> =
+        status.problems.iter().filter(|problem| problem.level > Level::Info).collect();
+    match serious.split_first() {
+        None => format!("{ready}\n"),
+        Some((first, rest)) => {
+            let more = match rest.len() {
+                0 => String::new(),
+                more => format!(" (and {more} more)"),
+            };
+            format!("{ready}; {}{more}\n", line(first))
+        }
+    }
+}
+
+fn line(problem: &Problem) -> String {
+    let since = problem.since.map_or_else(String::new, |since| {
+        format!(" (for {})", output::age(unix_now().saturating_sub(since)))
+    });
+    format!("{}: {}{since}", problem.level.as_str(), problem.text())
+}
+
+fn daemon(status: &Status) -> String {
+    match (status.daemon.running, status.daemon.last_round_seconds) {
+        (true, Some(ago)) => format!(
+            "running (pid {}), last compared {ago:.1}s ago",
+            status.daemon.pid.map_or_else(|| "?".to_owned(), |pid| pid.to_string())
+        ),
+        (true, None) => "running, nothing reported yet".to_owned(),
+        (false, _) => "not running; forwarding does not need it, changes do".to_owned(),
+    }
+}
+
+fn sources(text: &mut String, status: &Status) {
+    let sources = status.sources.iter().flat_map(|sources| &sources.sources);
+    for (position, source) in sources.enumerate() {
+        let head = if position == 0 { "sources:" } else { "" };
+        let since = match (source.state, source.stale_since) {
+            (State::Stale, Some(since)) => {
+                format!(" since {} ago", output::age(unix_now().saturating_sub(since)))
+            }
+            _ => String::new(),
+        };
+        let claims = output::count(source.claims, "claim");
+        let state = source.state.as_str();
+        let _ = writeln!(text, "{head:<12}{:<11} {state}{since}, {claims}", source.source.as_str());
+    }
+}
+
+/// What is attached is grouped by program, what is not is listed.
+fn programs(text: &mut String, status: &Status) {
+    let mut groups: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for at in status.attachments.iter().filter(|at| at.live) {
+        groups.entry(at.program).or_default().push(&at.interface);
+    }
+    let mut head = "programs:";
+    for (program, interfaces) in groups {
+        let named = interfaces.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
+        let on = match interfaces.len() {
+            many if many > NAMED => format!("{} ({named}, …)", output::count(many, "interface")),
+            _ => named,
+        };
+        let _ = writeln!(text, "{head:<12}{program:<11} on {on}");
+        head = "";
+    }
+    for at in status.attachments.iter().filter(|at| !at.live) {
+        let _ = writeln!(text, "{head:<12}{:<11} on {}  NOT ATTACHED", at.program, at.interface);
+        head = "";
+    }
+}
+
+fn all_programs(text: &mut String, status: &Status) {
+    for (position, at) in status.attachments.iter().enumerate() {
+        let head = if position == 0 { "programs:" } else { "" };
+        let gone = if at.live { "" } else { "  NOT ATTACHED" };
+        let _ = writeln!(text, "{head:<12}{:<11} {} {}{gone}", at.program, at.interface, at.hook);
+    }
+}

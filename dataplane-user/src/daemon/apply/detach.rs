@@ -1,0 +1,99 @@
+//! Removal: the applier's order backwards. Everything of ours goes, and nothing else.
+//!
+//! The marks first, so that nothing is leased any more; routes next, so that nothing is sent
+//! into a device without a program; then device, programs and maps. It loads no program, so it
+//! works where none can be loaded.
+
+use std::net::Ipv4Addr;
+
+use anyhow::Result;
+
+use super::memory;
+use crate::{
+    bpf::{Hook, Maps, Pins, filters, links, programs::unpin},
+    daemon::{Lock, report::State},
+    kernel::{Kernel, PROTOCOL, TUNNEL, is_tunnel_of},
+    netfilter, output, run_dir,
+    tables::{KernelRoutes, forget_sysctls_of_0_1, restore_sysctls, sysctls_of_0_1},
+};
+
+/// What was removed, for people.
+#[derive(Debug, Default)]
+pub struct Removed {
+    /// What there was.
+    pub what: Vec<String>,
+    /// Conntrack is strict again.
+    pub has_restored_sysctls: bool,
+}
+
+/// Removes everything. `lock`: no daemon may start while we remove what it would rely on.
+///
+/// # Errors
+/// If something cannot be removed. Running it again goes on where it stopped.
+pub async fn remove_all(pins: &Pins, lock: Lock) -> Result<Removed> {
+    let kernel = Kernel::connect()?;
+    let host = kernel.look().await?;
+    let mut done = Vec::new();
+    let mut sysctls = memory::read(pins).unwrap_or_default().sysctls;
+    sysctls.extend(sysctls_of_0_1(pins));
+
+    // Another instance may be at work in this namespace; then the device and the
+    // routes are its.
+    let device = host.link(TUNNEL);
+    if device.is_none_or(|(_, link)| is_tunnel_of(link, pins.root())) {
+        if netfilter::remove()? {
+            done.push("the nft table `ip tunless`".to_owned());
+        }
+        let mut routes = 0;
+        let maps = if pins.exist() { Maps::open(pins).ok() } else { None };
+        let is_node = |node: Ipv4Addr| {
+            maps.as_ref().is_some_and(|maps| maps.nodes.get(&node.into(), 0).is_ok())
+        };
+        for (destination, route) in KernelRoutes::ours(&host, is_node) {
+            kernel.delete_route(destination, &route).await?;
+            routes += 1;
+        }
+        let ours = host.routes.iter().filter(|route| route.protocol == PROTOCOL);
+        for backstop in ours.filter(|route| route.is_unreachable) {
+            kernel.delete_backstop(backstop.destination).await?;
+        }
+        if routes > 0 {
+            done.push(output::count(routes, "route"));
+        }
+    }
+    if kernel.delete_tunnel(&host, pins.root()).await? {
+        done.push(format!("the device {TUNNEL}"));
+    }
+    // Before the memory goes with the pins.
+    let restored = restore_sysctls(&sysctls)?;
+    if restored > 0 {
+        done.push(format!("our values of {}", output::count(restored, "sysctl")));
+    }
+    if pins.exist() {
+        let links = links::list(pins)?;
+        // What XDP unwraps, TC must deliver: XDP first.
+        for (at, _) in links.iter().filter(|(at, _)| at.hook == Hook::DecapXdp) {
+            unpin(pins, *at)?;
+        }
+        for (at, _) in links.iter().rev().filter(|(_, link)| link.is_filter) {
+            if let (Some(direction), Some(link)) = (at.hook.tc(), host.links.get(&at.ifindex)) {
+                filters::detach(&kernel, *at, direction, &link.name).await?;
+            }
+        }
+        for ifindex in pins.own_qdiscs() {
+            filters::remove_qdisc(&kernel, pins, ifindex).await?;
+        }
+        pins.remove_all()?;
+        done.push(format!(
+            "{} and the pins in {}",
+            output::count(links.len(), "program"),
+            pins.root().display()
+        ));
+    }
+    State::remove(pins)?;
+    // Of 0.1.
+    run_dir::remove(&run_dir::file(pins, "sources"))?;
+    forget_sysctls_of_0_1(pins)?;
+    lock.remove()?;
+    Ok(Removed { what: done, has_restored_sysctls: restored > 0 })
+}

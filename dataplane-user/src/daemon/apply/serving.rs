@@ -1,0 +1,66 @@
+//! One version of tunless goes on where another stopped.
+//!
+//! The maps of the version that serves are named by the symlink `serving`. A daemon starts from
+//! the routes in them, whatever version they are of, so it waits for no source. Its own maps
+//! are full before the symlink names them and before the first program is swapped.
+
+use std::collections::BTreeMap;
+
+use ipnet::Ipv4Net;
+
+use crate::{
+    bpf::{Pins, frozen},
+    sources::{SourceKind, table::ChosenRoute},
+};
+
+/// Whether programs of another version serve, or served until a moment ago.
+#[must_use]
+pub fn is_another(pins: &Pins) -> bool {
+    pins.active().is_some_and(|active| active != pins.maps() && frozen::has_routes(&active))
+}
+
+/// The routes that an earlier run left active.
+#[must_use]
+pub fn routes(pins: &Pins) -> BTreeMap<Ipv4Net, ChosenRoute> {
+    let Some(active) = pins.active() else { return BTreeMap::new() };
+    let routes = frozen::routes(&active).unwrap_or_else(|error| {
+        tracing::warn!("the routes that are active cannot be read: {error:#}");
+        BTreeMap::new()
+    });
+    let remote = routes.into_iter().filter(|(_, route)| route.is_destination());
+    let chosen = remote.filter_map(|(cidr, route)| {
+        let source = SourceKind::from_number(route.source)?;
+        let (node, is_direct) = (route.node.into(), route.is_direct());
+        Some((cidr, ChosenRoute { node, is_direct, source, since: route.since }))
+    });
+    chosen.collect()
+}
+
+/// The secret that the programs which serve share; a new one if there is none. While programs
+/// are swapped one after the other, all must know the same.
+///
+/// # Errors
+/// If the system has no random numbers.
+pub fn secret(pins: &Pins, remembered: u32) -> anyhow::Result<u32> {
+    let of_0_1 = pins.active().and_then(|active| frozen::secret(&active));
+    match of_0_1.unwrap_or(remembered) {
+        0 => random(),
+        secret => Ok(secret),
+    }
+}
+
+/// Any number but zero, which stands for none.
+fn random() -> anyhow::Result<u32> {
+    let number = getrandom::u32().map_err(|error| anyhow::anyhow!("no random number: {error}"))?;
+    Ok(number.max(1))
+}
+
+/// Removes the maps of other versions, which are of no use once ours serve.
+pub fn remove_other_versions(pins: &Pins) {
+    for directory in pins.other_versions().unwrap_or_default() {
+        match Pins::remove_version(&directory) {
+            Ok(()) => tracing::info!("removed {}, of another version", directory.display()),
+            Err(error) => tracing::warn!("{error:#}"),
+        }
+    }
+}

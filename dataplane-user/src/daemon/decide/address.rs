@@ -1,0 +1,152 @@
+//! Which underlay address this node has.
+//!
+//! Every peer knows us by one address, so it stays as long as the host has it, whatever source
+//! the kernel would use towards one node or another.
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{config::Config, desired::Paths, kernel::Host};
+
+/// Why it is that address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ground {
+    /// `node.address` in the file.
+    Configured,
+    /// The source the kernel uses towards the nodes.
+    Path,
+    /// The default route's source: no node is known yet.
+    DefaultRoute,
+}
+
+impl Ground {
+    /// For people.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Configured => "node.address in the file",
+            Self::Path => "the kernel's source towards the nodes",
+            Self::DefaultRoute => "the default route's source",
+        }
+    }
+}
+
+/// The address and why.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
+pub struct NodeAddress {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// Why it is this one.
+    pub ground: Ground,
+}
+
+/// Decides the address; `None` if nothing names one and nothing ever did. `active`: the one
+/// decided before.
+#[must_use]
+pub fn node_address(
+    config: &Config,
+    host: &Host,
+    paths: &Paths,
+    active: Option<NodeAddress>,
+) -> Option<NodeAddress> {
+    let by = |ground| move |address| NodeAddress { address, ground };
+    if let Some(address) = config.node.address {
+        return Some(NodeAddress { address, ground: Ground::Configured });
+    }
+    // What the file said before is no ground any more.
+    let active = active.filter(|active| active.ground != Ground::Configured);
+    active
+        .filter(|active| host.owner(active.address).is_some())
+        .or_else(|| paths.values().find_map(|path| path.source).map(by(Ground::Path)))
+        .or_else(|| default_route_source(host).map(by(Ground::DefaultRoute)))
+        // A NIC that is down has no routes to tell it by.
+        .or(active)
+}
+
+/// Without any node to ask about: the address on the default route's interface.
+fn default_route_source(host: &Host) -> Option<Ipv4Addr> {
+    let route = host.routes.iter().find(|route| route.destination.prefix_len() == 0)?;
+    route.source.or_else(|| {
+        host.addresses
+            .iter()
+            .find(|(ifindex, _)| Some(*ifindex) == route.ifindex)
+            .map(|(_, net)| net.addr())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::Path;
+
+    const ETH0: u32 = 2;
+    const OURS: Ipv4Addr = Ipv4Addr::new(172, 16, 36, 10);
+    const OTHER: Ipv4Addr = Ipv4Addr::new(172, 16, 36, 11);
+    const PEER: Ipv4Addr = Ipv4Addr::new(172, 16, 35, 4);
+
+    fn host(addresses: &[Ipv4Addr]) -> Host {
+        let net = |address: &Ipv4Addr| (ETH0, format!("{address}/24").parse().unwrap());
+        Host { addresses: addresses.iter().map(net).collect(), ..Host::default() }
+    }
+
+    fn paths(source: Option<Ipv4Addr>) -> Paths {
+        let path = |source| Path { ifindex: ETH0, next_hop: PEER, source: Some(source), mtu: None };
+        source.map(|source| (PEER, path(source))).into_iter().collect()
+    }
+
+    #[test]
+    fn an_address_stays_while_the_host_has_it() {
+        let active = |address, ground| Some(NodeAddress { address, ground });
+        let configured = Config {
+            node: crate::config::NodeConfig { address: Some(OTHER), ..Default::default() },
+            ..Default::default()
+        };
+        let plain = Config::default();
+        for (config, addresses, source, before, after) in [
+            // Nothing is known.
+            (&plain, vec![], None, None, None),
+            (&plain, vec![OURS], Some(OURS), None, active(OURS, Ground::Path)),
+            // The kernel prefers another address towards one node: ours stays.
+            (
+                &plain,
+                vec![OURS, OTHER],
+                Some(OTHER),
+                active(OURS, Ground::Path),
+                active(OURS, Ground::Path),
+            ),
+            // It left the host.
+            (
+                &plain,
+                vec![OTHER],
+                Some(OTHER),
+                active(OURS, Ground::Path),
+                active(OTHER, Ground::Path),
+            ),
+            // It left the host, and nothing names another.
+            (&plain, vec![], None, active(OURS, Ground::Path), active(OURS, Ground::Path)),
+            // The file names one, and no longer does.
+            (
+                &configured,
+                vec![OURS],
+                Some(OURS),
+                active(OURS, Ground::Path),
+                active(OTHER, Ground::Configured),
+            ),
+            (
+                &plain,
+                vec![OURS, OTHER],
+                Some(OURS),
+                active(OTHER, Ground::Configured),
+                active(OURS, Ground::Path),
+            ),
+        ] {
+            let (host, paths) = (host(&addresses), paths(source));
+            let found = node_address(config, &host, &paths, before);
+            assert_eq!(found, after, "{addresses:?} {source:?} {before:?}");
+            // Deciding again changes nothing.
+            assert_eq!(node_address(config, &host, &paths, found), found);
+        }
+    }
+}

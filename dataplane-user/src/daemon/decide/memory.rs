@@ -1,0 +1,52 @@
+//! What the daemon remembers from one run to the next: the only history that decisions use.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{ChosenMode, NodeAddress};
+
+/// The memory. Routes that are active are not in it: they are the map `ROUTES`.
+#[derive(Clone, PartialEq, Default, Debug, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Memory {
+    /// This node's underlay address.
+    pub node: Option<NodeAddress>,
+    /// With tunl0 or without.
+    pub mode: Option<ChosenMode>,
+    /// Links that cannot use XDP (see [`link_key`]), and why.
+    pub no_xdp: BTreeMap<String, String>,
+    /// Sysctls that were changed: their values before.
+    pub sysctls: BTreeMap<String, u32>,
+    /// The secret among the programs; 0 while there is none.
+    pub secret: u32,
+    /// The text of the configuration that was last accepted.
+    pub config: Option<String>,
+    /// What another version remembers: kept as it is.
+    #[serde(flatten)]
+    pub unknown: Map<String, Value>,
+}
+
+/// By what a link is recognized after a restart or a reboot of its driver: interface indexes
+/// are given anew.
+#[must_use]
+pub fn link_key(link: &crate::kernel::Link) -> String {
+    let kind = link.kind.as_deref().unwrap_or("device");
+    format!("{} {} {kind}", link.name, link.mac)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_version_remembers_is_kept() {
+        let text = r#"{"secret": 7, "attempt": {"deadline": 12}}"#;
+        let memory: Memory = serde_json::from_str(text).unwrap();
+        assert_eq!(memory.secret, 7);
+        let written = serde_json::to_value(&memory).unwrap();
+        assert_eq!(written["attempt"]["deadline"], 12);
+        assert_eq!(serde_json::from_value::<Memory>(written).unwrap(), memory);
+    }
+}

@@ -1,0 +1,179 @@
+//! What is wrong with what was decided.
+
+use std::path::Path;
+
+use super::{Decider, Decision};
+use crate::{
+    config::Mode,
+    daemon::report::{Code, Problem},
+    desired::{RouteTables, TunnelMode},
+    kernel::{Host, TUNL0, TUNNEL},
+    sources::status::{SourceStatus, SourcesStatus, State},
+};
+
+/// So many problems of a kind are listed one by one.
+const LISTED: usize = 20;
+
+/// All that is wrong with a decision, or with the lack of one.
+#[must_use]
+pub fn decision(decider: &Decider, host: &Host) -> Vec<Problem> {
+    let path = &decider.file().path;
+    let mut problems = Vec::new();
+    match decider.last() {
+        Some(last) => {
+            problems.extend(tables(&last.desired.tables));
+            problems.extend(mode(decider, last, host));
+            if last.facts.tunnel.address.is_none() {
+                problems.push(
+                    Problem::new(
+                        Code::NoTunnelAddress,
+                        last.facts.mode.device(),
+                        "this host has no tunnel address: it talks to remote pods from its node \
+                         address, and their answers will not come through the tunnel",
+                    )
+                    .remedy("set node.tunnel_address"),
+                );
+            }
+        }
+        None => problems.push(undecided(decider, path)),
+    }
+    if let Some(refusal) = &decider.fitness().refusal {
+        problems.push(Problem::new(
+            Code::FastpathWithheld,
+            "",
+            format!("the fast path is withheld, so every packet takes the stack path: {refusal}"),
+        ));
+    }
+    problems
+}
+
+fn undecided(decider: &Decider, path: &Path) -> Problem {
+    if decider.memory().node.is_none() {
+        let what = "this node's underlay address is not known: no node can be reached and there \
+                    is no default route";
+        return Problem::new(Code::NoNodeAddress, "", what)
+            .remedy(format!("set node.address in {}", path.display()));
+    }
+    let is_accelerated = decider.file().config.mode == Mode::Accelerate
+        || decider.memory().mode.is_some_and(|mode| mode.mode == TunnelMode::Accelerate);
+    if is_accelerated {
+        let what = "there is no tunl0 that is up, so nothing is changed until it is back";
+        return Problem::new(Code::TunnelDeviceMissing, TUNL0, what)
+            .remedy("`mode: replace` does without it");
+    }
+    let what = format!("the tunnel device {TUNNEL} is gone");
+    Problem::new(Code::TunnelDeviceMissing, TUNNEL, what)
+}
+
+/// What is wrong with routes and nodes.
+#[must_use]
+pub fn tables(tables: &RouteTables) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let unreachable = &tables.unreachable;
+    let is_unreachable = |node| unreachable.contains_key(&std::net::Ipv4Addr::from(node));
+    let mut remote = tables.routes.values().filter(|route| route.is_destination()).peekable();
+    let has_remote = remote.peek().is_some();
+    if has_remote && remote.all(|route| is_unreachable(route.node)) {
+        problems.push(Problem::new(
+            Code::AllUnreachable,
+            "",
+            "no route is reachable: the kernel has no route to any node",
+        ));
+    }
+    let nodes = unreachable.iter().take(LISTED);
+    problems.extend(
+        nodes.map(|(node, why)| Problem::new(Code::Unreachable, node.to_string(), why.clone())),
+    );
+    problems.extend(more(Code::Unreachable, unreachable.len(), "node"));
+    let left = tables.left_to_tunl0.iter().take(LISTED);
+    problems.extend(
+        left.map(|(cidr, why)| Problem::new(Code::LeftToTunl0, cidr.to_string(), why.clone())),
+    );
+    problems.extend(more(Code::LeftToTunl0, tables.left_to_tunl0.len(), "route"));
+    problems
+}
+
+fn more(code: Code, count: usize, noun: &str) -> Option<Problem> {
+    let more = count.checked_sub(LISTED).filter(|more| *more > 0)?;
+    let plural = if more == 1 { "" } else { "s" };
+    Some(Problem::new(
+        code,
+        format!("{noun}s beyond {LISTED}"),
+        format!("{more} more {noun}{plural} likewise"),
+    ))
+}
+
+/// Whether `auto` stays without a tunl0 that carries pods' routes.
+fn mode(decider: &Decider, last: &Decision, host: &Host) -> Option<Problem> {
+    let carried = host.tunl0_routes();
+    let is_auto = decider.file().config.mode == Mode::Auto;
+    if last.mode.mode == TunnelMode::Accelerate || carried.is_empty() {
+        return None;
+    }
+    let routes = decider.table().routes().iter();
+    let mut lacking =
+        routes.filter(|(cidr, route)| !route.is_direct && !carried.contains_key(cidr));
+    let lacking = lacking.next().map(|(cidr, _)| cidr.to_string());
+    let what = match (is_auto, lacking) {
+        (true, Some(cidr)) => format!(
+            "tunl0 carries routes to pods, but none to {cidr}, so `mode: auto` stays without tunl0"
+        ),
+        _ => "tunl0 carries routes to pods, but tunless works without it".to_owned(),
+    };
+    let remedy = "set `mode: accelerate` to work beside tunl0, or have Felix or BIRD remove its \
+                  routes";
+    Some(Problem::new(Code::Mode, TUNL0, what).remedy(remedy))
+}
+
+/// What is wrong with the sources of routes.
+#[must_use]
+pub fn sources(status: &SourcesStatus) -> Vec<Problem> {
+    let mut problems: Vec<Problem> = status.sources.iter().flat_map(source).collect();
+    let claims = status.alarms.iter();
+    problems.extend(claims.map(|alarm| {
+        let subject = alarm.split_whitespace().next().unwrap_or_default();
+        Problem::new(Code::Claim, subject, alarm.clone())
+    }));
+    if status.more_alarms > 0 {
+        let what = format!("{} more claims make no route", status.more_alarms);
+        problems.push(Problem::new(Code::Claim, "others", what));
+    }
+    if status.sources.iter().all(|source| source.state == State::Synced && source.claims == 0) {
+        problems.push(
+            Problem::new(Code::NoRoutes, "", "no source has any route to remote pods")
+                .remedy("list routes in `routes.static`, or configure `sources`"),
+        );
+    }
+    problems
+}
+
+fn source(source: &SourceStatus) -> Vec<Problem> {
+    let name = source.source.as_str();
+    let why = source.reason.as_deref().unwrap_or("no answer yet");
+    let mut problems = Vec::new();
+    match source.state {
+        State::Synced => {}
+        State::Stale => {
+            let what = format!("{name}: {why}; the routes it reported last stay active");
+            problems.push(Problem {
+                since: source.stale_since,
+                ..Problem::new(Code::SourceStale, name, what)
+            });
+        }
+        State::Waiting => {
+            let what = format!(
+                "{name}: has not reported its routes yet: {why}; no route is removed until it has"
+            );
+            problems.push(Problem::new(Code::SourceWaiting, name, what));
+        }
+    }
+    problems.extend(source.problems.iter().map(|what| {
+        let subject = format!("{name} {}", what.split(':').next().unwrap_or_default());
+        Problem::new(Code::SourceObject, subject, format!("{name}: {what}"))
+    }));
+    if source.more_problems > 0 {
+        let what = format!("{name}: {} more of that kind", source.more_problems);
+        problems.push(Problem::new(Code::SourceObject, format!("{name} others"), what));
+    }
+    problems
+}

@@ -1,0 +1,148 @@
+//! A few routes are others now: only they, and their nodes, are decided anew, so that the work
+//! does not grow with the table.
+
+use std::{collections::BTreeSet, net::Ipv4Addr};
+
+use ipnet::Ipv4Net;
+
+use super::{Decider, Decision};
+use crate::{
+    clock,
+    daemon::observe::Noticed,
+    desired::{Inputs, Paths, RouteTables},
+    kernel::Host,
+    sources::{SourceKind, kernel::Reader},
+    tables::outdates_leases,
+};
+
+/// Which entries a step concerns, and how they were before it.
+#[derive(Debug)]
+pub struct Step {
+    /// Prefixes whose routes are others.
+    pub prefixes: BTreeSet<Ipv4Net>,
+    /// Their nodes, before and after.
+    pub nodes: BTreeSet<Ipv4Addr>,
+    /// The entries as they were.
+    pub before: RouteTables,
+}
+
+impl Step {
+    /// Whether leases may hold what is no longer so, now that tables are like `now`.
+    /// The maps alone do not show it: a step does not read wider routes.
+    #[must_use]
+    pub fn outdates_leases(&self, now: &RouteTables) -> bool {
+        let before = &self.before.routes;
+        let was_there = |net: &Ipv4Net| {
+            if self.prefixes.contains(net) {
+                before.contains_key(net)
+            } else {
+                now.routes.contains_key(net)
+            }
+        };
+        let is_outdated = |prefix: &Ipv4Net| {
+            outdates_leases(*prefix, before.get(prefix), now.routes.get(prefix), was_there)
+        };
+        self.prefixes.iter().any(is_outdated)
+    }
+}
+
+impl Decider {
+    /// Takes in what the kernel announced.
+    pub fn notice(&mut self, noticed: Noticed, host: &Host) {
+        self.moved.extend(noticed.moved);
+        let Some(last) = &mut self.last else { return };
+        let Some(config) = self.file.config.sources.kernel.as_ref() else { return };
+        if noticed.claims.is_empty() {
+            return;
+        }
+        let reader = Reader::new(config, host, &last.facts.underlay, last.facts.node);
+        for (cidr, claims) in reader.claims_to(&host.routes, &noticed.claims) {
+            self.sources.table_mut().replace_prefix(SourceKind::Kernel, cidr, claims);
+        }
+        last.facts.tunl0_routes_changed(host, &noticed.claims);
+    }
+
+    /// Settles what sources have changed since the last decision. Returns the prefixes and the
+    /// nodes that a step has to decide anew; `None` if everything has to be.
+    pub fn changed(&mut self) -> Option<(BTreeSet<Ipv4Net>, BTreeSet<Ipv4Addr>)> {
+        let last = self.last.as_ref()?;
+        let prefixes = self.sources.table_mut().settle(clock::seconds());
+        let before = prefixes.iter().filter_map(|p| last.desired.tables.routes.get(p));
+        let before = before.map(|route| Ipv4Addr::from(route.node));
+        let routes = self.sources.table().routes();
+        let now = prefixes.iter().filter_map(|p| routes.get(p)).map(|route| route.node);
+        let moved = std::mem::take(&mut self.moved);
+        let nodes = before.chain(now).chain(moved).filter(|node| *node != last.facts.node);
+        let nodes = nodes.collect();
+        Some((prefixes, nodes))
+    }
+
+    /// Decides the entries of these prefixes and nodes anew. `None` if everything has to be
+    /// decided: a node is behind an interface that has no programs of ours, maybe not yet.
+    pub fn step(
+        &mut self,
+        prefixes: BTreeSet<Ipv4Net>,
+        nodes: BTreeSet<Ipv4Addr>,
+        host: &Host,
+        paths: &Paths,
+    ) -> Option<Step> {
+        let Decision { facts, desired, .. } = self.last.as_mut()?;
+        let leads_elsewhere = |node: &Ipv4Addr| {
+            paths.get(node).is_some_and(|path| !facts.underlay.contains(&path.ifindex))
+        };
+        if nodes.iter().any(leads_elsewhere) {
+            return None;
+        }
+        let step = Step { before: desired.tables.only(&prefixes, &nodes), prefixes, nodes };
+        let inputs = Inputs {
+            config: &self.file.config,
+            host,
+            paths,
+            facts,
+            tunnel: desired.settings.tunnel_ifindex,
+        };
+        let table = self.sources.table();
+        let has_routes = |node| table.knows(node);
+        let tables = &mut desired.tables;
+        tables.update(inputs, table.routes(), &step.prefixes, &step.nodes, has_routes);
+        Some(step)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use dataplane_common::{Ipv4Be, Route};
+
+    use super::*;
+
+    fn net(text: &str) -> Ipv4Net {
+        text.parse().expect("a prefix")
+    }
+
+    fn tables(routes: &[(&str, u32, u16)]) -> RouteTables {
+        let route = |node, source| Route { node: Ipv4Be(node), since: 0, flags: 0, source };
+        let routes = routes.iter().map(|(cidr, node, source)| (net(cidr), route(*node, *source)));
+        RouteTables { routes: BTreeMap::from_iter(routes), ..RouteTables::default() }
+    }
+
+    #[test]
+    fn leases_end_for_what_packets_notice() {
+        let block = "10.20.42.0/26";
+        let outdates = |changed: &str, before: &RouteTables, now: &RouteTables| {
+            let prefixes = BTreeSet::from([net(changed)]);
+            let before = before.only(&prefixes, &BTreeSet::new());
+            Step { prefixes, nodes: BTreeSet::new(), before }.outdates_leases(now)
+        };
+        let alone = tables(&[(block, 1, Route::SOURCE_FILE)]);
+        let moved = tables(&[(block, 2, Route::SOURCE_FILE)]);
+        let learnt_elsewhere = tables(&[(block, 1, Route::SOURCE_ETCD)]);
+        let lent = tables(&[(block, 1, Route::SOURCE_FILE), ("10.20.42.7/32", 2, 0)]);
+        assert!(outdates(block, &alone, &moved));
+        assert!(outdates(block, &alone, &tables(&[])));
+        assert!(!outdates(block, &tables(&[]), &alone));
+        assert!(!outdates(block, &alone, &learnt_elsewhere));
+        assert!(outdates("10.20.42.7/32", &alone, &lent), "a wider one is not in the scope");
+    }
+}

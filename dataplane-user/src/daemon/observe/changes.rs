@@ -1,0 +1,113 @@
+//! What the kernel announced, as far as it can be used without another look.
+//!
+//! Changes come by the thousand when BIRD or Felix starts: all of them together cost
+//! one pass over the routes, and one over the paths.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
+
+use ipnet::Ipv4Net;
+
+use super::Observer;
+use crate::{
+    address::is_single,
+    kernel::{Changes, KernelRoute, Neighbour, PROTOCOL, Path, RouteChange},
+};
+
+/// What to make of announced changes.
+#[derive(Default, Debug)]
+pub struct Noticed {
+    /// Everything has to be looked at.
+    pub needs_look: bool,
+    /// Prefixes whose kernel routes are claims of the source `kernel`, and changed.
+    pub claims: BTreeSet<Ipv4Net>,
+    /// Nodes whose next hop has another MAC.
+    pub moved: BTreeSet<Ipv4Addr>,
+}
+
+/// What the observer has to know to read changes.
+pub struct Interest<'a> {
+    /// Whether we want this route of ours.
+    pub is_wanted: &'a dyn Fn(&Ipv4Net) -> bool,
+    /// Protocols that the source `kernel` reads; `None`: there is no such source.
+    pub protocols: Option<&'a [u8]>,
+    /// Whether a node, or this node, lies in a prefix.
+    pub has_node_in: &'a dyn Fn(Ipv4Net) -> bool,
+    /// Whether an interface's name is a pod's.
+    pub is_workload: &'a dyn Fn(&str) -> bool,
+}
+
+impl Observer {
+    /// Takes in what the kernel announced.
+    pub fn notice(&mut self, changes: Changes, interest: &Interest<'_>) -> Noticed {
+        let mut noticed = Noticed { needs_look: changes.is_unknown, ..Noticed::default() };
+        self.notice_routes(changes.routes, interest, &mut noticed);
+        self.notice_neighbours(changes.neighbours, interest, &mut noticed);
+        noticed
+    }
+
+    fn notice_routes(
+        &mut self,
+        changes: Vec<RouteChange>,
+        interest: &Interest<'_>,
+        noticed: &mut Noticed,
+    ) {
+        let is_ours = |change: &RouteChange| change.route.protocol == PROTOCOL;
+        let (ours, others): (Vec<_>, Vec<_>) = changes.into_iter().partition(is_ours);
+        // We made our own; one that is gone and wanted was removed by another program.
+        let is_missed =
+            |it: &RouteChange| !it.is_there && (interest.is_wanted)(&it.route.destination);
+        noticed.needs_look |= ours.iter().any(is_missed);
+        let is_claim = |change: &RouteChange| {
+            interest.protocols.is_some_and(|them| them.contains(&change.route.protocol))
+                && !may_lead_to_node(&change.route, interest)
+        };
+        let (claims, others): (Vec<_>, Vec<_>) = others.into_iter().partition(is_claim);
+        noticed.needs_look |= !others.is_empty();
+        noticed.claims = claims.iter().map(|change| change.route.destination).collect();
+        if !claims.is_empty() {
+            self.host.change_routes(claims);
+        }
+    }
+
+    /// A next hop's MAC is in the entries of the nodes behind it, a pod's in its own.
+    fn notice_neighbours(
+        &mut self,
+        changes: BTreeMap<(u32, Ipv4Addr), Option<Neighbour>>,
+        interest: &Interest<'_>,
+        noticed: &mut Noticed,
+    ) {
+        let mac = |neighbour: Option<&Neighbour>| neighbour.map(|neighbour| neighbour.mac);
+        let mut moved = BTreeSet::new();
+        for (key, neighbour) in changes {
+            // Else it was only heard of again, or not for a while.
+            if mac(self.host.neighbours.get(&key)) != mac(neighbour.as_ref()) {
+                moved.insert(key);
+            }
+            match neighbour {
+                Some(neighbour) => drop(self.host.neighbours.insert(key, neighbour)),
+                None => drop(self.host.neighbours.remove(&key)),
+            }
+        }
+        if moved.is_empty() {
+            return;
+        }
+        let is_behind = |path: &Path| moved.contains(&(path.ifindex, path.next_hop));
+        let behind = self.paths.iter().filter(|(_, path)| is_behind(path));
+        noticed.moved = behind.map(|(node, _)| *node).collect();
+        let is_pods = |ifindex: &u32| {
+            let link = self.host.links.get(ifindex);
+            link.is_none_or(|link| (interest.is_workload)(&link.name))
+        };
+        noticed.needs_look |= moved.iter().any(|(ifindex, _)| is_pods(ifindex));
+    }
+}
+
+/// Whether a route may change the path to a node, or be a local pod's.
+fn may_lead_to_node(route: &KernelRoute, interest: &Interest<'_>) -> bool {
+    let net: Ipv4Net = route.destination;
+    let is_pod = is_single(net) && route.next_hops().all(|(_, gateway)| gateway.is_none());
+    (is_pod && !route.is_blackhole) || (interest.has_node_in)(net)
+}

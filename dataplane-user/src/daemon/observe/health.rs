@@ -1,0 +1,193 @@
+//! What of tunless is at work on this host now: asked by the daemon after each reconcile, and
+//! by `tunless status`, also while the daemon is down.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::Ipv4Addr,
+};
+
+use anyhow::Result;
+use dataplane_common::Route;
+use ipnet::Ipv4Net;
+
+use crate::{
+    address::supernets,
+    bpf::{AttachedLink, Attachment, Pins, filters, links},
+    kernel::{Host, Kernel, KernelRoute, PROTOCOL},
+    netfilter::{self, conntrack},
+};
+
+/// What was seen.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Seen {
+    /// Whether this version's maps are pinned.
+    pub has_maps: bool,
+    /// Pinned links, and whether they are attached.
+    pub links: BTreeMap<Attachment, AttachedLink>,
+    /// Interface names.
+    pub names: BTreeMap<u32, String>,
+    /// Whether the kernel forwards what arrives at the tunnel device; `None`: unknown.
+    pub forwarding: Option<bool>,
+    /// Whether the nft table is there; `None`: nft cannot be asked.
+    pub marks: Option<bool>,
+    /// Sysctls that leases need to be 1; `None`: missing.
+    pub sysctls: BTreeMap<&'static str, Option<u32>>,
+    /// Kernel routes of others that take packets for remote pods past us.
+    pub foreign: Vec<Foreign>,
+}
+
+/// A kernel route of others inside one of our routes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Foreign {
+    /// The kernel's route.
+    pub destination: Ipv4Net,
+    /// Where it leads, as `ip route` shows it.
+    pub leads: String,
+    /// Our route.
+    pub ours: Ipv4Net,
+}
+
+/// Looks. `tunnel`: the tunnel device's name; `asks_nft`: whether the nft table matters.
+///
+/// # Errors
+/// If pins or links cannot be read.
+pub async fn look(
+    kernel: &Kernel,
+    pins: &Pins,
+    host: &Host,
+    tunnel: &str,
+    asks_nft: bool,
+    routes: &BTreeMap<Ipv4Net, Route>,
+) -> Result<Seen> {
+    let mut links = links::list(pins)?;
+    filters::check(kernel, &mut links).await?;
+    let tunnel_index = host.link(tunnel).map(|(ifindex, _)| ifindex);
+    Ok(Seen {
+        has_maps: pins.have_maps(),
+        links: links.into_iter().collect(),
+        names: host.links.iter().map(|(index, link)| (*index, link.name.clone())).collect(),
+        forwarding: forwarding(tunnel),
+        marks: asks_nft.then(|| netfilter::list().map(|listing| listing.is_some()).ok()).flatten(),
+        sysctls: conntrack::RELAXED.map(|name| (name, conntrack::read(name).ok())).into(),
+        foreign: foreign_routes(host, routes, tunnel_index),
+    })
+}
+
+/// Whether the kernel forwards what arrives at an interface.
+fn forwarding(interface: &str) -> Option<bool> {
+    let path = format!("/proc/sys/net/ipv4/conf/{interface}/forwarding");
+    fs::read_to_string(path).ok().map(|value| value.trim() != "0")
+}
+
+/// Kernel routes of others that are longer than the route to remote pods they lie in, and lead
+/// elsewhere: not over the tunnel device, to the node itself, nor to a local pod.
+#[must_use]
+pub fn foreign_routes(
+    host: &Host,
+    routes: &BTreeMap<Ipv4Net, Route>,
+    tunnel: Option<u32>,
+) -> Vec<Foreign> {
+    let remote: BTreeMap<&Ipv4Net, &Route> =
+        routes.iter().filter(|(_, route)| route.is_destination() && !route.is_direct()).collect();
+    let locals: BTreeSet<&Ipv4Net> =
+        routes.iter().filter(|(_, route)| route.is_local()).map(|(cidr, _)| cidr).collect();
+    let ours = |route: &KernelRoute| {
+        let wider = supernets(route.destination).skip(1);
+        let mut wider = wider.filter_map(|net| remote.get_key_value(&net));
+        wider.next().map(|(cidr, ours)| (**cidr, Ipv4Addr::from(ours.node)))
+    };
+    let mut found = Vec::new();
+    for route in &host.routes {
+        if route.protocol == PROTOCOL
+            || route.is_blackhole
+            || routes.contains_key(&route.destination)
+            || locals.contains(&route.destination)
+        {
+            continue;
+        }
+        let Some((ours, node)) = ours(route) else { continue };
+        let leads_there = |(ifindex, gateway): (u32, Option<Ipv4Addr>)| {
+            Some(ifindex) == tunnel || gateway == Some(node)
+        };
+        let mut hops = route.next_hops().peekable();
+        if hops.peek().is_some() && hops.all(leads_there) {
+            continue;
+        }
+        found.push(Foreign { destination: route.destination, leads: leads(host, route), ours });
+    }
+    found
+}
+
+/// Where a route leads, as `ip route` shows it.
+fn leads(host: &Host, route: &KernelRoute) -> String {
+    if route.is_unreachable {
+        return "unreachable".to_owned();
+    }
+    let name = |ifindex: u32| host.links.get(&ifindex).map_or("?", |link| link.name.as_str());
+    let hops = route.next_hops().map(|(ifindex, gateway)| match gateway {
+        Some(gateway) => format!("via {gateway} dev {}", name(ifindex)),
+        None => format!("dev {}", name(ifindex)),
+    });
+    hops.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TUNNEL: u32 = 4;
+    const ETH0: u32 = 2;
+    const NODE: Ipv4Addr = Ipv4Addr::new(172, 16, 35, 4);
+    const ROUTER: Ipv4Addr = Ipv4Addr::new(172, 16, 36, 1);
+
+    fn net(text: &str) -> Ipv4Net {
+        text.parse().unwrap()
+    }
+
+    fn route(cidr: &str, ifindex: Option<u32>, gateway: Option<Ipv4Addr>) -> KernelRoute {
+        KernelRoute {
+            destination: net(cidr),
+            ifindex,
+            is_unreachable: false,
+            is_blackhole: false,
+            gateway,
+            hops: Vec::new(),
+            metric: 0,
+            source: None,
+            mtu: None,
+            protocol: 3,
+        }
+    }
+
+    #[test]
+    fn only_what_takes_packets_past_us_is_foreign() {
+        let to = |flags| Route { node: NODE.into(), since: 0, flags, source: 0 };
+        let routes = BTreeMap::from([
+            (net("10.20.42.0/26"), to(0)),
+            (net("10.20.43.0/26"), to(Route::DIRECT)),
+            (net("10.20.42.9/32"), to(Route::LOCAL)),
+        ]);
+        let blackhole = KernelRoute { is_blackhole: true, ..route("10.20.42.32/27", None, None) };
+        let ours = KernelRoute { protocol: PROTOCOL, ..route("10.20.42.0/27", Some(ETH0), None) };
+        let cases = [
+            (route("10.20.42.0/27", Some(ETH0), Some(ROUTER)), true),
+            (KernelRoute { is_unreachable: true, ..route("10.20.42.0/27", None, None) }, true),
+            // The same next hop, the tunnel device, a local workload, our own.
+            (route("10.20.42.0/27", Some(ETH0), Some(NODE)), false),
+            (route("10.20.42.0/27", Some(TUNNEL), None), false),
+            (route("10.20.42.9/32", Some(9), None), false),
+            (blackhole, false),
+            (ours, false),
+            // Wider, elsewhere, or in a route that travels unencapsulated anyway.
+            (route("10.20.0.0/16", Some(ETH0), Some(ROUTER)), false),
+            (route("10.99.0.0/16", Some(ETH0), Some(ROUTER)), false),
+            (route("10.20.43.0/27", Some(ETH0), Some(ROUTER)), false),
+        ];
+        for (route, is_foreign) in cases {
+            let host = Host { routes: vec![route.clone()], ..Host::default() };
+            let found = foreign_routes(&host, &routes, Some(TUNNEL));
+            assert_eq!(!found.is_empty(), is_foreign, "{route:?}");
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! One way through the stages, for a whole look and for a few routes.
+
+use std::collections::BTreeSet;
+
+use anyhow::Result;
+use tokio::time::Instant;
+
+use super::{
+    Daemon, POLICY, RESYNC, RETRY,
+    apply::{Applier, Outcome, Whole, serving, tunnel},
+    decide::{Fitness, handovers::Counted, problems},
+    observe::{
+        Interest, Noticed, fitness,
+        fitness::Depth,
+        health::{self, Seen},
+    },
+    report::{self, Code, Problem, Stage},
+    service,
+    underlay_errors::Scope,
+};
+use crate::{
+    bpf::{Attachment, Hook, Maps, links},
+    config::Fastpath,
+    desired::RouteTables,
+    kernel::Changes,
+    sources::status::SourcesStatus,
+    tables::remember_sysctls,
+};
+use dataplane_common::Reason;
+
+/// How much is compared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Extent {
+    /// Everything. `resync` asks the kernel again for every path, because a path MTU changes
+    /// without an event.
+    Whole { resync: bool },
+    /// What sources and kernel have changed since the last reconcile.
+    Changes,
+}
+
+impl Daemon {
+    /// Observes, decides, applies and reports. Returns why nothing could be compared, if so; it
+    /// is reported and tried again.
+    pub(super) async fn reconcile(&mut self, extent: Extent) -> Option<anyhow::Error> {
+        if extent == Extent::Changes && self.step().await {
+            self.report_sources();
+            self.reporter.publish();
+            return None;
+        }
+        let resync = matches!(extent, Extent::Whole { resync: true });
+        let outcome = self.whole(resync).await;
+        let is_complete = matches!(&outcome, Ok(outcome) if outcome.failures.is_empty());
+        let is_finished = !matches!(&outcome, Ok(outcome) if !outcome.postponed.is_empty());
+        let mut postponed = BTreeSet::new();
+        let (problems, failure) = match outcome {
+            Ok(outcome) => {
+                postponed = outcome.postponed;
+                let failed = |what: String| Problem::new(Code::ApplyFailed, what.clone(), what);
+                (outcome.failures.into_iter().map(failed).collect(), None)
+            }
+            Err(error) => {
+                let problem = Problem::new(Code::ReconcileFailed, "", format!("{error:#}"));
+                (vec![problem], Some(error))
+            }
+        };
+        self.reporter.set(Stage::Apply, problems);
+        self.report(&postponed).await;
+        self.reporter.beat();
+        self.reporter.publish();
+        self.schedule(resync, is_complete, is_finished);
+        if failure.is_none() || self.is_serving() {
+            self.report_ready();
+        }
+        failure
+    }
+
+    /// Whether programs forward packets, be they of an earlier run.
+    pub(super) fn is_serving(&self) -> bool {
+        self.applier.is_some() || links::list(&self.pins).is_ok_and(|links| !links.is_empty())
+    }
+
+    /// Everything: what is, what should be, the difference made.
+    async fn whole(&mut self, resync: bool) -> Result<Outcome> {
+        let looked = self.observer.look().await?;
+        if let Some(applier) = &mut self.applier {
+            let (kernel, host) = (self.observer.kernel(), self.observer.host());
+            applier.make_way_for_other_tunl0(kernel, host).await?;
+        }
+        if resync || looked.paths_may_differ {
+            self.observer.ask(self.decider.nodes()).await;
+        }
+        let Some(facts) = self.consult(looked.routes_differ).await? else {
+            return Ok(Outcome::default());
+        };
+        if self.is_blocked && !self.decider.sources().have_spoken() {
+            return Ok(Outcome::default());
+        }
+        tunnel::ensure(&mut self.observer, &facts, &self.pins).await?;
+        self.decider.set_xdp(self.counted()?, self.observer.host(), &facts);
+        let memory = self.decider.memory_mut();
+        if memory.secret == 0 {
+            memory.secret = serving::secret(&self.pins, 0)?;
+        }
+        let (host, paths) = (self.observer.host(), self.observer.paths());
+        let Some(decision) = self.decider.decide(host, paths).cloned() else {
+            return Ok(Outcome::default());
+        };
+        let new_sysctls = match decision.desired.mark_rules {
+            Some(_) => remember_sysctls(&mut self.decider.memory_mut().sysctls),
+            None => BTreeSet::new(),
+        };
+        self.memory.write(&self.pins, self.decider.memory())?;
+
+        let config = self.decider.file().config.clone();
+        let mut outcome = Outcome::default();
+        let applier = match &mut self.applier {
+            Some(applier) => {
+                if let Err(error) = applier.reload(&config, &decision.desired) {
+                    outcome.failures.push(format!("the old programs stay: {error:#}"));
+                }
+                applier
+            }
+            empty => empty.insert(Applier::load(&self.pins, &config, &decision.desired)?),
+        };
+        let whole = Whole {
+            config: &config,
+            host: self.observer.host(),
+            desired: &decision.desired,
+            rules_may_differ: resync || std::mem::take(&mut self.rules_touched),
+            new_sysctls: &new_sysctls,
+            is_first: !self.is_ready,
+        };
+        let applied = applier.apply(self.observer.kernel(), whole).await?;
+        outcome.failures.extend(applied.failures);
+        outcome.postponed = applied.postponed;
+        self.decider.refuse_xdp(applied.refused_xdp);
+        let ifindex = decision.desired.settings.tunnel_ifindex;
+        let tidied = tunnel::tidy_up(&self.observer, &decision.facts, ifindex, &self.pins).await;
+        outcome.failures.extend(tidied.err().map(|error| format!("{error:#}")));
+        self.scope.send_replace(Scope::new(&decision.desired, self.observer.host()));
+        if outcome.failures.is_empty() && outcome.postponed.is_empty() {
+            serving::remove_other_versions(&self.pins);
+        }
+        Ok(outcome)
+    }
+
+    /// Lets the sources' claims be weighed by what the host is like, and asks for the paths to
+    /// nodes that are new. `None` while nothing names our node address.
+    async fn consult(&mut self, routes_differ: bool) -> Result<Option<crate::desired::Facts>> {
+        let Self { observer, decider, .. } = self;
+        let Some((_, _, facts)) = decider.ground(observer.host(), observer.paths()) else {
+            // The sources' nodes may tell which address is ours.
+            decider.forget_decision();
+            return Ok(None);
+        };
+        decider.consult(observer.host(), &facts, routes_differ);
+        let nodes = decider.nodes();
+        observer.ask_unknown(nodes.iter().copied()).await?;
+        observer.keep_paths(|node| nodes.contains(&node));
+        Ok(decider.ground(observer.host(), observer.paths()).map(|(_, _, facts)| facts))
+    }
+
+    /// What changed since the last reconcile, if that can be put in place without a whole one.
+    /// Returns whether it is.
+    async fn step(&mut self) -> bool {
+        let Some((prefixes, nodes)) = self.decider.changed() else { return false };
+        if self.applier.is_none() {
+            return false;
+        }
+        if let Err(error) = self.observer.ask_unknown(nodes.iter().copied()).await {
+            tracing::warn!("{error:#}");
+            return false;
+        }
+        let (host, paths) = (self.observer.host(), self.observer.paths());
+        let Some(step) = self.decider.step(prefixes, nodes, host, paths) else { return false };
+        let (Some(applier), Some(last)) = (&mut self.applier, self.decider.last()) else {
+            return false;
+        };
+        let tables: &RouteTables = &last.desired.tables;
+        let outcome = applier.step(self.observer.kernel(), &step, tables).await;
+        self.observer
+            .keep_paths(|node| !step.nodes.contains(&node) || tables.nodes.contains_key(&node));
+        self.scope.send_modify(|known| known.update(tables, &step.prefixes, &step.nodes));
+        self.reporter.set(Stage::Tables, problems::tables(tables));
+        // What is in place is not what we think: compare everything.
+        outcome.failures.is_empty()
+    }
+
+    /// Takes in what the kernel announced.
+    pub(super) fn notice(&mut self, changes: Changes) -> Noticed {
+        let Self { observer, decider, .. } = self;
+        let config = &decider.file().config;
+        let last = decider.last();
+        let is_wanted = |cidr: &ipnet::Ipv4Net| {
+            last.is_some_and(|last| last.desired.tables.kernel_routes.contains_key(cidr))
+        };
+        let table = decider.table();
+        let mut noticed = observer.notice(
+            changes,
+            &Interest {
+                is_wanted: &is_wanted,
+                protocols: config.sources.kernel.as_ref().map(|kernel| &kernel.protocols[..]),
+                has_node_in: &|net| table.has_node_in(net),
+                is_workload: &|name| config.workloads.matches(name),
+            },
+        );
+        noticed.needs_look |= last.is_none();
+        noticed
+    }
+
+    /// What `decap_xdp` has counted; `None` without maps.
+    fn counted(&self) -> Result<Option<Counted>> {
+        let opened;
+        let maps = match &self.applier {
+            Some(applier) => Some(applier.maps()),
+            None => {
+                opened = Maps::open(&self.pins).ok();
+                opened.as_ref()
+            }
+        };
+        let count = |reason| maps.map(|maps| Ok(maps.counter(reason)?.packets)).transpose();
+        let unable: Result<Option<u64>> = count(Reason::XdpUnable);
+        let unwrapped: Result<Option<u64>> = count(Reason::XdpUnwrapped);
+        Ok(unable?.zip(unwrapped?).map(|(unable, unwrapped)| Counted { unable, unwrapped }))
+    }
+
+    /// Looks at what is at work, and collects what is wrong.
+    async fn report(&mut self, postponed: &BTreeSet<Attachment>) {
+        let programs = self.applier.as_ref().map(Applier::programs);
+        self.reporter.set_decision(self.decider.last(), programs, postponed);
+        let decided = problems::decision(&self.decider, self.observer.host());
+        self.reporter.set(Stage::Decide, decided);
+        let tables = self.decider.last().map(|last| problems::tables(&last.desired.tables));
+        self.reporter.set(Stage::Tables, tables.unwrap_or_default());
+        self.report_sources();
+        let checked = match self.seen().await {
+            Ok(Some(seen)) => self.reporter.decided().map(|decided| report::check(decided, &seen)),
+            Ok(None) => None,
+            Err(error) => {
+                Some(vec![Problem::new(Code::ReconcileFailed, "pins", format!("{error:#}"))])
+            }
+        };
+        self.reporter.set(Stage::Check, checked.unwrap_or_default());
+    }
+
+    async fn seen(&self) -> Result<Option<Seen>> {
+        let (Some(_), Some(last)) = (&self.applier, self.decider.last()) else { return Ok(None) };
+        let (kernel, host) = (self.observer.kernel(), self.observer.host());
+        let (device, routes) = (last.facts.mode.device(), &last.desired.tables.routes);
+        // The applier has just looked at the nft table.
+        health::look(kernel, &self.pins, host, device, false, routes).await.map(Some)
+    }
+
+    fn report_sources(&mut self) {
+        let table = self.decider.table();
+        let status = SourcesStatus::new(self.decider.sources().status(), table.alarms().values());
+        self.reporter.set(Stage::Sources, problems::sources(&status));
+        self.reporter.set_sources(status);
+    }
+
+    /// READY once everything that can be decided was put in place for the first time.
+    fn report_ready(&mut self) {
+        self.is_ready = true;
+        let endpoints = self.decider.last().map_or(0, |last| last.desired.endpoints.len());
+        self.reporter.ready(self.decider.table().routes().len(), endpoints);
+    }
+
+    fn schedule(&mut self, resync: bool, is_complete: bool, is_finished: bool) {
+        let pause = if is_complete { RESYNC } else { self.retry };
+        self.retry = if is_complete { RETRY } else { (self.retry * 2).min(RESYNC) };
+        let after = service::watchdog().map_or(pause, |limit| pause.min(limit / 2));
+        let after = Instant::now() + after;
+        // However much the kernel has to announce, it must not put this off.
+        self.alarms.look = if resync { after } else { self.alarms.look.min(after) };
+        if !is_finished {
+            self.alarms.look = Instant::now();
+        }
+    }
+
+    /// Whether a program is gone that all pod traffic needs.
+    pub(super) fn has_lost_programs(&self) -> bool {
+        let Some(decided) = self.reporter.decided() else { return false };
+        // Without a decision nothing could be attached again.
+        if self.applier.is_none() || self.decider.last().is_none() {
+            return false;
+        }
+        let needed = decided
+            .attachments
+            .iter()
+            .filter(|at| matches!(at.hook, Hook::DecapTc | Hook::DecapXdp | Hook::EncapHost));
+        !self.pins.have_maps() || needed.into_iter().any(|at| links::is_lost(&self.pins, *at))
+    }
+
+    /// Before everything is compared once more: what costs more to look at.
+    pub(super) async fn resync(&mut self) {
+        if let Some(applier) = &mut self.applier {
+            applier.refresh_next_hops(&self.observer).await;
+        }
+        let file = self.decider.file();
+        if file.config.fastpath != Fastpath::Verified {
+            if self.policy_seen.elapsed() < POLICY {
+                return;
+            }
+            self.policy_seen = Instant::now();
+        }
+        // At boot tunless comes before Felix and kube-proxy; they are found here.
+        // What was missing at the start is looked for again.
+        let is_withheld = self.decider.fitness().refusal.is_some();
+        let depth = if is_withheld { Depth::Whole } else { Depth::Quick };
+        let fitness = fitness::judge(self.observer.kernel(), &self.pins, file, depth).await;
+        let fitness = match fitness {
+            Ok(filtered) => Fitness { filtered, refusal: None },
+            Err(error) => Fitness {
+                filtered: self.decider.fitness().filtered.clone(),
+                refusal: Some(format!("{error:#}")),
+            },
+        };
+        self.decider.set_fitness(fitness);
+    }
+
+    /// What was found out, for the first lines of the log.
+    pub(super) fn announce(&self) {
+        let Some(decided) = self.reporter.decided() else { return };
+        let interfaces: BTreeSet<u32> =
+            decided.attachments.iter().map(|attachment| attachment.ifindex).collect();
+        tracing::info!(
+            "node {} ({}), tunnel address {}, mode {} ({}), {}, {} attached to {}, fast path {}, \
+             pins in {}",
+            decided.node,
+            decided.node_ground,
+            decided.tunnel.address.map_or_else(|| "none".to_owned(), |address| address.to_string()),
+            decided.mode.as_str(),
+            decided.mode_ground,
+            crate::output::count(self.decider.nodes().len(), "node"),
+            crate::output::count(decided.attachments.len(), "program"),
+            crate::output::count(interfaces.len(), "interface"),
+            decided.fastpath.as_str(),
+            self.pins.root().display(),
+        );
+    }
+}

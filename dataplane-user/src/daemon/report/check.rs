@@ -1,0 +1,148 @@
+//! What is wrong with what is at work: compares it with what the daemon decided. Pure, so that
+//! the daemon and `tunless status` come to the same answer.
+
+use super::{Code, Problem, state::Decided};
+use crate::{bpf::Hook, config::Fastpath, daemon::observe::health::Seen, output};
+
+/// So many problems of a kind are listed one by one.
+const LISTED: usize = 20;
+
+/// Compares what was decided with what was seen.
+#[must_use]
+pub fn check(decided: &Decided, seen: &Seen) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if !seen.has_maps {
+        problems.push(Problem::new(Code::PinsLost, "", "the pinned maps were removed"));
+    }
+    problems.extend(tunnel(decided, seen));
+    problems.extend(attachments(decided, seen));
+    if decided.has_routes && seen.forwarding == Some(false) {
+        let device = &decided.tunnel.interface;
+        problems.push(
+            Problem::new(
+                Code::ForwardingOff,
+                device,
+                format!(
+                    "net.ipv4.conf.{device}.forwarding is 0, so the kernel forwards nothing to or \
+                     from pods"
+                ),
+            )
+            .remedy("run `sysctl -w net.ipv4.ip_forward=1`"),
+        );
+    }
+    if decided.fastpath == Fastpath::Verified && decided.marks {
+        problems.extend(leases(seen));
+    }
+    for foreign in seen.foreign.iter().take(LISTED) {
+        let (cidr, ours) = (foreign.destination, foreign.ours);
+        problems.push(
+            Problem::new(
+                Code::ForeignRoute,
+                cidr.to_string(),
+                format!(
+                    "the kernel routes {cidr} {}, which takes packets to pods of {ours} past \
+                     tunless",
+                    foreign.leads
+                ),
+            )
+            .remedy(format!("remove it: `ip route del {cidr}`")),
+        );
+    }
+    problems
+}
+
+fn tunnel(decided: &Decided, seen: &Seen) -> Option<Problem> {
+    let wanted = &decided.tunnel;
+    let is_there = seen.names.get(&wanted.ifindex) == Some(&wanted.interface);
+    (!is_there).then(|| {
+        let device = &wanted.interface;
+        Problem::new(
+            Code::TunnelDeviceMissing,
+            device,
+            format!("the tunnel device {device} is gone"),
+        )
+    })
+}
+
+fn attachments(decided: &Decided, seen: &Seen) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut pods = Vec::new();
+    for at in &decided.attachments {
+        if seen.links.get(at).is_some_and(|link| link.is_live) {
+            continue;
+        }
+        let name = match seen.names.get(&at.ifindex) {
+            Some(name) => name.clone(),
+            // A pod that went; the daemon will forget it, if it runs.
+            None if is_pods(at.hook) => continue,
+            None => format!("#{}", at.ifindex),
+        };
+        let program = at.hook.program();
+        if is_pods(at.hook) {
+            pods.push(format!("{program} on {name}"));
+            continue;
+        }
+        let what = format!("{program} is no longer attached to {name}");
+        problems.push(Problem::new(Code::ProgramMissing, format!("{program} {name}"), what));
+    }
+    if !pods.is_empty() {
+        let more = pods.len().saturating_sub(LISTED);
+        pods.truncate(LISTED);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let what = format!(
+            "{}{more} not attached: these pods' packets take the stack path",
+            pods.join(", ")
+        );
+        problems.push(Problem::new(Code::PodProgramMissing, "", what));
+    }
+    problems
+}
+
+fn is_pods(hook: Hook) -> bool {
+    matches!(hook, Hook::EncapPod | Hook::GrantDecap)
+}
+
+fn leases(seen: &Seen) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if seen.marks == Some(false) {
+        problems.push(
+            Problem::new(
+                Code::MarkTable,
+                "ip tunless",
+                "the nft table `ip tunless` is missing, so no flow gets a lease and every packet \
+                 takes the stack path",
+            )
+            .remedy("the daemon makes it again; start it if it is not running"),
+        );
+    }
+    for (name, value) in &seen.sysctls {
+        if *value != Some(1) {
+            let found = value.map_or_else(|| "missing".to_owned(), |value| value.to_string());
+            let what = format!("{name} is {found}, but leased flows need it to be 1");
+            problems.push(
+                Problem::new(Code::Sysctl, *name, what)
+                    .remedy(format!("run `sysctl -w net.netfilter.{name}=1`")),
+            );
+        }
+    }
+    problems
+}
+
+/// One line for `systemctl status`.
+#[must_use]
+pub fn summary(routes: usize, endpoints: usize, problems: &[Problem]) -> String {
+    let tables =
+        format!("{}, {}", output::count(routes, "route"), output::count(endpoints, "endpoint"));
+    let mut serious = problems.iter().filter(|problem| problem.level > super::Level::Info);
+    match serious.next() {
+        None => tables,
+        Some(first) => {
+            let more = match serious.count() {
+                0 => String::new(),
+                more => format!(" (and {more} more)"),
+            };
+            let what = first.what.lines().next().unwrap_or_default();
+            format!("{}: {what}{more}; {tables}", first.level.as_str())
+        }
+    }
+}

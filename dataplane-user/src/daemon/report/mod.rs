@@ -1,0 +1,169 @@
+//! Last stage: what is reported, from one list of problems: `tunless status` and its exit code,
+//! systemd's status line, the log.
+
+mod check;
+mod ledger;
+mod problem;
+mod state;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use self::ledger::Ledger;
+pub use self::{
+    check::{check, summary},
+    problem::{Code, HOLD, Level, Problem, is_ready},
+    state::{ConfigState, Decided, SCHEMA, State, Tunnel, unix_now},
+};
+use super::{decide::Decision, service};
+use crate::{
+    bpf::{Attachment, Pins, Programs},
+    clock,
+    config::{Fastpath, Spoof},
+    sources::status::SourcesStatus,
+};
+
+/// Which stage found a problem: each stage's own list replaces its former one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Stage {
+    /// The configuration file.
+    File,
+    /// Sources of routes, and claims.
+    Sources,
+    /// What was decided.
+    Decide,
+    /// Routes and nodes.
+    Tables,
+    /// What could not be put in place.
+    Apply,
+    /// What is at work.
+    Check,
+}
+
+/// Reports.
+pub struct Reporter {
+    pins: Pins,
+    run: String,
+    found: BTreeMap<Stage, Vec<Problem>>,
+    ledger: Ledger,
+    state: State,
+    /// As it was last written.
+    written: Option<State>,
+}
+
+impl Reporter {
+    /// For the instance with these pins. A random number tells this run from others.
+    #[must_use]
+    pub fn new(pins: &Pins, run: u64, config: ConfigState) -> Self {
+        let run = format!("{run:016x}");
+        let state = State {
+            schema: SCHEMA,
+            run: run.clone(),
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            abi: format!("v{:08x}", dataplane_common::abi::ABI),
+            heartbeat: clock::monotonic().as_secs_f64(),
+            config,
+            problems: Vec::new(),
+            decided: None,
+            sources: SourcesStatus::default(),
+        };
+        let mut reporter = Self {
+            pins: pins.clone(),
+            run,
+            found: BTreeMap::new(),
+            ledger: Ledger::default(),
+            state,
+            written: None,
+        };
+        let starting = Problem::new(Code::Starting, "", "the daemon has not reconciled yet");
+        reporter.state.problems = vec![starting];
+        reporter
+    }
+
+    /// Replaces what a stage found wrong.
+    pub fn set(&mut self, stage: Stage, problems: Vec<Problem>) {
+        self.found.insert(stage, problems);
+    }
+
+    /// Another configuration is active.
+    pub fn set_config(&mut self, config: ConfigState) {
+        self.state.config = config;
+    }
+
+    /// What was decided, as it is in place: `programs` are those that run.
+    /// `postponed`: what the next reconcile attaches.
+    pub fn set_decision(
+        &mut self,
+        decision: Option<&Decision>,
+        programs: Option<&Programs>,
+        postponed: &BTreeSet<Attachment>,
+    ) {
+        let (Some(decision), Some(programs)) = (decision, programs) else { return };
+        let settings = programs.settings();
+        let Decision { facts, mode, node, desired } = decision;
+        self.state.decided = Some(Decided {
+            mode: mode.mode,
+            mode_ground: mode.ground.as_str().to_owned(),
+            fastpath: Fastpath::from(settings.fastpath),
+            spoof: Spoof::from_number(settings.spoof),
+            node: node.address,
+            node_ground: node.ground.as_str().to_owned(),
+            tunnel: Tunnel {
+                interface: facts.mode.device().to_owned(),
+                ifindex: desired.settings.tunnel_ifindex,
+                address: facts.tunnel.address,
+                mtu: facts.tunnel.mtu,
+            },
+            attachments: (&desired.attachments - postponed).into_iter().collect(),
+            marks: desired.mark_rules.is_some(),
+            has_routes: desired.tables.routes.values().any(|route| route.is_destination()),
+        });
+    }
+
+    /// What is in place, as last reported.
+    #[must_use]
+    pub fn decided(&self) -> Option<&Decided> {
+        self.state.decided.as_ref()
+    }
+
+    /// How the sources are.
+    pub fn set_sources(&mut self, status: SourcesStatus) {
+        self.state.sources = status;
+    }
+
+    /// Everything was compared just now.
+    pub fn beat(&mut self) {
+        self.state.heartbeat = clock::monotonic().as_secs_f64();
+    }
+
+    /// Logs what came and what went, and writes the report if it differs.
+    pub fn publish(&mut self) {
+        let problems = self.found.values().flatten().cloned();
+        self.ledger.update(problems, unix_now()).log();
+        self.state.problems = self.ledger.problems();
+        if self.written.as_ref() == Some(&self.state) {
+            return;
+        }
+        match self.state.write(&self.pins) {
+            Ok(()) => self.written = Some(self.state.clone()),
+            Err(error) => tracing::warn!("`tunless status` will be out of date: {error:#}"),
+        }
+    }
+
+    /// All problems, the gravest first.
+    #[must_use]
+    pub fn problems(&self) -> &[Problem] {
+        &self.state.problems
+    }
+
+    /// Reports to systemd that the daemon is ready; `routes`, `endpoints`: how many there are.
+    pub fn ready(&self, routes: usize, endpoints: usize) {
+        service::ready(&summary(routes, endpoints, &self.state.problems));
+    }
+
+    /// The random number of this run.
+    #[must_use]
+    pub fn run(&self) -> &str {
+        &self.run
+    }
+}

@@ -1,0 +1,217 @@
+//! What can be wrong on a node: one list for `status`, its exit code, systemd, and the log.
+
+use serde::{Deserialize, Serialize};
+
+/// How much a problem matters.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Worth knowing; no packet suffers.
+    Info,
+    /// Some packets suffer, or would after the next change.
+    Degraded,
+    /// This node carries no pod traffic. Only this makes `ready: NO`.
+    Down,
+}
+
+impl Level {
+    /// As it is printed.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Degraded => "degraded",
+            Self::Down => "down",
+        }
+    }
+}
+
+/// Defines [`Code`]: each code's name in JSON and its level, with what it means.
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $text:literal: $level:ident,)*) => {
+        /// What kind of problem it is. The names are an interface: alerts match them.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Deserialize, Serialize)]
+        pub enum Code { $($(#[$doc])* #[serde(rename = $text)] $name,)* }
+
+        impl Code {
+            /// All of them, the gravest first.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The name, as in JSON.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+
+            /// How much it matters.
+            #[must_use]
+            pub const fn level(self) -> Level {
+                match self { $(Self::$name => Level::$level,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The daemon has not completed a first reconcile.
+    Starting = "starting": Down,
+    /// The host could not be compared with the desired state at all.
+    ReconcileFailed = "reconcile-failed": Down,
+    /// The daemon has not reconciled for longer than it ever should.
+    DaemonStuck = "daemon-stuck": Down,
+    /// There are no pins: tunless is not attached, or somebody removed them.
+    PinsLost = "pins-lost": Down,
+    /// Nothing says which underlay address this node has.
+    NoNodeAddress = "no-node-address": Down,
+    /// The tunnel device is missing.
+    TunnelDeviceMissing = "tunnel-device-missing": Down,
+    /// A program is missing on the tunnel device or on the underlay.
+    ProgramMissing = "program-missing": Down,
+    /// The kernel does not forward packets.
+    ForwardingOff = "forwarding-off": Down,
+    /// Every route's node is unreachable.
+    AllUnreachable = "all-routes-unreachable": Down,
+    /// The kernel has no route to a node.
+    Unreachable = "node-unreachable": Degraded,
+    /// The file on disk was refused; the daemon uses an older text.
+    ConfigRefused = "config-refused": Degraded,
+    /// A source of routes cannot be reached.
+    SourceStale = "source-stale": Degraded,
+    /// A source of routes has not reported its routes yet.
+    SourceWaiting = "source-waiting": Degraded,
+    /// An object of a source cannot be understood.
+    SourceObject = "source-object": Degraded,
+    /// A claim makes no route, or not the one it asks for.
+    Claim = "claim": Degraded,
+    /// A kernel route of others takes packets for remote pods past tunless.
+    ForeignRoute = "foreign-route": Degraded,
+    /// The fast path is configured, but withheld.
+    FastpathWithheld = "fastpath-withheld": Degraded,
+    /// The nft table that marks flows is missing or was changed.
+    MarkTable = "mark-table": Degraded,
+    /// A sysctl that leased flows need has another value.
+    Sysctl = "sysctl": Degraded,
+    /// A program is missing on a pod's interface: its packets take the stack path.
+    PodProgramMissing = "pod-program-missing": Degraded,
+    /// The daemon's report cannot be read.
+    ReportUnreadable = "report-unreadable": Degraded,
+    /// The maps of the version that serves cannot be read.
+    ActiveUnreadable = "active-unreadable": Degraded,
+    /// A change could not be made; it is tried again.
+    ApplyFailed = "apply-failed": Degraded,
+    /// The mode does not fit what the host has become.
+    Mode = "mode": Degraded,
+    /// No source has any route.
+    NoRoutes = "no-routes": Info,
+    /// A route is left to tunl0.
+    LeftToTunl0 = "left-to-tunl0": Info,
+    /// The host itself has no address towards pods.
+    NoTunnelAddress = "no-tunnel-address": Info,
+    /// The daemon is not running. Forwarding does not need it.
+    DaemonStopped = "daemon-stopped": Info,
+}
+
+/// Something that is not as it should be.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+pub struct Problem {
+    /// Which kind.
+    pub code: Code,
+    /// How much it matters.
+    pub level: Level,
+    /// On what: an interface, node, prefix, source, or `file:line`; empty for the whole node.
+    #[serde(rename = "where")]
+    pub subject: String,
+    /// What is wrong and why, in one sentence.
+    pub what: String,
+    /// What to do about it.
+    pub remedy: Option<String>,
+    /// Since when, Unix seconds; `null` while it was only just seen.
+    pub since: Option<u64>,
+}
+
+impl Problem {
+    /// A problem that was only just seen.
+    pub fn new(code: Code, subject: impl Into<String>, what: impl Into<String>) -> Self {
+        Self {
+            code,
+            level: code.level(),
+            subject: subject.into(),
+            what: what.into(),
+            remedy: None,
+            since: None,
+        }
+    }
+
+    /// The same with advice.
+    #[must_use]
+    pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = Some(remedy.into());
+        self
+    }
+
+    /// What and remedy, in one line.
+    #[must_use]
+    pub fn text(&self) -> String {
+        match &self.remedy {
+            Some(remedy) => format!("{}; {remedy}", self.what),
+            None => self.what.clone(),
+        }
+    }
+
+    /// By what it is recognized the next time.
+    pub(super) fn key(&self) -> (Code, String) {
+        (self.code, self.subject.clone())
+    }
+}
+
+/// How long a *down* problem lasts before the node counts as not ready: one that the daemon
+/// repairs at once must not turn a probe red. Seconds.
+pub const HOLD: u64 = 10;
+
+/// Whether problems leave the node ready at `now`, Unix seconds.
+///
+/// A problem without `since` was seen by a command while no daemon kept a history; it counts
+/// at once.
+#[must_use]
+pub fn is_ready(problems: &[Problem], now: u64) -> bool {
+    let counts = |problem: &&Problem| {
+        problem.level == Level::Down
+            && (problem.code == Code::Starting
+                || problem.since.is_none_or(|since| now >= since.saturating_add(HOLD)))
+    };
+    !problems.iter().any(|problem| counts(&problem))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_and_go_from_down_to_info() {
+        let names: std::collections::BTreeSet<_> = Code::ALL.iter().map(|c| c.as_str()).collect();
+        assert_eq!(names.len(), Code::ALL.len());
+        assert!(Code::ALL.is_sorted_by_key(|code| std::cmp::Reverse(code.level())));
+        for code in Code::ALL {
+            let json = serde_json::to_string(code).unwrap();
+            assert_eq!(json, format!("\"{}\"", code.as_str()));
+        }
+    }
+
+    #[test]
+    fn only_a_lasting_down_makes_a_node_unready() {
+        let at = |code, since| Problem { since, ..Problem::new(code, "", "") };
+        let now = 1_000;
+        for (code, since, ready) in [
+            (Code::SourceStale, Some(1), true),
+            (Code::DaemonStopped, None, true),
+            (Code::ForwardingOff, Some(now), true),
+            (Code::ForwardingOff, Some(now - HOLD + 1), true),
+            (Code::ForwardingOff, Some(now - HOLD), false),
+            (Code::ForwardingOff, None, false),
+            (Code::Starting, Some(now), false),
+        ] {
+            assert_eq!(is_ready(&[at(code, since)], now), ready, "{code:?} {since:?}");
+        }
+        assert!(is_ready(&[], now));
+    }
+}

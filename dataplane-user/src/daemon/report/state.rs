@@ -1,0 +1,182 @@
+//! What the daemon reports to the command line: a JSON file in the run directory, which can be
+//! read while the daemon is down.
+
+use std::{
+    fs, io,
+    net::Ipv4Addr,
+    path::PathBuf,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::Problem;
+use crate::{
+    bpf::{Attachment, Pins},
+    config::{Fastpath, Spoof},
+    desired::TunnelMode,
+    run_dir,
+    sources::status::SourcesStatus,
+};
+
+/// The form of the file. A command of another version reads what it understands and reports
+/// the rest as unknown.
+pub const SCHEMA: u32 = 1;
+
+/// The daemon's report.
+#[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
+pub struct State {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// A random number of this run: a process id means nothing in a container.
+    pub run: String,
+    /// The daemon's process id, in its own namespace.
+    pub pid: u32,
+    /// The daemon's version.
+    pub version: String,
+    /// The layout of its maps.
+    pub abi: String,
+    /// When it last compared everything: `CLOCK_MONOTONIC`, seconds.
+    pub heartbeat: f64,
+    /// The text of the configuration that is active: where it was read, and when (Unix seconds).
+    pub config: ConfigState,
+    /// What is wrong, the gravest first.
+    pub problems: Vec<Problem>,
+    /// What it decided; `None` before the first reconcile.
+    pub decided: Option<Decided>,
+    /// The sources of routes.
+    pub sources: SourcesStatus,
+}
+
+/// Which configuration is active.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Deserialize, Serialize)]
+pub struct ConfigState {
+    /// Its path.
+    pub path: PathBuf,
+    /// When it was accepted, Unix seconds.
+    pub since: u64,
+}
+
+/// What the daemon decided for this node.
+#[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
+pub struct Decided {
+    /// With tunl0 or without.
+    pub mode: TunnelMode,
+    /// Why, for people.
+    pub mode_ground: String,
+    /// The fast path that the loaded programs use.
+    pub fastpath: Fastpath,
+    /// What they do with spoofed packets.
+    pub spoof: Spoof,
+    /// The underlay address.
+    pub node: Ipv4Addr,
+    /// Why it is that one, for people.
+    pub node_ground: String,
+    /// The tunnel device.
+    pub tunnel: Tunnel,
+    /// The programs that should be attached.
+    pub attachments: Vec<Attachment>,
+    /// Whether the nft table that marks flows should be there.
+    pub marks: bool,
+    /// Whether the node has routes, and so needs forwarding.
+    pub has_routes: bool,
+}
+
+/// The tunnel device.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+pub struct Tunnel {
+    /// Its name.
+    pub interface: String,
+    /// Its interface index.
+    pub ifindex: u32,
+    /// Its address, if it has one.
+    pub address: Option<Ipv4Addr>,
+    /// Its MTU, bytes.
+    pub mtu: u32,
+}
+
+impl State {
+    /// Puts it where the command line finds it.
+    ///
+    /// # Errors
+    /// If the run directory cannot be written.
+    pub fn write(&self, pins: &Pins) -> Result<()> {
+        run_dir::replace(&path(pins), &serde_json::to_vec(self)?)
+    }
+
+    /// As the daemon last left it; `None` if it never did.
+    ///
+    /// # Errors
+    /// If it cannot be read, or is not of this form.
+    pub fn read(pins: &Pins) -> Result<Option<Self>> {
+        let path = path(pins);
+        let text = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            text => text.with_context(|| format!("reading {}", path.display()))?,
+        };
+        let context = || format!("{} was written by another version of tunless", path.display());
+        let state: Self = serde_json::from_slice(&text).with_context(context)?;
+        ensure!(state.schema == SCHEMA, "{}: its form is {}", context(), state.schema);
+        Ok(Some(state))
+    }
+
+    /// Removes it.
+    ///
+    /// # Errors
+    /// If that is refused.
+    pub fn remove(pins: &Pins) -> Result<()> {
+        run_dir::remove(&path(pins))
+    }
+}
+
+fn path(pins: &Pins) -> PathBuf {
+    run_dir::file(pins, "state.json")
+}
+
+/// Unix time, seconds.
+#[must_use]
+pub fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bpf::Hook;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let state = State {
+            schema: SCHEMA,
+            run: "5f".into(),
+            pid: 7,
+            version: "0.2.0".into(),
+            abi: "v00000000".into(),
+            heartbeat: 12.5,
+            config: ConfigState { path: "/etc/tunless/config.yaml".into(), since: 3 },
+            problems: vec![Problem::new(super::super::Code::ForwardingOff, "eth0", "off")],
+            decided: Some(Decided {
+                mode: TunnelMode::Replace,
+                mode_ground: "the file".into(),
+                fastpath: Fastpath::Verified,
+                spoof: Spoof::Drop,
+                node: Ipv4Addr::new(172, 16, 36, 10),
+                node_ground: "the file".into(),
+                tunnel: Tunnel {
+                    interface: "tunless0".into(),
+                    ifindex: 4,
+                    address: None,
+                    mtu: 1480,
+                },
+                attachments: vec![Attachment { hook: Hook::EncapHost, ifindex: 4 }],
+                marks: true,
+                has_routes: false,
+            }),
+            sources: SourcesStatus::default(),
+        };
+        let text = serde_json::to_string(&state).unwrap();
+        assert_eq!(serde_json::from_str::<State>(&text).unwrap(), state);
+        assert!(text.contains(r#""hook":"encap_host""#), "{text}");
+    }
+}

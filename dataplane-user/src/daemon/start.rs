@@ -1,0 +1,253 @@
+//! How the daemon starts: on the file, or on the text it accepted last; from what serves.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use tokio::{sync::watch, time::Instant};
+
+use super::{
+    CHECK, Daemon, Lock, RETRY,
+    apply::{
+        memory::{self, MemoryStore},
+        serving,
+    },
+    config_watch::ConfigWatch,
+    decide::{Decider, Fitness, Memory, NodeAddress, address::node_address},
+    observe::{
+        Observer,
+        fitness::{self, Depth},
+    },
+    raw_socket,
+    reload::refused,
+    report::{Code, ConfigState, Problem, Reporter, Stage, unix_now},
+    underlay_errors::{Scope, UnderlayErrors},
+    wakes::{Alarms, Wakes},
+};
+use crate::{
+    bpf::Pins,
+    config::{ConfigFile, HostFacts, file as config_file},
+    desired::{self, Paths},
+    kernel::{Events, Host, Kernel, TUNNEL, tunnel_owner},
+};
+
+/// Runs until a signal ends it.
+///
+/// # Errors
+/// If the configuration is refused and no earlier run left one that was accepted, or if
+/// another instance has the same pins. Later failures are reported and retried instead.
+pub async fn run(path: &Path, bpffs: Option<&Path>) -> Result<()> {
+    // Before the first look, so that nothing happens unseen in between.
+    let events = Events::subscribe()?;
+    let kernel = Kernel::connect()?;
+    let pins = pins_of(path, bpffs)?;
+    // A file that is refused stops only what is not serving yet.
+    let read = read(path, bpffs, &kernel, &pins).await;
+    let lock = match &read {
+        Ok(_) => {
+            take_over_other_directory(&kernel, &pins).await?;
+            pins.prepare()?;
+            Lock::take(&pins)?
+        }
+        Err(error) if !pins.exist() => bail!("{error:#}"),
+        Err(_) => Lock::take(&pins)?,
+    };
+    let mut memory = memory::read(&pins).unwrap_or_else(|error| {
+        tracing::warn!("starting without memory: {error:#}");
+        Memory::default()
+    });
+    let (file, mut wrong) = match read {
+        Ok((file, node)) => {
+            memory.node = node.or(memory.node);
+            (file, Vec::new())
+        }
+        Err(error) => {
+            let Some(text) = memory.config.clone() else { return Err(error) };
+            let mut file = ConfigFile::from_text(path, text)?;
+            pins.root().clone_into(&mut file.config.bpffs.0);
+            (file, vec![refused(&format!("{error:#}"))])
+        }
+    };
+    memory.config = Some(file.text().to_owned());
+    memory.secret = serving::secret(&pins, memory.secret)?;
+    memory.sysctls.extend(crate::tables::sysctls_of_0_1(&pins));
+    let fitness = match fitness::judge(&kernel, &pins, &file, Depth::Whole).await {
+        Ok(filtered) => Fitness { filtered, refusal: None },
+        // Programs of an earlier run may be at work, and refusing to start
+        // would leave them so: they are replaced by ones that let the stack decide.
+        Err(error)
+            if pins.active().is_some_and(|active| crate::bpf::frozen::has_routes(&active)) =>
+        {
+            Fitness { refusal: Some(format!("{error:#}")), ..Fitness::default() }
+        }
+        Err(error) => return Err(error),
+    };
+    let is_refused = !wrong.is_empty();
+    let config = ConfigState { path: path.to_owned(), since: unix_now() };
+    let mut reporter = Reporter::new(&pins, getrandom::u64().unwrap_or_default(), config);
+    let unreadable = unreadable(&pins);
+    let is_blocked = unreadable.is_some();
+    wrong.extend(unreadable);
+    reporter.set(Stage::File, wrong);
+    let (mut decider, reports) = Decider::new(file, memory, serving::routes(&pins));
+    decider.set_fitness(fitness);
+    let host_name = host_name();
+    decider.start_sources(host_name.clone());
+    let scope = watch::Sender::<Scope>::default();
+    // Before packets go out about which there could be errors.
+    let underlay_errors = UnderlayErrors::listen(scope.subscribe());
+    let watch = ConfigWatch::new(path, decider.file().text())?;
+    let now = Instant::now();
+    let daemon = Daemon {
+        observer: Observer::new(kernel),
+        decider,
+        applier: None,
+        reporter,
+        wakes: Wakes::new(events, reports, underlay_errors, watch)?,
+        pins,
+        memory: MemoryStore::default(),
+        scope,
+        host_name,
+        bpffs_override: bpffs.is_some(),
+        is_refused,
+        is_blocked,
+        has_lost: false,
+        rules_touched: true,
+        is_ready: false,
+        retry: RETRY,
+        policy_seen: now,
+        alarms: Alarms { look: now, check: now + CHECK, leases: None },
+        _raw_socket: raw_socket::open(),
+        _lock: lock,
+    };
+    daemon.run().await
+}
+
+/// Judges a file by this host, as the daemon would at its start.
+///
+/// # Errors
+/// If it does not fit.
+pub async fn check_here(file: &ConfigFile) -> Result<()> {
+    let kernel = Kernel::connect()?;
+    let pins = Pins::new(file.config.bpffs.as_ref());
+    pins.check_place()?;
+    let memory = memory::read(&pins).unwrap_or_default();
+    check_host(&kernel, file, memory.node).await?;
+    fitness::judge(&kernel, &pins, file, Depth::Whole).await.map(drop)
+}
+
+/// Where the pins are, even if the rest of the file is refused.
+fn pins_of(path: &Path, bpffs: Option<&Path>) -> Result<Pins> {
+    match bpffs {
+        Some(directory) => Ok(Pins::new(directory)),
+        None => match config_file::bpffs(path) {
+            Ok(directory) => Ok(Pins::new(directory.as_ref())),
+            // The refusal of the whole file has more to say.
+            Err(refusal) => match ConfigFile::read(path) {
+                Ok(file) => Ok(Pins::new(file.config.bpffs.as_ref())),
+                Err(_) if crate::config::BpffsDir::default().as_ref().is_dir() => {
+                    Ok(Pins::new(crate::config::BpffsDir::default().as_ref()))
+                }
+                Err(error) => {
+                    let _ = refusal;
+                    Err(error.into())
+                }
+            },
+        },
+    }
+}
+
+async fn read(
+    path: &Path,
+    bpffs: Option<&Path>,
+    kernel: &Kernel,
+    pins: &Pins,
+) -> Result<(ConfigFile, Option<NodeAddress>)> {
+    let mut file = ConfigFile::read(path)?;
+    if let Some(directory) = bpffs {
+        directory.clone_into(&mut file.config.bpffs.0);
+    }
+    let remembered = memory::read(pins).unwrap_or_default().node;
+    let node = check_host(kernel, &file, remembered).await?;
+    Ok((file, node))
+}
+
+/// Checks a file by this host as it is now. Returns our node address, if anything names it.
+///
+/// # Errors
+/// If the file does not fit it.
+pub async fn check_host(
+    kernel: &Kernel,
+    file: &ConfigFile,
+    remembered: Option<NodeAddress>,
+) -> Result<Option<NodeAddress>> {
+    let host = kernel.look().await?;
+    let mut paths = Paths::new();
+    for node in desired::configured_nodes(&file.config) {
+        if let Some(path) = kernel.path(node).await? {
+            paths.insert(node, path);
+            break;
+        }
+    }
+    let node = node_address(&file.config, &host, &paths, remembered);
+    file.check_against(&HostFacts {
+        interfaces: host.links.values().map(|link| link.name.clone()).collect(),
+        addresses: host.addresses.iter().map(|(_, net)| net.addr()).collect(),
+        node: node.map(|node| node.address),
+        pods: desired::local_pods(&file.config, &host).into_keys().collect(),
+    })?;
+    Ok(node)
+}
+
+/// The tunnel device may belong to another directory of pins: `bpffs:` was changed. Its
+/// directory becomes ours, if no daemon uses it and both are on one bpffs; otherwise the way to
+/// remove it is named, before any program there is taken for somebody else's.
+async fn take_over_other_directory(kernel: &Kernel, pins: &Pins) -> Result<()> {
+    let host: Host = kernel.look().await?;
+    let Some((_, link)) = host.link(TUNNEL) else { return Ok(()) };
+    let Some(owner) = tunnel_owner(link).filter(|owner| *owner != pins.root()) else {
+        return Ok(());
+    };
+    let other = Pins::new(owner);
+    let removal = format!(
+        "`tunless detach --bpffs {}` removes what it left (pod traffic stops until this one has \
+         started)",
+        owner.display()
+    );
+    if !other.exist() || pins.exist() {
+        bail!(
+            "the interface {TUNNEL} belongs to another instance of tunless, with its pins in {}; \
+             {removal}",
+            owner.display()
+        );
+    }
+    let lock = Lock::take(&other).with_context(|| {
+        format!("{} is used by another instance; or {removal}", owner.display())
+    })?;
+    if let Some(parent) = pins.root().parent() {
+        std::fs::create_dir_all(parent).with_context(|| format!("making {}", parent.display()))?;
+    }
+    std::fs::rename(owner, pins.root()).with_context(|| {
+        format!("taking over {} as {}: {removal}", owner.display(), pins.root().display())
+    })?;
+    kernel.claim_tunnel(&host, pins.root()).await?;
+    tracing::info!("took over the pins in {} as {}", owner.display(), pins.root().display());
+    crate::tables::move_sysctls_of_0_1(&other, pins);
+    lock.remove()
+}
+
+/// Names what serves but cannot be read.
+fn unreadable(pins: &Pins) -> Option<Problem> {
+    let active = pins.active().filter(|active| crate::bpf::frozen::has_routes(active))?;
+    let error = crate::bpf::frozen::routes(&active).err()?;
+    let what = format!(
+        "the routes that are active cannot be read: {error:#}; the programs that serve stay as \
+         they are until every source of routes has reported"
+    );
+    let remedy = "if nothing is to be kept: stop the daemon, run `tunless detach`, start it again";
+    Some(Problem::new(Code::ActiveUnreadable, active.display().to_string(), what).remedy(remedy))
+}
+
+/// This host's name.
+pub fn host_name() -> String {
+    nix::unistd::gethostname().map_or_else(|_| String::new(), |name| name.to_string_lossy().into())
+}

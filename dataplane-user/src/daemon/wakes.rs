@@ -1,0 +1,163 @@
+//! All that can wake the daemon, as one stream. What comes in bursts is gathered first.
+
+use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
+
+use anyhow::{Context as _, Result};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::{Instant, sleep_until},
+};
+
+use super::{config_watch::ConfigWatch, debounce::Debounced, underlay_errors::UnderlayErrors};
+use crate::{
+    kernel::{Changes, Events, RuleEvents},
+    sources::{Report, SourceKind, hub::Reports},
+};
+
+/// Events within this time are answered together: pods come in hundreds.
+const GATHER: Duration = Duration::from_millis(20);
+/// How soon our nft table is looked at after another program changed nftables.
+const RULES: Duration = Duration::from_millis(200);
+/// How soon the kernel is asked again for the path to a node whose path has become
+/// too narrow: the error reaches us a moment before the kernel has drawn its conclusion.
+const PATHS: Duration = Duration::from_millis(20);
+
+/// What woke the daemon.
+pub enum Wake {
+    /// The kernel announced changes.
+    Kernel(Changes),
+    /// Sources have something to report.
+    Sources(Vec<(SourceKind, Report)>),
+    /// Leases of what changed a moment ago are to be ended.
+    LeasesDue,
+    /// nftables were changed.
+    Rules,
+    /// Outer packets were too big for the paths to these nodes.
+    Narrowed(BTreeSet<Ipv4Addr>),
+    /// The configuration file was saved.
+    File,
+    /// SIGHUP.
+    Hangup,
+    /// Time to look at everything.
+    Look,
+    /// Time to check that the programs on the NIC and the tunnel device are attached.
+    Check,
+    /// A signal that ends the daemon, by its name.
+    Stop(&'static str),
+}
+
+/// When the daemon wakes by itself.
+#[derive(Clone, Copy)]
+pub struct Alarms {
+    /// [`Wake::Look`].
+    pub look: Instant,
+    /// [`Wake::Check`].
+    pub check: Instant,
+    /// [`Wake::LeasesDue`], if at all.
+    pub leases: Option<Instant>,
+}
+
+/// Where wakes come from.
+pub struct Wakes {
+    events: Events,
+    kernel: Debounced<Changes>,
+    rule_events: Option<RuleEvents>,
+    rules: Debounced<()>,
+    underlay_errors: UnderlayErrors,
+    narrowed: Debounced<BTreeSet<Ipv4Addr>>,
+    reports: Reports,
+    /// The configuration file.
+    pub watch: ConfigWatch,
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Wakes {
+    /// Listens to all of them from now on.
+    ///
+    /// # Errors
+    /// If a signal cannot be listened to.
+    pub fn new(
+        events: Events,
+        reports: Reports,
+        underlay_errors: UnderlayErrors,
+        watch: ConfigWatch,
+    ) -> Result<Self> {
+        Ok(Self {
+            events,
+            kernel: Debounced::new(GATHER),
+            rule_events: RuleEvents::subscribe()
+                .inspect_err(|error| tracing::warn!("{error:#}; changes are found every 10 s"))
+                .ok(),
+            rules: Debounced::new(RULES),
+            underlay_errors,
+            narrowed: Debounced::new(PATHS),
+            reports,
+            watch,
+            hangup: signal(SignalKind::hangup()).context("listening to SIGHUP")?,
+            terminate: signal(SignalKind::terminate()).context("listening to SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("listening to SIGINT")?,
+        })
+    }
+
+    /// Waits for the next wake.
+    ///
+    /// # Errors
+    /// If the kernel closed a socket for good.
+    pub async fn next(&mut self, alarms: Alarms) -> Result<Wake> {
+        let leases = alarms.leases.unwrap_or(alarms.look);
+        loop {
+            tokio::select! {
+                changes = self.events.changed() => {
+                    let changes = changes?;
+                    self.kernel.add(|gathered| gathered.append(changes));
+                }
+                () = self.kernel.due() => {
+                    // What came while we slept, too.
+                    let mut changes = self.kernel.take();
+                    changes.append(self.events.pending());
+                    return Ok(Wake::Kernel(changes));
+                }
+                Some(first) = self.reports.recv() => {
+                    let mut reports = vec![first];
+                    while let Ok(next) = self.reports.try_recv() {
+                        reports.push(next);
+                    }
+                    return Ok(Wake::Sources(reports));
+                }
+                changed = rules_changed(&mut self.rule_events) => {
+                    changed?;
+                    self.rules.add(|()| ());
+                }
+                () = self.rules.due() => {
+                    self.rules.take();
+                    return Ok(Wake::Rules);
+                }
+                node = self.underlay_errors.narrowed() => {
+                    self.narrowed.add(|nodes| {
+                        nodes.insert(node);
+                    });
+                }
+                () = self.narrowed.due() => return Ok(Wake::Narrowed(self.narrowed.take())),
+                () = self.watch.changed() => return Ok(Wake::File),
+                _ = self.hangup.recv() => return Ok(Wake::Hangup),
+                _ = self.terminate.recv() => return Ok(Wake::Stop("SIGTERM")),
+                _ = self.interrupt.recv() => return Ok(Wake::Stop("SIGINT")),
+                () = sleep_until(alarms.look) => return Ok(Wake::Look),
+                () = sleep_until(alarms.check) => return Ok(Wake::Check),
+                () = sleep_until(leases), if alarms.leases.is_some() => {
+                    return Ok(Wake::LeasesDue);
+                }
+            }
+        }
+    }
+}
+
+/// As [`RuleEvents::changed`]; without events for ever.
+async fn rules_changed(events: &mut Option<RuleEvents>) -> Result<()> {
+    match events {
+        Some(events) => events.changed().await,
+        None => std::future::pending().await,
+    }
+}
