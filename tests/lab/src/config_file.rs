@@ -91,7 +91,8 @@ impl ConfigFile {
     }
 }
 
-fn write(path: &Path, text: &str) -> Result<()> {
+/// Writes a file in place that is its owner's alone.
+pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
     let mut options = File::options();
     options.write(true).create(true).truncate(true).mode(0o600);
     options

@@ -2,7 +2,8 @@
 //!
 //! Everything a lab makes carries its id `tl<pid>x<n>` in its name:
 //! namespaces (`tl7x1-node1`), bpffs directories
-//! (`/sys/fs/bpf/tunless-lab-tl7x1-node1`) and files (`/run/tunless-lab/tl7x1`).
+//! (`/sys/fs/bpf/tunless-lab-tl7x1-node1`), control groups (`tunless-lab-tl7x1-node1`)
+//! and files (`/run/tunless-lab/tl7x1`).
 //! So removal needs no memory of what was made, several labs live side by
 //! side, and a lab whose process was killed is swept by the next one.
 
@@ -16,11 +17,15 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::netns::{NETNS_DIR, Netns};
+use crate::{
+    netns::{NETNS_DIR, Netns},
+    systemd,
+};
 
 const RUN_DIR: &str = "/run/tunless-lab";
 const BPFFS: &str = "/sys/fs/bpf";
-const BPFFS_PREFIX: &str = "tunless-lab-";
+/// What stands before the lab's id in the names of bpffs directories and control groups.
+pub(crate) const PREFIX: &str = "tunless-lab-";
 /// Where daemons lock their pins; each lock bears the name of its directory.
 const LOCK_DIR: &str = "/run/tunless";
 /// A file in the lab's directory that keeps the sweep away.
@@ -73,7 +78,7 @@ impl LabId {
     /// The bpffs directory that a daemon on `node` uses.
     #[must_use]
     pub fn bpffs(&self, node: &str) -> PathBuf {
-        Path::new(BPFFS).join(format!("{BPFFS_PREFIX}{}-{node}", self.0))
+        Path::new(BPFFS).join(format!("{PREFIX}{}-{node}", self.0))
     }
 
     /// Names of the namespaces that exist.
@@ -90,7 +95,7 @@ impl LabId {
     /// The bpffs directories that exist.
     #[must_use]
     pub fn bpffs_dirs(&self) -> Vec<PathBuf> {
-        let prefix = format!("{BPFFS_PREFIX}{}-", self.0);
+        let prefix = format!("{PREFIX}{}-", self.0);
         names_in(BPFFS)
             .iter()
             .filter(|name| name.starts_with(&prefix))
@@ -101,7 +106,10 @@ impl LabId {
     /// Whether anything of this lab exists.
     #[must_use]
     pub fn exists(&self) -> bool {
-        self.dir().exists() || !self.namespaces().is_empty() || !self.bpffs_dirs().is_empty()
+        self.dir().exists()
+            || !self.namespaces().is_empty()
+            || !self.bpffs_dirs().is_empty()
+            || !systemd::groups_of(self).is_empty()
     }
 
     /// Removes everything of this lab. Goes on after an error and returns the
@@ -112,13 +120,14 @@ impl LabId {
             first = first.and(remove_dir(&dir));
         }
         self.remove_locks();
+        first = first.and(systemd::remove_groups(self));
         first.and(remove_dir(&self.dir()))
     }
 
     /// A lock outlives its daemon, since whoever removes one may remove that of
     /// another daemon. Ours are of no use to anybody else.
     fn remove_locks(&self) {
-        let prefix = format!("sys%2Ffs%2Fbpf%2F{BPFFS_PREFIX}{}-", self.0);
+        let prefix = format!("sys%2Ffs%2Fbpf%2F{PREFIX}{}-", self.0);
         for name in names_in(LOCK_DIR).iter().filter(|name| name.starts_with(&prefix)) {
             // An empty file left in /run is not worth an error.
             let _ = fs::remove_file(Path::new(LOCK_DIR).join(name));
@@ -179,9 +188,9 @@ pub(crate) fn remove_all(labs: impl Iterator<Item = LabId>) -> Result<()> {
 
 fn all_labs() -> Vec<LabId> {
     let mut ids: Vec<LabId> = Vec::new();
-    let pins = names_in(BPFFS);
-    let pins = pins.iter().filter_map(|name| name.strip_prefix(BPFFS_PREFIX).map(str::to_owned));
-    for name in names_in(NETNS_DIR).into_iter().chain(names_in(RUN_DIR)).chain(pins) {
+    let prefixed = names_in(BPFFS).into_iter().chain(systemd::control_groups());
+    let prefixed = prefixed.filter_map(|name| name.strip_prefix(PREFIX).map(str::to_owned));
+    for name in names_in(NETNS_DIR).into_iter().chain(names_in(RUN_DIR)).chain(prefixed) {
         if let Some(id) = LabId::of(&name).filter(|id| !ids.contains(id)) {
             ids.push(id);
         }

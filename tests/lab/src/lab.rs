@@ -192,13 +192,18 @@ impl Lab {
     }
 }
 
+/// Whether the calling thread's test failed, and a person wants to look at its lab.
+pub(crate) fn keeps_failed() -> bool {
+    thread::panicking() && env::var_os("TUNLESS_LAB_KEEP_FAILED").is_some()
+}
+
 impl Drop for Lab {
     fn drop(&mut self) {
         if self.shared.is_kept() {
             return;
         }
         // For a person who debugs one test: leave the lab of a failed one.
-        if thread::panicking() && env::var_os("TUNLESS_LAB_KEEP_FAILED").is_some() {
+        if keeps_failed() {
             eprintln!("the lab is kept; enter it by\n{}", self.shell_hint());
             if self.keep().is_ok() {
                 return;

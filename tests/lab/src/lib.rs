@@ -5,7 +5,7 @@
 //! [`inject`] puts hand-made frames on it, [`service`] plays kube-proxy, [`felix`]
 //! Calico's agent, [`bird`] runs BIRD, [`etcd`] a datastore with [`calico`]'s objects,
 //! [`conntrack`] tells what the kernel remembers, [`scale`] has a large cluster's routes,
-//! [`daemon`] runs `tunless`, and [`trace`] tells
+//! [`daemon`] runs `tunless`, [`systemd`] runs its unit, and [`trace`] tells
 //! whether it left anything.
 //!
 //! It needs root, and a kernel with network namespaces. It knows the `tunless`
@@ -49,6 +49,7 @@ mod packet_socket;
 mod pod;
 pub mod scale;
 pub mod service;
+pub mod systemd;
 mod topology;
 pub mod trace;
 pub mod traffic;
@@ -59,4 +60,5 @@ pub use etcd::Etcd;
 pub use lab::Lab;
 pub use netns::Netns;
 pub use pod::Pod;
+pub use systemd::Systemd;
 pub use topology::{Node, RpFilter};

@@ -19,17 +19,21 @@ pub fn tunless_binary() -> Result<PathBuf> {
     if let Some(path) = env::var_os("TUNLESS_BIN") {
         return existing(Path::new(&path)).context("TUNLESS_BIN names no file");
     }
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2);
-    let target = env::var_os("CARGO_TARGET_DIR")
-        .map(PathBuf::from)
-        .or(workspace.map(|dir| dir.join("target")))
-        .context("no target directory")?;
-    existing(&target.join("release/tunless"))
+    existing(&target_dir()?.join("release/tunless"))
         .context("run `cargo build --release`, or set TUNLESS_BIN")
 }
 
+/// Where cargo and `cargo xtask setup` put what they make.
+pub(crate) fn target_dir() -> Result<PathBuf> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2);
+    env::var_os("CARGO_TARGET_DIR")
+        .map(PathBuf::from)
+        .or(workspace.map(|dir| dir.join("target")))
+        .context("no target directory")
+}
+
 /// The binary that the node's lab was told to use.
-pub(super) fn binary_for(node: &Node) -> Result<String> {
+pub(crate) fn binary_for(node: &Node) -> Result<String> {
     let path = node.shared.tunless.clone().map_or_else(tunless_binary, Ok)?;
     Ok(path.to_string_lossy().into_owned())
 }

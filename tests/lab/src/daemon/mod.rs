@@ -14,7 +14,7 @@ use std::{path::PathBuf, process::Command, thread, time::Duration};
 use anyhow::{Result, bail};
 use nix::sys::signal::Signal;
 
-use binary::binary_for;
+pub(crate) use binary::{binary_for, target_dir};
 pub use binary::{ensure_bpffs, tunless_binary};
 pub use cli::Tunless;
 use process::Process;
