@@ -6,6 +6,7 @@
 mod bench;
 mod demo;
 mod interrupt;
+mod mirror;
 mod progress;
 mod setup;
 mod test;
@@ -33,7 +34,8 @@ enum Command {
     /// bpf-linker (kept under `target/tools`) and the BPF file system. Says
     /// what it installs and why; does nothing where nothing is missing. Other
     /// commands run it first, so it is rarely typed. After it a plain `cargo
-    /// build` works. Run it as root.
+    /// build` works. It also makes the system that the tests of the systemd unit
+    /// boot (under `target/systemd-root`). Run it as root.
     Setup,
     Demo(demo::Arguments),
     Test(test::Arguments),
@@ -46,7 +48,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Setup => setup::run(),
+        Command::Setup => setup::run().and_then(|()| setup::systemd_root()),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::DemoServer(arguments) => demo::serve(&arguments),
         Command::Test(arguments) => test::run(&arguments),

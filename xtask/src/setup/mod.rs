@@ -9,6 +9,7 @@ mod checks;
 mod debian;
 mod linker;
 mod packages;
+mod systemd_root;
 mod toolchain;
 
 use anyhow::Result;
@@ -65,6 +66,11 @@ pub fn has_emulator() -> Result<bool> {
 /// Adds the emulator, unless something has to go for it.
 pub fn emulator() -> Result<Installation> {
     debian::try_install(&[packages::EMULATOR])
+}
+
+/// Makes the system that the tests of the systemd unit boot, unless it is there.
+pub fn systemd_root() -> Result<()> {
+    systemd_root::make()
 }
 
 /// Adds the components that `cargo xtask test --only lint` needs: rustup's

@@ -37,10 +37,18 @@ pub const BASE: &[Package] = &[
     tool("util-linux", "nsenter", "commands inside a network namespace"),
 ];
 
+/// The keys of Debian's own archive.
+pub const KEYRING: Package =
+    library("debian-archive-keyring", "the keys that Debian's packages are checked by");
+
+/// Makes the system that the tests of the systemd unit boot.
+pub const DEBOOTSTRAP: Package =
+    tool("debootstrap", "debootstrap", "makes the system in which tests run the systemd unit");
+
 /// What the virtual machines need, which nothing else does.
 pub const VM: &[Package] = &[
     tool("busybox-static", "busybox", "the shell in a virtual machine"),
-    library("debian-archive-keyring", "the keys that Debian's kernels are checked by"),
+    KEYRING,
     tool("kmod", "depmod", "which kernel module needs which"),
     tool("xz-utils", "xz", "decompresses kernel modules"),
 ];
@@ -91,7 +99,9 @@ mod tests {
     fn every_package_is_named_once_and_says_why() {
         let mut seen = std::collections::BTreeSet::new();
         let llvm = LLVM.iter().map(|(_, package)| package);
-        for package in BASE.iter().chain(VM).chain([&EMULATOR]).chain(TOOLCHAIN).chain(llvm) {
+        for package in
+            BASE.iter().chain(VM).chain([&EMULATOR, &DEBOOTSTRAP]).chain(TOOLCHAIN).chain(llvm)
+        {
             assert!(seen.insert(package.name), "{} is there twice", package.name);
             assert!(package.why.len() > 5, "{} needs a reason", package.name);
             let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c);

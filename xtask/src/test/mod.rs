@@ -67,6 +67,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if chosen.contains(&Suite::Lint) {
         setup::lint_tools()?;
     }
+    if chosen.contains(&Suite::Netns) {
+        setup::systemd_root()?;
+    }
     stream::forward_interrupts()?;
     let budget = arguments.budget.unwrap_or(if arguments.full { 90 } else { 45 });
     let deadline = started + Duration::from_secs(budget.saturating_mul(60));

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
+use tunless_lab::systemd::control_groups;
 
 use super::outcome::Outcome;
 
@@ -15,7 +16,7 @@ const LAB_PREFIX: &str = "tl";
 pub struct Traces(BTreeSet<String>);
 
 impl Traces {
-    /// Looks at the host's network namespace and the BPF file system.
+    /// Looks at the host's network namespace, control groups and the BPF file system.
     pub fn find() -> Result<Self> {
         let mut found = BTreeSet::new();
         for name in names(Path::new("/run/netns")) {
@@ -26,6 +27,7 @@ impl Traces {
         for name in names(Path::new("/sys/class/net")) {
             found.insert(format!("interface {name}"));
         }
+        found.extend(control_groups().into_iter().map(|name| format!("control group {name}")));
         pins(Path::new("/sys/fs/bpf"), &mut found);
         found.extend(tables()?);
         Ok(Self(found))

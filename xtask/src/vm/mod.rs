@@ -1,8 +1,8 @@
 //! `cargo xtask vm`: real kernels, with a real tunl0, in an emulator.
 //!
 //! ```text
-//! mirror ─ apt ─ kernels   Debian's kernels, fetched once, under target/vm
-//!          apt ─ emulator  qemu, where it can only be unpacked, not installed
+//! apt ─ kernels            Debian's kernels, fetched once, under target/vm
+//! apt ─ emulator           qemu, where it can only be unpacked, not installed
 //! modules ─ tools ─ tree ─ initramfs   what the guest's memory begins with
 //! qemu ─ guest ─ panics ─ verdict      one boot, and what it came to
 //! run ─ matrix             boots until there is a result, and shows it
@@ -18,7 +18,6 @@ mod initramfs;
 mod kernels;
 mod matrix;
 pub mod measure;
-mod mirror;
 mod modules;
 mod panics;
 mod qemu;

@@ -18,7 +18,7 @@ pub fn find() -> Result<String> {
     match ask()? {
         Some(uri) => Ok(uri),
         None if updated.success => bail!(
-            "apt has no source of Debian's packages, which the kernels come from: add one to \
+            "apt has no source of Debian's packages: add one to \
              /etc/apt/sources.list, then run this again"
         ),
         None => bail!("`apt-get update` failed: mend what it says\n  | {}", updated.tail()),
@@ -29,13 +29,28 @@ fn ask() -> Result<Option<String>> {
     let output = Command::new("apt-get")
         .args(["indextargets", "--format", FORMAT, "Created-By: Packages"])
         .output()
-        .context("`apt-get` does not start: the kernels are Debian packages")?;
+        .context("`apt-get` does not start: it knows the mirror of Debian's packages")?;
     ensure!(
         output.status.success(),
         "`apt-get indextargets` failed: {}",
         String::from_utf8_lossy(&output.stderr).trim()
     );
     Ok(choose(&String::from_utf8_lossy(&output.stdout)))
+}
+
+/// The proxy that apt fetches by, if its configuration names one: for programs that fetch
+/// by themselves.
+pub fn proxy() -> Result<Option<String>> {
+    let output = Command::new("apt-config")
+        .args(["dump", "--no-empty", "--format", "%v%n", "Acquire::http::Proxy"])
+        .output()
+        .context("`apt-config` does not start: it knows the proxy of the mirror")?;
+    Ok(String::from_utf8_lossy(&output.stdout).lines().next().and_then(http_proxy))
+}
+
+/// `DIRECT` is apt's word for none.
+fn http_proxy(value: &str) -> Option<String> {
+    (!value.is_empty() && value != "DIRECT").then(|| value.to_owned())
 }
 
 fn choose(listing: &str) -> Option<String> {
@@ -49,6 +64,13 @@ fn choose(listing: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_proxy_is_direct_or_empty() {
+        assert_eq!(http_proxy("http://proxy.example:3142").unwrap(), "http://proxy.example:3142");
+        assert_eq!(http_proxy("DIRECT"), None);
+        assert_eq!(http_proxy(""), None);
+    }
 
     #[test]
     fn debian_itself_is_chosen() {
