@@ -19,6 +19,7 @@ pub mod fit;
 pub mod flow;
 pub mod ipv4;
 pub mod layout;
+pub mod program;
 pub mod reason;
 pub mod settings;
 pub mod source;
@@ -28,5 +29,6 @@ pub use flow::Flow;
 pub use layout::{
     Counter, Endpoint, Handover, Lease, Node, NodeCounter, Prefix, PrefixRoute, Route, State,
 };
+pub use program::Program;
 pub use reason::{Direction, Reason, Verdict};
 pub use settings::Settings;

@@ -3,10 +3,11 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Context as _, Result};
+use dataplane_common::Program;
 use serde::Serialize;
 
 use crate::{
-    bpf::{Hook, Maps, Pins, filters, links, programs::unpin},
+    bpf::{Hook as _, Maps, Pins, filters, links, programs::unpin},
     daemon::Lock,
     exit::Exit,
     kernel::{Kernel, PROTOCOL, TUNNEL, is_tunnel_of},
@@ -63,11 +64,11 @@ pub async fn detach(pins: &Pins, format: Format) -> Result<Exit> {
     if pins.exist() {
         let links = links::list(pins)?;
         // What XDP unwraps, TC must deliver: XDP first.
-        for (at, _) in links.iter().filter(|(at, _)| at.hook == Hook::DecapXdp) {
+        for (at, _) in links.iter().filter(|(at, _)| at.program == Program::DecapXdp) {
             unpin(pins, *at)?;
         }
         for (at, _) in links.iter().rev().filter(|(_, link)| link.is_filter) {
-            if let (Some(direction), Some(link)) = (at.hook.tc(), host.links.get(&at.ifindex)) {
+            if let (Some(direction), Some(link)) = (at.program.tc(), host.links.get(&at.ifindex)) {
                 filters::detach(&kernel, *at, direction, &link.name).await?;
             }
         }

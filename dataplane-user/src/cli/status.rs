@@ -12,7 +12,7 @@ use dataplane_common::{Direction, Ipv4Be, Reason, Settings, State as DaemonState
 use serde::Serialize;
 
 use crate::{
-    bpf::{Maps, Pins, filters, links},
+    bpf::{Hook as _, Maps, Pins, filters, links},
     clock,
     config::Fastpath,
     daemon,
@@ -138,8 +138,8 @@ async fn look(pins: &Pins) -> Result<Status> {
     let attachments: Vec<_> = links
         .into_iter()
         .map(|(at, link)| AttachmentStatus {
-            program: at.hook.program(),
-            hook: at.hook.place(),
+            program: at.program.as_str(),
+            hook: at.program.place(),
             interface: super::interface_name(at.ifindex),
             ifindex: at.ifindex,
             live: link.is_live,

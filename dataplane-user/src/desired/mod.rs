@@ -8,12 +8,12 @@ use std::{
     net::Ipv4Addr,
 };
 
-use dataplane_common::{Endpoint, Settings, State, ipv4::OUTER_LENGTH};
+use dataplane_common::{Endpoint, Program, Settings, State, ipv4::OUTER_LENGTH};
 use ipnet::Ipv4Net;
 
 use crate::{
     address::is_single,
-    bpf::{Attachment, Hook},
+    bpf::Attachment,
     config::{Config, DecapHook, Fastpath, Mode, Mtu, Spoof},
     kernel::{Host, Link, Path, TUNL0, TUNNEL, TunnelDevice},
     netfilter::MarkRules,
@@ -306,12 +306,12 @@ fn desired_attachments(
     terms: Terms<'_>,
 ) -> BTreeSet<Attachment> {
     let mut attachments = BTreeSet::new();
-    let mut attach = |hook, ifindex| {
-        attachments.insert(Attachment { hook, ifindex });
+    let mut attach = |program, ifindex| {
+        attachments.insert(Attachment { program, ifindex });
     };
-    attach(Hook::EncapHost, tunnel_ifindex);
+    attach(Program::EncapHost, tunnel_ifindex);
     for ifindex in &facts.underlay {
-        attach(Hook::DecapTc, *ifindex);
+        attach(Program::DecapTc, *ifindex);
         let wants_xdp = match config.underlay.decap {
             DecapHook::Tc => false,
             DecapHook::Xdp => true,
@@ -323,18 +323,18 @@ fn desired_attachments(
             }
         };
         if wants_xdp {
-            attach(Hook::DecapXdp, *ifindex);
+            attach(Program::DecapXdp, *ifindex);
         }
     }
     for pod in facts.pods.values() {
         match terms.fastpath {
             Fastpath::Off => {}
-            Fastpath::Trusted => attach(Hook::EncapPod, pod.ifindex),
+            Fastpath::Trusted => attach(Program::EncapPod, pod.ifindex),
             // Never leased, and an `ingress` qdisc takes clsact's place.
             Fastpath::Verified if is_shaped(host, terms, pod.ifindex) => {}
             Fastpath::Verified => {
-                attach(Hook::EncapPod, pod.ifindex);
-                attach(Hook::GrantDecap, pod.ifindex);
+                attach(Program::EncapPod, pod.ifindex);
+                attach(Program::GrantDecap, pod.ifindex);
             }
         }
     }

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
+use dataplane_common::Program;
 
 use super::Table;
 use crate::{
     bpf::{
-        AttachedLink, Attachment, Hook, Pins, Programs,
+        AttachedLink, Attachment, Hook as _, Pins, Programs,
         filters::{self, forget_qdisc},
         links::list,
         programs::unpin,
@@ -51,13 +52,13 @@ impl<'a> Attachments<'a> {
         as_filters: bool,
     ) -> Result<BTreeMap<Attachment, AttachedLink>> {
         let mut ids = BTreeMap::new();
-        for hook in Hook::ALL {
-            ids.insert(hook, programs.id(hook)?);
+        for program in Program::ALL {
+            ids.insert(program, programs.id(program)?);
         }
         let live = |at: &Attachment| AttachedLink {
-            program_id: ids[&at.hook],
+            program_id: ids[&at.program],
             is_live: true,
-            is_filter: as_filters && at.hook.tc().is_some(),
+            is_filter: as_filters && at.program.tc().is_some(),
         };
         Ok(attachments.into_iter().map(|at| (at, live(&at))).collect())
     }
@@ -92,7 +93,7 @@ impl<'a> Attachments<'a> {
     }
 
     async fn remove_filter(&self, at: &Attachment) -> Result<()> {
-        match at.hook.tc() {
+        match at.program.tc() {
             // With the interface its filters are gone.
             Some(direction) if self.names.contains_key(&at.ifindex) => {
                 filters::detach(self.kernel, *at, direction, self.name(at)).await
@@ -116,8 +117,8 @@ impl Table for Attachments<'_> {
 
     async fn upsert(&mut self, at: &Attachment, wanted: &AttachedLink) -> Result<()> {
         let outcome = self.put(at, wanted).await;
-        match (outcome, at.hook, &mut self.no_xdp) {
-            (Err(error), Hook::DecapXdp, Some(no_xdp)) => {
+        match (outcome, at.program, &mut self.no_xdp) {
+            (Err(error), Program::DecapXdp, Some(no_xdp)) => {
                 let name = self.names.get(&at.ifindex).map_or("?", String::as_str);
                 tracing::info!("{name} takes no XDP program, so TC unwraps there: {error:#}");
                 no_xdp.insert(at.ifindex);

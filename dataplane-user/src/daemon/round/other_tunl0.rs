@@ -9,10 +9,11 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
+use dataplane_common::Program;
 
 use super::Reconciler;
 use crate::{
-    bpf::{AttachedLink, Attachment, Hook},
+    bpf::{AttachedLink, Attachment},
     kernel::Host,
     tables::{Attachments, Table as _},
 };
@@ -29,7 +30,7 @@ impl Reconciler {
             host.links.iter().map(|(index, link)| (*index, link.name.clone())).collect();
         let mut attachments = Attachments::new(&self.kernel, &self.pins, programs, &names, None);
         let present: BTreeMap<Attachment, AttachedLink> = attachments.actual().await?;
-        let unwraps = |at: &&Attachment| matches!(at.hook, Hook::DecapTc | Hook::DecapXdp);
+        let unwraps = |at: &&Attachment| matches!(at.program, Program::DecapTc | Program::DecapXdp);
         for at in present.keys().filter(unwraps) {
             attachments.delete(at).await?;
         }

@@ -1,11 +1,11 @@
 //! What is told of a round: to the log, and to `tunless status`.
 
 use anyhow::{Context as _, Result};
-use dataplane_common::{Ipv4Be, State};
+use dataplane_common::{Ipv4Be, Program, State};
 
 use super::Reconciler;
 use crate::{
-    bpf::{Attachment, Hook},
+    bpf::Attachment,
     clock,
     config::Fastpath,
     desired::{Desired, Facts, TunnelMode},
@@ -22,7 +22,7 @@ impl Reconciler {
         // What runs, not what was asked for: new programs may have failed to load.
         let settings = *self.programs.as_ref().context("no programs")?.settings();
         let is_refused =
-            |at: &&Attachment| at.hook == Hook::DecapXdp && self.no_xdp.contains(&at.ifindex);
+            |at: &&Attachment| at.program == Program::DecapXdp && self.no_xdp.contains(&at.ifindex);
         let refused = desired.attachments.iter().filter(is_refused).count();
         let state = State {
             heartbeat: u64::try_from(clock::monotonic().as_nanos())?,
