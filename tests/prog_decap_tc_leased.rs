@@ -21,7 +21,8 @@ use tunless_tests::{
     world::{
         EPOCH, Entry, HOST_MAC, MARK, NEIGHBOUR, NEIGHBOUR_IF, NODE_UNKNOWN, NODE1, NODE2, NODE3,
         NOW, OTHER_MAC, POD, POD_IF, POD_MAC, REMOTE, REMOTE_UNKNOWN, REMOTE3, ROUTER_MAC, SECRET,
-        STRANGER, TUNNEL_ADDRESS, TUNNEL_MAC, YOUNG_POD, flow, lease, way_to_node3, way_to_pod,
+        STRANGER, TUNNEL_ADDRESS, TUNNEL_MAC, YOUNG_POD, flow, hop, lease, way_to_node3,
+        way_to_pod,
     },
 };
 
@@ -169,12 +170,7 @@ fn by_the_lease_alone() -> Vec<Case> {
     for destination in [YOUNG_POD, STRANGER, NODE1] {
         let packet = plain().edit(1, |ip| ip.to = destination);
         let flow = flow(Flow::DECAP, UDP, (REMOTE, 1000), (destination, 2000));
-        let way = Node {
-            ifindex: NEIGHBOUR_IF,
-            mtu: 0,
-            next_hop: OTHER_MAC.into(),
-            source: ROUTER_MAC.into(),
-        };
+        let way = Node { hop: hop(NEIGHBOUR_IF, OTHER_MAC, ROUTER_MAC), mtu: 0 };
         cases.push(
             case(format!("to {destination}, by the lease's MACs"), &packet)
                 .with(Entry::Lease(flow, lease(&flow, NODE2, way)))
@@ -441,7 +437,7 @@ fn delivery_in_order() -> Vec<Case> {
         cases.push(to_stack(case, *earlier, 0, &packet));
     }
     let flow = udp2();
-    let stale = Lease { epoch: 0, way: way_to_node3(), ..lease(&flow, NODE2, way_to_pod()) };
+    let stale = Lease { epoch: 0, ..lease(&flow, NODE2, way_to_node3()) };
     let packet = plain().edit(1, |ip| ip.ttl = 1);
     let case = case("an outdated lease before TTL 1", &packet).with(Entry::Lease(flow, stale));
     cases.push(to_stack(case, LeaseOutdatedToStack, flow.proof(SECRET), &packet));

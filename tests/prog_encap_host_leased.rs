@@ -19,8 +19,8 @@ use tunless_tests::{
     world::{
         BORROWED, BYTES, EPOCH, Entry, LATER, LEASE, MARK, MTU, NEIGHBOUR, NEIGHBOUR_IF,
         NEXT_HOP_MAC, NIC_IF, NIC_MAC, NODE1, NODE2, NODE3, NOW, PACKETS, POD, REMOTE, REMOTE_AWAY,
-        REMOTE3, SECRET, STRANGER, TUNNEL_ADDRESS, TUNNEL_IF, YOUNG_POD, flow, from_stack, lease,
-        way_to_node2, way_to_node3, way_to_pod,
+        REMOTE3, SECRET, STRANGER, TUNNEL_ADDRESS, TUNNEL_IF, YOUNG_POD, flow, from_stack, going,
+        lease, way_to_node2, way_to_node3, way_to_pod,
     },
 };
 
@@ -185,7 +185,10 @@ fn renewed() -> Vec<Case> {
         ("of the next epoch", Lease { epoch: EPOCH + 1, ..old }),
         (
             "over, of another node, interface and way",
-            Lease { expires: 1, node: NODE3.into(), endpoint: NIC_IF, way: way_to_node3(), ..old },
+            going(
+                way_to_node3(),
+                Lease { expires: 1, node: NODE3.into(), endpoint: NIC_IF, ..old },
+            ),
         ),
         ("in memory that became another flow's", Lease { destination: NODE3.into(), ..old }),
     ];

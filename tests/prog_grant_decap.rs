@@ -18,7 +18,7 @@ use tunless_tests::{
         BORROWED, BYTES, EPOCH, EXTRA_SOURCE, Entry, HOST_MAC, LATER, LEASE, MARK, NEIGHBOUR,
         NEIGHBOUR_IF, NIC_IF, NODE1, NODE2, NODE3, OTHER_MAC, PACKETS, POD, POD_IF, POD_MAC,
         REMOTE, REMOTE_AWAY, REMOTE_UNKNOWN, REMOTE3, SECRET, STRANGER, TUNNEL_ADDRESS, TUNNEL_IF,
-        YOUNG_POD, endpoint, flow, lease, to_pod, way_to_node2, way_to_pod,
+        YOUNG_POD, endpoint, flow, going, hop, lease, to_pod, way_to_node2, way_to_pod,
     },
 };
 
@@ -153,7 +153,10 @@ fn renewed() -> Vec<Case> {
         ("of the next epoch", Lease { epoch: EPOCH + 1, ..old }),
         (
             "over, of another node, interface and way",
-            Lease { expires: 1, node: NODE3.into(), endpoint: NIC_IF, way: way_to_node2(), ..old },
+            going(
+                way_to_node2(),
+                Lease { expires: 1, node: NODE3.into(), endpoint: NIC_IF, ..old },
+            ),
         ),
         ("in memory that became another flow's", Lease { destination: NODE3.into(), ..old }),
     ];
@@ -285,15 +288,7 @@ fn nobodys() -> Vec<Case> {
             .passed(GrantGiven)
             .grants(
                 to_flow(young),
-                Lease {
-                    way: dataplane_common::Node {
-                        ifindex: POD_IF,
-                        mtu: 0,
-                        next_hop: OTHER_MAC.into(),
-                        source: HOST_MAC.into(),
-                    },
-                    ..first(&to_flow(young), NODE2)
-                },
+                Lease { hop: hop(POD_IF, OTHER_MAC, HOST_MAC), ..first(&to_flow(young), NODE2) },
             ),
     );
     // NODE2 itself is an honest source without a route: never leased.

@@ -27,7 +27,7 @@ pub mod source;
 pub use address::{Ipv4Be, Mac};
 pub use flow::Flow;
 pub use layout::{
-    Counter, Endpoint, Handover, Lease, Node, NodeCounter, Prefix, PrefixRoute, Route, State,
+    Counter, Endpoint, Handover, Hop, Lease, Node, NodeCounter, Prefix, PrefixRoute, Route, State,
 };
 pub use program::Program;
 pub use reason::{Direction, Reason, Verdict};

@@ -201,7 +201,7 @@ fn lease(random: &mut Random, flow: &Flow) -> Lease {
         2 => Lease { node: node.into(), ..good },
         3 => Lease { endpoint: random.pick(&[0, world::NEIGHBOUR_IF]), ..good },
         4 => Lease { destination: random.pick(&ADDRESSES).into(), ..good },
-        5 => Lease { way: random.pick(&ways), ..good },
+        5 => world::going(random.pick(&ways), good),
         _ => good,
     }
 }

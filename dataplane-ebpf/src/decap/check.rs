@@ -56,7 +56,7 @@ pub fn all(
     }
     if !vouched {
         let node = maps::node(outer.source).ok_or(Reason::UnknownNode)?;
-        if frame_for.is_some_and(|mac| !mac.is(node.source)) {
+        if frame_for.is_some_and(|mac| !mac.is(node.hop.source)) {
             return Err(Reason::NotForHost);
         }
     }

@@ -1,7 +1,7 @@
 //! Leases on the way in: granted where the stack hands a packet to a pod.
 
 use aya_ebpf::programs::TcContext;
-use dataplane_common::{Endpoint, Flow, Node, Reason, ipv4::Ipv4Header};
+use dataplane_common::{Endpoint, Flow, Reason, ipv4::Ipv4Header};
 
 use crate::{
     flow::{self, Seen},
@@ -47,8 +47,8 @@ fn claim(ctx: &TcContext, flow: &Flow) -> Option<Claim> {
     if kernel::ingress_ifindex(ctx) != settings::tunnel_ifindex() {
         return None;
     }
-    let Endpoint { ifindex, pod, host, .. } = maps::endpoint(flow.destination)?;
-    if ifindex != kernel::ifindex(ctx) || !pod.is_known() {
+    let Endpoint { hop } = maps::endpoint(flow.destination)?;
+    if hop.ifindex != kernel::ifindex(ctx) || !hop.destination.is_known() {
         return None;
     }
     // The source check let it in because of this route.
@@ -56,6 +56,5 @@ fn claim(ctx: &TcContext, flow: &Flow) -> Option<Claim> {
     if route.is_local() {
         return None;
     }
-    let way = Node { ifindex, mtu: 0, next_hop: pod, source: host };
-    Some(Claim { node: route.node, endpoint: ifindex, way })
+    Some(Claim { node: route.node, endpoint: hop.ifindex, hop, mtu: 0 })
 }

@@ -46,11 +46,11 @@ pub fn look(frame: Frame, at: usize, node: Ipv4Be, now: u64) -> Lookup {
     if is_control {
         return no(Reason::ControlToStack);
     }
-    let ask = |reason| Lookup::NoLease { reason, proof: flow.proof(settings::secret()) };
-    match lease::find(&flow, now) {
-        Ok(leased) if leased.node == node => Lookup::Leased(leased),
-        Ok(_) | Err(NoLease::Missing) => ask(Reason::NoLeaseToStack),
-        Err(NoLease::Expired) => ask(Reason::LeaseExpiredToStack),
-        Err(NoLease::Outdated) => ask(Reason::LeaseOutdatedToStack),
-    }
+    let reason = match lease::find(&flow, now) {
+        Ok(leased) if leased.node == node => return Lookup::Leased(leased),
+        Ok(_) | Err(NoLease::Missing) => Reason::NoLeaseToStack,
+        Err(NoLease::Expired) => Reason::LeaseExpiredToStack,
+        Err(NoLease::Outdated) => Reason::LeaseOutdatedToStack,
+    };
+    Lookup::NoLease { reason, proof: flow.proof(settings::secret()) }
 }

@@ -47,12 +47,17 @@ pub fn find(ctx: &TcContext, inner: &Inner) -> Result<Leased, Reason> {
 
 /// Settles the flow's lease by what netfilter made of the packet; the reason to count.
 #[inline(always)]
-pub fn settle(ctx: &TcContext, inner: &Inner, word: &Word, address: Ipv4Be, way: &Node) -> Reason {
+pub fn settle(ctx: &TcContext, inner: &Inner, word: &Word, address: Ipv4Be, node: &Node) -> Reason {
     let Ok(seen) = seen(ctx, inner) else { return Reason::HostEncapsulated };
     let claim = || {
         let pod = maps::endpoint(inner.header.source)?;
-        let came_from_it = pod.ifindex == kernel::ingress_ifindex(ctx);
-        came_from_it.then_some(Claim { node: address, endpoint: pod.ifindex, way: *way })
+        let came_from_it = pod.hop.ifindex == kernel::ingress_ifindex(ctx);
+        came_from_it.then_some(Claim {
+            node: address,
+            endpoint: pod.hop.ifindex,
+            hop: node.hop,
+            mtu: node.mtu,
+        })
     };
     match lease::settle(ctx, &seen, word, claim) {
         Settled::Granted => Reason::HostLeaseGranted,

@@ -33,11 +33,11 @@ fn verified(ctx: &TcContext) -> TcExit {
     let inner = inner::parse(ctx, ETHERNET, &POD)?;
     let leased = leased::find(ctx, &inner)?;
     let ttl = suitable::hop(&inner)?;
-    suitable::fits(&inner, &leased.way, &POD)?;
+    suitable::fits(&inner, leased.mtu, &POD)?;
     suitable::checksum(&inner)?;
     push_outer::push(ctx, &inner, leased.node, ttl, &POD)?;
     push_outer::decrement_inner_ttl(ctx);
-    let action = to_wire::send(ctx, &inner, leased.node, &leased.way);
+    let action = to_wire::send(ctx, &inner, leased.node, &leased.hop);
     leased.count(inner.length);
     Ok(Redirected { reason: Reason::PodEncapsulated, action })
 }
@@ -49,13 +49,13 @@ fn trusted(ctx: &TcContext) -> TcExit {
     sender::owns_source(ctx, &inner)?;
     let (address, node) = node::find(&inner, &POD)?;
     let ttl = suitable::hop(&inner)?;
-    suitable::fits(&inner, &node, &POD)?;
+    suitable::fits(&inner, node.mtu, &POD)?;
     suitable::for_fast_path(&inner)?;
     suitable::checksum(&inner)?;
     suitable::leaves_connections_alone(&inner)?;
     push_outer::push(ctx, &inner, address, ttl, &POD)?;
     push_outer::decrement_inner_ttl(ctx);
-    let action = to_wire::send(ctx, &inner, address, &node);
+    let action = to_wire::send(ctx, &inner, address, &node.hop);
     Ok(Redirected { reason: Reason::PodEncapsulated, action })
 }
 
@@ -87,13 +87,13 @@ fn from_stack(ctx: &TcContext, at: usize, reasons: &Reasons) -> TcExit {
     if inner.header.ttl == 0 {
         return Err(reasons.ttl_expired);
     }
-    suitable::fits(&inner, &node, reasons)?;
+    suitable::fits(&inner, node.mtu, reasons)?;
     let reason = match &word {
         Some(word) => leased::settle(ctx, &inner, word, address, &node),
         None => Reason::HostEncapsulated,
     };
     push_outer::push(ctx, &inner, address, inner.header.ttl, reasons)?;
-    let action = to_wire::send(ctx, &inner, address, &node);
+    let action = to_wire::send(ctx, &inner, address, &node.hop);
     Ok(Redirected { reason, action })
 }
 

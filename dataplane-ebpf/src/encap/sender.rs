@@ -11,7 +11,7 @@ use crate::{kernel, maps};
 #[inline(always)]
 pub fn owns_source(ctx: &TcContext, inner: &Inner) -> Result<(), Reason> {
     match maps::endpoint(inner.header.source) {
-        Some(endpoint) if endpoint.ifindex == kernel::ifindex(ctx) => Ok(()),
+        Some(endpoint) if endpoint.hop.ifindex == kernel::ifindex(ctx) => Ok(()),
         _ => Err(Reason::PodForgedSource),
     }
 }

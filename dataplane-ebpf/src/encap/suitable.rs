@@ -1,7 +1,7 @@
 //! May this packet take this way? A "no" on the pod's side is the stack's
 //! business: it fragments, sends ICMP and keeps track of connections.
 
-use dataplane_common::{Node, Reason};
+use dataplane_common::Reason;
 
 use super::{Reasons, inner::Inner};
 use crate::flow::CONNECTION_CONTROL;
@@ -34,10 +34,10 @@ pub fn checksum(inner: &Inner) -> Result<(), Reason> {
     if inner.header.checksum_is_right() { Ok(()) } else { Err(Reason::PodBadChecksum) }
 }
 
-/// Whether it fits the path to the node with the outer header on.
+/// Whether it fits a path that takes outer packets of up to `mtu` bytes.
 #[inline(always)]
-pub fn fits(inner: &Inner, node: &Node, reasons: &Reasons) -> Result<(), Reason> {
-    if inner.size.fits(node.mtu) { Ok(()) } else { Err(reasons.too_big) }
+pub fn fits(inner: &Inner, mtu: u32, reasons: &Reasons) -> Result<(), Reason> {
+    if inner.size.fits(mtu) { Ok(()) } else { Err(reasons.too_big) }
 }
 
 /// Connections begin and end in the stack's sight.

@@ -5,7 +5,7 @@ use core::{
     sync::atomic::{Ordering, compiler_fence},
 };
 
-use dataplane_common::{Flow, Ipv4Be, Lease, Node};
+use dataplane_common::{Flow, Hop, Ipv4Be, Lease};
 
 use crate::maps;
 
@@ -16,7 +16,9 @@ pub struct Leased {
     /// The local pod's interface.
     pub endpoint: u32,
     /// Where packets go.
-    pub way: Node,
+    pub hop: Hop,
+    /// As in [`Lease::mtu`].
+    pub mtu: u32,
     entry: &'static mut Lease,
 }
 
@@ -43,7 +45,8 @@ pub enum NoLease {
 #[inline(always)]
 pub fn find(flow: &Flow, now: u64) -> Result<Leased, NoLease> {
     let entry = maps::lease(flow).ok_or(NoLease::Missing)?;
-    let (node, endpoint, way) = (entry.node, entry.endpoint, entry.way);
+    let (node, endpoint) = (entry.node, entry.endpoint);
+    let (hop, mtu) = (entry.hop.by_fields(), entry.mtu);
     let (epoch, expires) = (entry.epoch, entry.expires);
     // Read last: whoever got the memory in between has overwritten this first.
     compiler_fence(Ordering::SeqCst);
@@ -58,5 +61,5 @@ pub fn find(flow: &Flow, now: u64) -> Result<Leased, NoLease> {
     if expires <= now {
         return Err(NoLease::Expired);
     }
-    Ok(Leased { node, endpoint, way, entry })
+    Ok(Leased { node, endpoint, hop, mtu, entry })
 }

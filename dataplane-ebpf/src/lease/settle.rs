@@ -1,7 +1,7 @@
 //! Behind netfilter: grant a lease, or end it.
 
 use aya_ebpf::programs::TcContext;
-use dataplane_common::{Flow, Ipv4Be, Lease, Node};
+use dataplane_common::{Flow, Hop, Ipv4Be, Lease};
 
 use super::find;
 use crate::{flow::Seen, kernel, maps, settings};
@@ -29,7 +29,9 @@ pub struct Claim {
     /// The local pod's interface.
     pub endpoint: u32,
     /// Where packets go.
-    pub way: Node,
+    pub hop: Hop,
+    /// As in [`Lease::mtu`].
+    pub mtu: u32,
 }
 
 /// What became of the flow's lease.
@@ -95,7 +97,8 @@ fn grant(flow: &Flow, epoch: u32, now: u64, claim: &Claim) -> Settled {
         bytes,
         node: claim.node,
         endpoint: claim.endpoint,
-        way: claim.way,
+        hop: claim.hop,
+        mtu: claim.mtu,
         reserved: 0,
     };
     maps::grant(flow, &lease);

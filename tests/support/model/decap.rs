@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use dataplane_common::{Flow, Lease, Mac as MapMac, Reason, Route, Settings};
+use dataplane_common::{Flow, Hop, Lease, Reason, Route, Settings};
 
 use super::{
     Model, No, Prediction, Sent,
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     packet::{ETHERNET, IPV4, Mac},
-    world::{HOST_MAC, NIC_MAC, SECRET},
+    world::{NIC_MAC, SECRET},
 };
 
 impl Model {
@@ -39,7 +39,7 @@ impl Model {
             let Some(node) = self.node(outer.source()) else {
                 return Err(No::Pass(Reason::UnknownNode));
             };
-            pass(xdp && frame[..6] != Mac::from(node.source), Reason::NotForHost)?;
+            pass(xdp && frame[..6] != Mac::from(node.hop.source), Reason::NotForHost)?;
         }
         pass(outer.total() < 2 * IPV4, Reason::InnerTruncated)?;
         let inner = Ip(&outer.0[IPV4..]);
@@ -83,16 +83,16 @@ impl Model {
                 None => (self.pod(inner), 0),
                 Some(Err((reason, proof))) => (Err(*reason), *proof),
                 Some(Ok(_)) if inner.ttl() == 1 => (Err(Reason::TtlToStack), 0),
-                Some(Ok((_, Lease { way, .. }))) => (Ok((way.next_hop, way.source)), 0),
+                Some(Ok((_, Lease { hop, .. }))) => (Ok(*hop), 0),
             };
             match (lie, pod) {
-                (None, Ok((pod, host))) => {
+                (None, Ok(pod)) => {
                     if let Some(Ok((flow, _))) = &leased {
                         prediction.flow = Some(*flow);
                         self.use_lease(flow, inner.total());
                     }
                     set(&mut ip, 8, inner.ttl() - 1);
-                    macs = [Mac::from(pod), Mac::from(host)].concat();
+                    macs = [Mac::from(pod.destination), Mac::from(pod.source)].concat();
                     Reason::ToPod
                 }
                 (lie, pod) => {
@@ -147,7 +147,7 @@ impl Model {
     }
 
     /// The MACs of the pod that takes it straight, or why none does.
-    fn pod(&self, inner: Ip) -> Result<(MapMac, MapMac), Reason> {
+    fn pod(&self, inner: Ip) -> Result<Hop, Reason> {
         if self.settings.fastpath == Settings::OFF {
             return Err(Reason::ToStack);
         }
@@ -162,8 +162,8 @@ impl Model {
         }
         let endpoint = self.endpoint(inner.destination());
         endpoint
-            .filter(|endpoint| endpoint.pod.is_known())
-            .map(|endpoint| (endpoint.pod, HOST_MAC.into()))
+            .filter(|endpoint| endpoint.hop.destination.is_known())
+            .map(|endpoint| endpoint.hop)
             .ok_or(Reason::NoEndpointToStack)
     }
 }

@@ -27,10 +27,10 @@ impl Model {
             let pod = self.endpoint(ip.destination())?;
             let route = self.route(ip.source())?;
             let theirs = route.flags & Route::LOCAL == 0;
-            let way = Node { ifindex: pod.ifindex, mtu: 0, next_hop: pod.pod, source: pod.host };
+            let way = Node { hop: pod.hop, mtu: 0 };
             (context.ingress_ifindex == TUNNEL_IF
-                && pod.ifindex == POD_IF
-                && pod.pod.is_known()
+                && pod.hop.ifindex == POD_IF
+                && pod.hop.destination.is_known()
                 && theirs)
                 .then_some((route.node.into(), POD_IF, way))
         };
