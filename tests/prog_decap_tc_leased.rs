@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 
 use dataplane_common::{
-    Flow, Lease, Node,
+    Direction, Flow, Lease, Node,
     Reason::{
         self, CannotUnwrap, ControlToStack, EcnViolation, ForgedSource, ForgedToStack,
         FragmentToStack, InnerTtlZero, LeaseExpiredToStack, LeaseOutdatedToStack, MartianSource,
@@ -58,7 +58,7 @@ const STRAY: u16 = 0x5a5a;
 const INNER: u64 = 20 + 8 + 64;
 
 fn udp(source: Ipv4Addr) -> Flow {
-    flow(Flow::DECAP, UDP, (source, 1000), (POD, 2000))
+    flow(Direction::Decap, UDP, (source, 1000), (POD, 2000))
 }
 
 fn udp2() -> Flow {
@@ -66,7 +66,7 @@ fn udp2() -> Flow {
 }
 
 fn tcp() -> Flow {
-    flow(Flow::DECAP, TCP, (REMOTE, 1000), (POD, 80))
+    flow(Direction::Decap, TCP, (REMOTE, 1000), (POD, 80))
 }
 
 fn good(flow: Flow, node: Ipv4Addr) -> Entry {
@@ -169,7 +169,7 @@ fn by_the_lease_alone() -> Vec<Case> {
     }
     for destination in [YOUNG_POD, STRANGER, NODE1] {
         let packet = plain().edit(1, |ip| ip.to = destination);
-        let flow = flow(Flow::DECAP, UDP, (REMOTE, 1000), (destination, 2000));
+        let flow = flow(Direction::Decap, UDP, (REMOTE, 1000), (destination, 2000));
         let way = Node { hop: hop(NEIGHBOUR_IF, OTHER_MAC, ROUTER_MAC), mtu: 0 };
         cases.push(
             case(format!("to {destination}, by the lease's MACs"), &packet)
@@ -222,7 +222,8 @@ fn no_good() -> Vec<Case> {
     // Whoever it is for; what becomes of it there is the stack's business.
     for address in [NEIGHBOUR, YOUNG_POD, TUNNEL_ADDRESS, NODE1, STRANGER, REMOTE3] {
         let packet = plain().edit(1, |ip| ip.to = address);
-        let flow = tunless_tests::world::flow(Flow::DECAP, UDP, (REMOTE, 1000), (address, 2000));
+        let flow =
+            tunless_tests::world::flow(Direction::Decap, UDP, (REMOTE, 1000), (address, 2000));
         let case = case(format!("to {address}"), &packet);
         cases.push(to_stack(case, NoLeaseToStack, flow.proof(SECRET), &packet));
     }
@@ -286,7 +287,7 @@ fn others() -> Vec<Case> {
         Flow { destination_port: flow.destination_port ^ 1, ..flow },
         Flow { source_port: flow.destination_port, destination_port: flow.source_port, ..flow },
         Flow { protocol: TCP, ..flow },
-        Flow { direction: Flow::ENCAP, ..flow },
+        Flow { direction: Direction::Encap as u8, ..flow },
         flow.reverse(),
     ]
     .into_iter()

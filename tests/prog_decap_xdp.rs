@@ -2,7 +2,7 @@
 //! proven lie, or left as it is for `decap_tc`.
 
 use dataplane_common::{
-    Flow, Lease,
+    Direction, Lease,
     Reason::{EcnViolation, InnerTtlZero, XdpUnable, XdpUnwrapped},
 };
 use tunless_tests::{
@@ -124,7 +124,7 @@ fn left_alone() -> Vec<Case> {
 /// for one: here the maps judge, and nothing is counted.
 fn leases_matter_to_tc_alone() -> Vec<Case> {
     let leased = |what: &str, packet: &Frame, node, source| {
-        let flow = flow(Flow::DECAP, 17, (source, 1000), (POD, 2000));
+        let flow = flow(Direction::Decap, 17, (source, 1000), (POD, 2000));
         let lease = Lease { node, ..lease(&flow, NODE2, way_to_pod()) };
         case(what, packet).verified().with(Entry::Lease(flow, lease))
     };

@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 
 use dataplane_common::{
-    Flow, Lease, Node,
+    Direction, Flow, Lease, Node,
     Reason::{
         self, HostCannotEncapsulate, HostConnectionControl, HostEncapsulated, HostLeaseGranted,
         HostLeased, HostNoRoute, HostNodeUnreachable, HostTooBig, HostTtlExpired, HostUnmarked,
@@ -73,7 +73,7 @@ fn out(packet: &Frame) -> Frame {
 }
 
 fn udp(source: Ipv4Addr, destination: Ipv4Addr) -> Flow {
-    flow(Flow::ENCAP, UDP, (source, 1000), (destination, 2000))
+    flow(Direction::Encap, UDP, (source, 1000), (destination, 2000))
 }
 
 fn udp2() -> Flow {
@@ -81,7 +81,7 @@ fn udp2() -> Flow {
 }
 
 fn tcp() -> Flow {
-    flow(Flow::ENCAP, TCP, (POD, 1000), (REMOTE, 80))
+    flow(Direction::Encap, TCP, (POD, 1000), (REMOTE, 80))
 }
 
 /// A packet of `of` with our mark and the proof that it is as the pod sent it.
@@ -266,7 +266,7 @@ fn others(flow: Flow) -> Vec<Flow> {
         Flow { source_port: flow.source_port ^ 1, ..flow },
         Flow { destination_port: flow.destination_port ^ 1, ..flow },
         Flow { protocol: flow.protocol ^ UDP ^ TCP, ..flow },
-        Flow { direction: Flow::DECAP, ..flow },
+        Flow { direction: Direction::Decap as u8, ..flow },
     ]
 }
 

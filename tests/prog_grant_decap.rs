@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 
 use dataplane_common::{
-    Flow, Lease,
+    Direction, Flow, Lease,
     Reason::{
         GrantConnectionControl, GrantGiven, GrantLeased, GrantNoFlow, GrantUnmarked, GrantUnproven,
     },
@@ -57,11 +57,11 @@ fn from(source: Ipv4Addr) -> Frame {
 }
 
 fn udp(source: Ipv4Addr) -> Flow {
-    flow(Flow::DECAP, UDP, (source, 1000), (POD, 2000))
+    flow(Direction::Decap, UDP, (source, 1000), (POD, 2000))
 }
 
 fn tcp() -> Flow {
-    flow(Flow::DECAP, TCP, (REMOTE, 1000), (POD, 80))
+    flow(Direction::Decap, TCP, (REMOTE, 1000), (POD, 80))
 }
 
 /// A packet of `of` with our mark and the proof that it is as it came.
@@ -225,7 +225,7 @@ fn others(flow: Flow) -> Vec<Flow> {
         Flow { source_port: flow.source_port ^ 1, ..flow },
         Flow { destination_port: flow.destination_port ^ 1, ..flow },
         Flow { protocol: flow.protocol ^ UDP ^ TCP, ..flow },
-        Flow { direction: Flow::ENCAP, ..flow },
+        Flow { direction: Direction::Encap as u8, ..flow },
     ]
 }
 
@@ -257,7 +257,8 @@ fn not_proven() -> Vec<Case> {
 fn nobodys() -> Vec<Case> {
     let flow = udp(REMOTE);
     let to = |destination| to_pod().ipv4(REMOTE, destination).udp(1000, 2000).payload(64);
-    let to_flow = |destination| self::flow(Flow::DECAP, UDP, (REMOTE, 1000), (destination, 2000));
+    let to_flow =
+        |destination| self::flow(Direction::Decap, UDP, (REMOTE, 1000), (destination, 2000));
     let mut cases = Vec::new();
     for ifindex in [0, NIC_IF, POD_IF, NEIGHBOUR_IF] {
         let case = proven(format!("came in by interface {ifindex}"), &plain(), &flow);

@@ -47,17 +47,17 @@ const TCP: u8 = 6;
 /// Length of the packet inside [`decap::plain`].
 const INNER: u64 = 20 + 8 + 64;
 
-fn udp(direction: u8) -> Flow {
+fn udp(direction: Direction) -> Flow {
     match direction {
-        Flow::ENCAP => flow(direction, UDP, (POD, 1000), (REMOTE, 2000)),
-        _ => flow(direction, UDP, (REMOTE, 1000), (POD, 2000)),
+        Direction::Encap => flow(direction, UDP, (POD, 1000), (REMOTE, 2000)),
+        Direction::Decap => flow(direction, UDP, (REMOTE, 1000), (POD, 2000)),
     }
 }
 
-fn tcp(direction: u8) -> Flow {
+fn tcp(direction: Direction) -> Flow {
     match direction {
-        Flow::ENCAP => flow(direction, TCP, (POD, 1000), (REMOTE, 80)),
-        _ => flow(direction, TCP, (REMOTE, 1000), (POD, 80)),
+        Direction::Encap => flow(direction, TCP, (POD, 1000), (REMOTE, 80)),
+        Direction::Decap => flow(direction, TCP, (REMOTE, 1000), (POD, 80)),
     }
 }
 
@@ -85,7 +85,7 @@ fn wrapped() -> Frame {
 /// What XDP unwrapped, TC delivers by the lease it finds then.
 fn handed_over() -> Vec<LiveCase> {
     let packet = decap::plain();
-    let flow = udp(Flow::DECAP);
+    let flow = udp(Direction::Decap);
     let good = into_pod(flow, NODE2);
     let length = |packet: &Frame| packet.bytes().len() as u64 - 34;
     let with = |what: &str, packet: &Frame, lease: (Flow, Lease)| {
@@ -117,7 +117,7 @@ fn handed_over() -> Vec<LiveCase> {
         let case = with(what, &packet, (flow, stale)).leaves((flow, stale));
         cases.push(to_stack(case, &packet, reason));
     }
-    let syn = into_pod(tcp(Flow::DECAP), NODE2);
+    let syn = into_pod(tcp(Direction::Decap), NODE2);
     for (what, packet, lease, reason) in [
         ("TTL 1", packet.clone().edit(1, |ip| ip.ttl = 1), good, TtlToStack),
         ("a fragment", packet.clone().edit(1, |ip| ip.fragment = MF), good, FragmentToStack),
@@ -156,8 +156,8 @@ fn in_pages() -> Vec<LiveCase> {
     let whole = 40 + LENGTH as u64;
     let tcp_frame = |frame: Frame| frame.tcp(1000, 80, flags::ACK).payload(LENGTH);
     let jumbo = Node { mtu: JUMBO, ..way_to_node2() };
-    let out = (tcp(Flow::ENCAP), lease(&tcp(Flow::ENCAP), NODE2, jumbo));
-    let into = into_pod(tcp(Flow::DECAP), NODE2);
+    let out = (tcp(Direction::Encap), lease(&tcp(Direction::Encap), NODE2, jumbo));
+    let into = into_pod(tcp(Direction::Decap), NODE2);
     let mut cases = Vec::new();
     for linear in [14, 20, 34, 38, 40, 47, 53, 60, 67, 80] {
         let shape = Shape { linear, ..Shape::default() };
@@ -186,7 +186,7 @@ fn in_pages() -> Vec<LiveCase> {
 
 fn other() -> Vec<LiveCase> {
     const GSO: Shape = Shape { gso_size: 1000, transport: 34, linear: 0 };
-    let good = (tcp(Flow::ENCAP), lease(&tcp(Flow::ENCAP), NODE2, way_to_node2()));
+    let good = (tcp(Direction::Encap), lease(&tcp(Direction::Encap), NODE2, way_to_node2()));
     let with = |case: LiveCase| case.with(Entry::Lease(good.0, good.1));
     let segments = |frame: Frame| frame.tcp(1000, 80, flags::ACK).payload(3000);
     let packet = segments(from_pod().ipv4(POD, REMOTE));
@@ -213,7 +213,7 @@ fn other() -> Vec<LiveCase> {
 /// `grant_decap` alone, on what leaves for the pod: frames no test run takes.
 #[test]
 fn grant_decap_reads_headers_wherever_they_are() {
-    let flow = tcp(Flow::DECAP);
+    let flow = tcp(Direction::Decap);
     let good = into_pod(flow, NODE2).1;
     in_namespace(|net| {
         let mut loaded = Loaded::new(settings(Settings::VERIFIED, Settings::SPOOF_DROP));
@@ -249,7 +249,7 @@ fn grant_decap_reads_headers_wherever_they_are() {
 /// what the second goes by.
 #[test]
 fn wire_to_pod() {
-    let flow = udp(Flow::DECAP);
+    let flow = udp(Direction::Decap);
     let packet = decap::plain();
     let expected = pod(&packet);
     routed(MARKS, |net, loaded| {
@@ -269,7 +269,7 @@ fn wire_to_pod() {
 /// The other way, the same.
 #[test]
 fn pod_to_wire() {
-    let flow = udp(Flow::ENCAP);
+    let flow = udp(Direction::Encap);
     let packet = from_pod().ipv4(POD, REMOTE).udp(1000, 2000).payload(64);
     let expected = wrapped().ipv4(POD, REMOTE).ttl(63).udp(1000, 2000).payload(64);
     routed(MARKS, |net, loaded| {

@@ -14,6 +14,7 @@ extern crate std;
 pub mod abi;
 pub mod address;
 pub mod checksum;
+pub mod direction;
 pub mod ecn;
 pub mod fit;
 pub mod flow;
@@ -25,10 +26,11 @@ pub mod settings;
 pub mod source;
 
 pub use address::{Ipv4Be, Mac};
+pub use direction::Direction;
 pub use flow::Flow;
 pub use layout::{
     Counter, Endpoint, Handover, Hop, Lease, Node, NodeCounter, Prefix, PrefixRoute, Route, State,
 };
 pub use program::Program;
-pub use reason::{Direction, Reason, Verdict};
+pub use reason::{Reason, Verdict};
 pub use settings::Settings;

@@ -5,25 +5,7 @@
 //! packet vanish" and "why did the kernel get it" alike. `docs/counters.md` is
 //! made from this file.
 
-/// Which way the packet was going.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub enum Direction {
-    /// Pod → wire.
-    Encap,
-    /// Wire → pod.
-    Decap,
-}
-
-impl Direction {
-    /// As it is printed.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Encap => "encap",
-            Self::Decap => "decap",
-        }
-    }
-}
+use crate::Direction;
 
 /// What became of the packet.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]

@@ -1,7 +1,7 @@
 //! Which flow a packet belongs to, as far as flows are leased.
 
 use dataplane_common::{
-    Flow,
+    Direction, Flow,
     ipv4::{Ipv4Header, OUTER_LENGTH, PROTOCOL_TCP, PROTOCOL_UDP},
 };
 
@@ -40,7 +40,12 @@ pub enum NoFlow {
 
 /// The flow of the packet whose IP header, `header`, is `at` bytes into the frame.
 #[inline(always)]
-pub fn read(frame: Frame, at: usize, header: &Ipv4Header, direction: u8) -> Result<Seen, NoFlow> {
+pub fn read(
+    frame: Frame,
+    at: usize,
+    header: &Ipv4Header,
+    direction: Direction,
+) -> Result<Seen, NoFlow> {
     if header.has_options() {
         return Err(NoFlow::Options);
     }
@@ -72,7 +77,7 @@ pub fn read(frame: Frame, at: usize, header: &Ipv4Header, direction: u8) -> Resu
         source_port: ports.source,
         destination_port: ports.destination,
         protocol: header.protocol,
-        direction,
+        direction: direction as u8,
         reserved: 0,
     };
     Ok(Seen { flow, is_control })

@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 
-use dataplane_common::{Endpoint, Flow, Hop, Ipv4Be, Lease, Node, Route, Settings};
+use dataplane_common::{Direction, Endpoint, Flow, Hop, Ipv4Be, Lease, Node, Route, Settings};
 
 use super::packet::{Frame, Mac, eth};
 
@@ -115,7 +115,7 @@ pub enum Entry {
 /// A flow of `protocol`; the ports as a person says them.
 #[must_use]
 pub fn flow(
-    direction: u8,
+    direction: Direction,
     protocol: u8,
     (source, source_port): (Ipv4Addr, u16),
     (destination, destination_port): (Ipv4Addr, u16),
@@ -126,7 +126,7 @@ pub fn flow(
         source_port: source_port.to_be(),
         destination_port: destination_port.to_be(),
         protocol,
-        direction,
+        direction: direction as u8,
         reserved: 0,
     }
 }

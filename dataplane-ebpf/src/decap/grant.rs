@@ -1,7 +1,7 @@
 //! Leases on the way in: granted where the stack hands a packet to a pod.
 
 use aya_ebpf::programs::TcContext;
-use dataplane_common::{Endpoint, Flow, Reason, ipv4::Ipv4Header};
+use dataplane_common::{Direction, Endpoint, Flow, Reason, ipv4::Ipv4Header};
 
 use crate::{
     flow::{self, Seen},
@@ -38,7 +38,7 @@ fn seen(ctx: &TcContext) -> Option<Seen> {
     if !header.is_ipv4() {
         return None;
     }
-    flow::read(frame, ETHERNET, &header, Flow::DECAP).ok()
+    flow::read(frame, ETHERNET, &header, Direction::Decap).ok()
 }
 
 /// Only what came through the tunnel device, into the pod of this very interface.

@@ -1,6 +1,6 @@
 //! The lease of a packet from the wire.
 
-use dataplane_common::{Flow, Ipv4Be, Reason, ipv4::Ipv4Header};
+use dataplane_common::{Direction, Ipv4Be, Reason, ipv4::Ipv4Header};
 
 use crate::{
     flow::{self, NoFlow, Seen},
@@ -36,7 +36,7 @@ pub fn look(frame: Frame, at: usize, node: Ipv4Be, now: u64) -> Lookup {
         return no(Reason::ToStack);
     }
     let Some(header) = frame.read::<Ipv4Header>(at) else { return no(Reason::NoPortsToStack) };
-    let seen = match flow::read(frame, at, &header, Flow::DECAP) {
+    let seen = match flow::read(frame, at, &header, Direction::Decap) {
         Ok(seen) => seen,
         Err(NoFlow::Options) => return no(Reason::OptionsToStack),
         Err(NoFlow::Fragment) => return no(Reason::FragmentToStack),

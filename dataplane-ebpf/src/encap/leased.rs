@@ -1,7 +1,7 @@
 //! Leases on the way out: used at the pod's interface, granted at the tunnel device.
 
 use aya_ebpf::programs::TcContext;
-use dataplane_common::{Flow, Ipv4Be, Node, Reason};
+use dataplane_common::{Direction, Ipv4Be, Node, Reason};
 
 use super::inner::Inner;
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
 
 #[inline(always)]
 fn seen(ctx: &TcContext, inner: &Inner) -> Result<Seen, NoFlow> {
-    flow::read(Frame::of_tc(ctx), inner.at, &inner.header, Flow::ENCAP)
+    flow::read(Frame::of_tc(ctx), inner.at, &inner.header, Direction::Encap)
 }
 
 /// The lease this packet may use. If netfilter shall be asked for one, the

@@ -9,7 +9,7 @@ use super::super::{
         REMOTE, TUNNEL_ADDRESS, endpoint, flow, hop, route, way_to_pod,
     },
 };
-use dataplane_common::{Flow, Route, Settings, layout::DEFAULT_LEASES};
+use dataplane_common::{Direction, Route, Settings, layout::DEFAULT_LEASES};
 
 /// Blocks as long as Calico's, from this one on.
 const FIRST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 0);
@@ -46,7 +46,7 @@ impl Filled {
         }
         if self.leases_full {
             for source in (u32::from(FIRST)..).map(Ipv4Addr::from).take(DEFAULT_LEASES) {
-                let flow = flow(Flow::DECAP, 6, (source, 1000), (POD, 80));
+                let flow = flow(Direction::Decap, 6, (source, 1000), (POD, 80));
                 loaded.add(&Entry::Lease(flow, world::lease(&flow, NODE2, way_to_pod())));
             }
         }

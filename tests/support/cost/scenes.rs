@@ -11,7 +11,7 @@ use super::super::{
     },
 };
 use dataplane_common::{
-    Flow, Lease,
+    Direction, Flow, Lease,
     Reason::{
         self, GrantGiven, GrantUnmarked, HostEncapsulated, HostLeaseGranted, HostNoRoute,
         HostUnmarked, NoEndpointToStack, NoLeaseToStack, PodEncapsulated, PodNoLease, PodNoRoute,
@@ -110,9 +110,10 @@ impl Scene {
 
     /// Its flow, and a lease for that.
     pub fn lease(&self) -> (Flow, Lease) {
-        let (direction, way) = match self.program {
-            Program::EncapPod | Program::EncapHost => (Flow::ENCAP, way_out()),
-            _ => (Flow::DECAP, way_to_pod()),
+        let direction = self.program.direction();
+        let way = match direction {
+            Direction::Encap => way_out(),
+            Direction::Decap => way_to_pod(),
         };
         let flow = flow(direction, UDP, (self.from, PORTS.0), (self.to, PORTS.1));
         (flow, world::lease(&flow, NODE2, way))

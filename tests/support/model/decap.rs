@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use dataplane_common::{Flow, Hop, Lease, Reason, Route, Settings};
+use dataplane_common::{Direction, Flow, Hop, Lease, Reason, Route, Settings};
 
 use super::{
     Model, No, Prediction, Sent,
@@ -111,7 +111,7 @@ impl Model {
     /// The lease of a packet from `node`, and its flow, or why there is none and
     /// the proof to take along.
     fn leased_decap(&self, inner: Ip, node: Ipv4Addr) -> Result<(Flow, Lease), (Reason, u16)> {
-        let (flow, is_control) = inner.flow(Flow::DECAP).map_err(|no_flow| match no_flow {
+        let (flow, is_control) = inner.flow(Direction::Decap).map_err(|no_flow| match no_flow {
             NoFlow::Options => (Reason::OptionsToStack, 0),
             NoFlow::Fragment => (Reason::FragmentToStack, 0),
             NoFlow::NoPorts => (Reason::NoPortsToStack, 0),

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use dataplane_common::{Flow, Lease, Node, Reason, Route};
+use dataplane_common::{Direction, Lease, Node, Reason, Route};
 use etherparse::{IpNumber, Ipv4Header};
 
 use super::{
@@ -124,7 +124,7 @@ impl Model {
 
     /// Who gets it and how, as a lease says, or why none does.
     fn leased_encap(&self, ip: Ip, prediction: &mut Prediction) -> Result<Lease, Reason> {
-        let (flow, is_control) = ip.flow(Flow::ENCAP).map_err(|no_flow| match no_flow {
+        let (flow, is_control) = ip.flow(Direction::Encap).map_err(|no_flow| match no_flow {
             NoFlow::Options => Reason::PodOptions,
             NoFlow::Fragment => Reason::PodFragment,
             NoFlow::NoPorts => Reason::PodNoPorts,
@@ -150,7 +150,7 @@ impl Model {
         context: &Context,
         prediction: &mut Prediction,
     ) -> Reason {
-        let Ok(seen) = ip.flow(Flow::ENCAP) else { return Reason::HostEncapsulated };
+        let Ok(seen) = ip.flow(Direction::Encap) else { return Reason::HostEncapsulated };
         prediction.flow = Some(seen.0);
         let claim = self
             .endpoint(ip.source())
