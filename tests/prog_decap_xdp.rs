@@ -3,7 +3,7 @@
 
 use dataplane_common::{
     Direction, Lease,
-    Reason::{EcnViolation, InnerTtlZero, XdpUnable, XdpUnwrapped},
+    Reason::{DecapEcnViolation, DecapInnerTtlZero, XdpUnable, XdpUnwrapped},
 };
 use tunless_tests::{
     case::{self, Case},
@@ -85,7 +85,7 @@ fn congestion() -> Vec<Case> {
                 plain().edit(0, |ip| ip.tos = 0xa0 | outer).edit(1, |ip| ip.tos = 0x48 | inner);
             let case = case(format!("ECN {outer:02b} outside, {inner:02b} inside"), &packet);
             cases.push(match merged {
-                None => case.dropped(EcnViolation),
+                None => case.dropped(DecapEcnViolation),
                 Some(merged) => {
                     let out = packet.edit(1, |ip| ip.tos = 0x48 | merged).unwrapped();
                     case.handed_over(XdpUnwrapped, &out, &proof(NODE2))
@@ -116,7 +116,7 @@ fn left_alone() -> Vec<Case> {
         cases.push(case(format!("a frame for {what}"), &plain().macs(mac, ROUTER_MAC)));
     }
     let dead = plain().edit(1, |ip| ip.ttl = 0);
-    cases.push(case("TTL 0", &dead).dropped(InnerTtlZero));
+    cases.push(case("TTL 0", &dead).dropped(DecapInnerTtlZero));
     cases
 }
 

@@ -43,7 +43,7 @@ pub fn deliver(
             count::decap(node, bytes, now);
             return Ok(to_pod(ctx, &pod));
         }
-        Lookup::Leased(_) => (Reason::TtlToStack, 0),
+        Lookup::Leased(_) => (Reason::DecapTtlToStack, 0),
         Lookup::NoLease { reason, proof } => (reason, proof),
     };
     count::decap(node, bytes, now);
@@ -68,17 +68,17 @@ fn without_lease(inner: &Ipv4Header, suspicion: Option<Reason>, reason: Reason, 
 fn trusted(inner: &Ipv4Header) -> Way {
     let stack = |reason| Way::Stack { reason, proof: 0 };
     if inner.ttl <= 1 {
-        return stack(Reason::TtlToStack);
+        return stack(Reason::DecapTtlToStack);
     }
     if inner.has_options() {
-        return stack(Reason::OptionsToStack);
+        return stack(Reason::DecapOptionsToStack);
     }
     if inner.is_fragment() {
-        return stack(Reason::FragmentToStack);
+        return stack(Reason::DecapFragmentToStack);
     }
     match maps::endpoint(inner.destination) {
         Some(endpoint) if endpoint.hop.destination.is_known() => Way::Pod(endpoint.hop.by_fields()),
-        _ => stack(Reason::NoEndpointToStack),
+        _ => stack(Reason::DecapNoEndpointToStack),
     }
 }
 
@@ -87,7 +87,7 @@ fn to_pod(ctx: &TcContext, pod: &Hop) -> Redirected {
     let frame = Frame::of_tc(ctx);
     let _ = frame.edit(ETHERNET, Ipv4Header::decrement_ttl);
     let _ = frame.edit(0, |header: &mut Ethernet| header.address(pod));
-    Redirected { reason: Reason::ToPod, action: kernel::redirect_peer(pod.ifindex) }
+    Redirected { reason: Reason::DecapToPod, action: kernel::redirect_peer(pod.ifindex) }
 }
 
 #[inline(always)]

@@ -33,24 +33,24 @@ impl Lookup {
 pub fn look(frame: Frame, at: usize, node: Ipv4Be, now: u64) -> Lookup {
     let no = |reason| Lookup::NoLease { reason, proof: 0 };
     if !settings::is_verified() {
-        return no(Reason::ToStack);
+        return no(Reason::DecapToStack);
     }
-    let Some(header) = frame.read::<Ipv4Header>(at) else { return no(Reason::NoPortsToStack) };
+    let Some(header) = frame.read::<Ipv4Header>(at) else { return no(Reason::DecapNoPortsToStack) };
     let seen = match flow::read(frame, at, &header, Direction::Decap) {
         Ok(seen) => seen,
-        Err(NoFlow::Options) => return no(Reason::OptionsToStack),
-        Err(NoFlow::Fragment) => return no(Reason::FragmentToStack),
-        Err(NoFlow::NoPorts) => return no(Reason::NoPortsToStack),
+        Err(NoFlow::Options) => return no(Reason::DecapOptionsToStack),
+        Err(NoFlow::Fragment) => return no(Reason::DecapFragmentToStack),
+        Err(NoFlow::NoPorts) => return no(Reason::DecapNoPortsToStack),
     };
     let Seen { flow, is_control } = seen;
     if is_control {
-        return no(Reason::ControlToStack);
+        return no(Reason::DecapControlToStack);
     }
     let reason = match lease::find(&flow, now) {
         Ok(leased) if leased.node == node => return Lookup::Leased(leased),
-        Ok(_) | Err(NoLease::Missing) => Reason::NoLeaseToStack,
-        Err(NoLease::Expired) => Reason::LeaseExpiredToStack,
-        Err(NoLease::Outdated) => Reason::LeaseOutdatedToStack,
+        Ok(_) | Err(NoLease::Missing) => Reason::DecapNoLeaseToStack,
+        Err(NoLease::Expired) => Reason::DecapLeaseExpiredToStack,
+        Err(NoLease::Outdated) => Reason::DecapLeaseOutdatedToStack,
     };
     Lookup::NoLease { reason, proof: flow.proof(settings::secret()) }
 }

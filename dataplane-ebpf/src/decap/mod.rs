@@ -37,7 +37,7 @@ pub fn tc(ctx: &TcContext) -> TcExit {
     let frame = Frame::linear(ctx, ALL_HEADERS);
     let outer = check::ipip(frame, kernel::has_vlan_tag(ctx))?;
     if !kernel::is_for_host(ctx) {
-        return Err(Reason::NotForHost);
+        return Err(Reason::DecapNotForHost);
     }
     let length = kernel::length(ctx) - ETHERNET as u32;
     let room = if kernel::gso_size(ctx) == 0 { Room::bytes(length) } else { Room::UNKNOWN };
@@ -55,10 +55,10 @@ pub fn tc(ctx: &TcContext) -> TcExit {
 fn handed_over(ctx: &TcContext, node: Ipv4Be) -> TcExit {
     // A tag the NIC took out of the frame is unknown to XDP.
     if kernel::has_vlan_tag(ctx) || !kernel::is_for_host(ctx) {
-        return Err(Reason::HandoverStray);
+        return Err(Reason::DecapHandoverStray);
     }
     let frame = Frame::linear(ctx, (ETHERNET + flow::HEADERS) as u32);
-    let inner = frame.read(ETHERNET).ok_or(Reason::HandoverStray)?;
+    let inner = frame.read(ETHERNET).ok_or(Reason::DecapHandoverStray)?;
     let now = kernel::now();
     deliver::deliver(ctx, &inner, node, None, leased::look(frame, ETHERNET, node, now), now)
 }

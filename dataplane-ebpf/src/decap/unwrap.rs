@@ -15,7 +15,7 @@ use crate::{
 /// From an skb. On an error the packet is as it was.
 #[inline(always)]
 pub fn tc(ctx: &TcContext, checked: &Checked) -> Result<(), Reason> {
-    kernel::close_room(ctx).map_err(|_| Reason::CannotUnwrap)?;
+    kernel::close_room(ctx).map_err(|_| Reason::DecapCannotUnwrap)?;
     mark_congestion(Frame::of_tc(ctx), checked);
     Ok(())
 }

@@ -63,8 +63,7 @@ impl FastpathShare {
         let share = |direction, fast| -> Result<Option<f64>> {
             let mut all = 0;
             for reason in Reason::ALL {
-                let counts =
-                    reason.verdict() == Verdict::Forwarded || reason.as_str().starts_with("tunl0_");
+                let counts = reason.verdict() == Verdict::Forwarded || reason.is_left_to_tunl0();
                 if reason.direction() == direction && counts {
                     all += maps.counter(*reason)?.packets;
                 }
@@ -74,7 +73,7 @@ impl FastpathShare {
         };
         Ok(Self {
             encap: share(Direction::Encap, Reason::PodEncapsulated)?,
-            decap: share(Direction::Decap, Reason::ToPod)?,
+            decap: share(Direction::Decap, Reason::DecapToPod)?,
         })
     }
 }
