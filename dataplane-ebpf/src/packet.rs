@@ -7,7 +7,7 @@ use aya_ebpf::programs::{TcContext, XdpContext};
 use dataplane_common::{Handover, Hop, Mac, ipv4::Ipv4Header};
 use network_types::eth::{EthHdr, EtherType};
 
-use crate::kernel;
+use crate::{helpers, skb};
 
 /// Length of an Ethernet header, bytes.
 pub const ETHERNET: usize = EthHdr::LEN;
@@ -126,10 +126,10 @@ impl Frame {
     #[inline(always)]
     pub fn linear(ctx: &TcContext, wanted: u32) -> Self {
         let frame = Self::of_tc(ctx);
-        if frame.length() >= wanted || frame.length() == kernel::length(ctx) {
+        if frame.length() >= wanted || frame.length() == skb::length(ctx) {
             return frame;
         }
-        kernel::pull(ctx, wanted.min(kernel::length(ctx)));
+        helpers::pull(ctx, wanted.min(skb::length(ctx)));
         Self::of_tc(ctx)
     }
 

@@ -4,11 +4,13 @@
 use aya_ebpf::programs::TcContext;
 use dataplane_common::{Hop, Ipv4Be, Reason, ipv4::Ipv4Header};
 
-use super::leased::Lookup;
+use super::by_lease::{self, Lookup};
 use crate::{
-    Redirected, TcExit, count, kernel, maps,
+    count,
+    exit::{Sent, Steps},
+    flow, helpers, maps,
     packet::{ETHERNET, Ethernet, Frame},
-    settings,
+    settings, skb,
 };
 
 /// Where an unwrapped packet goes.
@@ -28,23 +30,23 @@ pub fn deliver(
     suspicion: Option<Reason>,
     lookup: Lookup,
     now: u64,
-) -> TcExit {
+) -> Steps {
     // Padding is not the node's. Of a GSO packet the length field says nothing.
-    let bytes = match kernel::gso_size(ctx) {
+    let bytes = match skb::gso_size(ctx) {
         0 => inner.total_length(),
-        _ => kernel::length(ctx) - ETHERNET as u32,
+        _ => skb::length(ctx) - ETHERNET as u32,
     };
     let (reason, proof) = match lookup {
-        Lookup::Leased(leased) if inner.ttl > 1 => {
+        Lookup::Hit(hit) if inner.ttl > 1 => {
             // First, and apart from the others: carried beyond the next helper, what only a
             // lease has would be read on their way, too, which 6.1's verifier does not let pass.
-            let pod = leased.hop;
-            leased.count(bytes);
+            let pod = hit.hop;
+            hit.count(bytes);
             count::decap(node, bytes, now);
             return Ok(to_pod(ctx, &pod));
         }
-        Lookup::Leased(_) => (Reason::DecapTtlToStack, 0),
-        Lookup::NoLease { reason, proof } => (reason, proof),
+        Lookup::Hit(_) => (Reason::DecapTtlToStack, 0),
+        Lookup::Miss { reason, proof } => (reason, proof),
     };
     count::decap(node, bytes, now);
     Ok(match without_lease(inner, suspicion, reason, proof) {
@@ -70,11 +72,8 @@ fn trusted(inner: &Ipv4Header) -> Way {
     if inner.ttl <= 1 {
         return stack(Reason::DecapTtlToStack);
     }
-    if inner.has_options() {
-        return stack(Reason::DecapOptionsToStack);
-    }
-    if inner.is_fragment() {
-        return stack(Reason::DecapFragmentToStack);
+    if let Some(no_flow) = flow::special(inner) {
+        return stack(by_lease::reason(no_flow));
     }
     match maps::endpoint(inner.destination) {
         Some(endpoint) if endpoint.hop.destination.is_known() => Way::Pod(endpoint.hop.by_fields()),
@@ -83,23 +82,23 @@ fn trusted(inner: &Ipv4Header) -> Way {
 }
 
 #[inline(always)]
-fn to_pod(ctx: &TcContext, pod: &Hop) -> Redirected {
+fn to_pod(ctx: &TcContext, pod: &Hop) -> Sent {
     let frame = Frame::of_tc(ctx);
     let _ = frame.edit(ETHERNET, Ipv4Header::decrement_ttl);
     let _ = frame.edit(0, |header: &mut Ethernet| header.address(pod));
-    Redirected { reason: Reason::DecapToPod, action: kernel::redirect_peer(pod.ifindex) }
+    Sent { reason: Reason::DecapToPod, action: helpers::redirect_peer(pod.ifindex) }
 }
 
 #[inline(always)]
-fn to_stack(ctx: &TcContext, reason: Reason, proof: u16) -> Redirected {
+fn to_stack(ctx: &TcContext, reason: Reason, proof: u16) -> Sent {
     if settings::is_verified() {
-        kernel::set_proof(ctx, proof);
+        skb::set_proof(ctx, proof);
     }
     // tunl0 has no MAC, and the kernel takes the header off on the way there.
     if settings::tunnel_has_ethernet() {
         let _ = Frame::of_tc(ctx)
             .edit(0, |header: &mut Ethernet| header.deliver_to(settings::tunnel_mac()));
     }
-    kernel::forget_hash(ctx);
-    Redirected { reason, action: kernel::redirect_ingress(settings::tunnel_ifindex()) }
+    helpers::forget_hash(ctx);
+    Sent { reason, action: helpers::redirect_ingress(settings::tunnel_ifindex()) }
 }

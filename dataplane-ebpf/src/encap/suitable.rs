@@ -3,8 +3,8 @@
 
 use dataplane_common::Reason;
 
-use super::{Reasons, inner::Inner};
-use crate::flow::CONNECTION_CONTROL;
+use super::{Reasons, by_lease, inner::Inner};
+use crate::flow::{self, CONNECTION_CONTROL};
 
 /// The TTL after the hop we are, or why there is none.
 #[inline(always)]
@@ -18,13 +18,10 @@ pub fn hop(inner: &Inner) -> Result<u8, Reason> {
 /// Options are for a router to obey, fragments for netfilter to reassemble.
 #[inline(always)]
 pub fn for_fast_path(inner: &Inner) -> Result<(), Reason> {
-    if inner.header.has_options() {
-        return Err(Reason::PodOptions);
+    match flow::special(&inner.header) {
+        Some(no_flow) => Err(by_lease::reason(no_flow)),
+        None => Ok(()),
     }
-    if inner.header.is_fragment() {
-        return Err(Reason::PodFragment);
-    }
-    Ok(())
 }
 
 /// The fast path is the router that must verify it (RFC 1812 §5.2.2); on the

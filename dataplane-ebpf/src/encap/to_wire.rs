@@ -5,7 +5,7 @@ use dataplane_common::{Hop, Ipv4Be};
 
 use super::inner::Inner;
 use crate::{
-    count, kernel,
+    count, helpers,
     packet::{Ethernet, Frame},
 };
 
@@ -15,8 +15,8 @@ use crate::{
 pub fn send(ctx: &TcContext, inner: &Inner, address: Ipv4Be, hop: &Hop) -> i32 {
     count::encap(address, inner.length);
     if !hop.destination.is_known() {
-        return kernel::redirect_neigh(hop.ifindex);
+        return helpers::redirect_neigh(hop.ifindex);
     }
     let _ = Frame::of_tc(ctx).edit(0, |ethernet: &mut Ethernet| ethernet.send(hop));
-    kernel::redirect(hop.ifindex)
+    helpers::redirect(hop.ifindex)
 }

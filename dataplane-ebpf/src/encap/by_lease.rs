@@ -6,11 +6,11 @@ use dataplane_common::{Direction, Ipv4Be, Node, Reason};
 use super::inner::Inner;
 use crate::{
     flow::{self, NoFlow, Seen},
-    kernel,
-    lease::{self, Claim, Leased, NoLease, Settled, Word},
+    helpers,
+    lease::{self, Hit, Miss, Request, Settled, Word},
     maps,
     packet::Frame,
-    settings,
+    settings, skb,
 };
 
 #[inline(always)]
@@ -18,48 +18,54 @@ fn seen(ctx: &TcContext, inner: &Inner) -> Result<Seen, NoFlow> {
     flow::read(Frame::of_tc(ctx), inner.at, &inner.header, Direction::Encap)
 }
 
-/// The lease this packet may use. If netfilter shall be asked for one, the
-/// packet takes along what it looks like here.
+/// The name of what keeps a pod's packet from the fast path.
 #[inline(always)]
-pub fn find(ctx: &TcContext, inner: &Inner) -> Result<Leased, Reason> {
-    let Seen { flow, is_control } = seen(ctx, inner).map_err(|no_flow| match no_flow {
+pub fn reason(no_flow: NoFlow) -> Reason {
+    match no_flow {
         NoFlow::Options => Reason::PodOptions,
         NoFlow::Fragment => Reason::PodFragment,
         NoFlow::NoPorts => Reason::PodNoPorts,
-    })?;
+    }
+}
+
+/// The lease this packet may use. If netfilter shall be asked for one, the
+/// packet takes along what it looks like here.
+#[inline(always)]
+pub fn lookup(ctx: &TcContext, inner: &Inner) -> Result<Hit, Reason> {
+    let Seen { flow, is_control } = seen(ctx, inner).map_err(reason)?;
     if is_control {
         return Err(Reason::PodConnectionControl);
     }
-    let leased = lease::find(&flow, kernel::now()).map_err(|no_lease| {
-        kernel::set_proof(ctx, flow.proof(settings::secret()));
-        match no_lease {
-            NoLease::Missing => Reason::PodNoLease,
-            NoLease::Expired => Reason::PodLeaseExpired,
-            NoLease::Outdated => Reason::PodLeaseOutdated,
+    let hit = lease::lookup(&flow, helpers::now()).map_err(|miss| {
+        skb::set_proof(ctx, flow.proof(settings::secret()));
+        match miss {
+            Miss::Missing => Reason::PodNoLease,
+            Miss::Expired => Reason::PodLeaseExpired,
+            Miss::Outdated => Reason::PodLeaseOutdated,
         }
     })?;
     // Felix's rpfilter is skipped: a neighbour must not ride along.
-    if leased.endpoint != kernel::ifindex(ctx) {
+    if hit.endpoint != skb::ifindex(ctx) {
         return Err(Reason::PodForgedSource);
     }
-    Ok(leased)
+    Ok(hit)
 }
 
 /// Settles the flow's lease by what netfilter made of the packet; the reason to count.
 #[inline(always)]
 pub fn settle(ctx: &TcContext, inner: &Inner, word: &Word, address: Ipv4Be, node: &Node) -> Reason {
     let Ok(seen) = seen(ctx, inner) else { return Reason::HostEncapsulated };
-    let claim = || {
+    let request = || {
         let pod = maps::endpoint(inner.header.source)?;
-        let came_from_it = pod.hop.ifindex == kernel::ingress_ifindex(ctx);
-        came_from_it.then_some(Claim {
+        let came_from_it = pod.hop.ifindex == skb::ingress_ifindex(ctx);
+        came_from_it.then_some(Request {
             node: address,
             endpoint: pod.hop.ifindex,
             hop: node.hop,
             mtu: node.mtu,
         })
     };
-    match lease::settle(ctx, &seen, word, claim) {
+    match lease::settle(ctx, &seen, word, request) {
         Settled::Granted => Reason::HostLeaseGranted,
         Settled::Leased => Reason::HostLeased,
         Settled::Unmarked => Reason::HostUnmarked,

@@ -1,16 +1,11 @@
 //! Is there a lease for this flow, and what does it say?
 
-use core::{
-    ptr::read_volatile,
-    sync::atomic::{Ordering, compiler_fence},
-};
-
 use dataplane_common::{Flow, Hop, Ipv4Be, Lease};
 
 use crate::maps;
 
-/// A lease that is good.
-pub struct Leased {
+/// A good lease.
+pub struct Hit {
     /// The other node.
     pub node: Ipv4Be,
     /// The local pod's interface.
@@ -22,7 +17,7 @@ pub struct Leased {
     entry: &'static mut Lease,
 }
 
-impl Leased {
+impl Hit {
     /// Counts an inner packet of `bytes` that goes by it.
     #[inline(always)]
     pub fn count(self, bytes: u32) {
@@ -31,9 +26,9 @@ impl Leased {
     }
 }
 
-/// Why there is none.
-pub enum NoLease {
-    /// Nobody granted one.
+/// Why there is no good one.
+pub enum Miss {
+    /// None was granted.
     Missing,
     /// Its time is over.
     Expired,
@@ -41,25 +36,21 @@ pub enum NoLease {
     Outdated,
 }
 
-/// The lease of `flow`, if it is good at `now` ([`crate::kernel::now`]).
+/// The lease of `flow`, if it is good at `now` ([`crate::helpers::now`]).
 #[inline(always)]
-pub fn find(flow: &Flow, now: u64) -> Result<Leased, NoLease> {
-    let entry = maps::lease(flow).ok_or(NoLease::Missing)?;
+pub fn lookup(flow: &Flow, now: u64) -> Result<Hit, Miss> {
+    let entry = maps::lease(flow).ok_or(Miss::Missing)?;
     let (node, endpoint) = (entry.node, entry.endpoint);
     let (hop, mtu) = (entry.hop.by_fields(), entry.mtu);
     let (epoch, expires) = (entry.epoch, entry.expires);
-    // Read last: whoever got the memory in between has overwritten this first.
-    compiler_fence(Ordering::SeqCst);
-    // SAFETY: a reference is valid to read.
-    let destination = unsafe { read_volatile(&raw const entry.destination) };
-    if destination != flow.destination {
-        return Err(NoLease::Missing);
+    if maps::read_last(&entry.destination) != flow.destination {
+        return Err(Miss::Missing);
     }
     if epoch != maps::epoch() {
-        return Err(NoLease::Outdated);
+        return Err(Miss::Outdated);
     }
     if expires <= now {
-        return Err(NoLease::Expired);
+        return Err(Miss::Expired);
     }
-    Ok(Leased { node, endpoint, hop, mtu, entry })
+    Ok(Hit { node, endpoint, hop, mtu, entry })
 }
