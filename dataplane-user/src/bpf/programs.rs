@@ -48,8 +48,8 @@ impl Programs {
     /// `leases`: how many there may be.
     ///
     /// # Errors
-    /// If pinned maps differ, or the verifier refuses a program: then with the
-    /// verifier's last words.
+    /// If pinned maps differ, or the verifier refuses a program: then with all of
+    /// the verifier's log.
     pub fn load(pins: &Pins, settings: Settings, leases: u32, logs_spoofs: bool) -> Result<Self> {
         Maps::check_pins(pins)?;
         maps::forget_other_size(pins, leases)?;

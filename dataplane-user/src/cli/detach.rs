@@ -23,8 +23,8 @@ struct Detached {
     removed: Vec<String>,
 }
 
-/// The marks first, so that nothing is leased any more; routes next, so that nothing is sent into a device without a program; then
-/// device, programs and maps.
+/// The marks first, so that nothing is leased any more; routes next, so that nothing is
+/// sent into a device without a program; then device, programs and maps.
 pub async fn detach(pins: &Pins, format: Format) -> Result<Exit> {
     // No daemon may start while we remove what it would rely on.
     let lock = Lock::take(pins).context(
