@@ -1,5 +1,5 @@
 //! Compiles the eBPF programs, checks the object (`build/gate.rs`) and leaves
-//! it where `load.rs` includes it.
+//! it where `object.rs` includes it.
 
 #[path = "build/gate.rs"]
 mod gate;

@@ -81,9 +81,10 @@ fn lists_have_the_documented_shape() {
         let counters = list("counters");
         assert_eq!(counters.len(), Reason::COUNT);
         for (item, reason) in counters.iter().zip(Reason::ALL) {
-            let expected = ["reason", "direction", "verdict", "packets", "bytes"];
+            let expected = ["reason", "program", "direction", "verdict", "packets", "bytes"];
             assert_eq!(keys(item), BTreeSet::from(expected));
             assert_eq!(item["reason"], reason.as_str());
+            assert_eq!(item["program"], reason.program().as_str());
             assert_eq!(item["direction"], reason.direction().as_str());
             assert_eq!(item["verdict"], reason.verdict().as_str());
             assert!(item["packets"].is_u64() && item["bytes"].is_u64());

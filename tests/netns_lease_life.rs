@@ -84,7 +84,7 @@ fn without_daemons_leases_are_renewed_until_the_table_goes() {
                 assert_eq!(moved.get(&reason), None, "{moved:?}");
             }
             let moved = drained.moved(daemon);
-            for reason in [Reason::PodEncapsulated, Reason::ToPod] {
+            for reason in [Reason::PodEncapsulated, Reason::DecapToPod] {
                 assert_eq!(moved.get(&reason), None, "{moved:?}");
             }
             before.assert_nothing_dropped(daemon);
@@ -223,8 +223,11 @@ fn a_new_pod_gets_nothing_that_was_leased_to_the_old() {
         // It still sends, to nobody.
         until("a hundred packets that the stack judges", SOON, || {
             let moved = before.moved(&scene.daemon2);
-            let judged =
-                [Reason::NoLeaseToStack, Reason::LeaseOutdatedToStack, Reason::LeaseExpiredToStack];
+            let judged = [
+                Reason::DecapNoLeaseToStack,
+                Reason::DecapLeaseOutdatedToStack,
+                Reason::DecapLeaseExpiredToStack,
+            ];
             let judged: u64 = judged.iter().filter_map(|reason| moved.get(reason)).sum();
             (judged >= 100).then_some(())
         });

@@ -108,7 +108,7 @@ fn an_allowed_flow_is_leased_after_the_first_answer() {
             ask();
             answer();
         }
-        let mut expected = vec![(Reason::PodEncapsulated, 10), (Reason::ToPod, 10)];
+        let mut expected = vec![(Reason::PodEncapsulated, 10), (Reason::DecapToPod, 10)];
         expected.extend(scene.setup.is_xdp().then_some((Reason::XdpUnwrapped, 10)));
         before[0].assert_moved(&scene.daemon1, &expected);
         before[1].assert_moved(&scene.daemon2, &expected);
@@ -145,7 +145,7 @@ fn a_bulk_flow_goes_by_leases_and_never_stops() {
         let renewals = moved.get(&Reason::PodLeaseExpired).copied().unwrap_or(0);
         assert!(renewals >= 5, "{moved:?}");
         for (direction, fast) in
-            [(Direction::Encap, Reason::PodEncapsulated), (Direction::Decap, Reason::ToPod)]
+            [(Direction::Encap, Reason::PodEncapsulated), (Direction::Decap, Reason::DecapToPod)]
         {
             let is_carried = |reason: &&Reason| {
                 reason.direction() == direction && reason.verdict() == Verdict::Forwarded
@@ -214,7 +214,7 @@ fn everything_arrives_and_only_tcp_and_udp_are_leased() {
             has_options && payload.ends_with(b"options")
         });
         assert_eq!(before[1].moved(&scene.daemon2)[&Reason::PodOptions], 1);
-        assert_eq!(before[0].moved(&scene.daemon1)[&Reason::OptionsToStack], 1);
+        assert_eq!(before[0].moved(&scene.daemon1)[&Reason::DecapOptionsToStack], 1);
         let flow = Ipv4 { df: false, id: 9, ..Ipv4::udp(perf.ip, sit.ip) };
         let whole = udp_datagram(&flow, talk.client.port(), PORT, b"two fragments");
         let first = Ipv4 { mf: true, ..flow.clone() };

@@ -202,7 +202,7 @@ fn a_stranger_gets_no_answer() {
         let wire = Capture::wire(router, node2).unwrap();
         let attack = Attack::new(scene);
         attack.send(&forged);
-        before.wait_for_only(&scene.daemon2, Reason::UnknownNode, 1, SOON);
+        before.wait_for_only(&scene.daemon2, Reason::DecapUnknownNode, 1, SOON);
         attack.assert_nothing_delivered();
         let answer = |frame: &tunless_lab::frame::Frame| frame.is_plain(node2.ip, stranger);
         assert!(!wire.stop().unwrap().iter().any(answer), "node2 kept silent");

@@ -69,18 +69,18 @@ fn lies_about_the_source_are_dropped() {
             &scene,
             &attack,
             vec![
-                ("a pod of another node", Reason::ForgedSource, from(THIRDS_POD)),
-                ("another node", Reason::SourceUnknown, from(THIRD.1)),
-                ("the very pod", Reason::OwnSource, from(scene.lab.perf().ip)),
-                ("this node", Reason::OwnSource, from(node2.ip)),
-                ("this node's tunnel address", Reason::OwnSource, from(node2.tunnel)),
-                ("loopback", Reason::MartianSource, from(Ipv4Addr::LOCALHOST)),
-                ("nothing", Reason::MartianSource, from(Ipv4Addr::UNSPECIFIED)),
-                ("a group", Reason::MartianSource, from(Ipv4Addr::new(224, 0, 0, 1))),
-                ("everybody", Reason::MartianSource, from(Ipv4Addr::BROADCAST)),
-                ("nobody's address", Reason::SourceUnknown, from(NOBODY)),
-                ("an unknown node", Reason::UnknownNode, outer(stranger, node2.ip)),
-                ("not our address", Reason::OtherDestination, outer(node1.ip, node2.tunnel)),
+                ("a pod of another node", Reason::DecapForgedSource, from(THIRDS_POD)),
+                ("another node", Reason::DecapSourceUnknown, from(THIRD.1)),
+                ("the very pod", Reason::DecapOwnSource, from(scene.lab.perf().ip)),
+                ("this node", Reason::DecapOwnSource, from(node2.ip)),
+                ("this node's tunnel address", Reason::DecapOwnSource, from(node2.tunnel)),
+                ("loopback", Reason::DecapMartianSource, from(Ipv4Addr::LOCALHOST)),
+                ("nothing", Reason::DecapMartianSource, from(Ipv4Addr::UNSPECIFIED)),
+                ("a group", Reason::DecapMartianSource, from(Ipv4Addr::new(224, 0, 0, 1))),
+                ("everybody", Reason::DecapMartianSource, from(Ipv4Addr::BROADCAST)),
+                ("nobody's address", Reason::DecapSourceUnknown, from(NOBODY)),
+                ("an unknown node", Reason::DecapUnknownNode, outer(stranger, node2.ip)),
+                ("not our address", Reason::DecapOtherDestination, outer(node1.ip, node2.tunnel)),
             ],
         );
         attack.assert_nothing_delivered();
@@ -112,53 +112,53 @@ fn broken_packets_are_not_delivered() {
         let mut cases = vec![
             (
                 "outer fragment, first",
-                Reason::OuterFragment,
+                Reason::DecapOuterFragment,
                 packet(&|ip| {
                     (ip.df, ip.mf) = (false, true);
                 }),
             ),
             (
                 "outer fragment, later",
-                Reason::OuterFragment,
+                Reason::DecapOuterFragment,
                 packet(&|ip| {
                     (ip.df, ip.fragment_offset) = (false, 2);
                 }),
             ),
-            ("outer options", Reason::OuterOptions, packet(&|ip| ip.options = vec![1; 4])),
-            ("outer checksum", Reason::OuterBadChecksum, packet(&|ip| ip.checksum = Some(1))),
-            ("outer version", Reason::OuterBadHeader, packet(&|ip| ip.version = Some(6))),
-            ("outer IHL", Reason::OuterBadHeader, packet(&|ip| ip.ihl = Some(4))),
+            ("outer options", Reason::DecapOuterOptions, packet(&|ip| ip.options = vec![1; 4])),
+            ("outer checksum", Reason::DecapOuterBadChecksum, packet(&|ip| ip.checksum = Some(1))),
+            ("outer version", Reason::DecapOuterBadHeader, packet(&|ip| ip.version = Some(6))),
+            ("outer IHL", Reason::DecapOuterBadHeader, packet(&|ip| ip.ihl = Some(4))),
             (
                 "outer length, too much",
-                Reason::OuterBadLength,
+                Reason::DecapOuterBadLength,
                 packet(&|ip| {
                     ip.total_len = Some(1000);
                 }),
             ),
             (
                 "outer length, no header",
-                Reason::OuterBadLength,
+                Reason::DecapOuterBadLength,
                 packet(&|ip| {
                     ip.total_len = Some(19);
                 }),
             ),
-            ("congestion", Reason::EcnViolation, packet(&|ip| ip.tos = 3)),
-            ("TTL 0", Reason::InnerTtlZero, wrong(&|ip| ip.ttl = 0)),
-            ("inner version", Reason::InnerBadHeader, wrong(&|ip| ip.version = Some(6))),
-            ("inner IHL", Reason::InnerBadHeader, wrong(&|ip| ip.ihl = Some(4))),
+            ("congestion", Reason::DecapEcnViolation, packet(&|ip| ip.tos = 3)),
+            ("TTL 0", Reason::DecapInnerTtlZero, wrong(&|ip| ip.ttl = 0)),
+            ("inner version", Reason::DecapInnerBadHeader, wrong(&|ip| ip.version = Some(6))),
+            ("inner IHL", Reason::DecapInnerBadHeader, wrong(&|ip| ip.ihl = Some(4))),
             (
                 "inner length, too much",
-                Reason::InnerBadLength,
+                Reason::DecapInnerBadLength,
                 wrong(&|ip| {
                     ip.total_len = Some(1000);
                 }),
             ),
-            ("inner checksum", Reason::InnerBadChecksum, wrong(&|ip| ip.checksum = Some(1))),
-            ("IPIP in IPIP", Reason::NestedTunnel, nested(4)),
-            ("6in4 in IPIP", Reason::NestedTunnel, nested(41)),
+            ("inner checksum", Reason::DecapInnerBadChecksum, wrong(&|ip| ip.checksum = Some(1))),
+            ("IPIP in IPIP", Reason::DecapNestedTunnel, nested(4)),
+            ("6in4 in IPIP", Reason::DecapNestedTunnel, nested(41)),
         ];
-        cases.extend([0, 1, 8, 19].map(|n| ("inner cut", Reason::InnerTruncated, cut(n))));
-        cases.extend([20, 21, 28].map(|n| ("payload cut", Reason::InnerBadLength, cut(n))));
+        cases.extend([0, 1, 8, 19].map(|n| ("inner cut", Reason::DecapInnerTruncated, cut(n))));
+        cases.extend([20, 21, 28].map(|n| ("payload cut", Reason::DecapInnerBadLength, cut(n))));
         assert_counted(&scene, &attack, cases);
         attack.assert_nothing_delivered();
         scene.assert_nothing_plain();
@@ -180,13 +180,13 @@ fn strange_frames_are_left_alone() {
         };
         let tagged = [[0, 42].as_slice(), &IPV4.to_be_bytes(), &good].concat();
         let mut cases = vec![
-            ("VLAN 42", Reason::NotIpv4, frame(0x8100, &tagged)),
-            ("IPv6", Reason::NotIpv4, frame(0x86dd, &[[0x60].as_slice(), &[0; 60]].concat())),
-            ("an unknown protocol", Reason::NotIpv4, frame(0x88b5, &good)),
-            ("not protocol 4", Reason::NotIpip, frame(IPV4, &attack.inner(THIRDS_POD))),
+            ("VLAN 42", Reason::DecapNotIpv4, frame(0x8100, &tagged)),
+            ("IPv6", Reason::DecapNotIpv4, frame(0x86dd, &[[0x60].as_slice(), &[0; 60]].concat())),
+            ("an unknown protocol", Reason::DecapNotIpv4, frame(0x88b5, &good)),
+            ("not protocol 4", Reason::DecapNotIpip, frame(IPV4, &attack.inner(THIRDS_POD))),
         ];
         cases.extend([0, 1, 10, 19].map(|length| {
-            ("cut in the outer header", Reason::OuterTruncated, frame(IPV4, &good[..length]))
+            ("cut in the outer header", Reason::DecapOuterTruncated, frame(IPV4, &good[..length]))
         }));
         assert_counted(&scene, &attack, cases);
         attack.assert_nothing_delivered();
@@ -207,9 +207,9 @@ fn frames_for_other_machines_are_not_delivered() {
         attack.send_frame(&ethernet([2, 0, 0, 0, 0, 99], node2.gateway_mac, IPV4, &good));
         attack.send_frame(&ethernet([0xff; 6], node2.gateway_mac, IPV4, &good));
         tunless_tests::scene::until("both are counted", SOON, || {
-            (before.moved(&scene.daemon2).get(&Reason::NotForHost) == Some(&2)).then_some(())
+            (before.moved(&scene.daemon2).get(&Reason::DecapNotForHost) == Some(&2)).then_some(())
         });
-        before.assert_moved(&scene.daemon2, &[(Reason::NotForHost, 2)]);
+        before.assert_moved(&scene.daemon2, &[(Reason::DecapNotForHost, 2)]);
         attack.assert_nothing_delivered();
         scene.finish();
     }
@@ -224,9 +224,9 @@ fn with_spoof_stack_the_kernel_judges() {
         let from = |source| Hostile::Packet(attack.outer().packet(&attack.inner(source)));
         // rp_filter and the martian check drop these.
         let cases = vec![
-            ("the very pod", Reason::OwnToStack, from(scene.lab.perf().ip)),
-            ("this node", Reason::OwnToStack, from(scene.lab.node2.ip)),
-            ("loopback", Reason::MartianToStack, from(Ipv4Addr::LOCALHOST)),
+            ("the very pod", Reason::DecapOwnToStack, from(scene.lab.perf().ip)),
+            ("this node", Reason::DecapOwnToStack, from(scene.lab.node2.ip)),
+            ("loopback", Reason::DecapMartianToStack, from(Ipv4Addr::LOCALHOST)),
         ];
         assert_counted(&scene, &attack, cases);
         attack.assert_nothing_delivered();
@@ -236,7 +236,7 @@ fn with_spoof_stack_the_kernel_judges() {
         let before = Counters::of(&scene.daemon2);
         attack.send(&moved);
         attack.wait_for_delivery(|frame| frame.is_plain(THIRDS_POD, scene.lab.perf().ip));
-        assert_eq!(before.moved(&scene.daemon2)[&Reason::ForgedToStack], 1);
+        assert_eq!(before.moved(&scene.daemon2)[&Reason::DecapForgedToStack], 1);
         scene.finish();
     }
 }
@@ -257,7 +257,7 @@ fn extra_sources_are_their_nodes_alone() {
         let attack = Attack::new(&scene);
         let ip = Ipv4::icmp(NOBODY, perf).packet(&icmp_echo(8, 0xbad, 1, b"hello"));
         let third = Hostile::Packet(Ipv4::ipip(THIRD.1, scene.lab.node2.ip).packet(&ip));
-        assert_counted(&scene, &attack, vec![("not its own", Reason::ForgedSource, third)]);
+        assert_counted(&scene, &attack, vec![("not its own", Reason::DecapForgedSource, third)]);
         attack.assert_nothing_delivered();
         scene.finish();
     }

@@ -21,15 +21,15 @@ fn lab() -> LabBuilder {
 /// What a ping counts at each end: a request out and an answer in, or the reverse.
 fn expected(setup: Setup, pings: u64) -> Vec<(Reason, u64)> {
     let reasons: &[Reason] = match setup.fastpath {
-        "trusted" => &[Reason::PodEncapsulated, Reason::ToPod],
+        "trusted" => &[Reason::PodEncapsulated, Reason::DecapToPod],
         // Only TCP and UDP are ever leased; every hook says why not.
         "verified" => &[
             Reason::PodNoPorts,
             Reason::HostEncapsulated,
-            Reason::NoPortsToStack,
+            Reason::DecapNoPortsToStack,
             Reason::GrantNoFlow,
         ],
-        _ => &[Reason::HostEncapsulated, Reason::ToStack],
+        _ => &[Reason::HostEncapsulated, Reason::DecapToStack],
     };
     let mut expected: Vec<_> = reasons.iter().map(|reason| (*reason, pings)).collect();
     if setup.is_xdp() {

@@ -4,8 +4,9 @@
 use std::net::Ipv4Addr;
 
 use dataplane_common::Reason::{
-    self, CannotUnwrap, EcnViolation, FragmentToStack, InnerBadChecksum, InnerTtlZero,
-    NoEndpointToStack, NotForHost, OptionsToStack, OuterBadChecksum, ToPod, ToStack, TtlToStack,
+    self, DecapCannotUnwrap, DecapEcnViolation, DecapFragmentToStack, DecapInnerBadChecksum,
+    DecapInnerTtlZero, DecapNoEndpointToStack, DecapNotForHost, DecapOptionsToStack,
+    DecapOuterBadChecksum, DecapToPod, DecapToStack, DecapTtlToStack,
 };
 use tunless_tests::{
     case::{self, Case},
@@ -70,14 +71,17 @@ fn into_the_pod() -> Vec<Case> {
         let packet = plain().edit(0, |ip| ip.from = node).edit(1, |ip| ip.from = source);
         packets.push((format!("{source} from {node}"), packet));
     }
-    let mut cases: Vec<_> =
-        packets.iter().map(|(what, packet)| case(what, packet).sent(ToPod, &pod(packet))).collect();
+    let mut cases: Vec<_> = packets
+        .iter()
+        .map(|(what, packet)| case(what, packet).sent(DecapToPod, &pod(packet)))
+        .collect();
     // Nobody's business but the receiver's, who cuts it off.
     let padded = plain().padding(6);
-    cases.push(case("padding is not counted for the node", &padded).sent(ToPod, &pod(&padded)));
+    cases
+        .push(case("padding is not counted for the node", &padded).sent(DecapToPod, &pod(&padded)));
     let loose = plain().edit(0, |ip| ip.total_length = Some(118)).padding(6);
     cases.push(
-        case("the outer packet carries more than the inner", &loose).sent(ToPod, &pod(&loose)),
+        case("the outer packet carries more than the inner", &loose).sent(DecapToPod, &pod(&loose)),
     );
     cases
 }
@@ -87,24 +91,24 @@ fn to_the_stack() -> Vec<Case> {
     let mut add = |what: String, packet: Frame, reason: Reason| {
         cases.push(case(&what, &packet).sent(reason, &stack(&packet)));
         // With the fast path off nobody asks why.
-        cases.push(case(&what, &packet).stack_path().sent(ToStack, &stack(&packet)));
+        cases.push(case(&what, &packet).stack_path().sent(DecapToStack, &stack(&packet)));
     };
     for address in [YOUNG_POD, TUNNEL_ADDRESS, NODE1, STRANGER, REMOTE3, Ipv4Addr::BROADCAST] {
         let packet = plain().edit(1, |ip| ip.to = address);
-        add(format!("to {address}"), packet, NoEndpointToStack);
+        add(format!("to {address}"), packet, DecapNoEndpointToStack);
     }
-    add("TTL 1".to_string(), plain().edit(1, |ip| ip.ttl = 1), TtlToStack);
+    add("TTL 1".to_string(), plain().edit(1, |ip| ip.ttl = 1), DecapTtlToStack);
     for (what, packet) in options(&plain(), 1) {
-        add(what, packet, OptionsToStack);
+        add(what, packet, DecapOptionsToStack);
     }
     let unjudged = plain().edit(1, |ip| (ip.options, ip.wrong_checksum) = (vec![1; 4], true));
-    add("a wrong checksum over options is for ip_rcv".to_string(), unjudged, OptionsToStack);
+    add("a wrong checksum over options is for ip_rcv".to_string(), unjudged, DecapOptionsToStack);
     for (what, packet) in fragments(&plain(), 1) {
-        add(what, packet, FragmentToStack);
+        add(what, packet, DecapFragmentToStack);
     }
     for packet in [plain(), plain().padding(6), plain().edit(1, |ip| ip.to = NEIGHBOUR)] {
         cases.push(
-            case("the fast path is off", &packet).stack_path().sent(ToStack, &stack(&packet)),
+            case("the fast path is off", &packet).stack_path().sent(DecapToStack, &stack(&packet)),
         );
     }
     cases
@@ -122,13 +126,13 @@ fn congestion() -> Vec<Case> {
                 .edit(1, |ip| ip.tos = DSCP_INSIDE | inner);
             let case = case(format!("ECN {outer:02b} outside, {inner:02b} inside"), &packet);
             let Some(merged) = merged else {
-                cases.push(case.clone().dropped(EcnViolation));
-                cases.push(case.stack_path().dropped(EcnViolation));
+                cases.push(case.clone().dropped(DecapEcnViolation));
+                cases.push(case.stack_path().dropped(DecapEcnViolation));
                 continue;
             };
             let packet = packet.edit(1, |ip| ip.tos = DSCP_INSIDE | merged);
-            cases.push(case.clone().sent(ToPod, &pod(&packet)));
-            cases.push(case.stack_path().sent(ToStack, &stack(&packet)));
+            cases.push(case.clone().sent(DecapToPod, &pod(&packet)));
+            cases.push(case.stack_path().sent(DecapToStack, &stack(&packet)));
         }
     }
     cases
@@ -150,10 +154,10 @@ fn suspects() -> Vec<Case> {
     let marked = suspect.clone().edit(0, |ip| ip.tos = 3);
     let dead = suspect.edit(1, |ip| ip.ttl = 0);
     cases.push(
-        case("a suspect marked outside alone", &marked).spoof_to_stack().dropped(EcnViolation),
+        case("a suspect marked outside alone", &marked).spoof_to_stack().dropped(DecapEcnViolation),
     );
-    cases.push(case("a suspect with TTL 0", &dead).spoof_to_stack().dropped(InnerTtlZero));
-    cases.push(case("an honest one", &plain()).spoof_to_stack().sent(ToPod, &pod(&plain())));
+    cases.push(case("a suspect with TTL 0", &dead).spoof_to_stack().dropped(DecapInnerTtlZero));
+    cases.push(case("an honest one", &plain()).spoof_to_stack().sent(DecapToPod, &pod(&plain())));
     cases
 }
 
@@ -166,27 +170,30 @@ fn refused() -> Vec<Case> {
         [("another machine", OTHER_MAC), ("all", [0xff; 6]), ("many", [0x01, 0x00, 0x5e, 0, 0, 5])]
     {
         let packet = plain().macs(mac, ROUTER_MAC);
-        cases.push(case(format!("a frame for {what}"), &packet).passed(NotForHost));
+        cases.push(case(format!("a frame for {what}"), &packet).passed(DecapNotForHost));
     }
-    cases.push(case("another interface, another MAC", &plain()).on(POD_IF).passed(NotForHost));
+    cases.push(case("another interface, another MAC", &plain()).on(POD_IF).passed(DecapNotForHost));
     let outer_wrong = plain().edit(0, |ip| ip.wrong_checksum = true);
     let inner_wrong = plain().edit(1, |ip| ip.wrong_checksum = true);
-    cases.push(case("outer checksum", &outer_wrong).passed(OuterBadChecksum));
-    cases.push(case("inner checksum", &inner_wrong).passed(InnerBadChecksum));
+    cases.push(case("outer checksum", &outer_wrong).passed(DecapOuterBadChecksum));
+    cases.push(case("inner checksum", &inner_wrong).passed(DecapInnerBadChecksum));
     let dead = plain().edit(1, |ip| ip.ttl = 0);
-    cases.push(case("TTL 0", &dead).dropped(InnerTtlZero));
-    cases.push(case("TTL 0, stack path", &dead).stack_path().dropped(InnerTtlZero));
+    cases.push(case("TTL 0", &dead).dropped(DecapInnerTtlZero));
+    cases.push(case("TTL 0, stack path", &dead).stack_path().dropped(DecapInnerTtlZero));
     // Of GSO no length field is believed; the kernel refuses this kind, and
     // the packet has to be as it was.
-    let gso =
-        |packet: Frame| case("GSO of no known type", &packet).gso_size(1000).passed(CannotUnwrap);
+    let gso = |packet: Frame| {
+        case("GSO of no known type", &packet).gso_size(1000).passed(DecapCannotUnwrap)
+    };
     cases.push(gso(plain()));
     for length in [0, 19, 39, u16::MAX] {
         cases.push(gso(plain().edit(0, |ip| ip.total_length = Some(length))));
         cases.push(gso(plain().edit(1, |ip| ip.total_length = Some(length))));
     }
     let cut = outer().ipv4(REMOTE, POD).raw(253).cut(53);
-    cases.push(case("GSO too short all the same", &cut).gso_size(9).passed(Reason::InnerTruncated));
+    cases.push(
+        case("GSO too short all the same", &cut).gso_size(9).passed(Reason::DecapInnerTruncated),
+    );
     let marked = plain().edit(0, |ip| ip.tos = 3).edit(1, |ip| ip.tos = 2);
     cases.push(gso(marked));
     cases
@@ -198,11 +205,11 @@ type Spoil = fn(Frame) -> Frame;
 /// Why the stack gets what the fast path does not take, the first reason first.
 fn delivery_in_order() -> Vec<Case> {
     let faults: [(Reason, Spoil); 5] = [
-        (Reason::ForgedToStack, |frame| frame.edit(1, |ip| ip.from = REMOTE3)),
-        (TtlToStack, |frame| frame.edit(1, |ip| ip.ttl = 1)),
-        (OptionsToStack, |frame| frame.edit(1, |ip| ip.options = vec![1; 4])),
-        (FragmentToStack, |frame| frame.edit(1, |ip| ip.fragment = MF)),
-        (NoEndpointToStack, |frame| frame.edit(1, |ip| ip.to = STRANGER)),
+        (Reason::DecapForgedToStack, |frame| frame.edit(1, |ip| ip.from = REMOTE3)),
+        (DecapTtlToStack, |frame| frame.edit(1, |ip| ip.ttl = 1)),
+        (DecapOptionsToStack, |frame| frame.edit(1, |ip| ip.options = vec![1; 4])),
+        (DecapFragmentToStack, |frame| frame.edit(1, |ip| ip.fragment = MF)),
+        (DecapNoEndpointToStack, |frame| frame.edit(1, |ip| ip.to = STRANGER)),
     ];
     let mut cases = Vec::new();
     for (i, (earlier, spoil)) in faults.iter().enumerate() {
@@ -210,26 +217,29 @@ fn delivery_in_order() -> Vec<Case> {
             let packet = spoil(spoil_more(plain()));
             let case = case(format!("{earlier:?} before {later:?}"), &packet).spoof_to_stack();
             cases.push(case.clone().sent(*earlier, &stack(&packet)));
-            let off = if i == 0 { *earlier } else { ToStack };
+            let off = if i == 0 { *earlier } else { DecapToStack };
             cases.push(case.stack_path().sent(off, &stack(&packet)));
         }
     }
     // The kernel's refusal comes before all of them.
-    let faults = faults.map(|(_, spoil)| Fault::new(Fails::Passed(CannotUnwrap), &[], spoil));
+    let faults = faults.map(|(_, spoil)| Fault::new(Fails::Passed(DecapCannotUnwrap), &[], spoil));
     for fault in faults {
         let packet = (fault.spoil)(outer().ipv4(REMOTE, POD).udp(1, 2));
         cases.push(
-            case("cannot be unwrapped", &packet).spoof_to_stack().gso_size(9).passed(CannotUnwrap),
+            case("cannot be unwrapped", &packet)
+                .spoof_to_stack()
+                .gso_size(9)
+                .passed(DecapCannotUnwrap),
         );
     }
     let from_self = plain().edit(0, |ip| ip.from = NODE2).edit(1, |ip| ip.from = NODE2);
-    cases.push(case("a node's own packet", &from_self).sent(ToPod, &pod(&from_self)));
+    cases.push(case("a node's own packet", &from_self).sent(DecapToPod, &pod(&from_self)));
     // Neither mark nor tc_index is ours without leases.
     let tagged = |case: Case| case.mark(0xffff_ffff).proof(0x5a5a);
     let off = case("the fast path is off", &plain()).stack_path();
-    cases.push(tagged(off).sent(ToStack, &stack(&plain())));
-    cases.push(tagged(case("into the pod", &plain())).sent(ToPod, &pod(&plain())));
+    cases.push(tagged(off).sent(DecapToStack, &stack(&plain())));
+    cases.push(tagged(case("into the pod", &plain())).sent(DecapToPod, &pod(&plain())));
     let ttl1 = plain().edit(1, |ip| ip.ttl = 1);
-    cases.push(tagged(case("to the stack", &ttl1)).sent(TtlToStack, &stack(&ttl1)));
+    cases.push(tagged(case("to the stack", &ttl1)).sent(DecapTtlToStack, &stack(&ttl1)));
     cases
 }

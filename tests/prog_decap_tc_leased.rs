@@ -4,12 +4,13 @@
 use std::net::Ipv4Addr;
 
 use dataplane_common::{
-    Flow, Lease, Node,
+    Direction, Flow, Lease, Node,
     Reason::{
-        self, CannotUnwrap, ControlToStack, EcnViolation, ForgedSource, ForgedToStack,
-        FragmentToStack, InnerTtlZero, LeaseExpiredToStack, LeaseOutdatedToStack, MartianSource,
-        MartianToStack, NoLeaseToStack, NoPortsToStack, NotForHost, OptionsToStack, SourceUnknown,
-        ToPod, TtlToStack, UnknownNode,
+        self, DecapCannotUnwrap, DecapControlToStack, DecapEcnViolation, DecapForgedSource,
+        DecapForgedToStack, DecapFragmentToStack, DecapInnerTtlZero, DecapLeaseExpiredToStack,
+        DecapLeaseOutdatedToStack, DecapMartianSource, DecapMartianToStack, DecapNoLeaseToStack,
+        DecapNoPortsToStack, DecapNotForHost, DecapOptionsToStack, DecapSourceUnknown, DecapToPod,
+        DecapTtlToStack, DecapUnknownNode,
     },
 };
 use tunless_tests::{
@@ -21,7 +22,8 @@ use tunless_tests::{
     world::{
         EPOCH, Entry, HOST_MAC, MARK, NEIGHBOUR, NEIGHBOUR_IF, NODE_UNKNOWN, NODE1, NODE2, NODE3,
         NOW, OTHER_MAC, POD, POD_IF, POD_MAC, REMOTE, REMOTE_UNKNOWN, REMOTE3, ROUTER_MAC, SECRET,
-        STRANGER, TUNNEL_ADDRESS, TUNNEL_MAC, YOUNG_POD, flow, lease, way_to_node3, way_to_pod,
+        STRANGER, TUNNEL_ADDRESS, TUNNEL_MAC, YOUNG_POD, flow, hop, lease, way_to_node3,
+        way_to_pod,
     },
 };
 
@@ -57,7 +59,7 @@ const STRAY: u16 = 0x5a5a;
 const INNER: u64 = 20 + 8 + 64;
 
 fn udp(source: Ipv4Addr) -> Flow {
-    flow(Flow::DECAP, UDP, (source, 1000), (POD, 2000))
+    flow(Direction::Decap, UDP, (source, 1000), (POD, 2000))
 }
 
 fn udp2() -> Flow {
@@ -65,7 +67,7 @@ fn udp2() -> Flow {
 }
 
 fn tcp() -> Flow {
-    flow(Flow::DECAP, TCP, (REMOTE, 1000), (POD, 80))
+    flow(Direction::Decap, TCP, (REMOTE, 1000), (POD, 80))
 }
 
 fn good(flow: Flow, node: Ipv4Addr) -> Entry {
@@ -115,20 +117,22 @@ fn into_the_pod() -> Vec<Case> {
     }
     let mut cases: Vec<_> = packets
         .iter()
-        .map(|(what, packet)| leased(what, packet).uses(udp2(), INNER).sent(ToPod, &pod(packet)))
+        .map(|(what, packet)| {
+            leased(what, packet).uses(udp2(), INNER).sent(DecapToPod, &pod(packet))
+        })
         .collect();
     cases.push(
         leased("spoofs to the stack", &plain())
             .spoof_to_stack()
             .uses(udp2(), INNER)
-            .sent(ToPod, &pod(&plain())),
+            .sent(DecapToPod, &pod(&plain())),
     );
     for control in [flags::ACK, flags::ACK | flags::PSH, flags::ACK | flags::URG, 0] {
         let packet = ip().tcp(1000, 80, control).payload(9);
         cases.push(
             leased(format!("TCP with flags {control:#04x}"), &packet)
                 .uses(tcp(), 49)
-                .sent(ToPod, &pod(&packet)),
+                .sent(DecapToPod, &pod(&packet)),
         );
     }
     for (node, source) in honest() {
@@ -138,11 +142,11 @@ fn into_the_pod() -> Vec<Case> {
             case(format!("{source} from {node}"), &packet)
                 .with(good(flow, node))
                 .uses(flow, INNER)
-                .sent(ToPod, &pod(&packet)),
+                .sent(DecapToPod, &pod(&packet)),
         );
         // Without a lease the same packet has a right to ask for one.
         let case = case(format!("{source} from {node}, no lease"), &packet);
-        cases.push(to_stack(case, NoLeaseToStack, flow.proof(SECRET), &packet));
+        cases.push(to_stack(case, DecapNoLeaseToStack, flow.proof(SECRET), &packet));
     }
     cases
 }
@@ -163,23 +167,18 @@ fn by_the_lease_alone() -> Vec<Case> {
             case(what, &packet)
                 .with(good(udp(source), node))
                 .uses(udp(source), INNER)
-                .sent(ToPod, &pod(&packet)),
+                .sent(DecapToPod, &pod(&packet)),
         );
     }
     for destination in [YOUNG_POD, STRANGER, NODE1] {
         let packet = plain().edit(1, |ip| ip.to = destination);
-        let flow = flow(Flow::DECAP, UDP, (REMOTE, 1000), (destination, 2000));
-        let way = Node {
-            ifindex: NEIGHBOUR_IF,
-            mtu: 0,
-            next_hop: OTHER_MAC.into(),
-            source: ROUTER_MAC.into(),
-        };
+        let flow = flow(Direction::Decap, UDP, (REMOTE, 1000), (destination, 2000));
+        let way = Node { hop: hop(NEIGHBOUR_IF, OTHER_MAC, ROUTER_MAC), mtu: 0 };
         cases.push(
             case(format!("to {destination}, by the lease's MACs"), &packet)
                 .with(Entry::Lease(flow, lease(&flow, NODE2, way)))
                 .uses(flow, INNER)
-                .sent(ToPod, &pod_of(&packet, OTHER_MAC, ROUTER_MAC)),
+                .sent(DecapToPod, &pod_of(&packet, OTHER_MAC, ROUTER_MAC)),
         );
     }
     cases
@@ -194,41 +193,42 @@ fn no_good() -> Vec<Case> {
     };
     let ack = ip().tcp(1000, 80, flags::ACK).payload(9);
     let mut cases = vec![
-        to_stack(case("none", &plain()), NoLeaseToStack, proof, &plain()),
-        to_stack(case("none, TCP", &ack), NoLeaseToStack, tcp().proof(SECRET), &ack),
+        to_stack(case("none", &plain()), DecapNoLeaseToStack, proof, &plain()),
+        to_stack(case("none, TCP", &ack), DecapNoLeaseToStack, tcp().proof(SECRET), &ack),
         to_stack(
             case("none, spoofs to the stack", &plain()).spoof_to_stack(),
-            NoLeaseToStack,
+            DecapNoLeaseToStack,
             proof,
             &plain(),
         ),
-        with("over since long", Lease { expires: 1, ..good }, LeaseExpiredToStack),
-        with("over this very tick", Lease { expires: NOW, ..good }, LeaseExpiredToStack),
-        with("of the last epoch", Lease { epoch: EPOCH - 1, ..good }, LeaseOutdatedToStack),
-        with("of the next epoch", Lease { epoch: EPOCH + 1, ..good }, LeaseOutdatedToStack),
-        with("of no epoch", Lease { epoch: 0, ..good }, LeaseOutdatedToStack),
+        with("over since long", Lease { expires: 1, ..good }, DecapLeaseExpiredToStack),
+        with("over this very tick", Lease { expires: NOW, ..good }, DecapLeaseExpiredToStack),
+        with("of the last epoch", Lease { epoch: EPOCH - 1, ..good }, DecapLeaseOutdatedToStack),
+        with("of the next epoch", Lease { epoch: EPOCH + 1, ..good }, DecapLeaseOutdatedToStack),
+        with("of no epoch", Lease { epoch: 0, ..good }, DecapLeaseOutdatedToStack),
         with(
             "of the last epoch, and over",
             Lease { epoch: EPOCH - 1, expires: 1, ..good },
-            LeaseOutdatedToStack,
+            DecapLeaseOutdatedToStack,
         ),
         with(
             "in memory that became another flow's",
             Lease { destination: NEIGHBOUR.into(), ..good },
-            NoLeaseToStack,
+            DecapNoLeaseToStack,
         ),
         with(
             "that, of another epoch, and over",
             Lease { destination: NEIGHBOUR.into(), epoch: 0, expires: 1, ..good },
-            NoLeaseToStack,
+            DecapNoLeaseToStack,
         ),
     ];
     // Whoever it is for; what becomes of it there is the stack's business.
     for address in [NEIGHBOUR, YOUNG_POD, TUNNEL_ADDRESS, NODE1, STRANGER, REMOTE3] {
         let packet = plain().edit(1, |ip| ip.to = address);
-        let flow = tunless_tests::world::flow(Flow::DECAP, UDP, (REMOTE, 1000), (address, 2000));
+        let flow =
+            tunless_tests::world::flow(Direction::Decap, UDP, (REMOTE, 1000), (address, 2000));
         let case = case(format!("to {address}"), &packet);
-        cases.push(to_stack(case, NoLeaseToStack, flow.proof(SECRET), &packet));
+        cases.push(to_stack(case, DecapNoLeaseToStack, flow.proof(SECRET), &packet));
     }
     cases
 }
@@ -247,36 +247,36 @@ fn of_another_node() -> Vec<Case> {
     vec![
         to_stack(
             case("node 3's lease, node 2's right", &plain()).with(theirs),
-            NoLeaseToStack,
+            DecapNoLeaseToStack,
             flow.proof(SECRET),
             &plain(),
         ),
-        leased("node 2's lease, node 3's lie", &lie).dropped(ForgedSource),
-        leased("an unknown node's", &unknown).passed(UnknownNode),
+        leased("node 2's lease, node 3's lie", &lie).dropped(DecapForgedSource),
+        leased("an unknown node's", &unknown).passed(DecapUnknownNode),
         // Suspects take no proof along: netfilter's consent must not make them leased.
         to_stack(
             leased("node 2's lease, node 3's lie", &lie).spoof_to_stack(),
-            ForgedToStack,
+            DecapForgedToStack,
             0,
             &lie,
         ),
         case("node 3's lease of a martian", &martian_packet)
             .with(good(martian, NODE3))
-            .dropped(MartianSource),
+            .dropped(DecapMartianSource),
         to_stack(
             case("node 3's lease of a martian", &martian_packet)
                 .with(good(martian, NODE3))
                 .spoof_to_stack(),
-            MartianToStack,
+            DecapMartianToStack,
             0,
             &martian_packet,
         ),
         case("node 3's lease of our own", &own_packet)
             .with(good(own, NODE3))
-            .dropped(Reason::OwnSource),
+            .dropped(Reason::DecapOwnSource),
         case("node 3's lease of a stranger", &stranger)
             .with(good(udp(STRANGER), NODE3))
-            .passed(SourceUnknown),
+            .passed(DecapSourceUnknown),
     ]
 }
 
@@ -290,13 +290,13 @@ fn others() -> Vec<Case> {
         Flow { destination_port: flow.destination_port ^ 1, ..flow },
         Flow { source_port: flow.destination_port, destination_port: flow.source_port, ..flow },
         Flow { protocol: TCP, ..flow },
-        Flow { direction: Flow::ENCAP, ..flow },
+        Flow { direction: Direction::Encap as u8, ..flow },
         flow.reverse(),
     ]
     .into_iter()
     .map(|other| {
         let case = case(format!("a lease of {other:?}"), &plain()).with(good(other, NODE2));
-        to_stack(case, NoLeaseToStack, flow.proof(SECRET), &plain())
+        to_stack(case, DecapNoLeaseToStack, flow.proof(SECRET), &plain())
     })
     .collect()
 }
@@ -309,21 +309,21 @@ fn never_leased() -> Vec<Case> {
         cases.push(to_stack(leased(what, packet), reason, 0, packet));
     };
     for (what, packet) in options(&plain(), 1).into_iter().chain(options(&ack, 1)) {
-        add(what, &packet, OptionsToStack);
+        add(what, &packet, DecapOptionsToStack);
     }
     for (what, packet) in fragments(&plain(), 1).into_iter().chain(fragments(&ack, 1)) {
-        add(what, &packet, FragmentToStack);
+        add(what, &packet, DecapFragmentToStack);
     }
     for length in 0..4 {
-        add(format!("{length} bytes of UDP"), &ip().raw(UDP).payload(length), NoPortsToStack);
+        add(format!("{length} bytes of UDP"), &ip().raw(UDP).payload(length), DecapNoPortsToStack);
     }
     for length in 0..14 {
-        add(format!("{length} bytes of TCP"), &ip().raw(TCP).payload(length), NoPortsToStack);
+        add(format!("{length} bytes of TCP"), &ip().raw(TCP).payload(length), DecapNoPortsToStack);
     }
     for control in [flags::SYN, flags::SYN | flags::ACK, flags::FIN | flags::ACK, flags::RST, 0xff]
     {
         let packet = ip().tcp(1000, 80, control);
-        add(format!("TCP with flags {control:#04x}"), &packet, ControlToStack);
+        add(format!("TCP with flags {control:#04x}"), &packet, DecapControlToStack);
     }
     for (name, protocol) in [("ICMP", 1), ("SCTP", 132), ("GRE", 47), ("none", 253)] {
         // Behind the header lies what ports would look like.
@@ -332,7 +332,7 @@ fn never_leased() -> Vec<Case> {
         let port = |at: usize| u16::from_ne_bytes([bytes[54 + at], bytes[55 + at]]);
         let alike = Flow { protocol, source_port: port(0), destination_port: port(2), ..udp2() };
         let case = case(name, &packet).with(good(alike, NODE2));
-        cases.push(to_stack(case, NoPortsToStack, 0, &packet));
+        cases.push(to_stack(case, DecapNoPortsToStack, 0, &packet));
     }
     cases
 }
@@ -344,15 +344,20 @@ fn unfit() -> Vec<Case> {
     let marked = plain().edit(0, |ip| ip.tos = 3).edit(1, |ip| ip.tos = 2);
     let ack = ip().tcp(1000, 80, flags::ACK).payload(9);
     vec![
-        to_stack(leased("TTL 1", &ttl1), TtlToStack, 0, &ttl1),
-        to_stack(case("TTL 1 without a lease", &ttl1), NoLeaseToStack, udp2().proof(SECRET), &ttl1),
-        leased("TTL 0", &dead).dropped(InnerTtlZero),
+        to_stack(leased("TTL 1", &ttl1), DecapTtlToStack, 0, &ttl1),
+        to_stack(
+            case("TTL 1 without a lease", &ttl1),
+            DecapNoLeaseToStack,
+            udp2().proof(SECRET),
+            &ttl1,
+        ),
+        leased("TTL 0", &dead).dropped(DecapInnerTtlZero),
         // The kernel refuses: as it was, TTL and congestion included.
-        leased("GSO of no known type", &plain()).gso_size(1000).passed(CannotUnwrap),
-        leased("GSO of no known type, TCP", &ack).gso_size(1000).passed(CannotUnwrap),
-        leased("GSO, marked outside", &marked).gso_size(1000).passed(CannotUnwrap),
-        leased("for another machine", &plain().macs(OTHER_MAC, ROUTER_MAC)).passed(NotForHost),
-        leased("on another interface", &plain()).on(POD_IF).passed(NotForHost),
+        leased("GSO of no known type", &plain()).gso_size(1000).passed(DecapCannotUnwrap),
+        leased("GSO of no known type, TCP", &ack).gso_size(1000).passed(DecapCannotUnwrap),
+        leased("GSO, marked outside", &marked).gso_size(1000).passed(DecapCannotUnwrap),
+        leased("for another machine", &plain().macs(OTHER_MAC, ROUTER_MAC)).passed(DecapNotForHost),
+        leased("on another interface", &plain()).on(POD_IF).passed(DecapNotForHost),
     ]
 }
 
@@ -364,10 +369,10 @@ fn congestion() -> Vec<Case> {
                 plain().edit(0, |ip| ip.tos = 0xa0 | outer).edit(1, |ip| ip.tos = 0x48 | inner);
             let case = leased(format!("ECN {outer:02b} outside, {inner:02b} inside"), &packet);
             cases.push(match merged {
-                None => case.dropped(EcnViolation),
+                None => case.dropped(DecapEcnViolation),
                 Some(merged) => {
                     let packet = packet.edit(1, |ip| ip.tos = 0x48 | merged);
-                    case.uses(udp2(), INNER).sent(ToPod, &pod(&packet))
+                    case.uses(udp2(), INNER).sent(DecapToPod, &pod(&packet))
                 }
             });
         }
@@ -413,8 +418,8 @@ fn cut_by_its_own_length() -> Vec<Case> {
     let datagram = cut(plain(), 23);
     let syn = cut(ip().tcp(1000, 80, flags::SYN), 33);
     vec![
-        to_stack(leased("a datagram's ports", &datagram), NoPortsToStack, 0, &datagram),
-        to_stack(leased("a segment's flags", &syn), NoPortsToStack, 0, &syn),
+        to_stack(leased("a datagram's ports", &datagram), DecapNoPortsToStack, 0, &datagram),
+        to_stack(leased("a segment's flags", &syn), DecapNoPortsToStack, 0, &syn),
     ]
 }
 
@@ -424,10 +429,10 @@ type Spoil = fn(Frame) -> Frame;
 /// Why the stack gets what the fast path does not take, the first reason first.
 fn delivery_in_order() -> Vec<Case> {
     let faults: [(Reason, Spoil); 4] = [
-        (ForgedToStack, |frame| frame.edit(1, |ip| ip.from = REMOTE3)),
-        (OptionsToStack, |frame| frame.edit(1, |ip| ip.options = vec![1; 4])),
-        (FragmentToStack, |frame| frame.edit(1, |ip| ip.fragment = MF)),
-        (ControlToStack, |frame| frame.tcp(1000, 80, flags::SYN)),
+        (DecapForgedToStack, |frame| frame.edit(1, |ip| ip.from = REMOTE3)),
+        (DecapOptionsToStack, |frame| frame.edit(1, |ip| ip.options = vec![1; 4])),
+        (DecapFragmentToStack, |frame| frame.edit(1, |ip| ip.fragment = MF)),
+        (DecapControlToStack, |frame| frame.tcp(1000, 80, flags::SYN)),
     ];
     let mut cases = Vec::new();
     for (i, (earlier, spoil)) in faults.iter().enumerate() {
@@ -441,9 +446,9 @@ fn delivery_in_order() -> Vec<Case> {
         cases.push(to_stack(case, *earlier, 0, &packet));
     }
     let flow = udp2();
-    let stale = Lease { epoch: 0, way: way_to_node3(), ..lease(&flow, NODE2, way_to_pod()) };
+    let stale = Lease { epoch: 0, ..lease(&flow, NODE2, way_to_node3()) };
     let packet = plain().edit(1, |ip| ip.ttl = 1);
     let case = case("an outdated lease before TTL 1", &packet).with(Entry::Lease(flow, stale));
-    cases.push(to_stack(case, LeaseOutdatedToStack, flow.proof(SECRET), &packet));
+    cases.push(to_stack(case, DecapLeaseOutdatedToStack, flow.proof(SECRET), &packet));
     cases
 }

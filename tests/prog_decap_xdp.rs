@@ -2,8 +2,8 @@
 //! proven lie, or left as it is for `decap_tc`.
 
 use dataplane_common::{
-    Flow, Lease,
-    Reason::{EcnViolation, InnerTtlZero, XdpUnable, XdpUnwrapped},
+    Direction, Lease,
+    Reason::{DecapEcnViolation, DecapInnerTtlZero, XdpUnable, XdpUnwrapped},
 };
 use tunless_tests::{
     case::{self, Case},
@@ -85,7 +85,7 @@ fn congestion() -> Vec<Case> {
                 plain().edit(0, |ip| ip.tos = 0xa0 | outer).edit(1, |ip| ip.tos = 0x48 | inner);
             let case = case(format!("ECN {outer:02b} outside, {inner:02b} inside"), &packet);
             cases.push(match merged {
-                None => case.dropped(EcnViolation),
+                None => case.dropped(DecapEcnViolation),
                 Some(merged) => {
                     let out = packet.edit(1, |ip| ip.tos = 0x48 | merged).unwrapped();
                     case.handed_over(XdpUnwrapped, &out, &proof(NODE2))
@@ -116,7 +116,7 @@ fn left_alone() -> Vec<Case> {
         cases.push(case(format!("a frame for {what}"), &plain().macs(mac, ROUTER_MAC)));
     }
     let dead = plain().edit(1, |ip| ip.ttl = 0);
-    cases.push(case("TTL 0", &dead).dropped(InnerTtlZero));
+    cases.push(case("TTL 0", &dead).dropped(DecapInnerTtlZero));
     cases
 }
 
@@ -124,7 +124,7 @@ fn left_alone() -> Vec<Case> {
 /// for one: here the maps judge, and nothing is counted.
 fn leases_matter_to_tc_alone() -> Vec<Case> {
     let leased = |what: &str, packet: &Frame, node, source| {
-        let flow = flow(Flow::DECAP, 17, (source, 1000), (POD, 2000));
+        let flow = flow(Direction::Decap, 17, (source, 1000), (POD, 2000));
         let lease = Lease { node, ..lease(&flow, NODE2, way_to_pod()) };
         case(what, packet).verified().with(Entry::Lease(flow, lease))
     };

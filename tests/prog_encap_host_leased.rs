@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 
 use dataplane_common::{
-    Flow, Lease, Node,
+    Direction, Flow, Lease, Node,
     Reason::{
         self, HostCannotEncapsulate, HostConnectionControl, HostEncapsulated, HostLeaseGranted,
         HostLeased, HostNoRoute, HostNodeUnreachable, HostTooBig, HostTtlExpired, HostUnmarked,
@@ -19,8 +19,8 @@ use tunless_tests::{
     world::{
         BORROWED, BYTES, EPOCH, Entry, LATER, LEASE, MARK, MTU, NEIGHBOUR, NEIGHBOUR_IF,
         NEXT_HOP_MAC, NIC_IF, NIC_MAC, NODE1, NODE2, NODE3, NOW, PACKETS, POD, REMOTE, REMOTE_AWAY,
-        REMOTE3, SECRET, STRANGER, TUNNEL_ADDRESS, TUNNEL_IF, YOUNG_POD, flow, from_stack, lease,
-        way_to_node2, way_to_node3, way_to_pod,
+        REMOTE3, SECRET, STRANGER, TUNNEL_ADDRESS, TUNNEL_IF, YOUNG_POD, flow, from_stack, going,
+        lease, way_to_node2, way_to_node3, way_to_pod,
     },
 };
 
@@ -73,7 +73,7 @@ fn out(packet: &Frame) -> Frame {
 }
 
 fn udp(source: Ipv4Addr, destination: Ipv4Addr) -> Flow {
-    flow(Flow::ENCAP, UDP, (source, 1000), (destination, 2000))
+    flow(Direction::Encap, UDP, (source, 1000), (destination, 2000))
 }
 
 fn udp2() -> Flow {
@@ -81,7 +81,7 @@ fn udp2() -> Flow {
 }
 
 fn tcp() -> Flow {
-    flow(Flow::ENCAP, TCP, (POD, 1000), (REMOTE, 80))
+    flow(Direction::Encap, TCP, (POD, 1000), (REMOTE, 80))
 }
 
 /// A packet of `of` with our mark and the proof that it is as the pod sent it.
@@ -185,7 +185,10 @@ fn renewed() -> Vec<Case> {
         ("of the next epoch", Lease { epoch: EPOCH + 1, ..old }),
         (
             "over, of another node, interface and way",
-            Lease { expires: 1, node: NODE3.into(), endpoint: NIC_IF, way: way_to_node3(), ..old },
+            going(
+                way_to_node3(),
+                Lease { expires: 1, node: NODE3.into(), endpoint: NIC_IF, ..old },
+            ),
         ),
         ("in memory that became another flow's", Lease { destination: NODE3.into(), ..old }),
     ];
@@ -263,7 +266,7 @@ fn others(flow: Flow) -> Vec<Flow> {
         Flow { source_port: flow.source_port ^ 1, ..flow },
         Flow { destination_port: flow.destination_port ^ 1, ..flow },
         Flow { protocol: flow.protocol ^ UDP ^ TCP, ..flow },
-        Flow { direction: Flow::DECAP, ..flow },
+        Flow { direction: Direction::Decap as u8, ..flow },
     ]
 }
 

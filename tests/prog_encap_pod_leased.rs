@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 
 use dataplane_common::{
-    Flow, Lease,
+    Direction, Flow, Lease,
     Reason::{
         self, PodBadChecksum, PodBadHeader, PodCannotEncapsulate, PodConnectionControl,
         PodEncapsulated, PodForgedSource, PodFragment, PodLeaseExpired, PodLeaseOutdated,
@@ -77,11 +77,11 @@ fn wrapped_plain() -> Frame {
 }
 
 fn udp(destination: Ipv4Addr) -> Flow {
-    flow(Flow::ENCAP, UDP, (POD, 1000), (destination, 2000))
+    flow(Direction::Encap, UDP, (POD, 1000), (destination, 2000))
 }
 
 fn tcp() -> Flow {
-    flow(Flow::ENCAP, TCP, (POD, 1000), (REMOTE, 80))
+    flow(Direction::Encap, TCP, (POD, 1000), (REMOTE, 80))
 }
 
 fn good(flow: Flow) -> Entry {
@@ -258,7 +258,7 @@ fn others() -> Vec<Case> {
         Flow { destination_port: flow.destination_port ^ 1, ..flow },
         Flow { source_port: flow.destination_port, destination_port: flow.source_port, ..flow },
         Flow { protocol: TCP, ..flow },
-        Flow { direction: Flow::DECAP, ..flow },
+        Flow { direction: Direction::Decap as u8, ..flow },
         flow.reverse(),
     ]
     .into_iter()

@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 
 use dataplane_common::{
-    Flow, Lease,
+    Direction, Flow, Lease,
     Reason::{
         GrantConnectionControl, GrantGiven, GrantLeased, GrantNoFlow, GrantUnmarked, GrantUnproven,
     },
@@ -18,7 +18,7 @@ use tunless_tests::{
         BORROWED, BYTES, EPOCH, EXTRA_SOURCE, Entry, HOST_MAC, LATER, LEASE, MARK, NEIGHBOUR,
         NEIGHBOUR_IF, NIC_IF, NODE1, NODE2, NODE3, OTHER_MAC, PACKETS, POD, POD_IF, POD_MAC,
         REMOTE, REMOTE_AWAY, REMOTE_UNKNOWN, REMOTE3, SECRET, STRANGER, TUNNEL_ADDRESS, TUNNEL_IF,
-        YOUNG_POD, endpoint, flow, lease, to_pod, way_to_node2, way_to_pod,
+        YOUNG_POD, endpoint, flow, going, hop, lease, to_pod, way_to_node2, way_to_pod,
     },
 };
 
@@ -57,11 +57,11 @@ fn from(source: Ipv4Addr) -> Frame {
 }
 
 fn udp(source: Ipv4Addr) -> Flow {
-    flow(Flow::DECAP, UDP, (source, 1000), (POD, 2000))
+    flow(Direction::Decap, UDP, (source, 1000), (POD, 2000))
 }
 
 fn tcp() -> Flow {
-    flow(Flow::DECAP, TCP, (REMOTE, 1000), (POD, 80))
+    flow(Direction::Decap, TCP, (REMOTE, 1000), (POD, 80))
 }
 
 /// A packet of `of` with our mark and the proof that it is as it came.
@@ -153,7 +153,10 @@ fn renewed() -> Vec<Case> {
         ("of the next epoch", Lease { epoch: EPOCH + 1, ..old }),
         (
             "over, of another node, interface and way",
-            Lease { expires: 1, node: NODE3.into(), endpoint: NIC_IF, way: way_to_node2(), ..old },
+            going(
+                way_to_node2(),
+                Lease { expires: 1, node: NODE3.into(), endpoint: NIC_IF, ..old },
+            ),
         ),
         ("in memory that became another flow's", Lease { destination: NODE3.into(), ..old }),
     ];
@@ -222,7 +225,7 @@ fn others(flow: Flow) -> Vec<Flow> {
         Flow { source_port: flow.source_port ^ 1, ..flow },
         Flow { destination_port: flow.destination_port ^ 1, ..flow },
         Flow { protocol: flow.protocol ^ UDP ^ TCP, ..flow },
-        Flow { direction: Flow::ENCAP, ..flow },
+        Flow { direction: Direction::Encap as u8, ..flow },
     ]
 }
 
@@ -254,7 +257,8 @@ fn not_proven() -> Vec<Case> {
 fn nobodys() -> Vec<Case> {
     let flow = udp(REMOTE);
     let to = |destination| to_pod().ipv4(REMOTE, destination).udp(1000, 2000).payload(64);
-    let to_flow = |destination| self::flow(Flow::DECAP, UDP, (REMOTE, 1000), (destination, 2000));
+    let to_flow =
+        |destination| self::flow(Direction::Decap, UDP, (REMOTE, 1000), (destination, 2000));
     let mut cases = Vec::new();
     for ifindex in [0, NIC_IF, POD_IF, NEIGHBOUR_IF] {
         let case = proven(format!("came in by interface {ifindex}"), &plain(), &flow);
@@ -285,15 +289,7 @@ fn nobodys() -> Vec<Case> {
             .passed(GrantGiven)
             .grants(
                 to_flow(young),
-                Lease {
-                    way: dataplane_common::Node {
-                        ifindex: POD_IF,
-                        mtu: 0,
-                        next_hop: OTHER_MAC.into(),
-                        source: HOST_MAC.into(),
-                    },
-                    ..first(&to_flow(young), NODE2)
-                },
+                Lease { hop: hop(POD_IF, OTHER_MAC, HOST_MAC), ..first(&to_flow(young), NODE2) },
             ),
     );
     // NODE2 itself is an honest source without a route: never leased.

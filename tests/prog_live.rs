@@ -6,9 +6,9 @@ use aya::programs::TcAttachType;
 use dataplane_common::{
     Direction,
     Reason::{
-        self, HostEncapsulated, HostTooBig, HostTruncated, NotForHost, NotIpip, NotIpv4,
-        OuterTruncated, PodEncapsulated, PodNotIpv4, PodTooBig, PodTruncated, ToPod, ToStack,
-        XdpUnwrapped,
+        self, DecapNotForHost, DecapNotIpip, DecapNotIpv4, DecapOuterTruncated, DecapToPod,
+        DecapToStack, HostEncapsulated, HostTooBig, HostTruncated, PodEncapsulated, PodNotIpv4,
+        PodTooBig, PodTruncated, XdpUnwrapped,
     },
     Settings,
 };
@@ -64,7 +64,8 @@ fn gso_from_node_to_node() {
     assert_eq!(came.frame, expected.bytes(), "{}", hex::difference(&expected.bytes(), &came.frame));
     assert_eq!(came.gso_size, GSO.gso_size, "still whole");
     // All bytes of it, as the program got it; for the node, those of the inner packet.
-    let wrong = case::difference(&counters, &[(ToStack, 3060)], &[(NODE1, Direction::Decap, 3040)]);
+    let wrong =
+        case::difference(&counters, &[(DecapToStack, 3060)], &[(NODE1, Direction::Decap, 3040)]);
     assert!(wrong.is_empty(), "{wrong}");
 }
 
@@ -110,7 +111,7 @@ pub fn cases() -> Vec<LiveCase> {
 pub fn cases_with_the_fast_path_off() -> Vec<LiveCase> {
     let packet = decap::plain();
     vec![
-        LiveCase::new(Hook::Nic, "into the tunnel device", &packet).counted(ToStack).sent(
+        LiveCase::new(Hook::Nic, "into the tunnel device", &packet).counted(DecapToStack).sent(
             Exit::Tunnel,
             &stack(&packet),
             NODE2,
@@ -118,7 +119,7 @@ pub fn cases_with_the_fast_path_off() -> Vec<LiveCase> {
         ),
         LiveCase::new(Hook::NicXdp, "XDP, then into the tunnel device", &packet)
             .counted(XdpUnwrapped)
-            .counted_bytes(ToStack, INNER)
+            .counted_bytes(DecapToStack, INNER)
             .sent(Exit::Tunnel, &stack(&packet), NODE2, INNER),
     ]
 }
@@ -147,7 +148,7 @@ fn truncated() -> Vec<LiveCase> {
     let hooks = [
         (Hook::Pod, from_pod().ipv4(POD, REMOTE).udp(1, 2), PodTruncated),
         (Hook::Tunnel, from_stack().ipv4(POD, REMOTE).udp(1, 2), HostTruncated),
-        (Hook::Nic, decap::plain(), OuterTruncated),
+        (Hook::Nic, decap::plain(), DecapOuterTruncated),
     ];
     let mut cases = Vec::new();
     for (hook, packet, reason) in hooks {
@@ -168,8 +169,9 @@ fn tagged() -> Vec<LiveCase> {
     let untagged = |packet: &Frame| packet.bytes().len() as u64 - 18;
     vec![
         LiveCase::new(Hook::Pod, "a VLAN tag", &pod).counted_bytes(PodNotIpv4, untagged(&pod)),
-        LiveCase::new(Hook::Nic, "a VLAN tag", &wire).counted_bytes(NotIpv4, untagged(&wire)),
-        LiveCase::new(Hook::NicXdp, "a VLAN tag", &wire).counted_bytes(NotIpv4, untagged(&wire)),
+        LiveCase::new(Hook::Nic, "a VLAN tag", &wire).counted_bytes(DecapNotIpv4, untagged(&wire)),
+        LiveCase::new(Hook::NicXdp, "a VLAN tag", &wire)
+            .counted_bytes(DecapNotIpv4, untagged(&wire)),
     ]
 }
 
@@ -193,14 +195,14 @@ fn redirected() -> Vec<LiveCase> {
         LiveCase::new(Hook::Tunnel, "the next hop is known", &lost_a_hop(REMOTE3))
             .counted(HostEncapsulated)
             .sent(Exit::Wire, &cached, NODE3, INNER),
-        LiveCase::new(Hook::Nic, "into the pod", &decap::plain()).counted(ToPod).sent(
+        LiveCase::new(Hook::Nic, "into the pod", &decap::plain()).counted(DecapToPod).sent(
             Exit::Pod,
             &pod(&decap::plain()),
             NODE2,
             INNER,
         ),
         LiveCase::new(Hook::Nic, "to nobody here", &decap::plain().edit(1, |ip| ip.to = STRANGER))
-            .counted(Reason::NoEndpointToStack)
+            .counted(Reason::DecapNoEndpointToStack)
             .sent(
                 Exit::Tunnel,
                 &stack(&decap::plain().edit(1, |ip| ip.to = STRANGER)),
@@ -272,7 +274,7 @@ fn in_pages() -> Vec<LiveCase> {
             ),
         );
         let coming = tcp(decap::ip());
-        cases.push(LiveCase::new(Hook::Nic, &what, &coming).shape(shape).counted(ToPod).sent(
+        cases.push(LiveCase::new(Hook::Nic, &what, &coming).shape(shape).counted(DecapToPod).sent(
             Exit::Pod,
             &pod(&coming),
             NODE2,
@@ -293,18 +295,18 @@ fn handed_over() -> Vec<LiveCase> {
     vec![
         LiveCase::new(Hook::NicXdp, "into the pod", &packet)
             .counted(XdpUnwrapped)
-            .counted_bytes(ToPod, INNER)
+            .counted_bytes(DecapToPod, INNER)
             .sent(Exit::Pod, &pod(&packet), NODE2, INNER),
         LiveCase::new(Hook::NicXdp, "to nobody here", &stranger)
             .counted(XdpUnwrapped)
-            .counted_bytes(Reason::NoEndpointToStack, INNER)
+            .counted_bytes(Reason::DecapNoEndpointToStack, INNER)
             .sent(Exit::Tunnel, &stack(&stranger), NODE2, INNER),
-        LiveCase::new(Hook::NicXdp, "for another machine", &other).counted(NotForHost),
-        LiveCase::new(Hook::NicXdp, "for many", &many).counted(NotForHost),
-        LiveCase::new(Hook::NicXdp, "a lie", &forged).counted(Reason::ForgedSource),
-        LiveCase::new(Hook::NicXdp, "left to TC", &unknown).counted(Reason::SourceUnknown),
+        LiveCase::new(Hook::NicXdp, "for another machine", &other).counted(DecapNotForHost),
+        LiveCase::new(Hook::NicXdp, "for many", &many).counted(DecapNotForHost),
+        LiveCase::new(Hook::NicXdp, "a lie", &forged).counted(Reason::DecapForgedSource),
+        LiveCase::new(Hook::NicXdp, "left to TC", &unknown).counted(Reason::DecapSourceUnknown),
         LiveCase::new(Hook::NicXdp, "plain, vouched for by nobody", &packet.unwrapped())
-            .counted(NotIpip),
+            .counted(DecapNotIpip),
     ]
 }
 
@@ -317,34 +319,34 @@ fn vouched_for() -> Vec<LiveCase> {
     let after = |what: &str, metadata: &[u8]| {
         LiveCase::new(Hook::AfterXdp, what, &packet).metadata(metadata)
     };
-    let delivered = |case: LiveCase| case.counted(ToPod).sent(Exit::Pod, &out, NODE2, INNER);
+    let delivered = |case: LiveCase| case.counted(DecapToPod).sent(Exit::Pod, &out, NODE2, INNER);
     let mut cases = vec![
         delivered(after("proof", &proof)),
         delivered(after("proof in front of more", &[proof.clone(), vec![9; 4]].concat())),
-        after("proof behind more", &[vec![9; 4], proof.clone()].concat()).counted(NotIpip),
-        after("the secret alone", &secret).counted(NotIpip),
-        after("room, but no proof", &[0; 8]).counted(NotIpip),
-        after("none", &[]).counted(NotIpip),
+        after("proof behind more", &[vec![9; 4], proof.clone()].concat()).counted(DecapNotIpip),
+        after("the secret alone", &secret).counted(DecapNotIpip),
+        after("room, but no proof", &[0; 8]).counted(DecapNotIpip),
+        after("none", &[]).counted(DecapNotIpip),
         LiveCase::new(Hook::AfterXdp, "proof, but the NIC took out a tag", &packet.clone().vlan(9))
             .metadata(&proof)
-            .counted_bytes(Reason::HandoverStray, INNER),
+            .counted_bytes(Reason::DecapHandoverStray, INNER),
         LiveCase::new(
             Hook::AfterXdp,
             "proof of another machine's",
             &packet.clone().macs(OTHER_MAC, ROUTER_MAC),
         )
         .metadata(&proof)
-        .counted(Reason::HandoverStray),
+        .counted(Reason::DecapHandoverStray),
     ];
     for bit in 0..32 {
         let wrong = (SECRET ^ 1 << bit).to_ne_bytes();
         let wrong = [wrong, NODE2.octets()].concat();
-        cases.push(after(&format!("bit {bit} of the secret wrong"), &wrong).counted(NotIpip));
+        cases.push(after(&format!("bit {bit} of the secret wrong"), &wrong).counted(DecapNotIpip));
     }
     for length in 14..34 {
         let cut = packet.clone().cut(length);
         let case = LiveCase::new(Hook::AfterXdp, format!("proof, cut to {length} bytes"), &cut);
-        cases.push(case.metadata(&proof).counted(Reason::HandoverStray));
+        cases.push(case.metadata(&proof).counted(Reason::DecapHandoverStray));
     }
     cases
 }

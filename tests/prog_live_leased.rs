@@ -11,10 +11,11 @@ use aya::programs::TcAttachType;
 use dataplane_common::{
     Direction, Flow, Lease, Node,
     Reason::{
-        self, ControlToStack, ForgedSource, FragmentToStack, GrantGiven, GrantNoFlow,
-        GrantUnmarked, GrantUnproven, HostLeaseGranted, HostUnmarked, HostUnproven,
-        LeaseExpiredToStack, LeaseOutdatedToStack, NoLeaseToStack, NoPortsToStack, OptionsToStack,
-        PodEncapsulated, PodNoLease, PodNotIpv4, ToPod, TtlToStack, XdpUnwrapped,
+        self, DecapControlToStack, DecapForgedSource, DecapFragmentToStack,
+        DecapLeaseExpiredToStack, DecapLeaseOutdatedToStack, DecapNoLeaseToStack,
+        DecapNoPortsToStack, DecapOptionsToStack, DecapToPod, DecapTtlToStack, GrantGiven,
+        GrantNoFlow, GrantUnmarked, GrantUnproven, HostLeaseGranted, HostUnmarked, HostUnproven,
+        PodEncapsulated, PodNoLease, PodNotIpv4, XdpUnwrapped,
     },
     Settings,
 };
@@ -47,17 +48,17 @@ const TCP: u8 = 6;
 /// Length of the packet inside [`decap::plain`].
 const INNER: u64 = 20 + 8 + 64;
 
-fn udp(direction: u8) -> Flow {
+fn udp(direction: Direction) -> Flow {
     match direction {
-        Flow::ENCAP => flow(direction, UDP, (POD, 1000), (REMOTE, 2000)),
-        _ => flow(direction, UDP, (REMOTE, 1000), (POD, 2000)),
+        Direction::Encap => flow(direction, UDP, (POD, 1000), (REMOTE, 2000)),
+        Direction::Decap => flow(direction, UDP, (REMOTE, 1000), (POD, 2000)),
     }
 }
 
-fn tcp(direction: u8) -> Flow {
+fn tcp(direction: Direction) -> Flow {
     match direction {
-        Flow::ENCAP => flow(direction, TCP, (POD, 1000), (REMOTE, 80)),
-        _ => flow(direction, TCP, (REMOTE, 1000), (POD, 80)),
+        Direction::Encap => flow(direction, TCP, (POD, 1000), (REMOTE, 80)),
+        Direction::Decap => flow(direction, TCP, (REMOTE, 1000), (POD, 80)),
     }
 }
 
@@ -85,7 +86,7 @@ fn wrapped() -> Frame {
 /// What XDP unwrapped, TC delivers by the lease it finds then.
 fn handed_over() -> Vec<LiveCase> {
     let packet = decap::plain();
-    let flow = udp(Flow::DECAP);
+    let flow = udp(Direction::Decap);
     let good = into_pod(flow, NODE2);
     let length = |packet: &Frame| packet.bytes().len() as u64 - 34;
     let with = |what: &str, packet: &Frame, lease: (Flow, Lease)| {
@@ -104,33 +105,38 @@ fn handed_over() -> Vec<LiveCase> {
         with("a lease", &packet, good)
             .leaves(used(good, INNER))
             .counted(XdpUnwrapped)
-            .counted_bytes(ToPod, INNER)
+            .counted_bytes(DecapToPod, INNER)
             .sent(Exit::Pod, &pod(&packet), NODE2, INNER),
-        to_stack(LiveCase::new(Hook::NicXdp, "no lease", &packet), &packet, NoLeaseToStack),
+        to_stack(LiveCase::new(Hook::NicXdp, "no lease", &packet), &packet, DecapNoLeaseToStack),
     ];
     let (_, lease) = good;
     for (what, stale, reason) in [
-        ("another node's lease", Lease { node: NODE3.into(), ..lease }, NoLeaseToStack),
-        ("a lease that is over", Lease { expires: 1, ..lease }, LeaseExpiredToStack),
-        ("an outdated lease", Lease { epoch: 0, ..lease }, LeaseOutdatedToStack),
+        ("another node's lease", Lease { node: NODE3.into(), ..lease }, DecapNoLeaseToStack),
+        ("a lease that is over", Lease { expires: 1, ..lease }, DecapLeaseExpiredToStack),
+        ("an outdated lease", Lease { epoch: 0, ..lease }, DecapLeaseOutdatedToStack),
     ] {
         let case = with(what, &packet, (flow, stale)).leaves((flow, stale));
         cases.push(to_stack(case, &packet, reason));
     }
-    let syn = into_pod(tcp(Flow::DECAP), NODE2);
+    let syn = into_pod(tcp(Direction::Decap), NODE2);
     for (what, packet, lease, reason) in [
-        ("TTL 1", packet.clone().edit(1, |ip| ip.ttl = 1), good, TtlToStack),
-        ("a fragment", packet.clone().edit(1, |ip| ip.fragment = MF), good, FragmentToStack),
-        ("options", packet.clone().edit(1, |ip| ip.options = vec![1; 4]), good, OptionsToStack),
-        ("ICMP", decap::ip().raw(1).payload(64), good, NoPortsToStack),
-        ("a SYN", decap::ip().tcp(1000, 80, flags::SYN), syn, ControlToStack),
+        ("TTL 1", packet.clone().edit(1, |ip| ip.ttl = 1), good, DecapTtlToStack),
+        ("a fragment", packet.clone().edit(1, |ip| ip.fragment = MF), good, DecapFragmentToStack),
+        (
+            "options",
+            packet.clone().edit(1, |ip| ip.options = vec![1; 4]),
+            good,
+            DecapOptionsToStack,
+        ),
+        ("ICMP", decap::ip().raw(1).payload(64), good, DecapNoPortsToStack),
+        ("a SYN", decap::ip().tcp(1000, 80, flags::SYN), syn, DecapControlToStack),
     ] {
         cases.push(to_stack(with(what, &packet, lease).leaves(lease), &packet, reason));
     }
     // XDP asks for no lease: it judges by the maps alone.
     let lie = packet.clone().edit(1, |ip| ip.from = REMOTE3);
     let theirs = into_pod(Flow { source: REMOTE3.into(), ..flow }, NODE2);
-    cases.push(with("a lie with a lease", &lie, theirs).leaves(theirs).counted(ForgedSource));
+    cases.push(with("a lie with a lease", &lie, theirs).leaves(theirs).counted(DecapForgedSource));
     let proof = [SECRET.to_ne_bytes(), NODE2.octets()].concat();
     let plain = packet.clone().unwrapped();
     cases.push(
@@ -138,7 +144,7 @@ fn handed_over() -> Vec<LiveCase> {
             .metadata(&proof)
             .with(Entry::Lease(flow, lease))
             .leaves(used(good, INNER))
-            .counted(ToPod)
+            .counted(DecapToPod)
             .sent(
                 Exit::Pod,
                 &plain.macs(POD_MAC, HOST_MAC).edit(0, |ip| ip.ttl -= 1),
@@ -156,8 +162,8 @@ fn in_pages() -> Vec<LiveCase> {
     let whole = 40 + LENGTH as u64;
     let tcp_frame = |frame: Frame| frame.tcp(1000, 80, flags::ACK).payload(LENGTH);
     let jumbo = Node { mtu: JUMBO, ..way_to_node2() };
-    let out = (tcp(Flow::ENCAP), lease(&tcp(Flow::ENCAP), NODE2, jumbo));
-    let into = into_pod(tcp(Flow::DECAP), NODE2);
+    let out = (tcp(Direction::Encap), lease(&tcp(Direction::Encap), NODE2, jumbo));
+    let into = into_pod(tcp(Direction::Decap), NODE2);
     let mut cases = Vec::new();
     for linear in [14, 20, 34, 38, 40, 47, 53, 60, 67, 80] {
         let shape = Shape { linear, ..Shape::default() };
@@ -177,7 +183,7 @@ fn in_pages() -> Vec<LiveCase> {
                 .shape(shape)
                 .with(Entry::Lease(into.0, into.1))
                 .leaves(used(into, whole))
-                .counted(ToPod)
+                .counted(DecapToPod)
                 .sent(Exit::Pod, &pod(&packet), NODE2, whole),
         );
     }
@@ -186,7 +192,7 @@ fn in_pages() -> Vec<LiveCase> {
 
 fn other() -> Vec<LiveCase> {
     const GSO: Shape = Shape { gso_size: 1000, transport: 34, linear: 0 };
-    let good = (tcp(Flow::ENCAP), lease(&tcp(Flow::ENCAP), NODE2, way_to_node2()));
+    let good = (tcp(Direction::Encap), lease(&tcp(Direction::Encap), NODE2, way_to_node2()));
     let with = |case: LiveCase| case.with(Entry::Lease(good.0, good.1));
     let segments = |frame: Frame| frame.tcp(1000, 80, flags::ACK).payload(3000);
     let packet = segments(from_pod().ipv4(POD, REMOTE));
@@ -213,7 +219,7 @@ fn other() -> Vec<LiveCase> {
 /// `grant_decap` alone, on what leaves for the pod: frames no test run takes.
 #[test]
 fn grant_decap_reads_headers_wherever_they_are() {
-    let flow = tcp(Flow::DECAP);
+    let flow = tcp(Direction::Decap);
     let good = into_pod(flow, NODE2).1;
     in_namespace(|net| {
         let mut loaded = Loaded::new(settings(Settings::VERIFIED, Settings::SPOOF_DROP));
@@ -249,18 +255,18 @@ fn grant_decap_reads_headers_wherever_they_are() {
 /// what the second goes by.
 #[test]
 fn wire_to_pod() {
-    let flow = udp(Flow::DECAP);
+    let flow = udp(Direction::Decap);
     let packet = decap::plain();
     let expected = pod(&packet);
     routed(MARKS, |net, loaded| {
         let send = || net.wire.send(&packet.bytes(), Shape::default());
         let from_node2 = (NODE2, Direction::Decap, INNER);
-        let by_stack = [(NoLeaseToStack, 20 + INNER), (GrantGiven, INNER)];
+        let by_stack = [(DecapNoLeaseToStack, 20 + INNER), (GrantGiven, INNER)];
         step(loaded, &net.pod, send, &expected, &by_stack, from_node2);
         let granted = loaded.lease(&flow).expect("a lease");
         let first = Lease { packets: 0, bytes: 0, ..into_pod(flow, NODE2).1 };
         assert_eq!(granted, Lease { expires: granted.expires, ..first });
-        step(loaded, &net.pod, send, &expected, &[(ToPod, 20 + INNER)], from_node2);
+        step(loaded, &net.pod, send, &expected, &[(DecapToPod, 20 + INNER)], from_node2);
         let count = Lease { packets: 1, bytes: INNER, ..granted };
         assert_eq!(loaded.lease(&flow), Some(count));
     });
@@ -269,7 +275,7 @@ fn wire_to_pod() {
 /// The other way, the same.
 #[test]
 fn pod_to_wire() {
-    let flow = udp(Flow::ENCAP);
+    let flow = udp(Direction::Encap);
     let packet = from_pod().ipv4(POD, REMOTE).udp(1000, 2000).payload(64);
     let expected = wrapped().ipv4(POD, REMOTE).ttl(63).udp(1000, 2000).payload(64);
     routed(MARKS, |net, loaded| {
@@ -294,7 +300,7 @@ fn translated_behind_the_back_of_conntrack() {
         let packet = decap::plain();
         let expected = pod(&decap::ip().udp(1000, 2001).payload(64));
         let send = || net.wire.send(&packet.bytes(), Shape::default());
-        let counts = [(NoLeaseToStack, 20 + INNER), (GrantUnproven, INNER)];
+        let counts = [(DecapNoLeaseToStack, 20 + INNER), (GrantUnproven, INNER)];
         for _ in 0..2 {
             step(loaded, &net.pod, send, &expected, &counts, (NODE2, Direction::Decap, INNER));
         }

@@ -1,6 +1,10 @@
-//! What loading takes: rights. How much work it is for the verifier: [`super::prog_budget`].
+//! What is loaded, and the rights it takes. How much work it is for the verifier: [`super::prog_budget`].
 
-use dataplane_common::Settings;
+use std::collections::BTreeSet;
+
+use aya::Ebpf;
+use dataplane_common::{Program, Settings};
+use dataplane_user::object::DATAPLANE;
 use tunless_tests::{
     capabilities::{BPF, NET_ADMIN, PERFMON, keep_only},
     prog::Loaded,
@@ -17,4 +21,11 @@ fn three_capabilities_are_enough() {
         }
     });
     thread.join().expect("the object loads without CAP_SYS_ADMIN");
+}
+
+#[test]
+fn the_object_holds_the_programs_and_no_others() {
+    let ebpf = Ebpf::load(DATAPLANE).expect("the object can be parsed");
+    let found: BTreeSet<&str> = ebpf.programs().map(|(name, _)| name).collect();
+    assert_eq!(found, Program::ALL.map(Program::as_str).into());
 }

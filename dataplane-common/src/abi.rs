@@ -4,7 +4,7 @@
 //! beside the old and swaps the programs, instead of reading the old wrongly.
 
 use crate::{
-    Counter, Endpoint, Flow, Handover, Lease, Node, NodeCounter, Prefix, PrefixRoute, Reason,
+    Counter, Endpoint, Flow, Handover, Hop, Lease, Node, NodeCounter, Prefix, PrefixRoute, Reason,
     Route, Settings,
     layout::{MAX_ENDPOINTS, MAX_MASKS, MAX_NODES, MAX_ROUTES},
 };
@@ -16,6 +16,7 @@ pub const ABI: u32 = {
         Prefix::LAYOUT,
         PrefixRoute::LAYOUT,
         Route::LAYOUT,
+        Hop::LAYOUT,
         Node::LAYOUT,
         Endpoint::LAYOUT,
         Counter::LAYOUT,

@@ -1,6 +1,6 @@
 //! A flow in one direction: what a lease is given for.
 
-use crate::{Ipv4Be, layout::plain};
+use crate::{Direction, Ipv4Be, layout::plain};
 
 plain! {
     /// One direction of a TCP or UDP conversation, as it passes this node.
@@ -17,18 +17,22 @@ plain! {
         pub destination_port: u16,
         /// The inner header's protocol: TCP or UDP.
         pub protocol: u8,
-        /// [`Flow::ENCAP`] or [`Flow::DECAP`].
+        /// The number of its [`Direction`]: any byte may lie in a map, see [`Self::direction`].
         pub direction: u8,
         /// Always 0: part of the key.
         pub reserved: u16,
     }
 }
 
+/// The bits in which the two directions' numbers differ.
+const BOTH: u8 = Direction::Encap as u8 ^ Direction::Decap as u8;
+
 impl Flow {
-    /// Pod → wire.
-    pub const ENCAP: u8 = 0;
-    /// Wire → pod.
-    pub const DECAP: u8 = 1;
+    /// Returns the direction in which its packets pass this node.
+    #[must_use]
+    pub const fn direction(&self) -> Direction {
+        if self.direction == Direction::Decap as u8 { Direction::Decap } else { Direction::Encap }
+    }
 
     /// The answers to this flow: they pass this node the other way.
     #[inline(always)]
@@ -40,7 +44,7 @@ impl Flow {
             source_port: self.destination_port,
             destination_port: self.source_port,
             protocol: self.protocol,
-            direction: self.direction ^ 1,
+            direction: self.direction ^ BOTH,
             reserved: 0,
         }
     }
@@ -101,6 +105,15 @@ mod tests {
             let flow = flow(a, b, ports, protocol, direction);
             prop_assert_eq!(flow.reverse().reverse(), flow);
             prop_assert_ne!(flow.reverse(), flow);
+        }
+
+        #[test]
+        fn the_reverse_passes_the_other_way(
+            a: u32, b: u32, ports: (u16, u16), protocol: u8, direction: u8,
+        ) {
+            let flow = flow(a, b, ports, protocol, direction);
+            prop_assert_ne!(flow.reverse().direction(), flow.direction());
+            prop_assert_eq!(flow.direction() as u8, flow.direction);
         }
 
         #[test]

@@ -233,19 +233,19 @@ impl Room {
 #[inline(always)]
 pub const fn check_outer(outer: &Ipv4Header, room: Room) -> Result<(), Reason> {
     if !outer.is_ipv4() {
-        return Err(Reason::OuterBadHeader);
+        return Err(Reason::DecapOuterBadHeader);
     }
     if outer.has_options() {
-        return Err(Reason::OuterOptions);
+        return Err(Reason::DecapOuterOptions);
     }
     if !outer.checksum_is_right() {
-        return Err(Reason::OuterBadChecksum);
+        return Err(Reason::DecapOuterBadChecksum);
     }
     if outer.is_fragment() {
-        return Err(Reason::OuterFragment);
+        return Err(Reason::DecapOuterFragment);
     }
     if !room.holds(OUTER_LENGTH as u32, outer.total_length()) {
-        return Err(Reason::OuterBadLength);
+        return Err(Reason::DecapOuterBadLength);
     }
     Ok(())
 }
@@ -260,16 +260,16 @@ pub const fn check_outer(outer: &Ipv4Header, room: Room) -> Result<(), Reason> {
 #[inline(always)]
 pub const fn check_inner(inner: &Ipv4Header, room: Room) -> Result<(), Reason> {
     if !inner.is_ipv4() {
-        return Err(Reason::InnerBadHeader);
+        return Err(Reason::DecapInnerBadHeader);
     }
     if !room.holds(inner.header_length(), inner.total_length()) {
-        return Err(Reason::InnerBadLength);
+        return Err(Reason::DecapInnerBadLength);
     }
     if !inner.has_options() && !inner.checksum_is_right() {
-        return Err(Reason::InnerBadChecksum);
+        return Err(Reason::DecapInnerBadChecksum);
     }
     if inner.protocol == PROTOCOL_IPIP || inner.protocol == PROTOCOL_IPV6 {
-        return Err(Reason::NestedTunnel);
+        return Err(Reason::DecapNestedTunnel);
     }
     Ok(())
 }

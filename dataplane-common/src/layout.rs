@@ -175,29 +175,51 @@ impl Route {
 }
 
 plain! {
+    /// An interface and the addresses of the frames that go out of it.
+    pub struct Hop {
+        /// The interface; 0 while there is none.
+        pub ifindex: u32,
+        /// The MAC of the next hop, or of the pod, while its neighbour entry is
+        /// valid, else zero.
+        pub destination: Mac,
+        /// Our MAC on that interface, whether the other one is known or not.
+        pub source: Mac,
+    }
+}
+
+impl Hop {
+    /// Returns a copy made field by field, of MACs half by half.
+    ///
+    /// A copy of the whole becomes two loads of eight bytes, of which eBPF then has
+    /// to take the fields apart, or bytes where alignment forbids that.
+    #[inline(always)]
+    #[must_use]
+    pub const fn by_fields(&self) -> Self {
+        let Self { ifindex, destination: Mac(to), source: Mac(from) } = self;
+        Self {
+            ifindex: *ifindex,
+            destination: Mac([to[0], to[1], to[2]]),
+            source: Mac([from[0], from[1], from[2]]),
+        }
+    }
+}
+
+plain! {
     /// How to reach a node.
     pub struct Node {
-        /// The underlay interface towards it; 0 while there is none.
-        pub ifindex: u32,
+        /// The underlay interface towards it, and the next hop there. While the
+        /// MAC is not known, the kernel resolves it.
+        pub hop: Hop,
         /// Largest outer packet the path takes, bytes.
         pub mtu: u32,
-        /// The next hop's MAC while its neighbour entry is valid, else zero:
-        /// then the kernel resolves it.
-        pub next_hop: Mac,
-        /// Our MAC on that interface, whether the next hop's is known or not.
-        pub source: Mac,
     }
 }
 
 plain! {
     /// A local pod.
     pub struct Endpoint {
-        /// Its interface on the host (`cali…`).
-        pub ifindex: u32,
-        /// The pod's MAC; zero until the kernel has resolved it.
-        pub pod: Mac,
-        /// The host interface's MAC.
-        pub host: Mac,
+        /// Its interface on the host (`cali…`), and the pod behind it.
+        pub hop: Hop,
     }
 }
 
@@ -223,9 +245,10 @@ plain! {
         pub node: Ipv4Be,
         /// The local pod's interface: encap comes from nowhere else.
         pub endpoint: u32,
-        /// Where packets go: at encap the way to the node, at decap the pod's
-        /// interface and MACs (without an MTU).
-        pub way: Node,
+        /// Where packets go: at encap towards the node, at decap into the pod.
+        pub hop: Hop,
+        /// At encap the largest outer packet the path takes, bytes; at decap 0.
+        pub mtu: u32,
         /// Keeps the size a multiple of 8.
         pub reserved: u32,
     }

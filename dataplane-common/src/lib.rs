@@ -14,19 +14,23 @@ extern crate std;
 pub mod abi;
 pub mod address;
 pub mod checksum;
+pub mod direction;
 pub mod ecn;
 pub mod fit;
 pub mod flow;
 pub mod ipv4;
 pub mod layout;
+pub mod program;
 pub mod reason;
 pub mod settings;
 pub mod source;
 
 pub use address::{Ipv4Be, Mac};
+pub use direction::Direction;
 pub use flow::Flow;
 pub use layout::{
-    Counter, Endpoint, Handover, Lease, Node, NodeCounter, Prefix, PrefixRoute, Route,
+    Counter, Endpoint, Handover, Hop, Lease, Node, NodeCounter, Prefix, PrefixRoute, Route,
 };
-pub use reason::{Direction, Reason, Verdict};
+pub use program::Program;
+pub use reason::{Reason, Verdict};
 pub use settings::Settings;

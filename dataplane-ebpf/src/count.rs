@@ -22,7 +22,7 @@ pub fn encap(node: Ipv4Be, bytes: u32) {
     }
 }
 
-/// Counts an inner packet of `bytes` that came from `node` at `now` ([`crate::kernel::now`]).
+/// Counts an inner packet of `bytes` that came from `node` at `now` ([`crate::helpers::now`]).
 #[inline(always)]
 pub fn decap(node: Ipv4Be, bytes: u32, now: u64) {
     if let Some(counter) = maps::node_counter(node) {

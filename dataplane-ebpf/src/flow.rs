@@ -1,7 +1,7 @@
 //! Which flow a packet belongs to, as far as flows are leased.
 
 use dataplane_common::{
-    Flow,
+    Direction, Flow,
     ipv4::{Ipv4Header, OUTER_LENGTH, PROTOCOL_TCP, PROTOCOL_UDP},
 };
 
@@ -13,7 +13,8 @@ const RST: u16 = 0x04;
 /// TCP flags with which connections begin and end.
 pub const CONNECTION_CONTROL: u16 = SYN | FIN | RST;
 
-const UDP_HEADER: u32 = 8;
+/// Length of a UDP header, bytes (RFC 768).
+pub const UDP_HEADER: u32 = 8;
 const TCP_HEADER: u32 = 20;
 
 /// Where TCP keeps data offset and flags, bytes into its header (RFC 9293 §3.1).
@@ -28,7 +29,8 @@ pub struct Seen {
     pub is_control: bool,
 }
 
-/// Why a packet belongs to no flow that could be leased.
+/// Why the fast path does not take a packet, or no lease for it.
+#[derive(Clone, Copy)]
 pub enum NoFlow {
     /// Its ports are elsewhere, and a router has to look at them.
     Options,
@@ -38,9 +40,24 @@ pub enum NoFlow {
     NoPorts,
 }
 
+/// What in an IP header keeps any packet from the fast path.
+#[inline(always)]
+pub fn special(header: &Ipv4Header) -> Option<NoFlow> {
+    if header.has_options() {
+        return Some(NoFlow::Options);
+    }
+    header.is_fragment().then_some(NoFlow::Fragment)
+}
+
 /// The flow of the packet whose IP header, `header`, is `at` bytes into the frame.
 #[inline(always)]
-pub fn read(frame: Frame, at: usize, header: &Ipv4Header, direction: u8) -> Result<Seen, NoFlow> {
+pub fn read(
+    frame: Frame,
+    at: usize,
+    header: &Ipv4Header,
+    direction: Direction,
+) -> Result<Seen, NoFlow> {
+    // As `special`, whose answer would be two instructions more for each leased packet.
     if header.has_options() {
         return Err(NoFlow::Options);
     }
@@ -72,7 +89,7 @@ pub fn read(frame: Frame, at: usize, header: &Ipv4Header, direction: u8) -> Resu
         source_port: ports.source,
         destination_port: ports.destination,
         protocol: header.protocol,
-        direction,
+        direction: direction as u8,
         reserved: 0,
     };
     Ok(Seen { flow, is_control })

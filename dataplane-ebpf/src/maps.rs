@@ -64,13 +64,9 @@ pub fn route(address: Ipv4Be) -> Option<Route> {
         let mask = *MASKS.get(index)?;
         let prefix = Prefix::masked(address, mask);
         // SAFETY: what may be written meanwhile is read as numbers, and judged after that.
-        if let Some(entry) = unsafe { ROUTES.get(&prefix) } {
+        if let Some(entry) = unsafe { ROUTES.get(prefix) } {
             let route = entry.route;
-            // Read last: whoever got the memory in between has overwritten this first.
-            compiler_fence(Ordering::SeqCst);
-            // SAFETY: a reference is valid to read.
-            let found = unsafe { read_volatile(&raw const entry.prefix) };
-            return (found == prefix).then_some(route);
+            return (read_last(&entry.prefix) == prefix).then_some(route);
         }
         if mask == Ipv4Be(0) {
             return None;
@@ -84,14 +80,14 @@ pub fn route(address: Ipv4Be) -> Option<Route> {
 pub fn node(address: Ipv4Be) -> Option<Node> {
     // SAFETY: copied at once. A value replaced in between is replaced as a
     // whole: the hash map links a new element in.
-    unsafe { NODES.get(&address) }.copied()
+    unsafe { NODES.get(address) }.copied()
 }
 
 /// The local pod that has `address`.
 #[inline(always)]
 pub fn endpoint(address: Ipv4Be) -> Option<Endpoint> {
     // SAFETY: as in `node`.
-    unsafe { ENDPOINTS.get(&address) }.copied()
+    unsafe { ENDPOINTS.get(address) }.copied()
 }
 
 /// A flow's lease, good or not.
@@ -121,6 +117,17 @@ pub fn epoch() -> u32 {
     EPOCH.get(0).copied().unwrap_or(0)
 }
 
+/// Reads what tells whose an entry is, after everything else was read of it.
+///
+/// A map gives the memory of a removed entry to another one, and writes this field
+/// first: if it is still the expected one, so was what was read before.
+#[inline(always)]
+pub fn read_last<T: Copy>(field: &T) -> T {
+    compiler_fence(Ordering::SeqCst);
+    // SAFETY: a reference is valid to read.
+    unsafe { read_volatile(field) }
+}
+
 /// This CPU's counter of a reason.
 #[inline(always)]
 pub fn counter(reason: Reason) -> Option<&'static mut Counter> {
@@ -133,7 +140,7 @@ pub fn counter(reason: Reason) -> Option<&'static mut Counter> {
 /// This CPU's counters of a node.
 #[inline(always)]
 pub fn node_counter(node: Ipv4Be) -> Option<&'static mut NodeCounter> {
-    let counter = NODE_COUNTERS.get_ptr_mut(&node)?;
+    let counter = NODE_COUNTERS.get_ptr_mut(node)?;
     // SAFETY: as in `counter`; entries are deleted only by the daemon, and the
     // kernel frees them after the programs that see them have ended (RCU).
     Some(unsafe { &mut *counter })

@@ -4,10 +4,10 @@
 //! it has to be taken anew (the verifier refuses the old one).
 
 use aya_ebpf::programs::{TcContext, XdpContext};
-use dataplane_common::{Handover, Mac, ipv4::Ipv4Header};
+use dataplane_common::{Handover, Hop, Mac, ipv4::Ipv4Header};
 use network_types::eth::{EthHdr, EtherType};
 
-use crate::kernel;
+use crate::{helpers, skb};
 
 /// Length of an Ethernet header, bytes.
 pub const ETHERNET: usize = EthHdr::LEN;
@@ -51,19 +51,19 @@ impl Ethernet {
         self.ether_type == EtherType::Ipv4 as u16
     }
 
-    /// Writes both addresses, half by half.
+    /// Writes both addresses of a hop, half by half.
     #[inline(always)]
-    pub fn address(&mut self, destination: Mac, source: Mac) {
-        self.deliver_to(destination);
-        self.source.0[0] = source.0[0];
-        self.source.0[1] = source.0[1];
-        self.source.0[2] = source.0[2];
+    pub fn address(&mut self, hop: &Hop) {
+        self.deliver_to(hop.destination);
+        self.source.0[0] = hop.source.0[0];
+        self.source.0[1] = hop.source.0[1];
+        self.source.0[2] = hop.source.0[2];
     }
 
     /// Writes the whole header of an IPv4 packet.
     #[inline(always)]
-    pub fn send(&mut self, destination: Mac, source: Mac) {
-        self.address(destination, source);
+    pub fn send(&mut self, hop: &Hop) {
+        self.address(hop);
         self.ether_type = EtherType::Ipv4 as u16;
     }
 
@@ -126,10 +126,10 @@ impl Frame {
     #[inline(always)]
     pub fn linear(ctx: &TcContext, wanted: u32) -> Self {
         let frame = Self::of_tc(ctx);
-        if frame.length() >= wanted || frame.length() == kernel::length(ctx) {
+        if frame.length() >= wanted || frame.length() == skb::length(ctx) {
             return frame;
         }
-        kernel::pull(ctx, wanted.min(kernel::length(ctx)));
+        helpers::pull(ctx, wanted.min(skb::length(ctx)));
         Self::of_tc(ctx)
     }
 

@@ -1,6 +1,6 @@
 //! The user side of tunless: the daemon and the CLI.
 //!
-//! Sources say where pods live (`config`), the kernel says what the host is
+//! Sources report where pods live (`sources`), the kernel what the host is
 //! like (`kernel`); `desired` makes one state of both, `tables` compare it with
 //! what is and mend the difference. The CLI reads the same pins.
 

@@ -60,10 +60,11 @@ pub fn honest() -> Vec<(Ipv4Addr, Ipv4Addr)> {
 #[must_use]
 pub fn spoofs() -> Vec<(Ipv4Addr, Ipv4Addr, Reason, Reason)> {
     let martian = |a, b, c, d| {
-        (NODE2, Ipv4Addr::new(a, b, c, d), Reason::MartianSource, Reason::MartianToStack)
+        (NODE2, Ipv4Addr::new(a, b, c, d), Reason::DecapMartianSource, Reason::DecapMartianToStack)
     };
-    let own = |source| (NODE2, source, Reason::OwnSource, Reason::OwnToStack);
-    let forged = |node, source| (node, source, Reason::ForgedSource, Reason::ForgedToStack);
+    let own = |source| (NODE2, source, Reason::DecapOwnSource, Reason::DecapOwnToStack);
+    let forged =
+        |node, source| (node, source, Reason::DecapForgedSource, Reason::DecapForgedToStack);
     vec![
         martian(0, 0, 0, 0),
         martian(0, 1, 2, 3),
@@ -105,55 +106,55 @@ pub fn failing() -> Vec<(String, Frame, Fails)> {
             frames.into_iter().map(|(what, frame)| (format!("{about}: {what}"), frame, fails)),
         );
     };
-    add(not_ipv4(&plain), "frame", Passed(Reason::NotIpv4));
-    add(impossible_headers(&plain, 0), "outer", Passed(Reason::OuterBadHeader));
-    add(options(&plain, 0), "outer", Passed(Reason::OuterOptions));
-    add(fragments(&plain, 0), "outer", Passed(Reason::OuterFragment));
+    add(not_ipv4(&plain), "frame", Passed(Reason::DecapNotIpv4));
+    add(impossible_headers(&plain, 0), "outer", Passed(Reason::DecapOuterBadHeader));
+    add(options(&plain, 0), "outer", Passed(Reason::DecapOuterOptions));
+    add(fragments(&plain, 0), "outer", Passed(Reason::DecapOuterFragment));
     add(
         fragments(&plain.clone().edit(0, |ip| ip.fragment = EVIL), 0),
         "outer",
-        Passed(Reason::OuterFragment),
+        Passed(Reason::DecapOuterFragment),
     );
-    add(impossible_lengths(&plain, 0, OUTER), "outer", Passed(Reason::OuterBadLength));
-    add(impossible_headers(&plain, 1), "inner", Passed(Reason::InnerBadHeader));
-    add(impossible_lengths(&plain, 1, OUTER - 20), "inner", Passed(Reason::InnerBadLength));
+    add(impossible_lengths(&plain, 0, OUTER), "outer", Passed(Reason::DecapOuterBadLength));
+    add(impossible_headers(&plain, 1), "inner", Passed(Reason::DecapInnerBadHeader));
+    add(impossible_lengths(&plain, 1, OUTER - 20), "inner", Passed(Reason::DecapInnerBadLength));
     // Its room is what the outer header says, not what the frame has.
     let padded = plain.clone().padding(30);
     add(
         impossible_lengths(&padded, 1, OUTER - 20),
         "inner, padded",
-        Passed(Reason::InnerBadLength),
+        Passed(Reason::DecapInnerBadLength),
     );
     let tunnels = [4, 41].map(|protocol| {
         (format!("protocol {protocol}"), plain.clone().edit(1, |ip| ip.protocol = Some(protocol)))
     });
-    add(tunnels.into(), "inner", Passed(Reason::NestedTunnel));
+    add(tunnels.into(), "inner", Passed(Reason::DecapNestedTunnel));
     let other_protocols = [0, 1, 6, 17, 41, 47, 255].map(|protocol| {
         (format!("protocol {protocol}"), plain.clone().edit(0, |ip| ip.protocol = Some(protocol)))
     });
-    add(other_protocols.into(), "outer", Passed(Reason::NotIpip));
+    add(other_protocols.into(), "outer", Passed(Reason::DecapNotIpip));
     let short = plain.clone().edit(1, |ip| (ip.options, ip.total_length) = (vec![1; 40], Some(59)));
     add(
         vec![("shorter than its header".to_string(), short)],
         "inner",
-        Passed(Reason::InnerBadLength),
+        Passed(Reason::DecapInnerBadLength),
     );
     let carried = (20..40).map(|length| {
         let frame = plain.clone().edit(0, |ip| ip.total_length = Some(length));
         (format!("total length {length} holds no second header"), frame)
     });
-    add(carried.collect(), "outer", Passed(Reason::InnerTruncated));
+    add(carried.collect(), "outer", Passed(Reason::DecapInnerTruncated));
     for source in [STRANGER, NODE_UNKNOWN, NODE3] {
         let frame = plain.clone().edit(1, |ip| ip.from = source);
-        add(vec![(format!("from {source}"), frame)], "inner", Passed(Reason::SourceUnknown));
+        add(vec![(format!("from {source}"), frame)], "inner", Passed(Reason::DecapSourceUnknown));
     }
     for node in [NODE_UNKNOWN, NODE1, STRANGER, REMOTE] {
         let frame = plain.clone().edit(0, |ip| ip.from = node);
-        add(vec![(format!("from {node}"), frame)], "outer", Passed(Reason::UnknownNode));
+        add(vec![(format!("from {node}"), frame)], "outer", Passed(Reason::DecapUnknownNode));
     }
     for address in [NODE2, TUNNEL_ADDRESS, POD, Ipv4Addr::BROADCAST] {
         let frame = plain.clone().edit(0, |ip| ip.to = address);
-        add(vec![(format!("to {address}"), frame)], "outer", Passed(Reason::OtherDestination));
+        add(vec![(format!("to {address}"), frame)], "outer", Passed(Reason::DecapOtherDestination));
     }
     for (node, source, reason, _) in spoofs() {
         let frame = plain.clone().edit(0, |ip| ip.from = node).edit(1, |ip| ip.from = source);
@@ -173,10 +174,11 @@ pub fn truncated() -> Vec<(String, Frame, Fails)> {
         all.push((
             format!("cut to {length} of {whole} bytes"),
             cut.clone(),
-            Passed(Reason::OuterBadLength),
+            Passed(Reason::DecapOuterBadLength),
         ));
         let carried = length - 34;
-        let fails = if carried < 20 { Reason::InnerTruncated } else { Reason::InnerBadLength };
+        let fails =
+            if carried < 20 { Reason::DecapInnerTruncated } else { Reason::DecapInnerBadLength };
         let honest = cut.edit(0, |ip| ip.total_length = Some((20 + carried) as u16));
         all.push((format!("{carried} bytes carried of {}", whole - 34), honest, Passed(fails)));
     }

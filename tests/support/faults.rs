@@ -165,63 +165,65 @@ pub const MARTIAN: Ipv4Addr = Ipv4Addr::new(0, 1, 2, 3);
 pub fn decap(program: Program) -> Vec<Fault> {
     use Fails::{Dropped, Passed};
     let mut faults = vec![
-        Fault::new(Passed(Reason::NotIpv4), &["type"], |frame| frame.ether_type(0x86dd)),
-        Fault::new(Passed(Reason::NotIpip), &["protocol"], |frame| {
+        Fault::new(Passed(Reason::DecapNotIpv4), &["type"], |frame| frame.ether_type(0x86dd)),
+        Fault::new(Passed(Reason::DecapNotIpip), &["protocol"], |frame| {
             frame.edit(0, |ip| ip.protocol = Some(17))
         }),
-        Fault::new(Passed(Reason::NotForHost), &["MAC"], |frame| frame.macs(OTHER_MAC, ROUTER_MAC)),
-        Fault::new(Passed(Reason::OuterBadHeader), &["version"], |frame| {
+        Fault::new(Passed(Reason::DecapNotForHost), &["MAC"], |frame| {
+            frame.macs(OTHER_MAC, ROUTER_MAC)
+        }),
+        Fault::new(Passed(Reason::DecapOuterBadHeader), &["version"], |frame| {
             frame.edit(0, |ip| ip.version = 6)
         }),
-        Fault::new(Passed(Reason::OuterOptions), &["options"], |frame| {
+        Fault::new(Passed(Reason::DecapOuterOptions), &["options"], |frame| {
             frame.edit(0, |ip| ip.options = vec![1; 4])
         }),
-        Fault::new(Passed(Reason::OuterBadChecksum), &["checksum"], |frame| {
+        Fault::new(Passed(Reason::DecapOuterBadChecksum), &["checksum"], |frame| {
             frame.edit(0, |ip| ip.wrong_checksum = true)
         }),
-        Fault::new(Passed(Reason::OuterFragment), &["fragment"], |frame| {
+        Fault::new(Passed(Reason::DecapOuterFragment), &["fragment"], |frame| {
             frame.edit(0, |ip| ip.fragment = MF)
         }),
-        Fault::new(Passed(Reason::OuterBadLength), &["length"], |frame| {
+        Fault::new(Passed(Reason::DecapOuterBadLength), &["length"], |frame| {
             frame.edit(0, |ip| ip.total_length = Some(u16::MAX))
         }),
-        Fault::new(Passed(Reason::OtherDestination), &["destination"], |frame| {
+        Fault::new(Passed(Reason::DecapOtherDestination), &["destination"], |frame| {
             frame.edit(0, |ip| ip.to = NODE2)
         }),
-        Fault::new(Passed(Reason::UnknownNode), &["source"], |frame| {
+        Fault::new(Passed(Reason::DecapUnknownNode), &["source"], |frame| {
             frame.edit(0, |ip| ip.from = NODE_UNKNOWN)
         }),
-        Fault::new(Passed(Reason::InnerTruncated), &["length"], |frame| {
+        Fault::new(Passed(Reason::DecapInnerTruncated), &["length"], |frame| {
             frame.edit(0, |ip| ip.total_length = Some(39))
         }),
-        Fault::new(Passed(Reason::InnerBadHeader), &["inner version"], |frame| {
+        Fault::new(Passed(Reason::DecapInnerBadHeader), &["inner version"], |frame| {
             frame.edit(1, |ip| ip.version = 6)
         }),
-        Fault::new(Passed(Reason::InnerBadLength), &["inner length"], |frame| {
+        Fault::new(Passed(Reason::DecapInnerBadLength), &["inner length"], |frame| {
             frame.edit(1, |ip| ip.total_length = Some(u16::MAX))
         }),
-        Fault::new(Passed(Reason::InnerBadChecksum), &["inner checksum"], |frame| {
+        Fault::new(Passed(Reason::DecapInnerBadChecksum), &["inner checksum"], |frame| {
             frame.edit(1, |ip| ip.wrong_checksum = true)
         }),
-        Fault::new(Passed(Reason::NestedTunnel), &["inner protocol"], |frame| {
+        Fault::new(Passed(Reason::DecapNestedTunnel), &["inner protocol"], |frame| {
             frame.edit(1, |ip| ip.protocol = Some(4))
         }),
-        Fault::new(Dropped(Reason::MartianSource), &["inner source"], |frame| {
+        Fault::new(Dropped(Reason::DecapMartianSource), &["inner source"], |frame| {
             frame.edit(1, |ip| ip.from = MARTIAN)
         }),
-        Fault::new(Dropped(Reason::OwnSource), &["inner source"], |frame| {
+        Fault::new(Dropped(Reason::DecapOwnSource), &["inner source"], |frame| {
             frame.edit(1, |ip| ip.from = ip.to)
         }),
-        Fault::new(Dropped(Reason::ForgedSource), &["inner source"], |frame| {
+        Fault::new(Dropped(Reason::DecapForgedSource), &["inner source"], |frame| {
             frame.edit(1, |ip| ip.from = REMOTE3)
         }),
-        Fault::new(Passed(Reason::SourceUnknown), &["inner source"], |frame| {
+        Fault::new(Passed(Reason::DecapSourceUnknown), &["inner source"], |frame| {
             frame.edit(1, |ip| ip.from = super::world::STRANGER)
         }),
-        Fault::new(Dropped(Reason::EcnViolation), &["ECN"], |frame| {
+        Fault::new(Dropped(Reason::DecapEcnViolation), &["ECN"], |frame| {
             frame.edit(0, |ip| ip.tos = 0b11)
         }),
-        Fault::new(Dropped(Reason::InnerTtlZero), &["inner TTL"], |frame| {
+        Fault::new(Dropped(Reason::DecapInnerTtlZero), &["inner TTL"], |frame| {
             frame.edit(1, |ip| ip.ttl = 0)
         }),
     ];
@@ -229,15 +231,17 @@ pub fn decap(program: Program) -> Vec<Fault> {
         // It never sees a GSO packet, and knows whose a MAC is only by the node.
         Program::DecapXdp => {
             let of = |reason| move |fault: &Fault| matches!(fault.fails, Passed(fails) if fails == reason);
-            let mac = faults.iter().position(of(Reason::NotForHost)).expect("it is there");
+            let mac = faults.iter().position(of(Reason::DecapNotForHost)).expect("it is there");
             let mac = faults.remove(mac);
-            let node = faults.iter().position(of(Reason::UnknownNode)).expect("it is there");
+            let node = faults.iter().position(of(Reason::DecapUnknownNode)).expect("it is there");
             faults.insert(node + 1, mac);
         }
         // Of a GSO packet no length field is believed.
         _ => faults.push(Fault {
             gso_size: 1000,
-            ..Fault::new(Passed(Reason::CannotUnwrap), &["length", "inner length"], |frame| frame)
+            ..Fault::new(Passed(Reason::DecapCannotUnwrap), &["length", "inner length"], |frame| {
+                frame
+            })
         }),
     }
     faults

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use dataplane_common::{Flow, Lease};
+use dataplane_common::{Direction, Flow, Lease};
 use etherparse::checksum::Sum16BitWords;
 
 use super::{
@@ -150,10 +150,6 @@ pub fn context(random: &mut Random, program: Program, frame: &[u8]) -> Context {
 
 /// Of what looks like a flow, be it one or not.
 fn right_proof(program: Program, frame: &[u8]) -> u16 {
-    let direction = match program {
-        Program::EncapPod | Program::EncapHost => Flow::ENCAP,
-        Program::DecapTc | Program::DecapXdp | Program::GrantDecap => Flow::DECAP,
-    };
     let Some(ip) = frame.get(ETHERNET..ETHERNET + IPV4 + 4) else { return 1 };
     let word = |at: usize| u32::from_ne_bytes([ip[at], ip[at + 1], ip[at + 2], ip[at + 3]]);
     let port = |at: usize| u16::from_ne_bytes([ip[at], ip[at + 1]]);
@@ -163,7 +159,7 @@ fn right_proof(program: Program, frame: &[u8]) -> u16 {
         source_port: port(20),
         destination_port: port(22),
         protocol: ip[9],
-        direction,
+        direction: program.direction() as u8,
         reserved: 0,
     };
     flow.proof(world::SECRET)
@@ -171,14 +167,10 @@ fn right_proof(program: Program, frame: &[u8]) -> u16 {
 
 /// Leases for the flows of sound frames and for their answers: good, bad, or none.
 pub fn leases(random: &mut Random, program: Program) -> Vec<(Flow, Lease)> {
-    let direction = match program {
-        Program::EncapPod | Program::EncapHost => Flow::ENCAP,
-        Program::DecapTc | Program::DecapXdp | Program::GrantDecap => Flow::DECAP,
-    };
     let mut leases = Vec::new();
     for (from, to) in pairs(program) {
         for protocol in [6, 17] {
-            let flow = world::flow(direction, protocol, (from, 1), (to, 2));
+            let flow = world::flow(program.direction(), protocol, (from, 1), (to, 2));
             for flow in [flow, flow.reverse()] {
                 if !random.one_in(4) {
                     leases.push((flow, lease(random, &flow)));
@@ -191,8 +183,11 @@ pub fn leases(random: &mut Random, program: Program) -> Vec<(Flow, Lease)> {
 
 fn lease(random: &mut Random, flow: &Flow) -> Lease {
     let ways = [world::way_to_node2(), world::way_to_node3(), world::way_to_pod()];
-    let way =
-        if flow.direction == Flow::DECAP { world::way_to_pod() } else { ways[random.below(2)] };
+    let way = if flow.direction() == Direction::Decap {
+        world::way_to_pod()
+    } else {
+        ways[random.below(2)]
+    };
     let good = world::lease(flow, world::NODE2, way);
     let node = random.pick(&[world::NODE3, world::NODE_UNKNOWN]);
     match random.below(12) {
@@ -201,7 +196,7 @@ fn lease(random: &mut Random, flow: &Flow) -> Lease {
         2 => Lease { node: node.into(), ..good },
         3 => Lease { endpoint: random.pick(&[0, world::NEIGHBOUR_IF]), ..good },
         4 => Lease { destination: random.pick(&ADDRESSES).into(), ..good },
-        5 => Lease { way: random.pick(&ways), ..good },
+        5 => world::going(random.pick(&ways), good),
         _ => good,
     }
 }

@@ -26,7 +26,9 @@ use ipnet::Ipv4Net;
 use nix::time::{ClockId, clock_gettime};
 use tunless_lab::bpf;
 
-pub use super::run::{Action, Context, Counters, Program, Ran, Size};
+pub use dataplane_common::Program;
+
+pub use super::run::{Action, Context, Counters, Ran, Size};
 use super::{
     test_run::{Run, test_run},
     trampoline::Trampoline,
@@ -172,13 +174,17 @@ impl Loaded {
 
     /// A TC program, to attach it or to look at it.
     pub fn classifier(&mut self, program: Program) -> &mut SchedClassifier {
-        let program = self.ebpf.program_mut(program.name()).expect("the program is in the object");
+        let program =
+            self.ebpf.program_mut(program.as_str()).expect("the program is in the object");
         program.try_into().expect("it is a classifier")
     }
 
     /// The XDP program.
     pub fn xdp(&mut self) -> &mut Xdp {
-        let program = self.ebpf.program_mut("decap_xdp").expect("the program is in the object");
+        let program = self
+            .ebpf
+            .program_mut(Program::DecapXdp.as_str())
+            .expect("the program is in the object");
         program.try_into().expect("it is an XDP program")
     }
 
@@ -243,7 +249,7 @@ impl Loaded {
     fn trampoline(&mut self, program: Program) -> &Trampoline {
         let Self { ebpf, trampolines, .. } = self;
         trampolines.entry(program).or_insert_with(|| {
-            let loaded = ebpf.program(program.name()).expect("the program is in the object");
+            let loaded = ebpf.program(program.as_str()).expect("the program is in the object");
             Trampoline::new(loaded.fd().expect("it is loaded").as_fd())
         })
     }

@@ -1,67 +1,26 @@
 //! One run of a program: which one, what it gets, what it leaves.
 
-use std::{collections::BTreeMap, fmt, net::Ipv4Addr};
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
-use dataplane_common::{Counter, NodeCounter, Reason};
+use dataplane_common::{Counter, NodeCounter, Program, Reason};
 
 use super::world;
 
-/// A program of the object.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Program {
-    /// TC ingress of a pod's interface.
-    EncapPod,
-    /// TC egress of the tunnel device.
-    EncapHost,
-    /// TC ingress of the NIC.
-    DecapTc,
-    /// XDP of the NIC.
-    DecapXdp,
-    /// TC egress of a pod's interface.
-    GrantDecap,
-}
-
-impl Program {
-    /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::EncapPod, Self::EncapHost, Self::DecapTc, Self::DecapXdp, Self::GrantDecap];
-
-    /// Its name in the object.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::EncapPod => "encap_pod",
-            Self::EncapHost => "encap_host",
-            Self::DecapTc => "decap_tc",
-            Self::DecapXdp => "decap_xdp",
-            Self::GrantDecap => "grant_decap",
-        }
-    }
-
-    /// The interface it usually runs on.
-    #[must_use]
-    pub const fn interface(self) -> u32 {
-        match self {
-            Self::EncapPod | Self::GrantDecap => world::POD_IF,
-            Self::EncapHost => world::TUNNEL_IF,
-            Self::DecapTc | Self::DecapXdp => world::NIC_IF,
-        }
-    }
-
-    /// The interface by which what it sees usually has come in.
-    #[must_use]
-    pub const fn came_by(self) -> u32 {
-        match self {
-            Self::EncapPod | Self::EncapHost => world::POD_IF,
-            Self::GrantDecap => world::TUNNEL_IF,
-            Self::DecapTc | Self::DecapXdp => world::NIC_IF,
-        }
+/// Returns the index of the interface in [`world`] on which `program` usually runs.
+const fn interface(program: Program) -> u32 {
+    match program {
+        Program::EncapPod | Program::GrantDecap => world::POD_IF,
+        Program::EncapHost => world::TUNNEL_IF,
+        Program::DecapTc | Program::DecapXdp => world::NIC_IF,
     }
 }
 
-impl fmt::Display for Program {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+/// Returns the index of the interface by which what `program` sees usually came in.
+const fn came_by(program: Program) -> u32 {
+    match program {
+        Program::EncapPod | Program::EncapHost => world::POD_IF,
+        Program::GrantDecap => world::TUNNEL_IF,
+        Program::DecapTc | Program::DecapXdp => world::NIC_IF,
     }
 }
 
@@ -123,8 +82,8 @@ impl Context {
     #[must_use]
     pub const fn new(program: Program) -> Self {
         Self {
-            ifindex: program.interface(),
-            ingress_ifindex: program.came_by(),
+            ifindex: interface(program),
+            ingress_ifindex: came_by(program),
             mark: 0,
             proof: 0,
             gso_size: 0,

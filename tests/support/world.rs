@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 
-use dataplane_common::{Endpoint, Flow, Ipv4Be, Lease, Node, Route, Settings};
+use dataplane_common::{Direction, Endpoint, Flow, Hop, Ipv4Be, Lease, Node, Route, Settings};
 
 use super::packet::{Frame, Mac, eth};
 
@@ -115,7 +115,7 @@ pub enum Entry {
 /// A flow of `protocol`; the ports as a person says them.
 #[must_use]
 pub fn flow(
-    direction: u8,
+    direction: Direction,
     protocol: u8,
     (source, source_port): (Ipv4Addr, u16),
     (destination, destination_port): (Ipv4Addr, u16),
@@ -126,27 +126,33 @@ pub fn flow(
         source_port: source_port.to_be(),
         destination_port: destination_port.to_be(),
         protocol,
-        direction,
+        direction: direction as u8,
         reserved: 0,
     }
+}
+
+/// An interface and the MACs of frames out of it.
+#[must_use]
+pub fn hop(ifindex: u32, destination: Mac, source: Mac) -> Hop {
+    Hop { ifindex, destination: destination.into(), source: source.into() }
 }
 
 /// The way to [`NODE3`].
 #[must_use]
 pub fn way_to_node3() -> Node {
-    Node { ifindex: NIC_IF, mtu: SMALL_MTU, next_hop: NEXT_HOP_MAC.into(), source: NIC_MAC.into() }
+    Node { hop: hop(NIC_IF, NEXT_HOP_MAC, NIC_MAC), mtu: SMALL_MTU }
 }
 
 /// The way to [`NODE2`].
 #[must_use]
 pub fn way_to_node2() -> Node {
-    Node { ifindex: NIC_IF, mtu: MTU, source: NIC_MAC.into(), ..Node::default() }
+    Node { hop: hop(NIC_IF, [0; 6], NIC_MAC), mtu: MTU }
 }
 
 /// The way into [`POD`].
 #[must_use]
 pub fn way_to_pod() -> Node {
-    Node { ifindex: POD_IF, mtu: 0, next_hop: POD_MAC.into(), source: HOST_MAC.into() }
+    Node { hop: hop(POD_IF, POD_MAC, HOST_MAC), mtu: 0 }
 }
 
 /// A good lease of `flow`, between our pod and one of `node`'s, with something counted.
@@ -160,9 +166,16 @@ pub fn lease(flow: &Flow, node: Ipv4Addr, way: Node) -> Lease {
         bytes: BYTES,
         node: Ipv4Be::from(node),
         endpoint: POD_IF,
-        way,
+        hop: way.hop,
+        mtu: way.mtu,
         reserved: 0,
     }
+}
+
+/// The lease, but its packets go another way.
+#[must_use]
+pub fn going(way: Node, lease: Lease) -> Lease {
+    Lease { hop: way.hop, mtu: way.mtu, ..lease }
 }
 
 /// A route to a node's pods.
@@ -178,14 +191,13 @@ pub fn route(prefix: Ipv4Addr, length: u8, node: Ipv4Addr, flags: u16) -> Entry 
 /// A node whose next hop's MAC is not known.
 #[must_use]
 pub fn node(address: Ipv4Addr, ifindex: u32, mtu: u32) -> Entry {
-    Entry::Node(address, Node { ifindex, mtu, ..way_to_node2() })
+    Entry::Node(address, Node { hop: Hop { ifindex, ..way_to_node2().hop }, mtu })
 }
 
 /// A local pod on `ifindex`.
 #[must_use]
 pub fn endpoint(address: Ipv4Addr, ifindex: u32, pod: Mac) -> Entry {
-    let (pod, host) = (pod.into(), HOST_MAC.into());
-    Entry::Endpoint(address, Endpoint { ifindex, pod, host })
+    Entry::Endpoint(address, Endpoint { hop: hop(ifindex, pod, HOST_MAC) })
 }
 
 /// What the maps hold when a table starts.

@@ -155,32 +155,38 @@ fn each_fault_has_its_reason() {
     assert_eq!(check_outer(&ours(&good), room), Ok(()));
     assert_eq!(check_inner(&ours(&good), room), Ok(()));
     for version in (0..16).filter(|version| *version != 4) {
-        assert_eq!(check_outer(&broken(0, version << 4 | 5), room), Err(Reason::OuterBadHeader));
-        assert_eq!(check_inner(&broken(0, version << 4 | 5), room), Err(Reason::InnerBadHeader));
+        assert_eq!(
+            check_outer(&broken(0, version << 4 | 5), room),
+            Err(Reason::DecapOuterBadHeader)
+        );
+        assert_eq!(
+            check_inner(&broken(0, version << 4 | 5), room),
+            Err(Reason::DecapInnerBadHeader)
+        );
     }
     for ihl in 0..5 {
-        assert_eq!(check_outer(&broken(0, 0x40 | ihl), room), Err(Reason::OuterBadHeader));
-        assert_eq!(check_inner(&broken(0, 0x40 | ihl), room), Err(Reason::InnerBadHeader));
+        assert_eq!(check_outer(&broken(0, 0x40 | ihl), room), Err(Reason::DecapOuterBadHeader));
+        assert_eq!(check_inner(&broken(0, 0x40 | ihl), room), Err(Reason::DecapInnerBadHeader));
     }
     for ihl in 6..16 {
-        assert_eq!(check_outer(&broken(0, 0x40 | ihl), room), Err(Reason::OuterOptions));
+        assert_eq!(check_outer(&broken(0, 0x40 | ihl), room), Err(Reason::DecapOuterOptions));
         assert_eq!(check_inner(&broken(0, 0x40 | ihl), room), Ok(()));
     }
     let mut wrong_sum = good.clone();
     wrong_sum[10] ^= 1;
-    assert_eq!(check_outer(&ours(&wrong_sum), room), Err(Reason::OuterBadChecksum));
-    assert_eq!(check_inner(&ours(&wrong_sum), room), Err(Reason::InnerBadChecksum));
+    assert_eq!(check_outer(&ours(&wrong_sum), room), Err(Reason::DecapOuterBadChecksum));
+    assert_eq!(check_inner(&ours(&wrong_sum), room), Err(Reason::DecapInnerBadChecksum));
     for (at, value) in [(6, 0x20), (6, 0x01), (7, 0x01)] {
-        assert_eq!(check_outer(&broken(at, value), room), Err(Reason::OuterFragment));
+        assert_eq!(check_outer(&broken(at, value), room), Err(Reason::DecapOuterFragment));
         assert_eq!(check_inner(&broken(at, value), room), Ok(()));
     }
-    assert_eq!(check_outer(&ours(&good), Room::bytes(99)), Err(Reason::OuterBadLength));
-    assert_eq!(check_inner(&ours(&good), Room::bytes(99)), Err(Reason::InnerBadLength));
-    assert_eq!(check_outer(&broken(3, 19), room), Err(Reason::OuterBadLength));
-    assert_eq!(check_inner(&broken(3, 19), room), Err(Reason::InnerBadLength));
+    assert_eq!(check_outer(&ours(&good), Room::bytes(99)), Err(Reason::DecapOuterBadLength));
+    assert_eq!(check_inner(&ours(&good), Room::bytes(99)), Err(Reason::DecapInnerBadLength));
+    assert_eq!(check_outer(&broken(3, 19), room), Err(Reason::DecapOuterBadLength));
+    assert_eq!(check_inner(&broken(3, 19), room), Err(Reason::DecapInnerBadLength));
     assert_eq!(check_outer(&ours(&good), Room::UNKNOWN), Ok(()));
     assert_eq!(check_inner(&ours(&good), Room::UNKNOWN), Ok(()));
     for protocol in [4, 41] {
-        assert_eq!(check_inner(&broken(9, protocol), room), Err(Reason::NestedTunnel));
+        assert_eq!(check_inner(&broken(9, protocol), room), Err(Reason::DecapNestedTunnel));
     }
 }

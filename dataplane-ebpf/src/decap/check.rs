@@ -26,13 +26,13 @@ pub struct Checked {
 /// Whether it is IPIP at all; the outer header if so.
 #[inline(always)]
 pub fn ipip(frame: Frame, has_vlan_tag: bool) -> Result<Ipv4Header, Reason> {
-    let ethernet: Ethernet = frame.read(0).ok_or(Reason::OuterTruncated)?;
+    let ethernet: Ethernet = frame.read(0).ok_or(Reason::DecapOuterTruncated)?;
     if !ethernet.is_ipv4() || has_vlan_tag {
-        return Err(Reason::NotIpv4);
+        return Err(Reason::DecapNotIpv4);
     }
-    let outer: Ipv4Header = frame.read(ETHERNET).ok_or(Reason::OuterTruncated)?;
+    let outer: Ipv4Header = frame.read(ETHERNET).ok_or(Reason::DecapOuterTruncated)?;
     if outer.protocol != PROTOCOL_IPIP {
-        return Err(Reason::NotIpip);
+        return Err(Reason::DecapNotIpip);
     }
     Ok(outer)
 }
@@ -52,26 +52,27 @@ pub fn all(
 ) -> Result<Checked, Reason> {
     ipv4::check_outer(outer, room)?;
     if { outer.destination } != settings::node() {
-        return Err(Reason::OtherDestination);
+        return Err(Reason::DecapOtherDestination);
     }
     if !vouched {
-        let node = maps::node(outer.source).ok_or(Reason::UnknownNode)?;
-        if frame_for.is_some_and(|mac| !mac.is(node.source)) {
-            return Err(Reason::NotForHost);
+        let node = maps::node(outer.source).ok_or(Reason::DecapUnknownNode)?;
+        if frame_for.is_some_and(|mac| !mac.is(node.hop.source)) {
+            return Err(Reason::DecapNotForHost);
         }
     }
 
     // The outer length, not the frame's: padding is not ours to deliver.
     let carried = room.behind_header(outer.total_length());
     if !carried.has_header() {
-        return Err(Reason::InnerTruncated);
+        return Err(Reason::DecapInnerTruncated);
     }
-    let inner: Ipv4Header = frame.read(ETHERNET + OUTER_LENGTH).ok_or(Reason::InnerTruncated)?;
+    let inner: Ipv4Header =
+        frame.read(ETHERNET + OUTER_LENGTH).ok_or(Reason::DecapInnerTruncated)?;
     ipv4::check_inner(&inner, carried)?;
     let suspicion = if vouched { None } else { source(ctx, outer.source, inner.source)? };
-    let tos = ecn::decap(outer.tos, inner.tos).ok_or(Reason::EcnViolation)?;
+    let tos = ecn::decap(outer.tos, inner.tos).ok_or(Reason::DecapEcnViolation)?;
     if inner.ttl == 0 {
-        return Err(Reason::InnerTtlZero);
+        return Err(Reason::DecapInnerTtlZero);
     }
     Ok(Checked { inner, tos, suspicion })
 }
@@ -81,10 +82,10 @@ pub fn all(
 fn source(ctx: &impl EbpfContext, outer: Ipv4Be, inner: Ipv4Be) -> Result<Option<Reason>, Reason> {
     let (drop, stack) = match source::judge(outer, inner, maps::route(inner)) {
         Source::Belongs => return Ok(None),
-        Source::Unknown => return Err(Reason::SourceUnknown),
-        Source::Martian => (Reason::MartianSource, Reason::MartianToStack),
-        Source::Ours => (Reason::OwnSource, Reason::OwnToStack),
-        Source::OtherNode => (Reason::ForgedSource, Reason::ForgedToStack),
+        Source::Unknown => return Err(Reason::DecapSourceUnknown),
+        Source::Martian => (Reason::DecapMartianSource, Reason::DecapMartianToStack),
+        Source::Ours => (Reason::DecapOwnSource, Reason::DecapOwnToStack),
+        Source::OtherNode => (Reason::DecapForgedSource, Reason::DecapForgedToStack),
     };
     // Off unless the loader set AYA_LOG_LEVEL: an attacker must not buy CPU with it.
     warn!(ctx, "node {:i} sent a packet from {:i}", u32::from_be(outer.0), u32::from_be(inner.0));

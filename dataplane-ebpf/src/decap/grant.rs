@@ -1,24 +1,29 @@
 //! Leases on the way in: granted where the stack hands a packet to a pod.
 
 use aya_ebpf::programs::TcContext;
-use dataplane_common::{Endpoint, Flow, Node, Reason, ipv4::Ipv4Header};
+use dataplane_common::{Direction, Endpoint, Flow, Reason, ipv4::Ipv4Header};
 
 use crate::{
+    exit::Exit,
     flow::{self, Seen},
-    kernel,
-    lease::{self, Claim, Settled, Word},
+    lease::{self, Request, Settled, Word},
     maps,
     packet::{ETHERNET, Ethernet, Frame},
-    settings,
+    settings, skb,
 };
 
 /// Settles the lease of a packet that netfilter let into a pod. It passes in
 /// any case; what it came from, netfilter has judged.
 #[inline(always)]
-pub fn into_pod(ctx: &TcContext) -> Reason {
+pub fn into_pod(ctx: &TcContext) -> Exit {
+    Exit::Left(settle(ctx))
+}
+
+#[inline(always)]
+fn settle(ctx: &TcContext) -> Reason {
     let word = Word::take(ctx);
     let Some(seen) = seen(ctx) else { return Reason::GrantNoFlow };
-    match lease::settle(ctx, &seen, &word, || claim(ctx, &seen.flow)) {
+    match lease::settle(ctx, &seen, &word, || request(ctx, &seen.flow)) {
         Settled::Granted => Reason::GrantGiven,
         Settled::Leased => Reason::GrantLeased,
         Settled::Unmarked => Reason::GrantUnmarked,
@@ -31,24 +36,24 @@ pub fn into_pod(ctx: &TcContext) -> Reason {
 fn seen(ctx: &TcContext) -> Option<Seen> {
     let frame = Frame::linear(ctx, (ETHERNET + flow::HEADERS) as u32);
     let ethernet: Ethernet = frame.read(0)?;
-    if !ethernet.is_ipv4() || kernel::has_vlan_tag(ctx) {
+    if !ethernet.is_ipv4() || skb::has_vlan_tag(ctx) {
         return None;
     }
     let header: Ipv4Header = frame.read(ETHERNET)?;
     if !header.is_ipv4() {
         return None;
     }
-    flow::read(frame, ETHERNET, &header, Flow::DECAP).ok()
+    flow::read(frame, ETHERNET, &header, Direction::Decap).ok()
 }
 
 /// Only what came through the tunnel device, into the pod of this very interface.
 #[inline(always)]
-fn claim(ctx: &TcContext, flow: &Flow) -> Option<Claim> {
-    if kernel::ingress_ifindex(ctx) != settings::tunnel_ifindex() {
+fn request(ctx: &TcContext, flow: &Flow) -> Option<Request> {
+    if skb::ingress_ifindex(ctx) != settings::tunnel_ifindex() {
         return None;
     }
-    let Endpoint { ifindex, pod, host, .. } = maps::endpoint(flow.destination)?;
-    if ifindex != kernel::ifindex(ctx) || !pod.is_known() {
+    let Endpoint { hop } = maps::endpoint(flow.destination)?;
+    if hop.ifindex != skb::ifindex(ctx) || !hop.destination.is_known() {
         return None;
     }
     // The source check let it in because of this route.
@@ -56,6 +61,5 @@ fn claim(ctx: &TcContext, flow: &Flow) -> Option<Claim> {
     if route.is_local() {
         return None;
     }
-    let way = Node { ifindex, mtu: 0, next_hop: pod, source: host };
-    Some(Claim { node: route.node, endpoint: ifindex, way })
+    Some(Request { node: route.node, endpoint: hop.ifindex, hop, mtu: 0 })
 }

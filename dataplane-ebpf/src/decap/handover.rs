@@ -8,7 +8,7 @@ use aya_ebpf::programs::{TcContext, XdpContext};
 use dataplane_common::{Handover, Ipv4Be};
 
 use crate::{
-    kernel,
+    helpers,
     packet::{Frame, PackedHandover},
     settings,
 };
@@ -17,7 +17,7 @@ use crate::{
 /// leftover bytes be taken for one.
 #[inline(always)]
 pub fn reserve(ctx: &XdpContext) -> Result<(), i64> {
-    kernel::xdp_adjust_meta(ctx, -(size_of::<Handover>() as i32))?;
+    helpers::xdp_adjust_meta(ctx, -(size_of::<Handover>() as i32))?;
     write(ctx, Handover::default());
     Ok(())
 }

@@ -4,11 +4,11 @@
 //! What we do not know for ours goes up untouched: the kernel's rules judge it,
 //! so a node is never weaker with us than without. Only a proven lie is dropped.
 
+mod by_lease;
 mod check;
 mod deliver;
 mod grant;
 mod handover;
-mod leased;
 mod unwrap;
 
 use aya_ebpf::programs::{TcContext, XdpContext};
@@ -19,8 +19,10 @@ use dataplane_common::{
 
 pub use self::grant::into_pod;
 use crate::{
-    TcExit, flow, kernel,
+    exit::{Exit, Steps},
+    flow, helpers,
     packet::{ETHERNET, Ethernet, Frame},
+    skb,
 };
 
 /// Where the inner header is while the outer one is on.
@@ -30,20 +32,27 @@ const ALL_HEADERS: u32 = (INNER + flow::HEADERS) as u32;
 
 /// From the NIC (TC ingress): wrapped, or unwrapped and vouched for by [`xdp`].
 #[inline(always)]
-pub fn tc(ctx: &TcContext) -> TcExit {
-    if let Some(node) = handover::read(ctx) {
-        return handed_over(ctx, node);
+pub fn tc(ctx: &TcContext) -> Exit {
+    match handover::read(ctx) {
+        Some(node) => handed_over(ctx, node),
+        None => encapsulated(ctx),
     }
+    .into()
+}
+
+/// With its outer header, as the wire brought it.
+#[inline(always)]
+fn encapsulated(ctx: &TcContext) -> Steps {
     let frame = Frame::linear(ctx, ALL_HEADERS);
-    let outer = check::ipip(frame, kernel::has_vlan_tag(ctx))?;
-    if !kernel::is_for_host(ctx) {
-        return Err(Reason::NotForHost);
+    let outer = check::ipip(frame, skb::has_vlan_tag(ctx))?;
+    if !skb::is_for_host(ctx) {
+        return Err(Reason::DecapNotForHost);
     }
-    let length = kernel::length(ctx) - ETHERNET as u32;
-    let room = if kernel::gso_size(ctx) == 0 { Room::bytes(length) } else { Room::UNKNOWN };
+    let length = skb::length(ctx) - ETHERNET as u32;
+    let room = if skb::gso_size(ctx) == 0 { Room::bytes(length) } else { Room::UNKNOWN };
     // Once, for the lease and for when the node was last seen.
-    let now = kernel::now();
-    let lookup = leased::look(frame, INNER, outer.source, now);
+    let now = helpers::now();
+    let lookup = by_lease::lookup(frame, INNER, outer.source, now);
     let checked = check::all(ctx, frame, &outer, room, None, lookup.vouches())?;
     unwrap::tc(ctx, &checked)?;
     deliver::deliver(ctx, &checked.inner, outer.source, checked.suspicion, lookup, now)
@@ -52,15 +61,15 @@ pub fn tc(ctx: &TcContext) -> TcExit {
 /// What XDP has checked and unwrapped lacks only its delivery. It is no longer
 /// what came from the wire, so what turns out not to be ours cannot be passed up.
 #[inline(always)]
-fn handed_over(ctx: &TcContext, node: Ipv4Be) -> TcExit {
+fn handed_over(ctx: &TcContext, node: Ipv4Be) -> Steps {
     // A tag the NIC took out of the frame is unknown to XDP.
-    if kernel::has_vlan_tag(ctx) || !kernel::is_for_host(ctx) {
-        return Err(Reason::HandoverStray);
+    if skb::has_vlan_tag(ctx) || !skb::is_for_host(ctx) {
+        return Err(Reason::DecapHandoverStray);
     }
     let frame = Frame::linear(ctx, (ETHERNET + flow::HEADERS) as u32);
-    let inner = frame.read(ETHERNET).ok_or(Reason::HandoverStray)?;
-    let now = kernel::now();
-    deliver::deliver(ctx, &inner, node, None, leased::look(frame, ETHERNET, node, now), now)
+    let inner = frame.read(ETHERNET).ok_or(Reason::DecapHandoverStray)?;
+    let now = helpers::now();
+    deliver::deliver(ctx, &inner, node, None, by_lease::lookup(frame, ETHERNET, node, now), now)
 }
 
 /// From the NIC before an skb exists. `None` leaves the packet to [`tc`].

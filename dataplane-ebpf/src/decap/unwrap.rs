@@ -8,14 +8,14 @@ use dataplane_common::{
 
 use super::check::Checked;
 use crate::{
-    kernel,
+    helpers,
     packet::{ETHERNET, Ethernet, Frame},
 };
 
 /// From an skb. On an error the packet is as it was.
 #[inline(always)]
 pub fn tc(ctx: &TcContext, checked: &Checked) -> Result<(), Reason> {
-    kernel::close_room(ctx).map_err(|_| Reason::CannotUnwrap)?;
+    helpers::close_room(ctx).map_err(|_| Reason::DecapCannotUnwrap)?;
     mark_congestion(Frame::of_tc(ctx), checked);
     Ok(())
 }
@@ -23,7 +23,7 @@ pub fn tc(ctx: &TcContext, checked: &Checked) -> Result<(), Reason> {
 /// From an XDP frame, whose Ethernet header has to move along by hand.
 #[inline(always)]
 pub fn xdp(ctx: &XdpContext, ethernet: Ethernet, checked: &Checked) -> Result<(), i64> {
-    kernel::xdp_adjust_head(ctx, OUTER_LENGTH as i32)?;
+    helpers::xdp_adjust_head(ctx, OUTER_LENGTH as i32)?;
     let frame = Frame::of_xdp(ctx);
     let _ = frame.edit(0, |header: &mut Ethernet| *header = ethernet);
     mark_congestion(frame, checked);

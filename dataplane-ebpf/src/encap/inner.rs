@@ -8,9 +8,11 @@ use dataplane_common::{
 };
 
 use super::Reasons;
-use crate::{flow::TCP_OFFSET_AND_FLAGS, kernel, packet::Frame};
-
-const UDP_HEADER: u32 = 8;
+use crate::{
+    flow::{TCP_OFFSET_AND_FLAGS, UDP_HEADER},
+    packet::Frame,
+    skb,
+};
 
 /// What the following steps need to know of the packet.
 pub struct Inner {
@@ -25,14 +27,14 @@ pub struct Inner {
     pub tcp: u16,
 }
 
-/// Reads and judges the headers; the first is `at` bytes into the frame: behind an
-/// Ethernet header, or at its start on a device that has none. An IPv4 packet shorter than it says, or one
-/// whose header cannot be, goes no further.
+/// Reads and checks the headers; the first is `at` bytes into the frame: behind an
+/// Ethernet header, or at its start on a device that has none. An IPv4 packet shorter
+/// than its length field, or with an impossible header, goes no further.
 #[inline(always)]
 pub fn parse(ctx: &TcContext, at: usize, reasons: &Reasons) -> Result<Inner, Reason> {
     // IP and TCP headers without options.
     let frame = Frame::linear(ctx, (at + OUTER_LENGTH + 20) as u32);
-    if !kernel::is_ipv4(ctx) || kernel::has_vlan_tag(ctx) {
+    if !skb::is_ipv4(ctx) || skb::has_vlan_tag(ctx) {
         return Err(reasons.not_ipv4);
     }
     let header: Ipv4Header = frame.read(at).ok_or(reasons.truncated)?;
@@ -40,8 +42,8 @@ pub fn parse(ctx: &TcContext, at: usize, reasons: &Reasons) -> Result<Inner, Rea
         return Err(reasons.bad_header);
     }
 
-    let available = kernel::length(ctx) - at as u32;
-    let gso_size = kernel::gso_size(ctx);
+    let available = skb::length(ctx) - at as u32;
+    let gso_size = skb::gso_size(ctx);
     // Of a GSO packet the length field says nothing: more than 64 KiB wrap.
     let length = if gso_size == 0 { header.total_length() } else { available };
     if length < header.header_length() || length > available {

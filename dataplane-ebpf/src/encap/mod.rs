@@ -6,8 +6,8 @@
 //! [`host`] there is nobody: a plain packet must not leave, so a "no" drops;
 //! unless the device is tunl0, which then encapsulates itself.
 
+mod by_lease;
 mod inner;
-mod leased;
 mod node;
 mod push_outer;
 mod sender;
@@ -17,52 +17,57 @@ mod to_wire;
 use aya_ebpf::programs::TcContext;
 use dataplane_common::Reason;
 
-use crate::{Redirected, TcExit, kernel, lease::Word, packet::ETHERNET, settings};
+use crate::{
+    exit::{Exit, Sent, Steps},
+    lease::Word,
+    packet::ETHERNET,
+    settings, skb,
+};
 
 /// From a pod's interface (TC ingress of `cali*`).
 #[inline(always)]
-pub fn pod(ctx: &TcContext) -> TcExit {
-    if settings::is_verified() { verified(ctx) } else { trusted(ctx) }
+pub fn pod(ctx: &TcContext) -> Exit {
+    if settings::is_verified() { verified(ctx) } else { trusted(ctx) }.into()
 }
 
 /// By a lease, which knows all that there is to look up.
 #[inline(always)]
-fn verified(ctx: &TcContext) -> TcExit {
+fn verified(ctx: &TcContext) -> Steps {
     // What a pod's own programs may have left there proves nothing.
-    kernel::set_proof(ctx, 0);
+    skb::set_proof(ctx, 0);
     let inner = inner::parse(ctx, ETHERNET, &POD)?;
-    let leased = leased::find(ctx, &inner)?;
+    let hit = by_lease::lookup(ctx, &inner)?;
     let ttl = suitable::hop(&inner)?;
-    suitable::fits(&inner, &leased.way, &POD)?;
+    suitable::fits(&inner, hit.mtu, &POD)?;
     suitable::checksum(&inner)?;
-    push_outer::push(ctx, &inner, leased.node, ttl, &POD)?;
+    push_outer::push(ctx, &inner, hit.node, ttl, &POD)?;
     push_outer::decrement_inner_ttl(ctx);
-    let action = to_wire::send(ctx, &inner, leased.node, &leased.way);
-    leased.count(inner.length);
-    Ok(Redirected { reason: Reason::PodEncapsulated, action })
+    let action = to_wire::send(ctx, &inner, hit.node, &hit.hop);
+    hit.count(inner.length);
+    Ok(Sent { reason: Reason::PodEncapsulated, action })
 }
 
 /// To any known route, whoever would have forbidden it.
 #[inline(always)]
-fn trusted(ctx: &TcContext) -> TcExit {
+fn trusted(ctx: &TcContext) -> Steps {
     let inner = inner::parse(ctx, ETHERNET, &POD)?;
     sender::owns_source(ctx, &inner)?;
-    let (address, node) = node::find(&inner, &POD)?;
+    let (address, node) = node::lookup(&inner, &POD)?;
     let ttl = suitable::hop(&inner)?;
-    suitable::fits(&inner, &node, &POD)?;
+    suitable::fits(&inner, node.mtu, &POD)?;
     suitable::for_fast_path(&inner)?;
     suitable::checksum(&inner)?;
     suitable::leaves_connections_alone(&inner)?;
     push_outer::push(ctx, &inner, address, ttl, &POD)?;
     push_outer::decrement_inner_ttl(ctx);
-    let action = to_wire::send(ctx, &inner, address, &node);
-    Ok(Redirected { reason: Reason::PodEncapsulated, action })
+    let action = to_wire::send(ctx, &inner, address, &node.hop);
+    Ok(Sent { reason: Reason::PodEncapsulated, action })
 }
 
 /// From the stack (TC egress of the tunnel device). Forwarding has taken its
 /// hop off the TTL already; a packet of this host's own keeps it.
 #[inline(always)]
-pub fn host(ctx: &TcContext) -> TcExit {
+pub fn host(ctx: &TcContext) -> Exit {
     // Constants, not the setting: offsets the compiler knows are offsets the
     // verifier can follow, and it skips the branch that is not ours.
     if settings::tunnel_has_ethernet() {
@@ -70,31 +75,32 @@ pub fn host(ctx: &TcContext) -> TcExit {
     } else {
         from_stack(ctx, 0, &TUNL0)
     }
+    .into()
 }
 
 /// What is counted, as if every device had an Ethernet header.
 #[inline(always)]
 pub fn frame_length(ctx: &TcContext) -> u32 {
     let missing = if settings::tunnel_has_ethernet() { 0 } else { ETHERNET as u32 };
-    kernel::length(ctx) + missing
+    skb::length(ctx) + missing
 }
 
 #[inline(always)]
-fn from_stack(ctx: &TcContext, at: usize, reasons: &Reasons) -> TcExit {
+fn from_stack(ctx: &TcContext, at: usize, reasons: &Reasons) -> Steps {
     let word = settings::is_verified().then(|| Word::take(ctx));
     let inner = inner::parse(ctx, at, reasons)?;
-    let (address, node) = node::find(&inner, reasons)?;
+    let (address, node) = node::lookup(&inner, reasons)?;
     if inner.header.ttl == 0 {
         return Err(reasons.ttl_expired);
     }
-    suitable::fits(&inner, &node, reasons)?;
+    suitable::fits(&inner, node.mtu, reasons)?;
     let reason = match &word {
-        Some(word) => leased::settle(ctx, &inner, word, address, &node),
+        Some(word) => by_lease::settle(ctx, &inner, word, address, &node),
         None => Reason::HostEncapsulated,
     };
     push_outer::push(ctx, &inner, address, inner.header.ttl, reasons)?;
-    let action = to_wire::send(ctx, &inner, address, &node);
-    Ok(Redirected { reason, action })
+    let action = to_wire::send(ctx, &inner, address, &node.hop);
+    Ok(Sent { reason, action })
 }
 
 /// The reasons of one hook for the "no" of a shared step.

@@ -7,7 +7,7 @@ use crate::maps;
 
 /// The node that carries the destination, and how to reach it.
 #[inline(always)]
-pub fn find(inner: &Inner, reasons: &Reasons) -> Result<(Ipv4Be, Node), Reason> {
+pub fn lookup(inner: &Inner, reasons: &Reasons) -> Result<(Ipv4Be, Node), Reason> {
     let address = match maps::route(inner.header.destination) {
         Some(route) if route.is_destination() => match reasons.direct {
             Some(direct) if route.is_direct() => return Err(direct),
@@ -16,7 +16,7 @@ pub fn find(inner: &Inner, reasons: &Reasons) -> Result<(Ipv4Be, Node), Reason> 
         _ => return Err(reasons.no_route),
     };
     match maps::node(address) {
-        Some(node) if node.ifindex != 0 => Ok((address, node)),
+        Some(node) if node.hop.ifindex != 0 => Ok((address, node)),
         _ => Err(reasons.node_unreachable),
     }
 }

@@ -8,9 +8,9 @@ use dataplane_common::{
 
 use super::{Reasons, inner::Inner};
 use crate::{
-    kernel::{self, NoRoom},
+    helpers::{self, NoRoom},
     packet::{ETHERNET, Frame},
-    settings,
+    settings, skb,
 };
 
 /// Opens room and writes the outer header, behind an Ethernet header that is put
@@ -26,16 +26,16 @@ pub fn push(
 ) -> Result<(), Reason> {
     // Ethernet padding must not travel as if it were payload.
     let frame_length = inner.at as u32 + inner.length;
-    if kernel::length(ctx) > frame_length {
-        kernel::trim(ctx, frame_length).map_err(|_| reasons.cannot_encapsulate)?;
+    if skb::length(ctx) > frame_length {
+        helpers::trim(ctx, frame_length).map_err(|_| reasons.cannot_encapsulate)?;
     }
-    kernel::open_room(ctx).map_err(|no_room| match no_room {
+    helpers::open_room(ctx).map_err(|no_room| match no_room {
         NoRoom::AlreadyEncapsulated => reasons.already_encapsulated,
         NoRoom::Other => reasons.cannot_encapsulate,
     })?;
-    if inner.at == 0 && kernel::prepend_ethernet(ctx).is_err() {
+    if inner.at == 0 && helpers::prepend_ethernet(ctx).is_err() {
         // No memory. The stack gets back what it gave.
-        return match kernel::close_room(ctx) {
+        return match helpers::close_room(ctx) {
             Ok(()) => Err(reasons.cannot_encapsulate),
             Err(_) => Err(Reason::HostCannotEncapsulate),
         };

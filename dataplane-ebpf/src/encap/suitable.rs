@@ -1,10 +1,10 @@
 //! May this packet take this way? A "no" on the pod's side is the stack's
 //! business: it fragments, sends ICMP and keeps track of connections.
 
-use dataplane_common::{Node, Reason};
+use dataplane_common::Reason;
 
-use super::{Reasons, inner::Inner};
-use crate::flow::CONNECTION_CONTROL;
+use super::{Reasons, by_lease, inner::Inner};
+use crate::flow::{self, CONNECTION_CONTROL};
 
 /// The TTL after the hop we are, or why there is none.
 #[inline(always)]
@@ -18,13 +18,10 @@ pub fn hop(inner: &Inner) -> Result<u8, Reason> {
 /// Options are for a router to obey, fragments for netfilter to reassemble.
 #[inline(always)]
 pub fn for_fast_path(inner: &Inner) -> Result<(), Reason> {
-    if inner.header.has_options() {
-        return Err(Reason::PodOptions);
+    match flow::special(&inner.header) {
+        Some(no_flow) => Err(by_lease::reason(no_flow)),
+        None => Ok(()),
     }
-    if inner.header.is_fragment() {
-        return Err(Reason::PodFragment);
-    }
-    Ok(())
 }
 
 /// The fast path is the router that must verify it (RFC 1812 §5.2.2); on the
@@ -34,10 +31,10 @@ pub fn checksum(inner: &Inner) -> Result<(), Reason> {
     if inner.header.checksum_is_right() { Ok(()) } else { Err(Reason::PodBadChecksum) }
 }
 
-/// Whether it fits the path to the node with the outer header on.
+/// Whether it fits a path that takes outer packets of up to `mtu` bytes.
 #[inline(always)]
-pub fn fits(inner: &Inner, node: &Node, reasons: &Reasons) -> Result<(), Reason> {
-    if inner.size.fits(node.mtu) { Ok(()) } else { Err(reasons.too_big) }
+pub fn fits(inner: &Inner, mtu: u32, reasons: &Reasons) -> Result<(), Reason> {
+    if inner.size.fits(mtu) { Ok(()) } else { Err(reasons.too_big) }
 }
 
 /// Connections begin and end in the stack's sight.

@@ -1,23 +1,22 @@
 //! Out of the NIC that leads to the node.
 
 use aya_ebpf::programs::TcContext;
-use dataplane_common::{Ipv4Be, Node};
+use dataplane_common::{Hop, Ipv4Be};
 
 use super::inner::Inner;
 use crate::{
-    count, kernel,
+    count, helpers,
     packet::{Ethernet, Frame},
 };
 
 /// With the next hop's MAC while the daemon knows it to be valid, else by way
 /// of the kernel's neighbour table, which resolves it. Returns the action.
 #[inline(always)]
-pub fn send(ctx: &TcContext, inner: &Inner, address: Ipv4Be, node: &Node) -> i32 {
+pub fn send(ctx: &TcContext, inner: &Inner, address: Ipv4Be, hop: &Hop) -> i32 {
     count::encap(address, inner.length);
-    if !node.next_hop.is_known() {
-        return kernel::redirect_neigh(node.ifindex);
+    if !hop.destination.is_known() {
+        return helpers::redirect_neigh(hop.ifindex);
     }
-    let _ = Frame::of_tc(ctx)
-        .edit(0, |ethernet: &mut Ethernet| ethernet.send(node.next_hop, node.source));
-    kernel::redirect(node.ifindex)
+    let _ = Frame::of_tc(ctx).edit(0, |ethernet: &mut Ethernet| ethernet.send(hop));
+    helpers::redirect(hop.ifindex)
 }

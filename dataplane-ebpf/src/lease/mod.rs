@@ -1,14 +1,14 @@
 //! Leases: netfilter decides, we remember for a few seconds.
 //!
-//! [`find`] is the fast path's question at a pod's interface and at the NIC.
+//! [`lookup`] is the fast path's question at a pod's interface and at the NIC.
 //! On a "no" the packet crosses the stack with a [`proof`](dataplane_common::Flow::proof)
 //! of its addresses and ports in `skb->tc_index`. Behind netfilter, [`settle`]
 //! asks for our mark and that proof, and grants, or revokes.
 
-mod find;
+mod lookup;
 mod settle;
 
 pub use self::{
-    find::{Leased, NoLease, find},
-    settle::{Claim, Settled, Word, settle},
+    lookup::{Hit, Miss, lookup},
+    settle::{Request, Settled, Word, settle},
 };

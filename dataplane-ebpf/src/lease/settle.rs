@@ -1,10 +1,10 @@
 //! Behind netfilter: grant a lease, or end it.
 
 use aya_ebpf::programs::TcContext;
-use dataplane_common::{Flow, Ipv4Be, Lease, Node};
+use dataplane_common::{Flow, Hop, Ipv4Be, Lease};
 
-use super::find;
-use crate::{flow::Seen, kernel, maps, settings};
+use super::lookup;
+use crate::{flow::Seen, helpers, maps, settings, skb};
 
 /// What netfilter says of a packet.
 pub struct Word {
@@ -18,18 +18,20 @@ impl Word {
     /// Takes it out of the skb: nobody behind us shall see our mark.
     #[inline(always)]
     pub fn take(ctx: &TcContext) -> Self {
-        Self { is_marked: kernel::take_mark(ctx, settings::mark()), epoch: maps::epoch() }
+        Self { is_marked: skb::take_mark(ctx, settings::mark()), epoch: maps::epoch() }
     }
 }
 
-/// Who would use the lease.
-pub struct Claim {
+/// Whose lease it would be, and what it would hold.
+pub struct Request {
     /// The other node.
     pub node: Ipv4Be,
     /// The local pod's interface.
     pub endpoint: u32,
     /// Where packets go.
-    pub way: Node,
+    pub hop: Hop,
+    /// As in [`Lease::mtu`].
+    pub mtu: u32,
 }
 
 /// What became of the flow's lease.
@@ -40,7 +42,7 @@ pub enum Settled {
     Leased,
     /// None: netfilter did not mark the packet.
     Unmarked,
-    /// None: not the packet an ingress hook of ours saw, or nobody's to claim.
+    /// None: not the packet an ingress hook of ours saw, or nobody's to request.
     Unproven,
     /// None: a connection begins or ends.
     Control,
@@ -52,7 +54,7 @@ pub fn settle(
     ctx: &TcContext,
     seen: &Seen,
     word: &Word,
-    claim: impl FnOnce() -> Option<Claim>,
+    request: impl FnOnce() -> Option<Request>,
 ) -> Settled {
     let flow = &seen.flow;
     if seen.is_control {
@@ -63,28 +65,28 @@ pub fn settle(
         revoke(flow);
         return Settled::Unmarked;
     }
-    let proof = kernel::proof(ctx);
+    let proof = skb::proof(ctx);
     if proof != 0 && proof != flow.proof(settings::secret()) {
         // Translated behind conntrack's back: what the flow had, it had rightly
         // only for packets that were not.
         revoke(flow);
         return Settled::Unproven;
     }
-    let now = kernel::now();
-    if find(flow, now).is_ok() {
+    let now = helpers::now();
+    if lookup(flow, now).is_ok() {
         return Settled::Leased;
     }
     if proof == 0 {
         return Settled::Unproven;
     }
-    match claim() {
-        Some(claim) => grant(flow, word.epoch, now, &claim),
+    match request() {
+        Some(request) => grant(flow, word.epoch, now, &request),
         None => Settled::Unproven,
     }
 }
 
 #[inline(always)]
-fn grant(flow: &Flow, epoch: u32, now: u64, claim: &Claim) -> Settled {
+fn grant(flow: &Flow, epoch: u32, now: u64, request: &Request) -> Settled {
     // A renewal goes on counting.
     let (packets, bytes) = maps::lease(flow).map_or((0, 0), |old| (old.packets, old.bytes));
     let lease = Lease {
@@ -93,9 +95,10 @@ fn grant(flow: &Flow, epoch: u32, now: u64, claim: &Claim) -> Settled {
         expires: now + settings::lease(),
         packets,
         bytes,
-        node: claim.node,
-        endpoint: claim.endpoint,
-        way: claim.way,
+        node: request.node,
+        endpoint: request.endpoint,
+        hop: request.hop,
+        mtu: request.mtu,
         reserved: 0,
     };
     maps::grant(flow, &lease);

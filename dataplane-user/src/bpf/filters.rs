@@ -21,10 +21,10 @@ use aya::programs::{
         qdisc_add_clsact,
     },
 };
-
+use dataplane_common::Program;
 use nix::net::if_::if_nametoindex;
 
-use super::{AttachedLink, Attachment, Hook, Pins, pins};
+use super::{AttachedLink, Attachment, Hook as _, Pins, pins};
 use crate::kernel::{Filter, Kernel};
 
 /// Behind everybody who chose a number on purpose (Felix's BPF filters have 1).
@@ -66,7 +66,7 @@ pub fn attach(
     if made_qdisc {
         pin(program, &pins.own_qdisc(at.ifindex))?;
     }
-    pin(program, &pins.link(at.hook, at.ifindex))
+    pin(program, &pins.link(at.program, at.ifindex))
 }
 
 /// Takes our filter off an interface. The pin stays. That there is none is fine.
@@ -123,7 +123,7 @@ fn remove(pin: &Path) -> Result<()> {
 pub async fn check(kernel: &Kernel, links: &mut [(Attachment, AttachedLink)]) -> Result<()> {
     let mut seen = BTreeMap::new();
     for (at, link) in links.iter_mut().filter(|(_, link)| link.is_filter) {
-        let Some(direction) = at.hook.tc() else { continue };
+        let Some(direction) = at.program.tc() else { continue };
         let filters = match seen.entry(at.ifindex) {
             Entry::Occupied(filters) => filters.into_mut(),
             // Of an interface that is gone there are none.
@@ -145,7 +145,7 @@ pub async fn check(kernel: &Kernel, links: &mut [(Attachment, AttachedLink)]) ->
 #[must_use]
 pub fn is_ours(filter: &Filter) -> bool {
     let has_our_name =
-        |name: &String| Hook::ALL.iter().any(|hook| name.starts_with(hook.program()));
+        |name: &String| Program::ALL.iter().any(|program| name.starts_with(program.as_str()));
     (filter.priority, filter.handle) == (PRIORITY, HANDLE_NUMBER)
         && filter.name.as_ref().is_some_and(has_our_name)
 }

@@ -7,15 +7,17 @@
 use std::{fs, io, os::fd::AsRawFd as _, path::Path};
 
 use anyhow::{Context as _, Result};
+use dataplane_common::Program;
 use serde::{Deserialize, Serialize};
 
-use super::{Hook, Pins, sys};
+use super::{Pins, sys};
 
 /// A program on an interface.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Deserialize, Serialize)]
 pub struct Attachment {
-    /// Which program, and so which hook.
-    pub hook: Hook,
+    /// The program, and so the hook.
+    #[serde(with = "super::hook::by_name")]
+    pub program: Program,
     /// The interface.
     pub ifindex: u32,
 }
@@ -61,7 +63,7 @@ pub fn list(pins: &Pins) -> Result<Vec<(Attachment, AttachedLink)>> {
 /// Whether an attachment's pin is gone, or its link detached. A filter's pin does not tell.
 #[must_use]
 pub fn is_lost(pins: &Pins, at: Attachment) -> bool {
-    look(&pins.link(at.hook, at.ifindex), at.ifindex)
+    look(&pins.link(at.program, at.ifindex), at.ifindex)
         .map_or_else(|error| is_missing(&error), |link| !link.is_live && !link.is_filter)
 }
 
@@ -72,8 +74,7 @@ fn is_missing(error: &anyhow::Error) -> bool {
 
 fn parse_name(path: &Path) -> Option<Attachment> {
     let (program, ifindex) = path.file_name()?.to_str()?.rsplit_once('_')?;
-    let hook = Hook::ALL.into_iter().find(|hook| hook.program() == program)?;
-    Some(Attachment { hook, ifindex: ifindex.parse().ok()? })
+    Some(Attachment { program: Program::from_name(program)?, ifindex: ifindex.parse().ok()? })
 }
 
 /// Looks at a pinned link. The kernel tells program and interface in the
@@ -100,13 +101,14 @@ mod tests {
 
     #[test]
     fn names_say_program_and_interface() {
-        for hook in Hook::ALL {
-            let attachment = Attachment { hook, ifindex: 17 };
-            let pin = Pins::new("/sys/fs/bpf/t".as_ref()).link(hook, 17);
+        for program in Program::ALL {
+            let attachment = Attachment { program, ifindex: 17 };
+            let pin = Pins::new("/sys/fs/bpf/t".as_ref()).link(program, 17);
             assert_eq!(parse_name(&pin), Some(attachment));
             assert!(!pin.file_name().unwrap().to_str().unwrap().contains('.'));
         }
-        for other in ["encap_pod", "encap_pod_x", "nothing_3", "3"] {
+        let name = Program::EncapPod.as_str();
+        for other in [name, &format!("{name}_x"), "nothing_3", "3"] {
             assert_eq!(parse_name(other.as_ref()), None);
         }
     }

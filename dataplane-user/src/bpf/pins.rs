@@ -23,10 +23,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use dataplane_common::abi::ABI;
+use dataplane_common::{Program, abi::ABI};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::{Hook, links};
+use super::links;
 
 /// The pins of one instance.
 #[derive(Clone, Debug)]
@@ -73,8 +73,8 @@ impl Pins {
 
     /// A link's pin.
     #[must_use]
-    pub fn link(&self, hook: Hook, ifindex: u32) -> PathBuf {
-        self.links().join(format!("{}_{ifindex}", hook.program()))
+    pub fn link(&self, program: Program, ifindex: u32) -> PathBuf {
+        self.links().join(format!("{program}_{ifindex}"))
     }
 
     /// Says that an interface's `clsact` qdisc is of our making (see
@@ -226,7 +226,7 @@ impl Pins {
     pub fn remove_all(&self) -> Result<usize> {
         let links = links::list(self)?;
         for (at, _) in links.iter().rev() {
-            let pin = self.link(at.hook, at.ifindex);
+            let pin = self.link(at.program, at.ifindex);
             fs::remove_file(&pin).with_context(|| format!("removing {}", pin.display()))?;
         }
         for directory in self.versions()? {

@@ -6,18 +6,18 @@ use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader,
     programs::{
-        Program, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
+        Program as Loaded, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
         links::{FdLink, PinnedLink},
         tc::{SchedClassifierLink, TcAttachOptions},
         xdp::XdpLink,
     },
 };
 use aya_log::EbpfLogger;
-use dataplane_common::Settings;
+use dataplane_common::{Program, Settings};
 use nix::net::if_::if_nametoindex;
 use tokio::task::JoinHandle;
 
-use super::{Attachment, Hook, Maps, Pins, filters, maps, pins};
+use super::{Attachment, Hook as _, Maps, Pins, filters, maps, pins};
 use crate::object;
 
 /// How often what the programs logged is printed. A full ring loses lines,
@@ -48,8 +48,8 @@ impl Programs {
     /// `leases`: how many there may be.
     ///
     /// # Errors
-    /// If pinned maps differ, or the verifier refuses a program: then with the
-    /// verifier's last words.
+    /// If pinned maps differ, or the verifier refuses a program: then with all of
+    /// the verifier's log.
     pub fn load(pins: &Pins, settings: Settings, leases: u32, logs_spoofs: bool) -> Result<Self> {
         Maps::check_pins(pins)?;
         maps::forget_other_size(pins, leases)?;
@@ -72,8 +72,8 @@ impl Programs {
         }
         for (name, program) in ebpf.programs_mut() {
             match program {
-                Program::SchedClassifier(program) => program.load(),
-                Program::Xdp(program) => program.load(),
+                Loaded::SchedClassifier(program) => program.load(),
+                Loaded::Xdp(program) => program.load(),
                 _ => continue,
             }
             .with_context(|| format!("loading the program {name}"))?;
@@ -94,12 +94,12 @@ impl Programs {
         &self.settings
     }
 
-    /// The kernel's number for the program of `hook`.
+    /// Returns the kernel's number for `program`.
     ///
     /// # Errors
     /// If the kernel refuses to tell.
-    pub fn id(&self, hook: Hook) -> Result<u32> {
-        let program = self.ebpf.program(hook.program()).context("no such program")?;
+    pub fn id(&self, program: Program) -> Result<u32> {
+        let program = self.ebpf.program(program.as_str()).context("no such program")?;
         Ok(program.info()?.id())
     }
 
@@ -113,13 +113,13 @@ impl Programs {
     /// # Errors
     /// If the kernel refuses.
     pub fn take_over(&mut self, pins: &Pins, at: Attachment, interface: &str) -> Result<()> {
-        let pin = pins.link(at.hook, at.ifindex);
+        let pin = pins.link(at.program, at.ifindex);
         let link =
             FdLink::from(PinnedLink::from_pin(&pin).with_context(|| pin.display().to_string())?);
-        let outcome = match at.hook.tc() {
+        let outcome = match at.program.tc() {
             Some(_) => {
                 let link = SchedClassifierLink::try_from(link)?;
-                let program = self.tc(at.hook)?;
+                let program = self.tc(at.program)?;
                 program.attach_to_link(link).and_then(|id| program.take_link(id)).map(drop)
             }
             None => {
@@ -143,8 +143,8 @@ impl Programs {
     /// # Errors
     /// If the kernel refuses.
     pub fn attach_filter(&mut self, pins: &Pins, at: Attachment, interface: &str) -> Result<()> {
-        let direction = at.hook.tc().context("XDP has no filters")?;
-        filters::attach(self.tc(at.hook)?, pins, at, direction, interface)
+        let direction = at.program.tc().context("XDP has no filters")?;
+        filters::attach(self.tc(at.program)?, pins, at, direction, interface)
     }
 
     /// Attaches the program anew and pins its link.
@@ -153,9 +153,9 @@ impl Programs {
     /// If the kernel refuses, or the interface has been replaced by another of
     /// the same name meanwhile.
     pub fn attach(&mut self, pins: &Pins, at: Attachment, interface: &str) -> Result<()> {
-        let link = match at.hook.tc() {
+        let link = match at.program.tc() {
             Some(direction) => {
-                let program = self.tc(at.hook)?;
+                let program = self.tc(at.program)?;
                 // Always by name of the mechanism: left alone, aya goes by kernel version.
                 let options = TcAttachOptions::TcxOrder(aya::programs::LinkOrder::default());
                 let id = program.attach_with_options(interface, direction, options)?;
@@ -171,18 +171,19 @@ impl Programs {
         if if_nametoindex(interface).ok() != Some(at.ifindex) {
             bail!("{interface} was replaced meanwhile; the new one is next");
         }
-        let pin = pins.link(at.hook, at.ifindex);
+        let pin = pins.link(at.program, at.ifindex);
         link.pin(&pin).with_context(|| format!("pinning {}", pin.display()))?;
         pins::restrict(&pin)
     }
 
-    fn tc(&mut self, hook: Hook) -> Result<&mut SchedClassifier> {
-        let program = self.ebpf.program_mut(hook.program()).context("no such program")?;
+    fn tc(&mut self, program: Program) -> Result<&mut SchedClassifier> {
+        let program = self.ebpf.program_mut(program.as_str()).context("no such program")?;
         Ok(program.try_into()?)
     }
 
     fn xdp(&mut self) -> Result<&mut Xdp> {
-        let program = self.ebpf.program_mut(Hook::DecapXdp.program()).context("no such program")?;
+        let program =
+            self.ebpf.program_mut(Program::DecapXdp.as_str()).context("no such program")?;
         Ok(program.try_into()?)
     }
 }
@@ -205,7 +206,7 @@ pub fn has_tcx() -> bool {
 /// # Errors
 /// If the pin cannot be removed.
 pub fn unpin(pins: &Pins, at: Attachment) -> Result<()> {
-    let pin = pins.link(at.hook, at.ifindex);
+    let pin = pins.link(at.program, at.ifindex);
     fs::remove_file(&pin).with_context(|| format!("removing {}", pin.display()))
 }
 

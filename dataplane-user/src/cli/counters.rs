@@ -13,6 +13,7 @@ use crate::{
 #[derive(Serialize)]
 struct CounterItem {
     reason: &'static str,
+    program: &'static str,
     direction: &'static str,
     verdict: &'static str,
     packets: u64,
@@ -23,11 +24,12 @@ struct CounterItem {
 
 impl Row for CounterItem {
     const COLUMNS: &'static [&'static str] =
-        &["REASON", "DIRECTION", "VERDICT", "PACKETS", "BYTES", "A PACKET THAT"];
+        &["REASON", "PROGRAM", "DIRECTION", "VERDICT", "PACKETS", "BYTES", "A PACKET THAT"];
 
     fn cells(&self) -> Vec<String> {
         vec![
             self.reason.into(),
+            self.program.into(),
             self.direction.into(),
             self.verdict.into(),
             self.packets.to_string(),
@@ -47,6 +49,7 @@ pub fn list(maps: &Maps, format: Format, all: bool) -> Result<Exit> {
         }
         items.push(CounterItem {
             reason: reason.as_str(),
+            program: reason.program().as_str(),
             direction: reason.direction().as_str(),
             verdict: reason.verdict().as_str(),
             packets: counter.packets,

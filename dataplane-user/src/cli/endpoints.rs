@@ -37,12 +37,12 @@ impl Row for EndpointItem {
 pub fn list(maps: &Maps, format: Format) -> Result<Exit> {
     let mut items = Vec::new();
     for entry in &maps.endpoints {
-        let (ip, Endpoint { ifindex, pod, .. }) = entry?;
+        let (ip, Endpoint { hop }) = entry?;
         items.push(EndpointItem {
             ip: ip.into(),
-            interface: super::interface_name(ifindex),
-            ifindex,
-            mac: pod.is_known().then(|| pod.to_string()),
+            interface: super::interface_name(hop.ifindex),
+            ifindex: hop.ifindex,
+            mac: hop.destination.is_known().then(|| hop.destination.to_string()),
         });
     }
     items.sort_unstable_by_key(|item| item.ip);

@@ -83,7 +83,7 @@ fn item(flow: &Flow, lease: &Lease, now: Duration) -> LeaseItem {
         },
         source: end(flow.source.into(), flow.source_port),
         destination: end(flow.destination.into(), flow.destination_port),
-        direction: if flow.direction == Flow::DECAP { "decap" } else { "encap" },
+        direction: flow.direction().as_str(),
         node: lease.node.into(),
         interface: super::interface_name(lease.endpoint),
         expires_in_seconds: Duration::from_nanos(lease.expires).saturating_sub(now).as_secs_f64(),

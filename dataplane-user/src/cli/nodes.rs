@@ -73,13 +73,13 @@ pub fn list(maps: &Maps, format: Format) -> Result<Exit> {
 
 fn item(maps: &Maps, address: Ipv4Addr, node: &Node, now: std::time::Duration) -> NodeItem {
     let counters = maps.node_counter(Ipv4Be::from(address)).unwrap_or_default();
-    let reachable = node.ifindex != 0;
+    let reachable = node.hop.ifindex != 0;
     let seen = std::time::Duration::from_nanos(counters.last_seen);
     NodeItem {
         node: address,
-        interface: reachable.then(|| super::interface_name(node.ifindex)),
+        interface: reachable.then(|| super::interface_name(node.hop.ifindex)),
         mtu: reachable.then_some(node.mtu),
-        next_hop_mac: node.next_hop.is_known().then(|| node.next_hop.to_string()),
+        next_hop_mac: node.hop.destination.is_known().then(|| node.hop.destination.to_string()),
         encap_packets: counters.encap.packets,
         encap_bytes: counters.encap.bytes,
         decap_packets: counters.decap.packets,

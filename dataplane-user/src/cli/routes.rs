@@ -41,8 +41,8 @@ impl RouteItem {
         } else {
             "none"
         };
-        let reachable =
-            route.is_local() || maps.nodes.get(&route.node, 0).is_ok_and(|node| node.ifindex != 0);
+        let reachable = route.is_local()
+            || maps.nodes.get(&route.node, 0).is_ok_and(|node| node.hop.ifindex != 0);
         Self {
             cidr,
             node: route.node.into(),
@@ -105,10 +105,10 @@ pub fn get(maps: &Maps, format: Format, ip: Ipv4Addr) -> Result<Exit> {
         return Ok(Exit::No);
     };
     let item = RouteItem::new(maps, cidr, &route);
-    let node = maps.nodes.get(&route.node, 0).ok().filter(|node| node.ifindex != 0);
+    let node = maps.nodes.get(&route.node, 0).ok().filter(|node| node.hop.ifindex != 0);
     let interface = match (route.is_local(), node) {
-        (true, _) => maps.endpoints.get(&Ipv4Be::from(ip), 0).ok().map(|pod| pod.ifindex),
-        (false, node) => node.map(|node| node.ifindex),
+        (true, _) => maps.endpoints.get(&Ipv4Be::from(ip), 0).ok().map(|pod| pod.hop.ifindex),
+        (false, node) => node.map(|node| node.hop.ifindex),
     };
     let answer = Answer {
         ip,
@@ -116,8 +116,8 @@ pub fn get(maps: &Maps, format: Format, ip: Ipv4Addr) -> Result<Exit> {
         interface: interface.map(super::interface_name),
         mtu: node.map(|node| node.mtu.saturating_sub(dataplane_common::ipv4::OUTER_LENGTH as u32)),
         next_hop_mac: node
-            .filter(|node| node.next_hop.is_known())
-            .map(|node| node.next_hop.to_string()),
+            .filter(|node| node.hop.destination.is_known())
+            .map(|node| node.hop.destination.to_string()),
     };
     output::object(format, &answer, || describe(&answer))?;
     Ok(match (answer.route.encap, answer.route.state) {

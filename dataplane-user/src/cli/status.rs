@@ -17,7 +17,7 @@ use ipnet::Ipv4Net;
 use serde::Serialize;
 
 use crate::{
-    bpf::{Attachment, Maps, Pins},
+    bpf::{Attachment, Hook as _, Maps, Pins},
     clock,
     config::{Fastpath, Spoof},
     daemon::{
@@ -99,8 +99,7 @@ impl FastpathShare {
         let share = |direction, fast| -> Result<Option<f64>> {
             let mut all = 0;
             for reason in Reason::ALL {
-                let counts =
-                    reason.verdict() == Verdict::Forwarded || reason.as_str().starts_with("tunl0_");
+                let counts = reason.verdict() == Verdict::Forwarded || reason.is_left_to_tunl0();
                 if reason.direction() == direction && counts {
                     all += maps.counter(*reason)?.packets;
                 }
@@ -110,7 +109,7 @@ impl FastpathShare {
         };
         Ok(Self {
             encap: share(Direction::Encap, Reason::PodEncapsulated)?,
-            decap: share(Direction::Decap, Reason::ToPod)?,
+            decap: share(Direction::Decap, Reason::DecapToPod)?,
         })
     }
 }
@@ -314,8 +313,8 @@ fn daemon_problems(
 
 fn attachment(at: &Attachment, live: bool) -> AttachmentStatus {
     AttachmentStatus {
-        program: at.hook.program(),
-        hook: at.hook.place(),
+        program: at.program.as_str(),
+        hook: at.program.place(),
         interface: super::interface_name(at.ifindex),
         ifindex: at.ifindex,
         live,

@@ -19,14 +19,14 @@ use super::{
     underlay_errors::Scope,
 };
 use crate::{
-    bpf::{Attachment, Hook, Maps, links},
+    bpf::{Attachment, Maps, links},
     config::Fastpath,
     desired::RouteTables,
     kernel::Changes,
     sources::status::SourcesStatus,
     tables::remember_sysctls,
 };
-use dataplane_common::Reason;
+use dataplane_common::{Program, Reason};
 
 /// How much is compared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -284,10 +284,9 @@ impl Daemon {
         if self.applier.is_none() || self.decider.last().is_none() {
             return false;
         }
-        let needed = decided
-            .attachments
-            .iter()
-            .filter(|at| matches!(at.hook, Hook::DecapTc | Hook::DecapXdp | Hook::EncapHost));
+        let needed = decided.attachments.iter().filter(|at| {
+            matches!(at.program, Program::DecapTc | Program::DecapXdp | Program::EncapHost)
+        });
         !self.pins.have_maps() || needed.into_iter().any(|at| links::is_lost(&self.pins, *at))
     }
 

@@ -8,13 +8,13 @@ use std::{
     net::Ipv4Addr,
 };
 
-use dataplane_common::{Endpoint, Settings, ipv4::OUTER_LENGTH};
+use dataplane_common::{Endpoint, Hop, Program, Settings, ipv4::OUTER_LENGTH};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     address::is_single,
-    bpf::{Attachment, Hook},
+    bpf::Attachment,
     config::{Config, DecapHook, Fastpath, Mtu, Spoof},
     kernel::{Host, Link, Path, TUNL0, TUNNEL, TunnelDevice},
     netfilter::MarkRules,
@@ -125,8 +125,9 @@ pub fn local_pods(config: &Config, host: &Host) -> BTreeMap<Ipv4Addr, Endpoint> 
         }
         let address = route.destination.addr();
         let neighbour = host.neighbours.get(&(ifindex, address));
-        let pod = neighbour.map(|neighbour| neighbour.mac).unwrap_or_default();
-        pods.insert(address, Endpoint { ifindex, pod, host: link.mac });
+        let destination = neighbour.map(|neighbour| neighbour.mac).unwrap_or_default();
+        let hop = Hop { ifindex, destination, source: link.mac };
+        pods.insert(address, Endpoint { hop });
     }
     pods
 }
@@ -269,12 +270,12 @@ fn desired_attachments(
     terms: Terms<'_>,
 ) -> BTreeSet<Attachment> {
     let mut attachments = BTreeSet::new();
-    let mut attach = |hook, ifindex| {
-        attachments.insert(Attachment { hook, ifindex });
+    let mut attach = |program, ifindex| {
+        attachments.insert(Attachment { program, ifindex });
     };
-    attach(Hook::EncapHost, tunnel_ifindex);
+    attach(Program::EncapHost, tunnel_ifindex);
     for ifindex in &facts.underlay {
-        attach(Hook::DecapTc, *ifindex);
+        attach(Program::DecapTc, *ifindex);
         let wants_xdp = match config.underlay.decap {
             DecapHook::Tc => false,
             DecapHook::Xdp => true,
@@ -286,18 +287,18 @@ fn desired_attachments(
             }
         };
         if wants_xdp {
-            attach(Hook::DecapXdp, *ifindex);
+            attach(Program::DecapXdp, *ifindex);
         }
     }
     for pod in facts.pods.values() {
         match terms.fastpath {
             Fastpath::Off => {}
-            Fastpath::Trusted => attach(Hook::EncapPod, pod.ifindex),
+            Fastpath::Trusted => attach(Program::EncapPod, pod.hop.ifindex),
             // Never leased, and an `ingress` qdisc takes clsact's place.
-            Fastpath::Verified if is_shaped(host, terms, pod.ifindex) => {}
+            Fastpath::Verified if is_shaped(host, terms, pod.hop.ifindex) => {}
             Fastpath::Verified => {
-                attach(Hook::EncapPod, pod.ifindex);
-                attach(Hook::GrantDecap, pod.ifindex);
+                attach(Program::EncapPod, pod.hop.ifindex);
+                attach(Program::GrantDecap, pod.hop.ifindex);
             }
         }
     }
@@ -312,7 +313,7 @@ fn is_shaped(host: &Host, terms: Terms<'_>, ifindex: u32) -> bool {
 /// Never leased: what the configuration excludes, and pods behind a shaper,
 /// which must see every packet.
 fn desired_mark_rules(config: &Config, host: &Host, facts: &Facts, terms: Terms<'_>) -> MarkRules {
-    let shaped = facts.pods.iter().filter(|(_, pod)| is_shaped(host, terms, pod.ifindex));
+    let shaped = facts.pods.iter().filter(|(_, pod)| is_shaped(host, terms, pod.hop.ifindex));
     let excluded = config.leases.exclude.iter().map(|cidr| cidr.0);
     let unleased: Vec<Ipv4Net> =
         shaped.map(|(address, _)| Ipv4Net::from(*address)).chain(excluded).collect();

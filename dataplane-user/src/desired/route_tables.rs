@@ -8,7 +8,7 @@ use std::{
     net::Ipv4Addr,
 };
 
-use dataplane_common::{Node, Route, ipv4::OUTER_LENGTH};
+use dataplane_common::{Hop, Node, Route, ipv4::OUTER_LENGTH};
 use ipnet::Ipv4Net;
 
 use super::{ChosenRoutes, Inputs, TunnelMode, inner};
@@ -201,8 +201,8 @@ fn node(inputs: Inputs<'_>, address: Ipv4Addr) -> Result<Node, String> {
         Mtu::Bytes(bytes) => mtu.min(bytes + OUTER_LENGTH as u32),
     };
     let neighbour = host.neighbours.get(&(path.ifindex, path.next_hop));
-    let next_hop = neighbour.map(|neighbour| neighbour.mac).unwrap_or_default();
-    Ok(Node { ifindex: path.ifindex, mtu, next_hop, source: link.mac })
+    let destination = neighbour.map(|neighbour| neighbour.mac).unwrap_or_default();
+    Ok(Node { hop: Hop { ifindex: path.ifindex, destination, source: link.mac }, mtu })
 }
 
 /// The route of the main table: over the tunnel device; plain to a node that is

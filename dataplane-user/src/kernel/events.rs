@@ -2,9 +2,9 @@
 //!
 //! Which change it was matters only for routes and neighbours, of which there may be
 //! thousands: the daemon knows its own routes, takes a single one of Felix's or BIRD's
-//! for what it is, and a neighbour for the way to a few nodes. For all the rest it compares what should be with what is; an event only
-//! says that it is time to. So an overrun of the socket, which loses events, is one
-//! more event.
+//! for what it is, and a neighbour for the way to a few nodes. For all the rest it
+//! compares what should be with what is; an event only says that it is time to. So an
+//! overrun of the socket, which loses events, is one more event.
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 

@@ -47,8 +47,6 @@ pub struct Link {
     pub does_arp: bool,
     /// What kind of virtual interface it is: `veth`, `bond`, `vlan`; `None` for hardware.
     pub kind: Option<String>,
-    /// The XDP program on it.
-    pub xdp_program: Option<u32>,
 }
 
 /// A route of the main table.

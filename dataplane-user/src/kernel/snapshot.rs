@@ -9,7 +9,7 @@ use ipnet::Ipv4Net;
 use netlink_packet_route::{
     AddressFamily,
     address::AddressAttribute,
-    link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp},
+    link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{
         RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteNextHop,
@@ -95,7 +95,6 @@ fn link(message: LinkMessage) -> Link {
         is_up: message.header.flags.contains(LinkFlags::Up),
         does_arp: !message.header.flags.contains(LinkFlags::Noarp),
         kind: None,
-        xdp_program: None,
     };
     for attribute in message.attributes {
         match attribute {
@@ -107,13 +106,6 @@ fn link(message: LinkMessage) -> Link {
                 for info in infos {
                     if let LinkInfo::Kind(kind) = info {
                         link.kind = Some(kind.to_string());
-                    }
-                }
-            }
-            LinkAttribute::Xdp(parts) => {
-                for part in parts {
-                    if let LinkXdp::ProgId(id) = part {
-                        link.xdp_program = Some(id);
                     }
                 }
             }

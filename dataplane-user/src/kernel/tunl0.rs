@@ -66,7 +66,6 @@ mod tests {
             is_up: true,
             does_arp: false,
             kind: None,
-            xdp_program: None,
         };
         let route = |&(destination, ifindex, gateway, metric): &(&str, u32, _, u32)| KernelRoute {
             destination: destination.parse().unwrap(),

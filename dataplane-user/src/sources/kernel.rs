@@ -169,7 +169,6 @@ mod tests {
             is_up: true,
             does_arp: true,
             kind: None,
-            xdp_program: None,
         };
         let links = BTreeMap::from([(ETH0, link("eth0")), (TUNL, link("tunl0"))]);
         Host { links, routes, ..Host::default() }

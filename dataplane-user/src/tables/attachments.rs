@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
+use dataplane_common::Program;
 use tokio::time::Instant;
 
 use super::Table;
 use crate::{
     bpf::{
-        AttachedLink, Attachment, Hook, Pins, Programs,
+        AttachedLink, Attachment, Hook as _, Pins, Programs,
         filters::{self, forget_qdisc},
         links::list,
         programs::unpin,
@@ -78,7 +79,7 @@ impl<'a> Attachments<'a> {
             Some(_) => return,
         };
         if was_attached && self.names.contains_key(&at.ifindex) {
-            let (program, name) = (at.hook.program(), self.name(at));
+            let (program, name) = (at.program.as_str(), self.name(at));
             tracing::warn!("{program} on {name} was lost ({what}); it is attached again");
         }
     }
@@ -94,13 +95,13 @@ impl<'a> Attachments<'a> {
         as_filters: bool,
     ) -> Result<BTreeMap<Attachment, AttachedLink>> {
         let mut ids = BTreeMap::new();
-        for hook in Hook::ALL {
-            ids.insert(hook, programs.id(hook)?);
+        for program in Program::ALL {
+            ids.insert(program, programs.id(program)?);
         }
         let live = |at: &Attachment| AttachedLink {
-            program_id: ids[&at.hook],
+            program_id: ids[&at.program],
             is_live: true,
-            is_filter: as_filters && at.hook.tc().is_some(),
+            is_filter: as_filters && at.program.tc().is_some(),
         };
         Ok(attachments.into_iter().map(|at| (at, live(&at))).collect())
     }
@@ -135,7 +136,7 @@ impl<'a> Attachments<'a> {
     }
 
     async fn remove_filter(&self, at: &Attachment) -> Result<()> {
-        match at.hook.tc() {
+        match at.program.tc() {
             // With the interface its filters are gone.
             Some(direction) if self.names.contains_key(&at.ifindex) => {
                 filters::detach(self.kernel, *at, direction, self.name(at)).await
@@ -158,7 +159,7 @@ impl Table for Attachments<'_> {
     }
 
     async fn upsert(&mut self, at: &Attachment, wanted: &AttachedLink) -> Result<()> {
-        let is_pods = matches!(at.hook, Hook::EncapPod | Hook::GrantDecap);
+        let is_pods = matches!(at.program, Program::EncapPod | Program::GrantDecap);
         let is_late = self.watch.as_ref().is_some_and(|watch| watch.deadline < Instant::now());
         if is_pods && is_late && !self.present.contains_key(at) {
             self.postponed.insert(*at);
@@ -166,8 +167,8 @@ impl Table for Attachments<'_> {
         }
         self.log_loss(at);
         let outcome = self.put(at, wanted).await;
-        match (outcome, at.hook, &mut self.no_xdp) {
-            (Err(error), Hook::DecapXdp, Some(no_xdp)) => {
+        match (outcome, at.program, &mut self.no_xdp) {
+            (Err(error), Program::DecapXdp, Some(no_xdp)) => {
                 let name = self.names.get(&at.ifindex).map_or("?", String::as_str);
                 tracing::info!("{name} takes no XDP program, so TC unwraps there: {error:#}");
                 no_xdp.insert(at.ifindex);

@@ -26,7 +26,9 @@ impl Table for Endpoints<'_> {
         address: &Ipv4Addr,
         new: Option<&Endpoint>,
     ) -> bool {
-        actual.get(address).is_some_and(|old| new.is_none_or(|new| new.ifindex != old.ifindex))
+        actual
+            .get(address)
+            .is_some_and(|old| new.is_none_or(|new| new.hop.ifindex != old.hop.ifindex))
     }
 
     async fn actual(&mut self) -> Result<BTreeMap<Ipv4Addr, Endpoint>> {

@@ -6,10 +6,10 @@ use super::super::{
     prog::Loaded,
     world::{
         self, Entry, MTU, NEXT_HOP_MAC, NIC_IF, NIC_MAC, NODE1, NODE2, POD, POD_IF, POD_MAC,
-        REMOTE, TUNNEL_ADDRESS, endpoint, flow, route, way_to_pod,
+        REMOTE, TUNNEL_ADDRESS, endpoint, flow, hop, route, way_to_pod,
     },
 };
-use dataplane_common::{Flow, Route, Settings, layout::DEFAULT_LEASES};
+use dataplane_common::{Direction, Route, Settings, layout::DEFAULT_LEASES};
 
 /// Blocks as long as Calico's, from this one on.
 const FIRST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 0);
@@ -46,7 +46,7 @@ impl Filled {
         }
         if self.leases_full {
             for source in (u32::from(FIRST)..).map(Ipv4Addr::from).take(DEFAULT_LEASES) {
-                let flow = flow(Flow::DECAP, 6, (source, 1000), (POD, 80));
+                let flow = flow(Direction::Decap, 6, (source, 1000), (POD, 80));
                 loaded.add(&Entry::Lease(flow, world::lease(&flow, NODE2, way_to_pod())));
             }
         }
@@ -66,12 +66,7 @@ pub fn entries() -> Vec<Entry> {
 
 /// The way to [`NODE2`].
 pub fn way_out() -> dataplane_common::Node {
-    dataplane_common::Node {
-        ifindex: NIC_IF,
-        mtu: MTU,
-        next_hop: NEXT_HOP_MAC.into(),
-        source: NIC_MAC.into(),
-    }
+    dataplane_common::Node { hop: hop(NIC_IF, NEXT_HOP_MAC, NIC_MAC), mtu: MTU }
 }
 
 fn block_of(address: Ipv4Addr) -> Ipv4Addr {

@@ -11,11 +11,11 @@ use super::super::{
     },
 };
 use dataplane_common::{
-    Flow, Lease,
+    Direction, Flow, Lease,
     Reason::{
-        self, GrantGiven, GrantUnmarked, HostEncapsulated, HostLeaseGranted, HostNoRoute,
-        HostUnmarked, NoEndpointToStack, NoLeaseToStack, PodEncapsulated, PodNoLease, PodNoRoute,
-        SourceUnknown, ToPod, ToStack, XdpUnwrapped,
+        self, DecapNoEndpointToStack, DecapNoLeaseToStack, DecapSourceUnknown, DecapToPod,
+        DecapToStack, GrantGiven, GrantUnmarked, HostEncapsulated, HostLeaseGranted, HostNoRoute,
+        HostUnmarked, PodEncapsulated, PodNoLease, PodNoRoute, XdpUnwrapped,
     },
     Settings,
 };
@@ -57,7 +57,7 @@ pub fn all() -> Vec<Scene> {
         Scene { program, fastpath, reason, hit: true, leased: false, from, to, marked: false }
     };
     let miss = |program, fastpath, reason| Scene { hit: false, ..hit(program, fastpath, reason) };
-    let strange = Scene { from: STRANGER, ..miss(DecapTc, off, SourceUnknown) };
+    let strange = Scene { from: STRANGER, ..miss(DecapTc, off, DecapSourceUnknown) };
     vec![
         Scene { leased: true, ..hit(EncapPod, verified, PodEncapsulated) },
         miss(EncapPod, verified, PodNoLease),
@@ -67,12 +67,12 @@ pub fn all() -> Vec<Scene> {
         Scene { to: STRANGER, ..miss(EncapHost, off, HostNoRoute) },
         Scene { marked: true, ..hit(EncapHost, verified, HostLeaseGranted) },
         miss(EncapHost, verified, HostUnmarked),
-        hit(DecapTc, off, ToStack),
+        hit(DecapTc, off, DecapToStack),
         strange,
-        Scene { leased: true, ..hit(DecapTc, verified, ToPod) },
-        miss(DecapTc, verified, NoLeaseToStack),
-        hit(DecapTc, trusted, ToPod),
-        Scene { to: TUNNEL_ADDRESS, ..miss(DecapTc, trusted, NoEndpointToStack) },
+        Scene { leased: true, ..hit(DecapTc, verified, DecapToPod) },
+        miss(DecapTc, verified, DecapNoLeaseToStack),
+        hit(DecapTc, trusted, DecapToPod),
+        Scene { to: TUNNEL_ADDRESS, ..miss(DecapTc, trusted, DecapNoEndpointToStack) },
         hit(DecapXdp, off, XdpUnwrapped),
         // Left to decap_tc, which counts it.
         Scene { program: DecapXdp, reason: None, ..strange },
@@ -110,9 +110,10 @@ impl Scene {
 
     /// Its flow, and a lease for that.
     pub fn lease(&self) -> (Flow, Lease) {
-        let (direction, way) = match self.program {
-            Program::EncapPod | Program::EncapHost => (Flow::ENCAP, way_out()),
-            _ => (Flow::DECAP, way_to_pod()),
+        let direction = self.program.direction();
+        let way = match direction {
+            Direction::Encap => way_out(),
+            Direction::Decap => way_to_pod(),
         };
         let flow = flow(direction, UDP, (self.from, PORTS.0), (self.to, PORTS.1));
         (flow, world::lease(&flow, NODE2, way))

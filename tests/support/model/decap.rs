@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use dataplane_common::{Flow, Lease, Mac as MapMac, Reason, Route, Settings};
+use dataplane_common::{Direction, Flow, Hop, Lease, Reason, Route, Settings};
 
 use super::{
     Model, No, Prediction, Sent,
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     packet::{ETHERNET, IPV4, Mac},
-    world::{HOST_MAC, NIC_MAC, SECRET},
+    world::{NIC_MAC, SECRET},
 };
 
 impl Model {
@@ -22,32 +22,38 @@ impl Model {
     ) -> Result<Sent, No> {
         let outer = Ip(&frame[ETHERNET..]);
         let pass = |wrong, reason| if wrong { Err(No::Pass(reason)) } else { Ok(()) };
-        pass(frame[12..14] != [0x08, 0x00], Reason::NotIpv4)?;
-        pass(outer.protocol() != 4, Reason::NotIpip)?;
-        pass(!xdp && frame[..6] != NIC_MAC, Reason::NotForHost)?;
-        pass(!outer.is_sane(), Reason::OuterBadHeader)?;
-        pass(outer.header() != IPV4, Reason::OuterOptions)?;
-        pass(!outer.checks(), Reason::OuterBadChecksum)?;
-        pass(outer.is_fragment(), Reason::OuterFragment)?;
-        pass(outer.total() < IPV4 || outer.total() > outer.0.len(), Reason::OuterBadLength)?;
-        pass(outer.destination() != Ipv4Addr::from(self.settings.node), Reason::OtherDestination)?;
+        pass(frame[12..14] != [0x08, 0x00], Reason::DecapNotIpv4)?;
+        pass(outer.protocol() != 4, Reason::DecapNotIpip)?;
+        pass(!xdp && frame[..6] != NIC_MAC, Reason::DecapNotForHost)?;
+        pass(!outer.is_sane(), Reason::DecapOuterBadHeader)?;
+        pass(outer.header() != IPV4, Reason::DecapOuterOptions)?;
+        pass(!outer.checks(), Reason::DecapOuterBadChecksum)?;
+        pass(outer.is_fragment(), Reason::DecapOuterFragment)?;
+        pass(outer.total() < IPV4 || outer.total() > outer.0.len(), Reason::DecapOuterBadLength)?;
+        pass(
+            outer.destination() != Ipv4Addr::from(self.settings.node),
+            Reason::DecapOtherDestination,
+        )?;
         // XDP asks for no lease: its checks are to hold for what GRO makes of it.
         let ask = self.is_verified() && !xdp && outer.0.len() >= 2 * IPV4;
         let leased = ask.then(|| self.leased_decap(Ip(&outer.0[IPV4..]), outer.source()));
         let vouched = matches!(leased, Some(Ok(_)));
         if !vouched {
             let Some(node) = self.node(outer.source()) else {
-                return Err(No::Pass(Reason::UnknownNode));
+                return Err(No::Pass(Reason::DecapUnknownNode));
             };
-            pass(xdp && frame[..6] != Mac::from(node.source), Reason::NotForHost)?;
+            pass(xdp && frame[..6] != Mac::from(node.hop.source), Reason::DecapNotForHost)?;
         }
-        pass(outer.total() < 2 * IPV4, Reason::InnerTruncated)?;
+        pass(outer.total() < 2 * IPV4, Reason::DecapInnerTruncated)?;
         let inner = Ip(&outer.0[IPV4..]);
-        pass(!inner.is_sane(), Reason::InnerBadHeader)?;
+        pass(!inner.is_sane(), Reason::DecapInnerBadHeader)?;
         let carried = outer.total() - IPV4;
-        pass(inner.total() < inner.header() || inner.total() > carried, Reason::InnerBadLength)?;
-        pass(inner.header() == IPV4 && !inner.checks(), Reason::InnerBadChecksum)?;
-        pass(matches!(inner.protocol(), 4 | 41), Reason::NestedTunnel)?;
+        pass(
+            inner.total() < inner.header() || inner.total() > carried,
+            Reason::DecapInnerBadLength,
+        )?;
+        pass(inner.header() == IPV4 && !inner.checks(), Reason::DecapInnerBadChecksum)?;
+        pass(matches!(inner.protocol(), 4 | 41), Reason::DecapNestedTunnel)?;
 
         let lie = if vouched { None } else { self.lie(outer.source(), inner.source())? };
         if let Some((drop, _)) = lie
@@ -58,17 +64,17 @@ impl Model {
         let (outside, inside) = (outer.0[1] & 3, inner.0[1] & 3);
         // RFC 6040 §4.2 in words: CE and ECT(1) outside count, if inside is capable.
         let ecn = match (inside, outside) {
-            (0, 3) => return Err(No::Drop(Reason::EcnViolation)),
+            (0, 3) => return Err(No::Drop(Reason::DecapEcnViolation)),
             (0, _) => 0,
             (_, 3) => 3,
             (2, 1) => 1,
             (inside, _) => inside,
         };
         if inner.ttl() == 0 {
-            return Err(No::Drop(Reason::InnerTtlZero));
+            return Err(No::Drop(Reason::DecapInnerTtlZero));
         }
         // What XDP does not drop for good it does not touch either.
-        pass(xdp && lie.is_some(), Reason::SourceUnknown)?;
+        pass(xdp && lie.is_some(), Reason::DecapSourceUnknown)?;
 
         let mut ip = inner.0.to_vec();
         if ecn != inside {
@@ -82,18 +88,18 @@ impl Model {
             let (pod, proof) = match &leased {
                 None => (self.pod(inner), 0),
                 Some(Err((reason, proof))) => (Err(*reason), *proof),
-                Some(Ok(_)) if inner.ttl() == 1 => (Err(Reason::TtlToStack), 0),
-                Some(Ok((_, Lease { way, .. }))) => (Ok((way.next_hop, way.source)), 0),
+                Some(Ok(_)) if inner.ttl() == 1 => (Err(Reason::DecapTtlToStack), 0),
+                Some(Ok((_, Lease { hop, .. }))) => (Ok(*hop), 0),
             };
             match (lie, pod) {
-                (None, Ok((pod, host))) => {
+                (None, Ok(pod)) => {
                     if let Some(Ok((flow, _))) = &leased {
                         prediction.flow = Some(*flow);
                         self.use_lease(flow, inner.total());
                     }
                     set(&mut ip, 8, inner.ttl() - 1);
-                    macs = [Mac::from(pod), Mac::from(host)].concat();
-                    Reason::ToPod
+                    macs = [Mac::from(pod.destination), Mac::from(pod.source)].concat();
+                    Reason::DecapToPod
                 }
                 (lie, pod) => {
                     if self.is_verified() {
@@ -111,20 +117,23 @@ impl Model {
     /// The lease of a packet from `node`, and its flow, or why there is none and
     /// the proof to take along.
     fn leased_decap(&self, inner: Ip, node: Ipv4Addr) -> Result<(Flow, Lease), (Reason, u16)> {
-        let (flow, is_control) = inner.flow(Flow::DECAP).map_err(|no_flow| match no_flow {
-            NoFlow::Options => (Reason::OptionsToStack, 0),
-            NoFlow::Fragment => (Reason::FragmentToStack, 0),
-            NoFlow::NoPorts => (Reason::NoPortsToStack, 0),
+        let (flow, is_control) = inner.flow(Direction::Decap).map_err(|no_flow| match no_flow {
+            NoFlow::Options => (Reason::DecapOptionsToStack, 0),
+            NoFlow::Fragment => (Reason::DecapFragmentToStack, 0),
+            NoFlow::NoPorts => (Reason::DecapNoPortsToStack, 0),
         })?;
         if is_control {
-            return Err((Reason::ControlToStack, 0));
+            return Err((Reason::DecapControlToStack, 0));
         }
-        let names =
-            [Reason::NoLeaseToStack, Reason::LeaseExpiredToStack, Reason::LeaseOutdatedToStack];
+        let names = [
+            Reason::DecapNoLeaseToStack,
+            Reason::DecapLeaseExpiredToStack,
+            Reason::DecapLeaseOutdatedToStack,
+        ];
         let proof = flow.proof(SECRET);
         let lease = self.good_lease(&flow, names).map_err(|reason| (reason, proof))?;
         if Ipv4Addr::from(lease.node) != node {
-            return Err((Reason::NoLeaseToStack, proof));
+            return Err((Reason::DecapNoLeaseToStack, proof));
         }
         Ok((flow, lease))
     }
@@ -133,37 +142,37 @@ impl Model {
     fn lie(&self, node: Ipv4Addr, source: Ipv4Addr) -> Result<Option<(Reason, Reason)>, No> {
         let [first, ..] = source.octets();
         if first == 0 || first == 127 || first >= 224 {
-            return Ok(Some((Reason::MartianSource, Reason::MartianToStack)));
+            return Ok(Some((Reason::DecapMartianSource, Reason::DecapMartianToStack)));
         }
         match self.route(source) {
             Some(route) if route.flags & Route::LOCAL != 0 => {
-                Ok(Some((Reason::OwnSource, Reason::OwnToStack)))
+                Ok(Some((Reason::DecapOwnSource, Reason::DecapOwnToStack)))
             }
             _ if source == node => Ok(None),
             Some(route) if Ipv4Addr::from(route.node) == node => Ok(None),
-            Some(_) => Ok(Some((Reason::ForgedSource, Reason::ForgedToStack))),
-            None => Err(No::Pass(Reason::SourceUnknown)),
+            Some(_) => Ok(Some((Reason::DecapForgedSource, Reason::DecapForgedToStack))),
+            None => Err(No::Pass(Reason::DecapSourceUnknown)),
         }
     }
 
     /// The MACs of the pod that takes it straight, or why none does.
-    fn pod(&self, inner: Ip) -> Result<(MapMac, MapMac), Reason> {
+    fn pod(&self, inner: Ip) -> Result<Hop, Reason> {
         if self.settings.fastpath == Settings::OFF {
-            return Err(Reason::ToStack);
+            return Err(Reason::DecapToStack);
         }
         if inner.ttl() == 1 {
-            return Err(Reason::TtlToStack);
+            return Err(Reason::DecapTtlToStack);
         }
         if inner.header() > IPV4 {
-            return Err(Reason::OptionsToStack);
+            return Err(Reason::DecapOptionsToStack);
         }
         if inner.is_fragment() {
-            return Err(Reason::FragmentToStack);
+            return Err(Reason::DecapFragmentToStack);
         }
         let endpoint = self.endpoint(inner.destination());
         endpoint
-            .filter(|endpoint| endpoint.pod.is_known())
-            .map(|endpoint| (endpoint.pod, HOST_MAC.into()))
-            .ok_or(Reason::NoEndpointToStack)
+            .filter(|endpoint| endpoint.hop.destination.is_known())
+            .map(|endpoint| endpoint.hop)
+            .ok_or(Reason::DecapNoEndpointToStack)
     }
 }

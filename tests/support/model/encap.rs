@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use dataplane_common::{Flow, Lease, Node, Reason, Route};
+use dataplane_common::{Direction, Lease, Node, Reason, Route};
 use etherparse::{IpNumber, Ipv4Header};
 
 use super::{
@@ -43,9 +43,9 @@ impl Model {
         }
         let (address, node) = if leased {
             let lease = self.leased_encap(ip, prediction).map_err(No::Pass)?;
-            (lease.node.into(), lease.way)
+            (lease.node.into(), Node { hop: lease.hop, mtu: lease.mtu })
         } else {
-            let owner = self.endpoint(ip.source()).map(|endpoint| endpoint.ifindex);
+            let owner = self.endpoint(ip.source()).map(|endpoint| endpoint.hop.ifindex);
             if pod && owner != Some(POD_IF) {
                 return Err(No::Pass(Reason::PodForgedSource));
             }
@@ -58,7 +58,7 @@ impl Model {
             let address = route.node.into();
             let node = self
                 .node(address)
-                .filter(|node| node.ifindex != 0)
+                .filter(|node| node.hop.ifindex != 0)
                 .ok_or_else(|| no(Reason::PodNodeUnreachable, Reason::HostNodeUnreachable))?;
             (address, node)
         };
@@ -113,8 +113,8 @@ impl Model {
         if pod {
             set(&mut inner, 8, ttl);
         }
-        let macs = if node.next_hop.is_known() {
-            [Mac::from(node.next_hop), Mac::from(node.source)].concat()
+        let macs = if node.hop.destination.is_known() {
+            [Mac::from(node.hop.destination), Mac::from(node.hop.source)].concat()
         } else {
             frame[..12].to_vec()
         };
@@ -124,7 +124,7 @@ impl Model {
 
     /// Who gets it and how, as a lease says, or why none does.
     fn leased_encap(&self, ip: Ip, prediction: &mut Prediction) -> Result<Lease, Reason> {
-        let (flow, is_control) = ip.flow(Flow::ENCAP).map_err(|no_flow| match no_flow {
+        let (flow, is_control) = ip.flow(Direction::Encap).map_err(|no_flow| match no_flow {
             NoFlow::Options => Reason::PodOptions,
             NoFlow::Fragment => Reason::PodFragment,
             NoFlow::NoPorts => Reason::PodNoPorts,
@@ -150,12 +150,12 @@ impl Model {
         context: &Context,
         prediction: &mut Prediction,
     ) -> Reason {
-        let Ok(seen) = ip.flow(Flow::ENCAP) else { return Reason::HostEncapsulated };
+        let Ok(seen) = ip.flow(Direction::Encap) else { return Reason::HostEncapsulated };
         prediction.flow = Some(seen.0);
         let claim = self
             .endpoint(ip.source())
-            .filter(|pod| pod.ifindex == context.ingress_ifindex)
-            .map(|pod| (address, pod.ifindex, way));
+            .filter(|pod| pod.hop.ifindex == context.ingress_ifindex)
+            .map(|pod| (address, pod.hop.ifindex, way));
         match self.settle(seen, context, claim) {
             Settled::Granted => Reason::HostLeaseGranted,
             Settled::Leased => Reason::HostLeased,

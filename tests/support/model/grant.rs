@@ -1,6 +1,6 @@
 //! Stack → pod: leases for what netfilter let in.
 
-use dataplane_common::{Flow, Node, Reason, Route};
+use dataplane_common::{Direction, Node, Reason, Route};
 
 use super::{Model, Prediction, ip::Ip, leases::Settled};
 use crate::{
@@ -18,7 +18,7 @@ impl Model {
     ) -> Reason {
         let ip = Ip(&frame[ETHERNET..]);
         prediction.ran.mark = context.mark & !self.settings.mark;
-        let seen = match ip.flow(Flow::DECAP) {
+        let seen = match ip.flow(Direction::Decap) {
             Ok(seen) if frame[12..14] == [0x08, 0x00] && ip.is_sane() => seen,
             _ => return Reason::GrantNoFlow,
         };
@@ -27,10 +27,10 @@ impl Model {
             let pod = self.endpoint(ip.destination())?;
             let route = self.route(ip.source())?;
             let theirs = route.flags & Route::LOCAL == 0;
-            let way = Node { ifindex: pod.ifindex, mtu: 0, next_hop: pod.pod, source: pod.host };
+            let way = Node { hop: pod.hop, mtu: 0 };
             (context.ingress_ifindex == TUNNEL_IF
-                && pod.ifindex == POD_IF
-                && pod.pod.is_known()
+                && pod.hop.ifindex == POD_IF
+                && pod.hop.destination.is_known()
                 && theirs)
                 .then_some((route.node.into(), POD_IF, way))
         };

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use dataplane_common::Flow;
+use dataplane_common::{Direction, Flow};
 use etherparse::checksum::Sum16BitWords;
 
 use crate::packet::IPV4;
@@ -41,7 +41,7 @@ impl Ip<'_> {
     }
 
     /// Whose packet it is, and whether it begins or ends a connection.
-    pub fn flow(self, direction: u8) -> Result<(Flow, bool), NoFlow> {
+    pub fn flow(self, direction: Direction) -> Result<(Flow, bool), NoFlow> {
         if self.header() > IPV4 {
             return Err(NoFlow::Options);
         }
@@ -67,7 +67,7 @@ impl Ip<'_> {
             source_port: u16::from_ne_bytes([transport[0], transport[1]]),
             destination_port: u16::from_ne_bytes([transport[2], transport[3]]),
             protocol: self.protocol(),
-            direction,
+            direction: direction as u8,
             reserved: 0,
         };
         Ok((flow, self.protocol() == 6 && transport[13] & 0b111 != 0))

@@ -97,7 +97,8 @@ impl Model {
                 bytes: old.bytes,
                 node: node.into(),
                 endpoint,
-                way,
+                hop: way.hop,
+                mtu: way.mtu,
                 reserved: 0,
             };
             self.leases.retain(|(of, _)| *of != flow);

@@ -8,7 +8,7 @@ use tunless_lab::Daemon;
 use super::until;
 
 /// What ARP and the nodes' own conversations count at any moment.
-const NOISE: [Reason; 3] = [Reason::NotIpv4, Reason::NotIpip, Reason::PodNotIpv4];
+const NOISE: [Reason; 3] = [Reason::DecapNotIpv4, Reason::DecapNotIpip, Reason::PodNotIpv4];
 
 /// Packets by reason.
 #[derive(Clone, PartialEq, Eq, Debug)]

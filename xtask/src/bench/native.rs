@@ -201,17 +201,7 @@ fn check_way(stage: &Stage, before: Option<&Counted>) -> Result<()> {
         return Ok(());
     };
     let moved = before.since(daemon)?;
-    let fast = moved.packets("pod_encapsulated");
-    let slow: u64 = [
-        "host_encapsulated",
-        "host_lease_granted",
-        "host_leased",
-        "host_unmarked",
-        "host_unproven",
-    ]
-    .iter()
-    .map(|reason| moved.packets(reason))
-    .sum();
+    let (fast, slow) = moved.encapsulated();
     ensure!(has_fastpath == (fast > slow), "packets took another way than they should: {moved:?}");
     Ok(())
 }

@@ -2,8 +2,8 @@
 //!
 //! Two serial ports: the kernel's console, and the guest's report. No disk. No
 //! network either, but for the suite that asks for cards: those are wired to each
-//! other inside the emulator, and to nothing else. Hardware virtualisation is never used: not every machine
-//! that tests has it, and there are machines on which it only seems to work.
+//! other inside the emulator, and to nothing else. Hardware virtualisation is never used:
+//! not every machine that tests has it, and on some it only seems to work.
 
 use std::{
     fmt,

@@ -7,10 +7,11 @@
 use std::net::Ipv4Addr;
 
 use anyhow::Result;
+use dataplane_common::Program;
 
 use super::memory;
 use crate::{
-    bpf::{Hook, Maps, Pins, filters, links, programs::unpin},
+    bpf::{Hook as _, Maps, Pins, filters, links, programs::unpin},
     daemon::{Lock, report::State},
     kernel::{Kernel, PROTOCOL, TUNNEL, is_tunnel_of},
     netfilter, output, run_dir,
@@ -72,11 +73,11 @@ pub async fn remove_all(pins: &Pins, lock: Lock) -> Result<Removed> {
     if pins.exist() {
         let links = links::list(pins)?;
         // What XDP unwraps, TC must deliver: XDP first.
-        for (at, _) in links.iter().filter(|(at, _)| at.hook == Hook::DecapXdp) {
+        for (at, _) in links.iter().filter(|(at, _)| at.program == Program::DecapXdp) {
             unpin(pins, *at)?;
         }
         for (at, _) in links.iter().rev().filter(|(_, link)| link.is_filter) {
-            if let (Some(direction), Some(link)) = (at.hook.tc(), host.links.get(&at.ifindex)) {
+            if let (Some(direction), Some(link)) = (at.program.tc(), host.links.get(&at.ifindex)) {
                 filters::detach(&kernel, *at, direction, &link.name).await?;
             }
         }

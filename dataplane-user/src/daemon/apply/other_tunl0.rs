@@ -9,10 +9,11 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
+use dataplane_common::Program;
 
 use super::Applier;
 use crate::{
-    bpf::{AttachedLink, Attachment, Hook},
+    bpf::{AttachedLink, Attachment},
     kernel::{Host, Kernel},
     tables::{Attachments, Table as _},
 };
@@ -35,7 +36,7 @@ impl Applier {
         let mut attachments =
             Attachments::new(kernel, &self.pins, &mut self.programs, &names, None);
         let present: BTreeMap<Attachment, AttachedLink> = attachments.actual().await?;
-        let unwraps = |at: &&Attachment| matches!(at.hook, Hook::DecapTc | Hook::DecapXdp);
+        let unwraps = |at: &&Attachment| matches!(at.program, Program::DecapTc | Program::DecapXdp);
         for at in present.keys().filter(unwraps) {
             attachments.delete(at).await?;
         }

@@ -2,7 +2,9 @@
 //! the daemon and `tunless status` come to the same answer.
 
 use super::{Code, Problem, state::Decided};
-use crate::{bpf::Hook, config::Fastpath, daemon::observe::health::Seen, output};
+use dataplane_common::Program;
+
+use crate::{config::Fastpath, daemon::observe::health::Seen, output};
 
 /// So many problems of a kind are listed one by one.
 const LISTED: usize = 20;
@@ -74,11 +76,11 @@ fn attachments(decided: &Decided, seen: &Seen) -> Vec<Problem> {
         let name = match seen.names.get(&at.ifindex) {
             Some(name) => name.clone(),
             // A pod that went; the daemon will forget it, if it runs.
-            None if is_pods(at.hook) => continue,
+            None if is_pods(at.program) => continue,
             None => format!("#{}", at.ifindex),
         };
-        let program = at.hook.program();
-        if is_pods(at.hook) {
+        let program = at.program.as_str();
+        if is_pods(at.program) {
             pods.push(format!("{program} on {name}"));
             continue;
         }
@@ -98,8 +100,8 @@ fn attachments(decided: &Decided, seen: &Seen) -> Vec<Problem> {
     problems
 }
 
-fn is_pods(hook: Hook) -> bool {
-    matches!(hook, Hook::EncapPod | Hook::GrantDecap)
+fn is_pods(program: Program) -> bool {
+    matches!(program, Program::EncapPod | Program::GrantDecap)
 }
 
 fn leases(seen: &Seen) -> Vec<Problem> {

@@ -142,8 +142,9 @@ pub fn unix_now() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use dataplane_common::Program;
+
     use super::*;
-    use crate::bpf::Hook;
 
     #[test]
     fn what_is_written_is_read() {
@@ -169,7 +170,7 @@ mod tests {
                     address: None,
                     mtu: 1480,
                 },
-                attachments: vec![Attachment { hook: Hook::EncapHost, ifindex: 4 }],
+                attachments: vec![Attachment { program: Program::EncapHost, ifindex: 4 }],
                 marks: true,
                 has_routes: false,
             }),
@@ -177,6 +178,6 @@ mod tests {
         };
         let text = serde_json::to_string(&state).unwrap();
         assert_eq!(serde_json::from_str::<State>(&text).unwrap(), state);
-        assert!(text.contains(r#""hook":"encap_host""#), "{text}");
+        assert!(text.contains(r#""program":"encap_host""#), "{text}");
     }
 }

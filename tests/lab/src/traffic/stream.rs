@@ -138,12 +138,6 @@ impl Stream {
         self.finish()
     }
 
-    /// Lets the stream run for a while, then [`Stream::stop`]s it.
-    pub fn run_for(self, time: Duration) -> Result<Report> {
-        thread::sleep(time);
-        self.stop()
-    }
-
     fn finish(&mut self) -> Result<Report> {
         self.stop_sending.store(true, Ordering::Relaxed);
         let (Some(sender), Some(receiver)) = (self.sender.take(), self.receiver.take()) else {

@@ -3,19 +3,18 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
+use dataplane_common::{Program, Reason, Verdict};
 use tunless_lab::Daemon;
 
 /// Packets and bytes by reason.
 #[derive(Clone, Debug, Default)]
-pub struct Counted(BTreeMap<String, Count>);
+pub struct Counted(BTreeMap<Reason, Count>);
 
 /// What was counted under one reason.
 #[derive(Clone, Copy, Debug, Default)]
 struct Count {
     packets: u64,
     bytes: u64,
-    /// Whether such packets go no further.
-    is_drop: bool,
 }
 
 impl Counted {
@@ -25,11 +24,10 @@ impl Counted {
         let items = answer["items"].as_array().context("no counters are listed")?;
         let mut all = BTreeMap::new();
         for item in items {
-            let reason = item["reason"].as_str().context("a counter without a reason")?;
+            let name = item["reason"].as_str().context("a counter without a reason")?;
+            let reason = Reason::from_name(name).with_context(|| format!("no reason {name}"))?;
             let number = |key: &str| item[key].as_u64().context("a counter without a number");
-            let is_drop = item["verdict"] == "dropped";
-            let count = Count { packets: number("packets")?, bytes: number("bytes")?, is_drop };
-            all.insert(reason.to_owned(), count);
+            all.insert(reason, Count { packets: number("packets")?, bytes: number("bytes")? });
         }
         Ok(Self(all))
     }
@@ -41,54 +39,84 @@ impl Counted {
 
     /// What this has more than `before`.
     pub fn less(&self, before: &Self) -> Self {
-        let more = |(reason, count): (&String, &Count)| {
-            let Count { packets, bytes, .. } = before.0.get(reason).copied().unwrap_or_default();
-            let more =
-                Count { packets: count.packets - packets, bytes: count.bytes - bytes, ..*count };
-            (more.packets > 0).then(|| (reason.clone(), more))
+        let more = |(reason, count): (&Reason, &Count)| {
+            let Count { packets, bytes } = before.0.get(reason).copied().unwrap_or_default();
+            let more = Count { packets: count.packets - packets, bytes: count.bytes - bytes };
+            (more.packets > 0).then_some((*reason, more))
         };
         Self(self.0.iter().filter_map(more).collect())
     }
 
     /// Packets.
-    pub fn packets(&self, reason: &str) -> u64 {
-        self.0.get(reason).map_or(0, |count| count.packets)
+    pub fn packets(&self, reason: Reason) -> u64 {
+        self.0.get(&reason).map_or(0, |count| count.packets)
+    }
+
+    /// Returns how many packets left for the wire by the fast path, and how many
+    /// by the stack path.
+    pub fn encapsulated(&self) -> (u64, u64) {
+        let by = |program| {
+            let sent = |(reason, _): &(&Reason, &Count)| {
+                reason.program() == program && reason.verdict() == Verdict::Forwarded
+            };
+            self.0.iter().filter(sent).map(|(_, count)| count.packets).sum()
+        };
+        (by(Program::EncapPod), by(Program::EncapHost))
     }
 
     /// That each of these was counted.
-    pub fn has(&self, reasons: &[&str]) -> Result<()> {
-        for reason in reasons {
+    pub fn has(&self, reasons: &[Reason]) -> Result<()> {
+        for &reason in reasons {
             ensure!(self.packets(reason) > 0, "nothing was counted as {reason}: {self:?}");
         }
         Ok(())
     }
 
     /// That none of these was counted.
-    pub fn lacks(&self, reasons: &[&str]) -> Result<()> {
-        for reason in reasons {
+    pub fn lacks(&self, reasons: &[Reason]) -> Result<()> {
+        for &reason in reasons {
             ensure!(self.packets(reason) == 0, "something was counted as {reason}: {self:?}");
         }
         Ok(())
     }
 
     /// That these bytes at least were counted under this reason.
-    pub fn has_bytes(&self, reason: &str, least: u64) -> Result<()> {
-        let bytes = self.0.get(reason).map_or(0, |count| count.bytes);
+    pub fn has_bytes(&self, reason: Reason, least: u64) -> Result<()> {
+        let bytes = self.0.get(&reason).map_or(0, |count| count.bytes);
         ensure!(bytes >= least, "{bytes} bytes were counted as {reason}, not {least}: {self:?}");
         Ok(())
     }
 
     /// That nothing was left to tunl0.
     pub fn nothing_for_tunl0(&self) -> Result<()> {
-        let left = self.0.iter().find(|(reason, _)| reason.starts_with("tunl0_"));
+        let left = self.0.keys().find(|reason| reason.is_left_to_tunl0());
         ensure!(left.is_none(), "something was left to tunl0: {self:?}");
         Ok(())
     }
 
     /// That no packet was dropped.
     pub fn nothing_dropped(&self) -> Result<()> {
-        let dropped = self.0.values().find(|count| count.is_drop);
+        let dropped = self.0.keys().find(|reason| reason.verdict() == Verdict::Dropped);
         ensure!(dropped.is_none(), "something was dropped: {self:?}");
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_of_both_paths_are_told_apart() {
+        let count = |packets| Count { packets, bytes: 0 };
+        let counted = Counted(BTreeMap::from([
+            (Reason::PodEncapsulated, count(7)),
+            (Reason::PodNoLease, count(100)),
+            (Reason::HostEncapsulated, count(2)),
+            (Reason::HostConnectionControl, count(3)),
+            (Reason::HostNoRoute, count(100)),
+            (Reason::DecapToPod, count(100)),
+        ]));
+        assert_eq!(counted.encapsulated(), (7, 5));
     }
 }

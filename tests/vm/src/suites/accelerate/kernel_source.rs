@@ -2,6 +2,7 @@
 //! tunl0 (`sources.kernel`).
 
 use anyhow::{Context as _, Result, ensure};
+use dataplane_common::Reason;
 use serde_json::{Value, json};
 use tunless_lab::{Daemon, Lab, Node, Pod, traffic::ping};
 
@@ -174,7 +175,7 @@ fn reaches(lab: &Lab, daemon: &Daemon, pod: &Pod) -> Result<()> {
         ensure!(report.all_answered(), "not every ping was answered:\n{}", report.text);
     }
     let counted = before.since(daemon)?;
-    counted.has(&["host_encapsulated", "no_ports_to_stack"])?;
+    counted.has(&[Reason::HostEncapsulated, Reason::DecapNoPortsToStack])?;
     counted.nothing_for_tunl0()?;
     counted.nothing_dropped()
 }
@@ -184,8 +185,8 @@ fn carries_tcp(lab: &Lab, daemon: &Daemon) -> Result<Outcome> {
     transfer(lab.perf(), lab.sit()).context("TCP from node2")?;
     transfer(lab.sit(), lab.perf()).context("TCP to node2")?;
     let counted = before.since(daemon)?;
-    counted.has_bytes("pod_encapsulated", 1 << 20)?;
-    counted.has_bytes("to_pod", 1 << 20)?;
+    counted.has_bytes(Reason::PodEncapsulated, 1 << 20)?;
+    counted.has_bytes(Reason::DecapToPod, 1 << 20)?;
     counted.nothing_dropped()?;
     Ok(Outcome::GOOD)
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use dataplane_common::Reason;
 use serde_json::Value;
 use tunless_lab::{Daemon, Lab, LabBuilder, Node, trace::Snapshot};
 
@@ -86,7 +87,7 @@ pub fn works(daemon: &Daemon) -> Result<Outcome> {
     let before = Counted::now(daemon)?;
     loop {
         let counted = before.since(daemon)?;
-        let fast = counted.has(&["pod_encapsulated", "to_pod"]);
+        let fast = counted.has(&[Reason::PodEncapsulated, Reason::DecapToPod]);
         match fast {
             Ok(()) => return Ok(Outcome::GOOD),
             Err(error) if Instant::now() > end => return Err(error),
@@ -100,7 +101,7 @@ pub fn carries_pings(lab: &Lab, daemon: &Daemon) -> Result<Outcome> {
     let before = Counted::now(daemon)?;
     pings(lab)?;
     let counted = before.since(daemon)?;
-    counted.has(&["host_encapsulated", "no_ports_to_stack"])?;
+    counted.has(&[Reason::HostEncapsulated, Reason::DecapNoPortsToStack])?;
     counted.nothing_for_tunl0()?;
     Ok(Outcome::GOOD)
 }

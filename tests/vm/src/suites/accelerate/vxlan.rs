@@ -3,6 +3,7 @@
 //! `skb->encapsulation`), and tunl0 does.
 
 use anyhow::{Context as _, Result, ensure};
+use dataplane_common::Reason;
 use tunless_lab::{Node, Pod};
 
 use super::{
@@ -19,7 +20,7 @@ use crate::{
     tunl0::Owner,
 };
 
-const REASON: &str = "tunl0_already_encapsulated";
+const REASON: Reason = Reason::Tunl0AlreadyEncapsulated;
 
 /// How many datagrams are counted one by one.
 const DATAGRAMS: u64 = 5;
@@ -57,7 +58,7 @@ pub fn pod_runs_vxlan(guest: &Guest) -> Result<()> {
         transfer(&perf, &sit).context("TCP from node2")?;
         transfer(&sit, &perf).context("TCP to node2")?;
         let counted = before.since(&daemon)?;
-        counted.has(&[REASON, "no_lease_to_stack"])?;
+        counted.has(&[REASON, Reason::DecapNoLeaseToStack])?;
         counted.nothing_dropped()?;
         let (left, sent) = (counted.packets(REASON), sent_by_tunl0(&lab.node2)? - sent);
         // One of ours may be several of tunl0's, which cuts them.

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use dataplane_common::Reason;
 use tunless_lab::{
     Netns,
     service::{Service, kube_proxy, remove_rules},
@@ -35,7 +36,7 @@ const NARROW: u32 = 1400;
 const ECHO_HEADERS: u32 = 28;
 
 /// All of these are the fast path's.
-const FAST: &[&str] = &["pod_encapsulated", "to_pod"];
+const FAST: &[Reason] = &[Reason::PodEncapsulated, Reason::DecapToPod];
 
 impl Scene {
     /// Pods ping each other; one hop at each node leaves 62 of 64.
@@ -55,7 +56,11 @@ impl Scene {
             match self.cell.fastpath {
                 // Never leased.
                 "verified" => {
-                    counted.has(&["pod_no_ports", "host_encapsulated", "no_ports_to_stack"])?;
+                    counted.has(&[
+                        Reason::PodNoPorts,
+                        Reason::HostEncapsulated,
+                        Reason::DecapNoPortsToStack,
+                    ])?;
                     counted.lacks(FAST)?;
                 }
                 "trusted" => counted.has(FAST)?,
@@ -75,19 +80,19 @@ impl Scene {
         self.each_moved(|counted| {
             match self.cell.fastpath {
                 "verified" => {
-                    counted.has(&["host_lease_granted", "grant_given"])?;
-                    counted.has_bytes("pod_encapsulated", most)?;
-                    counted.has_bytes("to_pod", most)?;
+                    counted.has(&[Reason::HostLeaseGranted, Reason::GrantGiven])?;
+                    counted.has_bytes(Reason::PodEncapsulated, most)?;
+                    counted.has_bytes(Reason::DecapToPod, most)?;
                 }
                 "trusted" => {
-                    counted.has_bytes("pod_encapsulated", most)?;
-                    counted.has_bytes("to_pod", most)?;
+                    counted.has_bytes(Reason::PodEncapsulated, most)?;
+                    counted.has_bytes(Reason::DecapToPod, most)?;
                     // SYN and FIN.
-                    counted.has(&["pod_connection_control", "host_encapsulated"])?;
+                    counted.has(&[Reason::PodConnectionControl, Reason::HostEncapsulated])?;
                 }
                 _ => {
-                    counted.has_bytes("host_encapsulated", most)?;
-                    counted.has_bytes("to_stack", most)?;
+                    counted.has_bytes(Reason::HostEncapsulated, most)?;
+                    counted.has_bytes(Reason::DecapToStack, most)?;
                     counted.lacks(FAST)?;
                 }
             }
@@ -115,7 +120,11 @@ impl Scene {
                 (_, false) => counted.has(FAST)?,
                 // Fragments are the stack's.
                 (_, true) => {
-                    counted.has(&["pod_fragment", "host_encapsulated", "fragment_to_stack"])?;
+                    counted.has(&[
+                        Reason::PodFragment,
+                        Reason::HostEncapsulated,
+                        Reason::DecapFragmentToStack,
+                    ])?;
                     counted.lacks(FAST)?;
                 }
             }
@@ -138,8 +147,8 @@ impl Scene {
             ensure!(*seen == from.node.tunnel, "the pod saw {seen}");
             if let (Some(daemon), Some(counted)) = (from.daemon, counted) {
                 let counted = counted.since(daemon)?;
-                counted.has(&["host_encapsulated"])?;
-                counted.lacks(&["host_lease_granted"])?;
+                counted.has(&[Reason::HostEncapsulated])?;
+                counted.lacks(&[Reason::HostLeaseGranted])?;
                 counted.nothing_for_tunl0()?;
             }
         }
@@ -190,7 +199,7 @@ impl Scene {
             // Translated here, so never leased here.
             let counted = counted.since(daemon)?;
             counted.lacks(FAST)?;
-            counted.lacks(&["host_lease_granted", "grant_given"])?;
+            counted.lacks(&[Reason::HostLeaseGranted, Reason::GrantGiven])?;
             counted.nothing_for_tunl0()?;
         }
         Ok(None)
@@ -230,11 +239,11 @@ impl Scene {
         };
         let counted = Counted::now(daemon)?;
         ensure!(!arrives()?, "it arrived: the limit is none any more");
-        counted.since(daemon)?.has(&["outer_fragment"])?;
+        counted.since(daemon)?.has(&[Reason::DecapOuterFragment])?;
         Ok(Some(Outcome::Limited {
             why: "a tunl0 node sends what may be fragmented with DF clear outside, a narrower \
                   underlay fragments it, and in `replace` nobody puts it together again: \
-                  `outer_fragment`, as counted. What has DF set inside (all TCP) is told the MTU \
+                  `decap_outer_fragment`, as counted. What has DF set inside (all TCP) is told the MTU \
                   and arrives"
                 .to_owned(),
         }))
@@ -248,7 +257,7 @@ impl Scene {
     }
 
     fn by_the_stack(&self, counted: &Counted) -> Result<()> {
-        counted.has(&["host_encapsulated", "to_stack"])?;
+        counted.has(&[Reason::HostEncapsulated, Reason::DecapToStack])?;
         counted.lacks(FAST)
     }
 

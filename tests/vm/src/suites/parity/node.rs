@@ -1,6 +1,7 @@
 //! The node under test: the same pod and the same wire, with one tunnel or the other.
 
 use anyhow::{Context as _, Result, ensure};
+use dataplane_common::Reason;
 use serde_json::Value;
 use tunless_lab::{Daemon, Lab};
 
@@ -110,11 +111,11 @@ impl UnderTest {
     }
 
     /// How many packets tunless counted under a reason.
-    pub fn counted(&self, reason: &str) -> Result<u64> {
+    pub fn counted(&self, reason: Reason) -> Result<u64> {
         let daemon = self.daemon.as_ref().context("tunless does not run")?;
         let counters = daemon.cli_json(&["counters", "list"])?;
         let items = counters["items"].as_array().context("no counters are listed")?;
-        let item = items.iter().find(|item| item["reason"] == *reason);
+        let item = items.iter().find(|item| item["reason"] == reason.as_str());
         Ok(item.and_then(|item| item["packets"].as_u64()).unwrap_or(0))
     }
 

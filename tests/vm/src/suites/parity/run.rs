@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use dataplane_common::Reason;
 use tunless_lab::capture::Capture;
 
 use super::{
@@ -134,7 +135,10 @@ fn fast(setup: Setup, under_test: &UnderTest) -> Result<Option<[u64; 2]>> {
     if !setup.has_fast_path() {
         return Ok(None);
     }
-    Ok(Some([under_test.counted("pod_encapsulated")?, under_test.counted("to_pod")?]))
+    Ok(Some([
+        under_test.counted(Reason::PodEncapsulated)?,
+        under_test.counted(Reason::DecapToPod)?,
+    ]))
 }
 
 /// Most probes are plain in all but one thing, and have to take the way that

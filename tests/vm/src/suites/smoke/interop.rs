@@ -3,6 +3,7 @@
 use std::net::SocketAddrV4;
 
 use anyhow::{Context as _, Result, ensure};
+use dataplane_common::Reason;
 use tunless_lab::{
     Daemon, Lab, Node, Pod,
     traffic::{ping, tcp, udp},
@@ -26,14 +27,15 @@ pub const CASES: &[Case] = &[
 const MEBIBYTES: u64 = 2;
 const PORT: u16 = 5201;
 /// What tells of leases, in both directions.
-const LEASED: &[&str] = &["host_lease_granted", "grant_given", "pod_encapsulated", "to_pod"];
+const LEASED: &[Reason] =
+    &[Reason::HostLeaseGranted, Reason::GrantGiven, Reason::PodEncapsulated, Reason::DecapToPod];
 
 fn off(_: &Guest) -> Result<()> {
-    both_ways("replace", "off", &["host_encapsulated", "to_stack"])
+    both_ways("replace", "off", &[Reason::HostEncapsulated, Reason::DecapToStack])
 }
 
 fn trusted(_: &Guest) -> Result<()> {
-    both_ways("replace", "trusted", &["pod_encapsulated", "to_pod"])
+    both_ways("replace", "trusted", &[Reason::PodEncapsulated, Reason::DecapToPod])
 }
 
 fn verified(_: &Guest) -> Result<()> {
@@ -41,7 +43,7 @@ fn verified(_: &Guest) -> Result<()> {
 }
 
 fn accelerate_off(_: &Guest) -> Result<()> {
-    both_ways("accelerate", "off", &["host_encapsulated", "to_stack"])
+    both_ways("accelerate", "off", &[Reason::HostEncapsulated, Reason::DecapToStack])
 }
 
 fn accelerate_verified(_: &Guest) -> Result<()> {
@@ -50,7 +52,7 @@ fn accelerate_verified(_: &Guest) -> Result<()> {
 
 /// Everything between a pod of each node; `reasons` tell that packets took the
 /// way they were meant to.
-fn both_ways(mode: &str, fastpath: &str, reasons: &[&str]) -> Result<()> {
+fn both_ways(mode: &str, fastpath: &str, reasons: &[Reason]) -> Result<()> {
     let lab = Lab::new().fabric_filter(true).build()?;
     tunl0::raise(&lab.node1, &lab.node2)?;
     if mode == "accelerate" {
@@ -71,7 +73,7 @@ fn both_ways(mode: &str, fastpath: &str, reasons: &[&str]) -> Result<()> {
     let counters = daemon.cli_json(&["counters", "list"])?;
     let items = counters["items"].as_array().context("no counters are listed")?;
     for reason in reasons {
-        let item = items.iter().find(|item| item["reason"] == **reason);
+        let item = items.iter().find(|item| item["reason"] == reason.as_str());
         let packets = item.and_then(|item| item["packets"].as_u64());
         ensure!(packets > Some(0), "no packet was counted as {reason}: {counters}");
     }

@@ -3,6 +3,7 @@
 use std::net::SocketAddrV4;
 
 use anyhow::{Context as _, Result, ensure};
+use dataplane_common::Reason;
 use tunless_lab::{
     Daemon, Lab, Node, Pod,
     traffic::{ping, tcp},
@@ -89,14 +90,18 @@ fn run(fastpath: &str, peer: Peer) -> Result<()> {
     ensure!(plain == 0, "{plain} packets of pods were on the wire without a tunnel");
     for daemon in daemon1.into_iter().chain([daemon2]) {
         let counters = Counters::of(&daemon)?;
-        ensure!(counters.packets("xdp_unwrapped")? > 0, "XDP unwrapped nothing: {}", counters.0);
-        for reason in ["xdp_unable", "handover_stray"] {
+        ensure!(
+            counters.packets(Reason::XdpUnwrapped)? > 0,
+            "XDP unwrapped nothing: {}",
+            counters.0
+        );
+        for reason in [Reason::XdpUnable, Reason::DecapHandoverStray] {
             let packets = counters.packets(reason)?;
             ensure!(packets == 0, "{packets} packets were counted as {reason}");
         }
         let way = match fastpath {
-            "off" => "to_stack",
-            _ => "to_pod",
+            "off" => Reason::DecapToStack,
+            _ => Reason::DecapToPod,
         };
         ensure!(counters.packets(way)? > 0, "no packet was counted as {way}: {}", counters.0);
         daemon.finish()?;

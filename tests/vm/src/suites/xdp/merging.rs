@@ -3,6 +3,7 @@
 use std::net::SocketAddrV4;
 
 use anyhow::{Result, ensure};
+use dataplane_common::Reason;
 use tunless_lab::{Daemon, Lab, traffic::tcp};
 
 use super::{Counters, ensure_native};
@@ -37,7 +38,7 @@ fn merges(fastpath: &str) -> Result<()> {
     tcp::bulk(&client.netns, address, &server.netns, PORT, &options)?;
 
     let after = Counters::of(&daemon)?;
-    let unwrapped = after.packets("xdp_unwrapped")? - before.packets("xdp_unwrapped")?;
+    let unwrapped = after.packets(Reason::XdpUnwrapped)? - before.packets(Reason::XdpUnwrapped)?;
     let (packets, bytes) = {
         let (now, then) = (after.delivered(), before.delivered());
         (now.0 - then.0, now.1 - then.1)

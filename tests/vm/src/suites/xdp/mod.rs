@@ -7,6 +7,7 @@ mod nics;
 mod no_metadata;
 
 use anyhow::{Context as _, Result, ensure};
+use dataplane_common::Reason;
 use serde_json::Value;
 use tunless_lab::{Daemon, Node};
 
@@ -40,8 +41,8 @@ impl Counters {
         self.0["items"].as_array().into_iter().flatten()
     }
 
-    fn packets(&self, reason: &str) -> Result<u64> {
-        let item = self.items().find(|item| item["reason"] == reason);
+    fn packets(&self, reason: Reason) -> Result<u64> {
+        let item = self.items().find(|item| item["reason"] == reason.as_str());
         item.and_then(|item| item["packets"].as_u64())
             .with_context(|| format!("no counter {reason}: {}", self.0))
     }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use dataplane_common::Reason;
 use tunless_lab::{Daemon, Lab, Node, Pod, traffic::ping};
 
 use super::{Counters, ensure_native, has_xdp};
@@ -88,9 +89,13 @@ fn forced(_: &Guest) -> Result<()> {
     ensure_native(scene.node3()?, &daemon)?;
     scene.talk()?;
     let counters = Counters::of(&daemon)?;
-    ensure!(counters.packets("xdp_unable")? > 0, "XDP was able: {}", counters.0);
-    ensure!(counters.packets("xdp_unwrapped")? == 0, "XDP was able: {}", counters.0);
-    ensure!(counters.packets("to_pod")? > 0, "no packet was counted as to_pod: {}", counters.0);
+    ensure!(counters.packets(Reason::XdpUnable)? > 0, "XDP was able: {}", counters.0);
+    ensure!(counters.packets(Reason::XdpUnwrapped)? == 0, "XDP was able: {}", counters.0);
+    ensure!(
+        counters.packets(Reason::DecapToPod)? > 0,
+        "no packet was counted as decap_to_pod: {}",
+        counters.0
+    );
     scene.finish(daemon)
 }
 
@@ -114,7 +119,7 @@ fn auto(guest: &Guest) -> Result<()> {
     ensure!(is_tc(&daemon.cli_json(&["status"])?), "after a reload XDP is tried again");
     scene.talk()?;
     let after = Counters::of(&daemon)?;
-    let (before, after) = (before.packets("xdp_unable")?, after.packets("xdp_unable")?);
+    let (before, after) = (before.packets(Reason::XdpUnable)?, after.packets(Reason::XdpUnable)?);
     ensure!(before == after, "XDP still ran: {before} packets, then {after}");
     scene.finish(daemon)
 }

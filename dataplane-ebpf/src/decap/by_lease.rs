@@ -1,0 +1,64 @@
+//! The lease of a packet from the wire.
+
+use dataplane_common::{Direction, Ipv4Be, Reason, ipv4::Ipv4Header};
+
+use crate::{
+    flow::{self, NoFlow, Seen},
+    lease::{self, Hit, Miss},
+    packet::Frame,
+    settings,
+};
+
+/// What the leases say.
+pub enum Lookup {
+    /// The flow has one, of the very node that sent the packet: which is what
+    /// the source check would find out by two lookups.
+    Hit(Hit),
+    /// It has none: why, and the proof to take along through the stack, 0 if
+    /// there is nothing to ask for. Also where the fast path does not use leases.
+    Miss { reason: Reason, proof: u16 },
+}
+
+impl Lookup {
+    /// Whether the sender's right to its source is already known.
+    #[inline(always)]
+    pub fn vouches(&self) -> bool {
+        matches!(self, Self::Hit(_))
+    }
+}
+
+/// The name of what keeps a packet from the wire from the fast path.
+#[inline(always)]
+pub fn reason(no_flow: NoFlow) -> Reason {
+    match no_flow {
+        NoFlow::Options => Reason::DecapOptionsToStack,
+        NoFlow::Fragment => Reason::DecapFragmentToStack,
+        NoFlow::NoPorts => Reason::DecapNoPortsToStack,
+    }
+}
+
+/// Asks for the packet whose inner header is `at` bytes into the frame. That
+/// header may be anything so far: a wrong one is found before it is used.
+#[inline(always)]
+pub fn lookup(frame: Frame, at: usize, node: Ipv4Be, now: u64) -> Lookup {
+    let no = |reason| Lookup::Miss { reason, proof: 0 };
+    if !settings::is_verified() {
+        return no(Reason::DecapToStack);
+    }
+    let Some(header) = frame.read::<Ipv4Header>(at) else { return no(Reason::DecapNoPortsToStack) };
+    let seen = match flow::read(frame, at, &header, Direction::Decap) {
+        Ok(seen) => seen,
+        Err(no_flow) => return no(reason(no_flow)),
+    };
+    let Seen { flow, is_control } = seen;
+    if is_control {
+        return no(Reason::DecapControlToStack);
+    }
+    let reason = match lease::lookup(&flow, now) {
+        Ok(hit) if hit.node == node => return Lookup::Hit(hit),
+        Ok(_) | Err(Miss::Missing) => Reason::DecapNoLeaseToStack,
+        Err(Miss::Expired) => Reason::DecapLeaseExpiredToStack,
+        Err(Miss::Outdated) => Reason::DecapLeaseOutdatedToStack,
+    };
+    Lookup::Miss { reason, proof: flow.proof(settings::secret()) }
+}

@@ -1,0 +1,75 @@
+//! Leases on the way out: used at the pod's interface, granted at the tunnel device.
+
+use aya_ebpf::programs::TcContext;
+use dataplane_common::{Direction, Ipv4Be, Node, Reason};
+
+use super::inner::Inner;
+use crate::{
+    flow::{self, NoFlow, Seen},
+    helpers,
+    lease::{self, Hit, Miss, Request, Settled, Word},
+    maps,
+    packet::Frame,
+    settings, skb,
+};
+
+#[inline(always)]
+fn seen(ctx: &TcContext, inner: &Inner) -> Result<Seen, NoFlow> {
+    flow::read(Frame::of_tc(ctx), inner.at, &inner.header, Direction::Encap)
+}
+
+/// The name of what keeps a pod's packet from the fast path.
+#[inline(always)]
+pub fn reason(no_flow: NoFlow) -> Reason {
+    match no_flow {
+        NoFlow::Options => Reason::PodOptions,
+        NoFlow::Fragment => Reason::PodFragment,
+        NoFlow::NoPorts => Reason::PodNoPorts,
+    }
+}
+
+/// The lease this packet may use. If netfilter shall be asked for one, the
+/// packet takes along what it looks like here.
+#[inline(always)]
+pub fn lookup(ctx: &TcContext, inner: &Inner) -> Result<Hit, Reason> {
+    let Seen { flow, is_control } = seen(ctx, inner).map_err(reason)?;
+    if is_control {
+        return Err(Reason::PodConnectionControl);
+    }
+    let hit = lease::lookup(&flow, helpers::now()).map_err(|miss| {
+        skb::set_proof(ctx, flow.proof(settings::secret()));
+        match miss {
+            Miss::Missing => Reason::PodNoLease,
+            Miss::Expired => Reason::PodLeaseExpired,
+            Miss::Outdated => Reason::PodLeaseOutdated,
+        }
+    })?;
+    // Felix's rpfilter is skipped: a neighbour must not ride along.
+    if hit.endpoint != skb::ifindex(ctx) {
+        return Err(Reason::PodForgedSource);
+    }
+    Ok(hit)
+}
+
+/// Settles the flow's lease by what netfilter made of the packet; the reason to count.
+#[inline(always)]
+pub fn settle(ctx: &TcContext, inner: &Inner, word: &Word, address: Ipv4Be, node: &Node) -> Reason {
+    let Ok(seen) = seen(ctx, inner) else { return Reason::HostEncapsulated };
+    let request = || {
+        let pod = maps::endpoint(inner.header.source)?;
+        let came_from_it = pod.hop.ifindex == skb::ingress_ifindex(ctx);
+        came_from_it.then_some(Request {
+            node: address,
+            endpoint: pod.hop.ifindex,
+            hop: node.hop,
+            mtu: node.mtu,
+        })
+    };
+    match lease::settle(ctx, &seen, word, request) {
+        Settled::Granted => Reason::HostLeaseGranted,
+        Settled::Leased => Reason::HostLeased,
+        Settled::Unmarked => Reason::HostUnmarked,
+        Settled::Unproven => Reason::HostUnproven,
+        Settled::Control => Reason::HostConnectionControl,
+    }
+}

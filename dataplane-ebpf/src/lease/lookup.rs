@@ -1,0 +1,56 @@
+//! Is there a lease for this flow, and what does it say?
+
+use dataplane_common::{Flow, Hop, Ipv4Be, Lease};
+
+use crate::maps;
+
+/// A good lease.
+pub struct Hit {
+    /// The other node.
+    pub node: Ipv4Be,
+    /// The local pod's interface.
+    pub endpoint: u32,
+    /// Where packets go.
+    pub hop: Hop,
+    /// As in [`Lease::mtu`].
+    pub mtu: u32,
+    entry: &'static mut Lease,
+}
+
+impl Hit {
+    /// Counts an inner packet of `bytes` that goes by it.
+    #[inline(always)]
+    pub fn count(self, bytes: u32) {
+        self.entry.packets += 1;
+        self.entry.bytes += u64::from(bytes);
+    }
+}
+
+/// Why there is no good one.
+pub enum Miss {
+    /// None was granted.
+    Missing,
+    /// Its time is over.
+    Expired,
+    /// It was granted before the last change of routes, nodes or pods.
+    Outdated,
+}
+
+/// The lease of `flow`, if it is good at `now` ([`crate::helpers::now`]).
+#[inline(always)]
+pub fn lookup(flow: &Flow, now: u64) -> Result<Hit, Miss> {
+    let entry = maps::lease(flow).ok_or(Miss::Missing)?;
+    let (node, endpoint) = (entry.node, entry.endpoint);
+    let (hop, mtu) = (entry.hop.by_fields(), entry.mtu);
+    let (epoch, expires) = (entry.epoch, entry.expires);
+    if maps::read_last(&entry.destination) != flow.destination {
+        return Err(Miss::Missing);
+    }
+    if epoch != maps::epoch() {
+        return Err(Miss::Outdated);
+    }
+    if expires <= now {
+        return Err(Miss::Expired);
+    }
+    Ok(Hit { node, endpoint, hop, mtu, entry })
+}

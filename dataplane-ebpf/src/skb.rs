@@ -1,0 +1,83 @@
+//! The fields of `__sk_buff` that we read, and the two that we write.
+
+use aya_ebpf::programs::TcContext;
+use network_types::eth::EtherType;
+
+const PACKET_HOST: u32 = 0;
+
+/// Returns the frame length, Ethernet header and paged data included.
+#[inline(always)]
+pub fn length(ctx: &TcContext) -> u32 {
+    ctx.len()
+}
+
+/// Whether the kernel takes it for IPv4.
+#[inline(always)]
+pub fn is_ipv4(ctx: &TcContext) -> bool {
+    // SAFETY: the context is valid while the program runs.
+    unsafe { (*ctx.skb.skb).protocol == u32::from(EtherType::Ipv4 as u16) }
+}
+
+/// Payload bytes per segment, 0 for a packet that will not be segmented.
+#[inline(always)]
+pub fn gso_size(ctx: &TcContext) -> u32 {
+    // SAFETY: the context is valid while the program runs.
+    unsafe { (*ctx.skb.skb).gso_size }
+}
+
+/// The interface the packet is on.
+#[inline(always)]
+pub fn ifindex(ctx: &TcContext) -> u32 {
+    // SAFETY: as above.
+    unsafe { (*ctx.skb.skb).ifindex }
+}
+
+/// The interface the packet came in by; 0 if it is this host's own.
+#[inline(always)]
+pub fn ingress_ifindex(ctx: &TcContext) -> u32 {
+    // SAFETY: as above.
+    unsafe { (*ctx.skb.skb).ingress_ifindex }
+}
+
+/// Takes the bits of `mask` off `skb->mark`; whether any was on.
+#[inline(always)]
+pub fn take_mark(ctx: &TcContext, mask: u32) -> bool {
+    // SAFETY: as above.
+    let mark = unsafe { (*ctx.skb.skb).mark };
+    if mark & mask == 0 {
+        return false;
+    }
+    // SAFETY: a field that programs on this hook may write.
+    unsafe { (*ctx.skb.skb).mark = mark & !mask };
+    true
+}
+
+/// What an ingress hook of ours left in the packet; 0: nothing. Routing and
+/// netfilter do not touch `tc_index` (nor may a program in between return
+/// `TC_ACT_OK`, which overwrites it: `net/core/dev.c`, `tcx_action_code`).
+#[inline(always)]
+pub fn proof(ctx: &TcContext) -> u16 {
+    // SAFETY: as above.
+    unsafe { (*ctx.skb.skb).tc_index as u16 }
+}
+
+/// Leaves `proof` in the packet for the hooks behind netfilter.
+#[inline(always)]
+pub fn set_proof(ctx: &TcContext, proof: u16) {
+    // SAFETY: as in `take_mark`.
+    unsafe { (*ctx.skb.skb).tc_index = u32::from(proof) };
+}
+
+/// Whether the frame was addressed to this host.
+#[inline(always)]
+pub fn is_for_host(ctx: &TcContext) -> bool {
+    // SAFETY: as above.
+    unsafe { (*ctx.skb.skb).pkt_type == PACKET_HOST }
+}
+
+/// Whether a VLAN tag was taken out of the frame: the packet is another device's.
+#[inline(always)]
+pub fn has_vlan_tag(ctx: &TcContext) -> bool {
+    // SAFETY: as above.
+    unsafe { (*ctx.skb.skb).vlan_present != 0 }
+}
