@@ -140,104 +140,108 @@ fn status_says_what_is_where() {
 
 #[test]
 fn routes_get_answers_for_one_address() {
-    let scene = Scene::new(lab(), Setup::OFF);
-    scene.warm_up();
-    let daemon = &scene.daemon2;
-    let mut answer = daemon.cli_json(&["routes", "get", "10.20.42.31"]).unwrap();
-    assert!(take_age(&mut answer) < 600);
-    let expected = json!({
-        "apiVersion": "tunless/v1",
-        "ip": "10.20.42.31",
-        "cidr": "10.20.42.0/26",
-        "node": "172.16.35.4",
-        "encap": "ipip",
-        "source": "file",
-        "state": "active",
-        "interface": "eth0",
-        "mtu": 1480,
-        "next_hop_mac": mac_text(scene.lab.node2.gateway_mac),
-    });
-    assert_eq!(answer, expected);
-    let own = daemon.cli_json(&["routes", "get", "10.20.105.215"]).unwrap();
-    assert_eq!((&own["encap"], &own["cidr"]), (&"local".into(), &"10.20.105.215/32".into()));
-    assert_eq!(own["interface"], scene.lab.perf().cali.as_str());
+    Scene::new(lab(), Setup::OFF).case(|scene| {
+        scene.warm_up();
+        let daemon = &scene.daemon2;
+        let mut answer = daemon.cli_json(&["routes", "get", "10.20.42.31"]).unwrap();
+        assert!(take_age(&mut answer) < 600);
+        let expected = json!({
+            "apiVersion": "tunless/v1",
+            "ip": "10.20.42.31",
+            "cidr": "10.20.42.0/26",
+            "node": "172.16.35.4",
+            "encap": "ipip",
+            "source": "file",
+            "state": "active",
+            "interface": "eth0",
+            "mtu": 1480,
+            "next_hop_mac": mac_text(scene.lab.node2.gateway_mac),
+        });
+        assert_eq!(answer, expected);
+        let own = daemon.cli_json(&["routes", "get", "10.20.105.215"]).unwrap();
+        assert_eq!((&own["encap"], &own["cidr"]), (&"local".into(), &"10.20.105.215/32".into()));
+        assert_eq!(own["interface"], scene.lab.perf().cali.as_str());
 
-    for unknown in ["10.20.43.1", "8.8.8.8", "172.16.35.4"] {
-        let output = daemon.cli(&["routes", "get", unknown]).unwrap();
-        assert_eq!((output.status, output.stdout.as_str()), (Some(3), ""), "{unknown}");
-        assert!(output.stderr.contains(&format!("no route covers {unknown}")), "{}", output.stderr);
-    }
-    scene.finish();
+        for unknown in ["10.20.43.1", "8.8.8.8", "172.16.35.4"] {
+            let output = daemon.cli(&["routes", "get", unknown]).unwrap();
+            assert_eq!((output.status, output.stdout.as_str()), (Some(3), ""), "{unknown}");
+            assert!(
+                output.stderr.contains(&format!("no route covers {unknown}")),
+                "{}",
+                output.stderr
+            );
+        }
+    });
 }
 
 /// Data on stdout, in three formats; notes on stderr.
 #[test]
 fn every_format_says_the_same() {
-    let scene = Scene::new(lab(), Setup::TRUSTED_XDP);
-    scene.warm_up();
-    let daemon = &scene.daemon2;
-    for command in [
-        ["routes", "list"].as_slice(),
-        &["routes", "get", "10.20.42.31"],
-        &["endpoints", "list"],
-        &["counters", "list"],
-        &["version"],
-    ] {
-        let run = |format| {
-            let output = daemon.cli(&[command, &["-o", format]].concat()).unwrap();
-            assert_eq!((output.status, output.stderr.as_str()), (Some(0), ""), "{command:?}");
-            output.stdout
-        };
-        let mut json: Value = serde_json::from_str(&run("json")).unwrap();
-        let mut yaml: Value = serde_yaml::from_str(&run("yaml")).unwrap();
-        // A second may pass between the two.
-        for answer in [&mut json, &mut yaml] {
-            take_ages(answer);
+    Scene::new(lab(), Setup::TRUSTED_XDP).case(|scene| {
+        scene.warm_up();
+        let daemon = &scene.daemon2;
+        for command in [
+            ["routes", "list"].as_slice(),
+            &["routes", "get", "10.20.42.31"],
+            &["endpoints", "list"],
+            &["counters", "list"],
+            &["version"],
+        ] {
+            let run = |format| {
+                let output = daemon.cli(&[command, &["-o", format]].concat()).unwrap();
+                assert_eq!((output.status, output.stderr.as_str()), (Some(0), ""), "{command:?}");
+                output.stdout
+            };
+            let mut json: Value = serde_json::from_str(&run("json")).unwrap();
+            let mut yaml: Value = serde_yaml::from_str(&run("yaml")).unwrap();
+            // A second may pass between the two.
+            for answer in [&mut json, &mut yaml] {
+                take_ages(answer);
+            }
+            assert_eq!(json["apiVersion"], "tunless/v1", "{command:?}");
+            // A second of ARP between the two counts as the host's own traffic.
+            if command != ["counters", "list"] {
+                assert_eq!(json, yaml, "{command:?}");
+            }
+            assert_eq!(yaml["apiVersion"], "tunless/v1");
+            assert!(!run("table").contains("apiVersion"));
         }
-        assert_eq!(json["apiVersion"], "tunless/v1", "{command:?}");
-        // A second of ARP between the two counts as the host's own traffic.
-        if command != ["counters", "list"] {
-            assert_eq!(json, yaml, "{command:?}");
+        let table = daemon.cli(&["routes", "list"]).unwrap().stdout;
+        let rows: Vec<Vec<&str>> =
+            table.lines().map(|line| line.split_whitespace().collect()).collect();
+        let age = rows[1][5];
+        assert!(age.ends_with('s') && age[..age.len() - 1].parse::<u64>().is_ok(), "{age}");
+        assert_eq!(
+            rows,
+            [
+                ["CIDR", "NODE", "ENCAP", "SOURCE", "STATE", "AGE"],
+                ["10.20.42.0/26", "172.16.35.4", "ipip", "file", "active", age]
+            ]
+        );
+        let status = daemon.cli(&["status"]).unwrap().stdout;
+        for said in ["ready:      yes", "running (pid ", "fast path trusted", "encap_pod", "xdp"] {
+            assert!(status.contains(said), "no `{said}` in {status}");
         }
-        assert_eq!(yaml["apiVersion"], "tunless/v1");
-        assert!(!run("table").contains("apiVersion"));
-    }
-    let table = daemon.cli(&["routes", "list"]).unwrap().stdout;
-    let rows: Vec<Vec<&str>> =
-        table.lines().map(|line| line.split_whitespace().collect()).collect();
-    let age = rows[1][5];
-    assert!(age.ends_with('s') && age[..age.len() - 1].parse::<u64>().is_ok(), "{age}");
-    assert_eq!(
-        rows,
-        [
-            ["CIDR", "NODE", "ENCAP", "SOURCE", "STATE", "AGE"],
-            ["10.20.42.0/26", "172.16.35.4", "ipip", "file", "active", age]
-        ]
-    );
-    let status = daemon.cli(&["status"]).unwrap().stdout;
-    for said in ["ready:      yes", "running (pid ", "fast path trusted", "encap_pod", "xdp"] {
-        assert!(status.contains(said), "no `{said}` in {status}");
-    }
-    scene.finish();
+    });
 }
 
 #[test]
 fn counters_are_flushed() {
-    let scene = Scene::new(lab(), Setup::OFF);
-    scene.warm_up();
-    let sum = || -> u64 {
-        let answer = scene.daemon2.cli_json(&["counters", "list"]).unwrap();
-        let items = answer["items"].as_array().unwrap();
-        items
-            .iter()
-            .filter(|item| item["verdict"] == "forwarded")
-            .map(|item| item["packets"].as_u64().unwrap() + item["bytes"].as_u64().unwrap())
-            .sum()
-    };
-    assert!(sum() > 0);
-    assert_eq!(scene.daemon2.cli(&["counters", "flush"]).unwrap().status, Some(0));
-    assert_eq!(sum(), 0);
-    scene.finish();
+    Scene::new(lab(), Setup::OFF).case(|scene| {
+        scene.warm_up();
+        let sum = || -> u64 {
+            let answer = scene.daemon2.cli_json(&["counters", "list"]).unwrap();
+            let items = answer["items"].as_array().unwrap();
+            items
+                .iter()
+                .filter(|item| item["verdict"] == "forwarded")
+                .map(|item| item["packets"].as_u64().unwrap() + item["bytes"].as_u64().unwrap())
+                .sum()
+        };
+        assert!(sum() > 0);
+        assert_eq!(scene.daemon2.cli(&["counters", "flush"]).unwrap().status, Some(0));
+        assert_eq!(sum(), 0);
+    });
 }
 
 /// Without any daemon, ever.

@@ -1,8 +1,9 @@
 //! The daemon dies, returns, is told to stop: packets do not care. And when it
 //! is told to take everything away, everything of it goes.
 
-use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt as _};
+use std::fs;
 
+use dataplane_common::Reason;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -12,7 +13,8 @@ use tunless_lab::{
     Daemon, Lab, LabBuilder, Node, daemon::expect_failure, trace::Snapshot, traffic::stream::Stream,
 };
 use tunless_tests::scene::{
-    Counters, SOON, Scene, Setup, assert_answered, assert_lossless, stream_between,
+    Counters, SOON, Scene, Setup, assert_answered, assert_lossless, link_pins, stream_between,
+    until,
 };
 
 fn lab() -> LabBuilder {
@@ -25,13 +27,15 @@ fn both_ways(scene: &Scene) -> [Stream; 2] {
     [stream_between(perf, sit, 5011), stream_between(sit, perf, 5012)]
 }
 
-/// Every pinned link, and its inode: another one means that it was made anew,
-/// and that packets met an empty hook meanwhile.
-fn link_pins(node: &Node) -> BTreeMap<String, u64> {
-    let entries = fs::read_dir(node.bpffs.join("links")).unwrap().map(Result::unwrap);
-    entries
-        .map(|entry| (entry.file_name().into_string().unwrap(), entry.metadata().unwrap().ino()))
-        .collect()
+/// Waits until node2 counts a stream's packets under one of these reasons, or under none of
+/// them: the kernel frees a program a moment after it was detached.
+fn wait_for_counted(scene: &Scene, stream: &Stream, wanted: bool, is_one: impl Fn(Reason) -> bool) {
+    until("the programs of this setup alone see packets", SOON, || {
+        let before = Counters::of(&scene.daemon2);
+        assert!(stream.wait_for(50, SOON));
+        let moved = before.moved(&scene.daemon2);
+        (moved.keys().any(|reason| is_one(*reason)) == wanted).then_some(())
+    });
 }
 
 #[test]
@@ -88,26 +92,29 @@ fn the_fast_path_goes_on_and_off_under_traffic() {
     for decap in ["tc", "xdp"] {
         let [off, trusted, verified] =
             ["off", "trusted", "verified"].map(|fastpath| Setup { fastpath, decap });
-        let scene = Scene::new(lab(), off);
-        scene.warm_up();
-        let streams = both_ways(&scene);
-        let (node1, node2) = (&scene.lab.node1, &scene.lab.node2);
-        for setup in [trusted, verified, off, verified, trusted, off] {
-            for (daemon, node, peer) in
-                [(&scene.daemon1, node1, node2), (&scene.daemon2, node2, node1)]
-            {
-                daemon.rewrite_config(&setup.config(node, peer, "")).unwrap();
-                let is_so = |status: &Value| {
-                    let pods = status["attachments"].to_string().contains("encap_pod");
-                    status["fastpath"] == setup.fastpath && pods == setup.is_fast()
-                };
-                daemon.wait_json(&["status", "--wait=10s"], SOON, is_so).unwrap();
+        Scene::new(lab(), off).case(|scene| {
+            scene.warm_up();
+            let streams = both_ways(scene);
+            let (node1, node2) = (&scene.lab.node1, &scene.lab.node2);
+            for setup in [trusted, verified, off, verified, trusted, off] {
+                for (daemon, node, peer) in
+                    [(&scene.daemon1, node1, node2), (&scene.daemon2, node2, node1)]
+                {
+                    daemon.rewrite_config(&setup.config(node, peer, "")).unwrap();
+                    let is_so = |status: &Value| {
+                        let pods = status["attachments"].to_string().contains("encap_pod");
+                        status["fastpath"] == setup.fastpath && pods == setup.is_fast()
+                    };
+                    daemon.wait_json(&["status", "--wait=10s"], SOON, is_so).unwrap();
+                }
+                // What is attached is one thing, what packets meet another.
+                wait_for_counted(scene, &streams[0], setup.is_fast(), |reason| {
+                    reason.as_str().starts_with("pod_")
+                });
             }
-            assert!(streams[0].wait_for(50, SOON));
-        }
-        streams.into_iter().for_each(assert_lossless);
-        scene.assert_nothing_plain();
-        scene.finish();
+            streams.into_iter().for_each(assert_lossless);
+            scene.assert_nothing_plain();
+        });
     }
 }
 
@@ -115,21 +122,24 @@ fn the_fast_path_goes_on_and_off_under_traffic() {
 fn unwrapping_moves_between_tc_and_xdp() {
     for fastpath in ["off", "trusted"] {
         let [tc, xdp] = ["tc", "xdp"].map(|decap| Setup { fastpath, decap });
-        let scene = Scene::new(lab(), tc);
-        scene.warm_up();
-        let (node1, node2) = (&scene.lab.node1, &scene.lab.node2);
-        for setup in [xdp, tc] {
-            scene.daemon2.rewrite_config(&setup.config(node2, node1, "")).unwrap();
-            let is_so = |status: &Value| {
-                status["attachments"].to_string().contains("decap_xdp") == setup.is_xdp()
-            };
-            scene.daemon2.wait_json(&["status", "--wait=10s"], SOON, is_so).unwrap();
-            let (perf, sit) = scene.pods();
-            let streams = both_ways(&scene);
-            assert_eq!(assert_answered(&perf.netns, sit.ip).ttl(), Some(62));
-            streams.into_iter().for_each(assert_lossless);
-        }
-        scene.finish();
+        Scene::new(lab(), tc).case(|scene| {
+            scene.warm_up();
+            let (node1, node2) = (&scene.lab.node1, &scene.lab.node2);
+            for setup in [xdp, tc] {
+                scene.daemon2.rewrite_config(&setup.config(node2, node1, "")).unwrap();
+                let is_so = |status: &Value| {
+                    status["attachments"].to_string().contains("decap_xdp") == setup.is_xdp()
+                };
+                scene.daemon2.wait_json(&["status", "--wait=10s"], SOON, is_so).unwrap();
+                let (perf, sit) = scene.pods();
+                let streams = both_ways(scene);
+                assert_eq!(assert_answered(&perf.netns, sit.ip).ttl(), Some(62));
+                wait_for_counted(scene, &streams[1], setup.is_xdp(), |reason| {
+                    reason == Reason::XdpUnwrapped
+                });
+                streams.into_iter().for_each(assert_lossless);
+            }
+        });
     }
 }
 
@@ -152,56 +162,68 @@ fn furnish(node: &Node) {
 #[test]
 fn detach_leaves_no_trace() {
     for setup in Setup::ALL {
-        println!("{setup:?}");
         let lab = lab().build().unwrap();
-        let (node1, node2) = (&lab.node1, &lab.node2);
-        furnish(node2);
-        let before = Snapshot::take(&node2.netns).unwrap();
-        let daemon1 = Daemon::start(node1, &setup.config(node1, node2, "")).unwrap();
-        let mut daemon2 = Daemon::start(node2, &setup.config(node2, node1, "")).unwrap();
-        assert_answered(&lab.perf().netns, lab.sit().ip);
-        let during = before.difference(&Snapshot::take(&node2.netns).unwrap());
-        assert!(during.iter().any(|line| line.contains("tunless0")), "{during:?}");
-
-        let refused = daemon2.cli(&["detach"]).unwrap();
-        assert_eq!(refused.status, Some(1), "{}", refused.stdout);
-        assert!(refused.stderr.contains("stop it first"), "{}", refused.stderr);
-        assert_answered(&lab.perf().netns, lab.sit().ip);
-
-        daemon2.terminate().unwrap();
-        let output = daemon2.cli(&["detach"]).unwrap();
-        assert_eq!(output.status, Some(0), "{}", output.stderr);
-        let after = Snapshot::take(&node2.netns).unwrap();
-        assert_eq!(before.difference(&after), Vec::<String>::new());
-        assert!(!node2.bpffs.exists());
-        let name = node2.bpffs.display().to_string().trim_matches('/').replace('/', "-");
-        let lock = format!("/run/tunless/{name}.lock");
-        assert!(!fs::exists(&lock).unwrap(), "{lock} is left");
-        // Once more: there is nothing to do, and that is fine.
-        let again = daemon2.cli(&["detach"]).unwrap();
-        assert_eq!(again.status, Some(0), "{}", again.stderr);
-        assert!(again.stderr.contains("nothing of ours"), "{}", again.stderr);
-        daemon2.finish().unwrap();
-        daemon1.finish().unwrap();
+        furnish(&lab.node2);
+        for after_a_restart in [false, true] {
+            println!("{setup:?}, after a restart: {after_a_restart}");
+            assert_detached_without_trace(&lab, setup, after_a_restart);
+        }
         assert_eq!(lab.problems(), Vec::<String>::new());
     }
 }
 
+fn assert_detached_without_trace(lab: &Lab, setup: Setup, after_a_restart: bool) {
+    let (node1, node2) = (&lab.node1, &lab.node2);
+    let before = Snapshot::take(&node2.netns).unwrap();
+    let daemon1 = Daemon::start(node1, &setup.config(node1, node2, "")).unwrap();
+    let mut daemon2 = Daemon::start(node2, &setup.config(node2, node1, "")).unwrap();
+    if after_a_restart {
+        daemon2.kill9().unwrap();
+        daemon2.restart().unwrap();
+    }
+    assert_answered(&lab.perf().netns, lab.sit().ip);
+    let during = before.difference(&Snapshot::take(&node2.netns).unwrap());
+    assert!(during.iter().any(|line| line.contains("tunless0")), "{during:?}");
+
+    let refused = daemon2.cli(&["detach"]).unwrap();
+    assert_eq!(refused.status, Some(1), "{}", refused.stdout);
+    assert!(refused.stderr.contains("stop it first"), "{}", refused.stderr);
+    assert_answered(&lab.perf().netns, lab.sit().ip);
+
+    daemon2.terminate().unwrap();
+    let output = daemon2.cli(&["detach"]).unwrap();
+    assert_eq!(output.status, Some(0), "{}", output.stderr);
+    let after = Snapshot::take(&node2.netns).unwrap();
+    assert_eq!(before.difference(&after), Vec::<String>::new());
+    assert!(!node2.bpffs.exists());
+    let name = node2.bpffs.file_name().unwrap().to_str().unwrap();
+    let files = fs::read_dir("/run/tunless").unwrap();
+    let files = files.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let left: Vec<String> = files.filter(|file| file.contains(name)).collect();
+    assert_eq!(left, Vec::<String>::new(), "in /run/tunless");
+    // Once more: there is nothing to do, and that is fine.
+    let again = daemon2.cli(&["detach"]).unwrap();
+    assert_eq!(again.status, Some(0), "{}", again.stderr);
+    assert!(again.stderr.contains("nothing of ours"), "{}", again.stderr);
+    daemon2.finish().unwrap();
+    daemon1.finish().unwrap();
+}
+
 #[test]
 fn one_daemon_per_set_of_pins() {
-    let mut scene = Scene::new(lab(), Setup::OFF);
-    let (node1, node2) = (&scene.lab.node1, &scene.lab.node2);
-    let pid = scene.daemon2.pid().unwrap().to_string();
-    let (code, stderr) = expect_failure(node2, &Setup::OFF.config(node2, node1, "")).unwrap();
-    assert_eq!(code, 1, "{stderr}");
-    for said in [&format!("process {pid}"), &node2.bpffs.display().to_string(), "--bpffs"] {
-        assert!(stderr.contains(said), "no {said} in {stderr}");
-    }
-    assert!(scene.daemon2.is_running());
-    assert_answered(&scene.lab.perf().netns, scene.lab.sit().ip);
-    // node1's daemon never minded: it has pins of its own.
-    assert!(node1.bpffs.exists() && node2.bpffs.exists() && node1.bpffs != node2.bpffs);
-    scene.finish();
+    Scene::new(lab(), Setup::OFF).case(|scene| {
+        let (node1, node2) = (&scene.lab.node1, &scene.lab.node2);
+        let pid = scene.daemon2.pid().unwrap().to_string();
+        let (code, stderr) = expect_failure(node2, &Setup::OFF.config(node2, node1, "")).unwrap();
+        assert_eq!(code, 1, "{stderr}");
+        for said in [&format!("process {pid}"), &node2.bpffs.display().to_string(), "--bpffs"] {
+            assert!(stderr.contains(said), "no {said} in {stderr}");
+        }
+        assert!(scene.daemon2.is_running());
+        assert_answered(&scene.lab.perf().netns, scene.lab.sit().ip);
+        // node1's daemon never minded: it has pins of its own.
+        assert!(node1.bpffs.exists() && node2.bpffs.exists() && node1.bpffs != node2.bpffs);
+    });
 }
 
 #[test]
@@ -224,18 +246,18 @@ fn ready_means_that_everything_is_in_place() {
 
 #[test]
 fn systemd_hears_what_it_wants_to() {
-    let scene = Scene::with(lab(), Setup::OFF, "", &[("WATCHDOG_USEC", "2000000")]);
-    let Scene { daemon1, mut daemon2, lab, setup } = scene;
-    // Twice, so that it is not the one at the start. Nothing else happens here.
-    for _ in 0..2 {
-        daemon2.wait_notified("WATCHDOG=1", SOON).unwrap();
-    }
-    let pid = Pid::from_raw(daemon2.pid().unwrap().cast_signed());
-    kill(pid, Signal::SIGHUP).unwrap();
-    let said = daemon2.wait_notified("RELOADING=1", SOON).unwrap();
-    let value = |key| said.lines().find_map(|line| line.strip_prefix(key));
-    let when: u64 = value("MONOTONIC_USEC=").expect(&said).parse().unwrap();
-    assert!(when > 0);
-    daemon2.wait_notified("READY=1", SOON).unwrap();
-    Scene { daemon1, daemon2, lab, setup }.finish();
+    Scene::with(lab(), Setup::OFF, "", &[("WATCHDOG_USEC", "2000000")]).case(|scene| {
+        let daemon = &mut scene.daemon2;
+        // Twice, so that it is not the one at the start. Nothing else happens here.
+        for _ in 0..2 {
+            daemon.wait_notified("WATCHDOG=1", SOON).unwrap();
+        }
+        let pid = Pid::from_raw(daemon.pid().unwrap().cast_signed());
+        kill(pid, Signal::SIGHUP).unwrap();
+        let said = daemon.wait_notified("RELOADING=1", SOON).unwrap();
+        let value = |key| said.lines().find_map(|line| line.strip_prefix(key));
+        let when: u64 = value("MONOTONIC_USEC=").expect(&said).parse().unwrap();
+        assert!(when > 0);
+        daemon.wait_notified("READY=1", SOON).unwrap();
+    });
 }

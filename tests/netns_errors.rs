@@ -30,10 +30,12 @@ fn lab() -> LabBuilder {
     Lab::new().fabric_filter(true)
 }
 
-/// A scene whose router says all that it has to say.
+/// Lets the scene's router report every error. What remains is the kernel's limit for "no
+/// route" (`ip_error`): five to one sender at once, one a second after that. A rate of 0 would
+/// take the five away, too, because both limits spend the same tokens.
 fn talkative(scene: &Scene) {
     scene.warm_up();
-    scene.lab.router.set_sysctl("ipv4/icmp_ratelimit", "0").unwrap();
+    scene.lab.router.set_sysctl("ipv4/icmp_ratemask", "0").unwrap();
 }
 
 fn ping_once(from: &Netns, to: Ipv4Addr, ttl: Option<u8>) -> ping::Report {
@@ -128,6 +130,7 @@ fn ping_says_so() {
             let said = |trouble: &Trouble| matches!(trouble, Trouble::Other { text, .. } if text == "Destination Host Unreachable");
             assert!(report.troubles.iter().any(said), "{}", report.text);
         }
+        router.ip(&format!("route del unreachable {}/32", node1.ip)).unwrap();
     });
 }
 
@@ -135,19 +138,18 @@ fn ping_says_so() {
 /// reached, whatever the protocol.
 #[test]
 fn a_node_without_a_tunnel_is_no_way_either() {
-    for setup in SOME {
-        let Scene { daemon1, daemon2, lab, .. } = Scene::new(lab(), setup);
-        assert_answered(&lab.perf().netns, lab.sit().ip);
-        daemon1.finish().unwrap();
-        let heard = Capture::start(&lab.perf().netns, "eth0").unwrap();
+    Scene::each_of(&SOME, &lab(), |scene| {
+        assert_answered(&scene.lab.perf().netns, scene.lab.sit().ip);
+        scene.daemon1.terminate_and_detach().unwrap();
+        let (perf, sit) = scene.pods();
+        let heard = Capture::start(&perf.netns, "eth0").unwrap();
         until("the pod hears of it", SOON, || {
-            assert!(!answers(&lab.perf().netns, lab.sit().ip));
+            assert!(!answers(&perf.netns, sit.ip));
             heard.frames().iter().find_map(error_of)
         });
         let errors: Vec<_> = heard.stop().unwrap().iter().filter_map(error_of).collect();
         assert!(errors.iter().all(|error| *error == (3, 0)), "{errors:?}");
-        daemon2.finish().unwrap();
-    }
+    });
 }
 
 /// A pod knows the service it talks to, not the pod behind it.
@@ -181,6 +183,7 @@ fn an_error_is_translated_back_like_an_answer() {
         assert_eq!(error_of(&error), Some((3, 1)));
         assert_eq!((quoted.source, quoted.destination), (perf.ip, *service.address.ip()));
         assert_eq!(port, service.address.port());
+        router.ip(&format!("route del unreachable {}/32", node1.ip)).unwrap();
     });
 }
 
@@ -357,5 +360,6 @@ fn a_pod_is_not_flooded_and_does_not_take_from_another() {
         let heard = errors.heard.stop().unwrap();
         let heard = heard.iter().filter(|frame| error_of(frame).is_some()).count();
         assert!((6..=6 + seconds + 1).contains(&heard), "{heard} in {seconds} s");
+        scene.lab.node2.remove_pod(&other).unwrap();
     });
 }

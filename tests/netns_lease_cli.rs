@@ -9,61 +9,61 @@ use tunless_tests::scene::{
 
 #[test]
 fn the_command_line_lists_and_flushes_leases() {
-    let scene = Scene::new(Lab::new().fabric_filter(true), Setup::VERIFIED);
-    scene.warm_up();
-    let daemon = &scene.daemon2;
-    let empty = daemon.cli(&["leases", "list"]).unwrap();
-    assert_eq!(empty.status, Some(0), "{}", empty.stderr);
-    daemon.cli(&["counters", "flush"]).unwrap();
-    let talks = scene.talks();
-    scene.assert_leased(&talks);
-    assert_all_answer(&talks);
+    Scene::new(Lab::new().fabric_filter(true), Setup::VERIFIED).case(|scene| {
+        scene.warm_up();
+        let daemon = &scene.daemon2;
+        let empty = daemon.cli(&["leases", "list"]).unwrap();
+        assert_eq!(empty.status, Some(0), "{}", empty.stderr);
+        daemon.cli(&["counters", "flush"]).unwrap();
+        let talks = scene.talks();
+        scene.assert_leased(&talks);
+        assert_all_answer(&talks);
 
-    let answer = daemon.cli_json(&["leases", "list"]).unwrap();
-    let items = answer["items"].as_array().unwrap();
-    assert_eq!(items.len(), 4, "{answer}");
-    let (perf, sit) = scene.pods();
-    let (udp, cali) = (talks[0].client.to_string(), perf.cali.as_str());
-    let item = items.iter().find(|item| item["source"] == udp.as_str()).unwrap();
-    let server = format!("{}:{PORT}", sit.ip);
-    for (key, value) in [
-        ("protocol", "udp"),
-        ("destination", server.as_str()),
-        ("direction", "encap"),
-        ("node", &scene.lab.node1.ip.to_string()),
-        ("interface", cali),
-    ] {
-        assert_eq!(item[key], value, "{key} of {item}");
-    }
-    let left = item["expires_in_seconds"].as_f64().unwrap();
-    assert!(left > 0.0 && left <= 5.0, "{item}");
-    // Whole packets of 64 bytes of data, 8 of UDP, 20 of IP.
-    assert_eq!(item["bytes"].as_u64().unwrap(), item["packets"].as_u64().unwrap() * 92);
-    let table = daemon.cli(&["leases", "list"]).unwrap().stdout;
-    for said in ["PROTOCOL", "EXPIRES IN", "PACKETS", &udp, &server, "encap", "decap", cali] {
-        assert!(table.contains(said), "no {said} in {table}");
-    }
-    assert_eq!(table.lines().count(), 5, "{table}");
+        let answer = daemon.cli_json(&["leases", "list"]).unwrap();
+        let items = answer["items"].as_array().unwrap();
+        assert_eq!(items.len(), 4, "{answer}");
+        let (perf, sit) = scene.pods();
+        let (udp, cali) = (talks[0].client.to_string(), perf.cali.as_str());
+        let item = items.iter().find(|item| item["source"] == udp.as_str()).unwrap();
+        let server = format!("{}:{PORT}", sit.ip);
+        for (key, value) in [
+            ("protocol", "udp"),
+            ("destination", server.as_str()),
+            ("direction", "encap"),
+            ("node", &scene.lab.node1.ip.to_string()),
+            ("interface", cali),
+        ] {
+            assert_eq!(item[key], value, "{key} of {item}");
+        }
+        let left = item["expires_in_seconds"].as_f64().unwrap();
+        assert!(left > 0.0 && left <= 5.0, "{item}");
+        // Whole packets of 64 bytes of data, 8 of UDP, 20 of IP.
+        assert_eq!(item["bytes"].as_u64().unwrap(), item["packets"].as_u64().unwrap() * 92);
+        let table = daemon.cli(&["leases", "list"]).unwrap().stdout;
+        for said in ["PROTOCOL", "EXPIRES IN", "PACKETS", &udp, &server, "encap", "decap", cali] {
+            assert!(table.contains(said), "no {said} in {table}");
+        }
+        assert_eq!(table.lines().count(), 5, "{table}");
 
-    let status = daemon.cli_json(&["status"]).unwrap();
-    assert_eq!((&status["leased_flows"], &status["fastpath"]), (&4.into(), &"verified".into()));
-    for direction in ["encap", "decap"] {
-        let share = status["fastpath_share"][direction].as_f64().unwrap();
-        assert!(share > 0.5 && share < 1.0, "{status}");
-    }
-    assert_eq!(status["sysctls"].as_object().unwrap().len(), 2);
-    let text = daemon.cli(&["status"]).unwrap().stdout;
-    assert!(text.contains("fast path verified") && text.contains("4 flows leased"), "{text}");
+        let status = daemon.cli_json(&["status"]).unwrap();
+        assert_eq!((&status["leased_flows"], &status["fastpath"]), (&4.into(), &"verified".into()));
+        for direction in ["encap", "decap"] {
+            let share = status["fastpath_share"][direction].as_f64().unwrap();
+            assert!(share > 0.5 && share < 1.0, "{status}");
+        }
+        assert_eq!(status["sysctls"].as_object().unwrap().len(), 2);
+        let text = daemon.cli(&["status"]).unwrap().stdout;
+        assert!(text.contains("fast path verified") && text.contains("4 flows leased"), "{text}");
 
-    drop(talks);
-    let stream = stream_between(perf, sit, 5010);
-    let flushed = daemon.cli_json(&["leases", "flush"]).unwrap();
-    assert!(flushed["flushed"].as_u64().unwrap() >= 3, "{flushed}");
-    assert_unleased(daemon, perf.ip);
-    let again = daemon.cli(&["leases", "flush"]).unwrap();
-    assert!(again.stderr.contains("0 leases ended"), "{}", again.stderr);
-    assert_lossless(stream);
-    assert_answered(&perf.netns, sit.ip);
-    scene.assert_nothing_plain();
-    scene.finish();
+        drop(talks);
+        let stream = stream_between(perf, sit, 5010);
+        let flushed = daemon.cli_json(&["leases", "flush"]).unwrap();
+        assert!(flushed["flushed"].as_u64().unwrap() >= 3, "{flushed}");
+        assert_unleased(daemon, perf.ip);
+        let again = daemon.cli(&["leases", "flush"]).unwrap();
+        assert!(again.stderr.contains("0 leases ended"), "{}", again.stderr);
+        assert_lossless(stream);
+        assert_answered(&perf.netns, sit.ip);
+        scene.assert_nothing_plain();
+    });
 }

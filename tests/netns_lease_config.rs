@@ -31,25 +31,25 @@ fn lab() -> LabBuilder {
 /// A bandwidth plugin's: who limits a rate has to see every packet.
 #[test]
 fn pods_behind_a_shaper_are_not_leased() {
-    let scene = Scene::with(lab(), Setup::VERIFIED, SHORT, &HASTY);
-    scene.warm_up();
-    let (perf, node2) = (scene.lab.perf(), &scene.lab.node2.netns);
-    let tc = |words: &str| {
-        node2.exec("tc", &words.split(' ').collect::<Vec<_>>()).unwrap();
-    };
-    let talks = scene.talks();
-    scene.assert_leased(&talks);
-    tc(&format!("qdisc add dev {} root tbf rate 1gbit burst 1mb latency 50ms", perf.cali));
-    until("its leases lapse", SOON, || {
-        leases(&scene.daemon2).iter().all(|lease| !lease.touches(perf.ip)).then_some(())
+    Scene::with(lab(), Setup::VERIFIED, SHORT, &HASTY).case(|scene| {
+        scene.warm_up();
+        let (perf, node2) = (scene.lab.perf(), &scene.lab.node2.netns);
+        let tc = |words: &str| {
+            node2.exec("tc", &words.split(' ').collect::<Vec<_>>()).unwrap();
+        };
+        let talks = scene.talks();
+        scene.assert_leased(&talks);
+        tc(&format!("qdisc add dev {} root tbf rate 1gbit burst 1mb latency 50ms", perf.cali));
+        until("its leases lapse", SOON, || {
+            leases(&scene.daemon2).iter().all(|lease| !lease.touches(perf.ip)).then_some(())
+        });
+        assert_all_answer(&talks);
+        assert_unleased(&scene.daemon2, perf.ip);
+        tc(&format!("qdisc del dev {} root", perf.cali));
+        scene.assert_leased(&talks);
+        drop(talks);
+        scene.assert_nothing_plain();
     });
-    assert_all_answer(&talks);
-    assert_unleased(&scene.daemon2, perf.ip);
-    tc(&format!("qdisc del dev {} root", perf.cali));
-    scene.assert_leased(&talks);
-    drop(talks);
-    scene.assert_nothing_plain();
-    scene.finish();
 }
 
 #[test]
@@ -57,23 +57,23 @@ fn excluded_addresses_are_not_leased() {
     // At either end; a wider prefix and one inside it are no contradiction.
     for excluded in ["10.20.42.31/32", "10.20.105.215/32, 10.20.105.192/26"] {
         let more = format!("leases: {{seconds: 1, exclude: [{excluded}]}}\n");
-        let scene = Scene::with(lab(), Setup::VERIFIED, &more, &[]);
-        scene.warm_up();
-        let talks = scene.talks();
-        assert_all_answer(&talks);
-        for daemon in [&scene.daemon1, &scene.daemon2] {
-            assert_eq!(leases(daemon), Vec::new());
-        }
-        for (daemon, node, peer) in [
-            (&scene.daemon1, &scene.lab.node1, &scene.lab.node2),
-            (&scene.daemon2, &scene.lab.node2, &scene.lab.node1),
-        ] {
-            daemon.rewrite_config(&scene.setup.config(node, peer, SHORT)).unwrap();
-        }
-        scene.assert_leased(&talks);
-        drop(talks);
-        scene.assert_nothing_plain();
-        scene.finish();
+        Scene::with(lab(), Setup::VERIFIED, &more, &[]).case(|scene| {
+            scene.warm_up();
+            let talks = scene.talks();
+            assert_all_answer(&talks);
+            for daemon in [&scene.daemon1, &scene.daemon2] {
+                assert_eq!(leases(daemon), Vec::new());
+            }
+            for (daemon, node, peer) in [
+                (&scene.daemon1, &scene.lab.node1, &scene.lab.node2),
+                (&scene.daemon2, &scene.lab.node2, &scene.lab.node1),
+            ] {
+                daemon.rewrite_config(&scene.setup.config(node, peer, SHORT)).unwrap();
+            }
+            scene.assert_leased(&talks);
+            drop(talks);
+            scene.assert_nothing_plain();
+        });
     }
 }
 
@@ -93,13 +93,16 @@ fn foreign_program(pod: &Pod, options: TcAttachOptions) -> Loaded {
     loaded
 }
 
-/// Takes it away where it is: a filter is removed by the interface's name.
+/// Takes it away where it is: a filter is removed by the interface's name, and its qdisc after it.
 fn remove(pod: &Pod, loaded: Loaded) {
     let removed = pod.node.run(|| {
         drop(loaded);
         Ok(())
     });
     removed.unwrap();
+    if pod.node.exec("tc", &["qdisc", "show", "dev", &pod.cali]).unwrap().contains("clsact") {
+        pod.node.exec("tc", &["qdisc", "del", "dev", &pod.cali, "clsact"]).unwrap();
+    }
 }
 
 /// `tunless status`, once it ends with this code and names this fast path. In the
@@ -134,22 +137,23 @@ fn a_foreign_program_at_a_pod_forbids_leases() {
         drop(lab);
 
         // It comes while we are at work, and goes again.
-        let scene = Scene::with(self::lab(), Setup::VERIFIED, SHORT, &HASTY);
-        scene.warm_up();
-        let talks = scene.talks();
-        scene.assert_leased(&talks);
-        let loaded = foreign_program(scene.lab.perf(), options());
-        let status = wait_for_status(&scene.daemon2, 3, "off");
-        assert!(status["problems"].to_string().contains("withheld"), "{status}");
-        assert!(scene.daemon2.log().contains(said), "{}", scene.daemon2.log());
-        assert_all_answer(&talks);
-        assert_eq!(leases(&scene.daemon2), Vec::new());
-        remove(scene.lab.perf(), loaded);
-        wait_for_status(&scene.daemon2, 0, "verified");
-        scene.assert_leased(&talks);
-        drop(talks);
-        scene.assert_nothing_plain();
-        scene.finish();
+        Scene::with(self::lab(), Setup::VERIFIED, SHORT, &HASTY).case(|scene| {
+            scene.warm_up();
+            let talks = scene.talks();
+            scene.assert_leased(&talks);
+            let log = scene.daemon2.log().len();
+            let loaded = foreign_program(scene.lab.perf(), options());
+            let status = wait_for_status(&scene.daemon2, 3, "off");
+            assert!(status["problems"].to_string().contains("withheld"), "{status}");
+            assert!(scene.daemon2.log()[log..].contains(said), "{}", scene.daemon2.log());
+            assert_all_answer(&talks);
+            assert_eq!(leases(&scene.daemon2), Vec::new());
+            remove(scene.lab.perf(), loaded);
+            wait_for_status(&scene.daemon2, 0, "verified");
+            scene.assert_leased(&talks);
+            drop(talks);
+            scene.assert_nothing_plain();
+        });
     }
 }
 

@@ -53,49 +53,50 @@ fn sysctls(node: &Node) -> [String; 2] {
 #[test]
 fn without_daemons_leases_are_renewed_until_the_table_goes() {
     for setup in Setup::BOTH_VERIFIED {
-        let mut scene = Scene::with(lab(), setup, SHORT, &[]);
-        scene.warm_up();
-        let (udp, to) = talk(&scene, Protocol::Udp, PORT);
-        wait_leased_at_client(&scene.daemon2, udp.client, to);
-        for daemon in [&mut scene.daemon1, &mut scene.daemon2] {
-            daemon.kill9().unwrap();
-        }
-        let before = Counters::of(&scene.daemon2);
-        until("five renewals", SOON, || {
-            let moved = before.moved(&scene.daemon2);
-            let count = |reason| moved.get(&reason).copied().unwrap_or(0);
-            (count(Reason::HostLeaseGranted) >= 5 && count(Reason::GrantGiven) >= 5).then_some(())
-        });
+        Scene::with(lab(), setup, SHORT, &[]).case(|scene| {
+            scene.warm_up();
+            let (udp, to) = talk(scene, Protocol::Udp, PORT);
+            wait_leased_at_client(&scene.daemon2, udp.client, to);
+            for daemon in [&mut scene.daemon1, &mut scene.daemon2] {
+                daemon.kill9().unwrap();
+            }
+            let before = Counters::of(&scene.daemon2);
+            until("five renewals", SOON, || {
+                let moved = before.moved(&scene.daemon2);
+                let count = |reason| moved.get(&reason).copied().unwrap_or(0);
+                (count(Reason::HostLeaseGranted) >= 5 && count(Reason::GrantGiven) >= 5)
+                    .then_some(())
+            });
 
-        for node in [&scene.lab.node1, &scene.lab.node2] {
-            node.netns.exec("nft", &["delete", "table", "ip", "tunless"]).unwrap();
-        }
-        let before = [Counters::of(&scene.daemon1), Counters::of(&scene.daemon2)];
-        for daemon in [&scene.daemon1, &scene.daemon2] {
-            until("no lease is left", SOON, || leases(daemon).is_empty().then_some(()));
-        }
-        let drained = [Counters::of(&scene.daemon1), Counters::of(&scene.daemon2)];
-        assert!(udp.wait_for(100, SOON), "the stack carries it");
-        for ((before, drained), daemon) in
-            before.iter().zip(&drained).zip([&scene.daemon1, &scene.daemon2])
-        {
-            let moved = before.moved(daemon);
-            for reason in [Reason::HostLeaseGranted, Reason::GrantGiven] {
-                assert_eq!(moved.get(&reason), None, "{moved:?}");
+            for node in [&scene.lab.node1, &scene.lab.node2] {
+                node.netns.exec("nft", &["delete", "table", "ip", "tunless"]).unwrap();
             }
-            let moved = drained.moved(daemon);
-            for reason in [Reason::PodEncapsulated, Reason::DecapToPod] {
-                assert_eq!(moved.get(&reason), None, "{moved:?}");
+            let before = [Counters::of(&scene.daemon1), Counters::of(&scene.daemon2)];
+            for daemon in [&scene.daemon1, &scene.daemon2] {
+                until("no lease is left", SOON, || leases(daemon).is_empty().then_some(()));
             }
-            before.assert_nothing_dropped(daemon);
-        }
-        for daemon in [&mut scene.daemon1, &mut scene.daemon2] {
-            daemon.restart().unwrap();
-        }
-        wait_leased_at_client(&scene.daemon2, udp.client, to);
-        scene.assert_nothing_plain();
-        drop(udp);
-        scene.finish();
+            let drained = [Counters::of(&scene.daemon1), Counters::of(&scene.daemon2)];
+            assert!(udp.wait_for(100, SOON), "the stack carries it");
+            for ((before, drained), daemon) in
+                before.iter().zip(&drained).zip([&scene.daemon1, &scene.daemon2])
+            {
+                let moved = before.moved(daemon);
+                for reason in [Reason::HostLeaseGranted, Reason::GrantGiven] {
+                    assert_eq!(moved.get(&reason), None, "{moved:?}");
+                }
+                let moved = drained.moved(daemon);
+                for reason in [Reason::PodEncapsulated, Reason::DecapToPod] {
+                    assert_eq!(moved.get(&reason), None, "{moved:?}");
+                }
+                before.assert_nothing_dropped(daemon);
+            }
+            for daemon in [&mut scene.daemon1, &mut scene.daemon2] {
+                daemon.restart().unwrap();
+            }
+            wait_leased_at_client(&scene.daemon2, udp.client, to);
+            scene.assert_nothing_plain();
+            drop(udp);
+        });
     }
 }
 
@@ -103,39 +104,39 @@ fn without_daemons_leases_are_renewed_until_the_table_goes() {
 /// without a table to look at.
 #[test]
 fn a_flushed_ruleset_comes_back_and_until_then_nothing_is_leased() {
-    let scene = Scene::with(lab(), Setup::VERIFIED, SHORT, &[]);
-    scene.warm_up();
-    let node2 = &scene.lab.node2;
-    let pid = Pid::from_raw(scene.daemon2.pid().unwrap().cast_signed());
-    kill(pid, Signal::SIGSTOP).unwrap();
-    node2.netns.exec("nft", &["flush", "ruleset"]).unwrap();
-    let before = Counters::of(&scene.daemon2);
-    let (udp, to) = talk(&scene, Protocol::Udp, PORT);
-    let (tcp, _) = talk(&scene, Protocol::Tcp, PORT);
-    let all_answer = || assert!(udp.wait_for(100, SOON) && tcp.wait_for(100, SOON));
-    all_answer();
-    let moved = before.moved(&scene.daemon2);
-    for reason in [Reason::HostLeaseGranted, Reason::GrantGiven, Reason::PodEncapsulated] {
-        assert_eq!(moved.get(&reason), None, "{moved:?}");
-    }
-    kill(pid, Signal::SIGCONT).unwrap();
-    for talk in [&udp, &tcp] {
-        wait_leased_at_client(&scene.daemon2, talk.client, to);
-    }
-    assert!(has_table(node2));
-    // By the kernel's word, not only when everything is compared again.
-    let log = scene.daemon2.log();
-    for _ in 0..3 {
-        let start = std::time::Instant::now();
+    Scene::with(lab(), Setup::VERIFIED, SHORT, &[]).case(|scene| {
+        scene.warm_up();
+        let node2 = &scene.lab.node2;
+        let pid = Pid::from_raw(scene.daemon2.pid().unwrap().cast_signed());
+        kill(pid, Signal::SIGSTOP).unwrap();
         node2.netns.exec("nft", &["flush", "ruleset"]).unwrap();
-        until("the table", SOON, || has_table(node2).then_some(()));
-        println!("back after {:?}", start.elapsed());
-    }
-    assert!(scene.daemon2.log().len() > log.len(), "it says so");
-    all_answer();
-    drop((udp, tcp));
-    scene.assert_nothing_plain();
-    scene.finish();
+        let before = Counters::of(&scene.daemon2);
+        let (udp, to) = talk(scene, Protocol::Udp, PORT);
+        let (tcp, _) = talk(scene, Protocol::Tcp, PORT);
+        let all_answer = || assert!(udp.wait_for(100, SOON) && tcp.wait_for(100, SOON));
+        all_answer();
+        let moved = before.moved(&scene.daemon2);
+        for reason in [Reason::HostLeaseGranted, Reason::GrantGiven, Reason::PodEncapsulated] {
+            assert_eq!(moved.get(&reason), None, "{moved:?}");
+        }
+        kill(pid, Signal::SIGCONT).unwrap();
+        for talk in [&udp, &tcp] {
+            wait_leased_at_client(&scene.daemon2, talk.client, to);
+        }
+        assert!(has_table(node2));
+        // By the kernel's word, not only when everything is compared again.
+        let log = scene.daemon2.log();
+        for _ in 0..3 {
+            let start = std::time::Instant::now();
+            node2.netns.exec("nft", &["flush", "ruleset"]).unwrap();
+            until("the table", SOON, || has_table(node2).then_some(()));
+            println!("back after {:?}", start.elapsed());
+        }
+        assert!(scene.daemon2.log().len() > log.len(), "it says so");
+        all_answer();
+        drop((udp, tcp));
+        scene.assert_nothing_plain();
+    });
 }
 
 #[test]
@@ -239,6 +240,8 @@ fn a_new_pod_gets_nothing_that_was_leased_to_the_old() {
         assert_answered(&new.netns, sit.ip);
         drop(talk);
         scene.assert_nothing_plain();
+        node2.remove_pod(&new).unwrap();
+        node2.netns.ip(&format!("route del blackhole {}", node2.block)).unwrap();
     });
 }
 
@@ -249,31 +252,31 @@ fn one_node_leases_and_the_other_does_not() {
         let lab = lab().build().unwrap();
         let daemon1 = Daemon::start(&lab.node1, &setup.config(&lab.node1, &lab.node2, "")).unwrap();
         let daemon2 = Daemon::start(&lab.node2, &other.config(&lab.node2, &lab.node1, "")).unwrap();
-        let scene = Scene { daemon1, daemon2, lab, setup };
-        scene.warm_up();
-        let (perf, sit) = scene.pods();
-        assert_eq!(assert_answered(&sit.netns, perf.ip).ttl(), Some(62));
-        scene.police(&Allow::port(PORT));
-        let to = SocketAddrV4::new(sit.ip, PORT);
-        for server_sends in [false, true] {
-            let options = tcp::Options { mebibytes: 64, server_sends, ..Default::default() };
-            tcp::bulk(&perf.netns, to, &sit.netns, PORT, &options).unwrap();
-        }
-        for protocol in [Protocol::Udp, Protocol::Tcp] {
-            let (talk, to) = talk(&scene, protocol, PORT);
-            if setup == Setup::OFF_XDP {
-                wait_leased_at_client(&scene.daemon2, talk.client, to);
-                assert_unleased(&scene.daemon1, sit.ip);
-            } else {
-                wait_leased_at_server(&scene.daemon1, talk.client, to);
-                assert_unleased(&scene.daemon2, sit.ip);
+        Scene { daemon1, daemon2, lab, setup }.case(|scene| {
+            scene.warm_up();
+            let (perf, sit) = scene.pods();
+            assert_eq!(assert_answered(&sit.netns, perf.ip).ttl(), Some(62));
+            scene.police(&Allow::port(PORT));
+            let to = SocketAddrV4::new(sit.ip, PORT);
+            for server_sends in [false, true] {
+                let options = tcp::Options { mebibytes: 64, server_sends, ..Default::default() };
+                tcp::bulk(&perf.netns, to, &sit.netns, PORT, &options).unwrap();
             }
-            assert!(talk.wait_for(100, SOON));
-        }
-        assert!(!answers(&perf.netns, sit.ip), "pings are not allowed");
-        scene.police(&[Allow::ALL]);
-        assert_lossless(stream_between(perf, sit, PORT));
-        scene.assert_nothing_plain();
-        scene.finish();
+            for protocol in [Protocol::Udp, Protocol::Tcp] {
+                let (talk, to) = talk(scene, protocol, PORT);
+                if setup == Setup::OFF_XDP {
+                    wait_leased_at_client(&scene.daemon2, talk.client, to);
+                    assert_unleased(&scene.daemon1, sit.ip);
+                } else {
+                    wait_leased_at_server(&scene.daemon1, talk.client, to);
+                    assert_unleased(&scene.daemon2, sit.ip);
+                }
+                assert!(talk.wait_for(100, SOON));
+            }
+            assert!(!answers(&perf.netns, sit.ip), "pings are not allowed");
+            scene.police(&[Allow::ALL]);
+            assert_lossless(stream_between(perf, sit, PORT));
+            scene.assert_nothing_plain();
+        });
     }
 }

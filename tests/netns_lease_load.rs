@@ -18,58 +18,58 @@ fn lab() -> LabBuilder {
 
 #[test]
 fn ten_thousand_short_connections_leave_nothing_behind() {
-    let scene = Scene::new(lab(), Setup::VERIFIED);
-    scene.warm_up();
-    scene.police(&Allow::port(PORT));
-    let (perf, sit) = scene.pods();
-    let to = SocketAddrV4::new(sit.ip, PORT);
-    let before = [Counters::of(&scene.daemon1), Counters::of(&scene.daemon2)];
-    crowd::connections(&perf.netns, to, &sit.netns, PORT, 10_000).unwrap();
-    // The figure: a reset takes conntrack ten seconds to believe.
-    std::thread::sleep(std::time::Duration::from_secs(15));
-    for node in [&scene.lab.node1, &scene.lab.node2] {
-        let entries = conntrack::list(&node.netns).unwrap();
-        let of_ours = entries.iter().filter(|entry| entry.destination == to);
-        let lingers = of_ours
-            .filter(|entry| entry.state.as_deref() == Some("ESTABLISHED"))
-            .collect::<Vec<_>>();
-        assert!(entries.len() > 5000, "they were tracked: {}", entries.len());
-        assert_eq!(lingers, Vec::<&conntrack::Entry>::new());
-    }
-    for (before, daemon) in before.iter().zip([&scene.daemon1, &scene.daemon2]) {
-        assert_unleased(daemon, sit.ip);
-        before.assert_nothing_dropped(daemon);
-        assert!(before.moved(daemon)[&Reason::PodConnectionControl] >= 20_000, "SYN and FIN");
-    }
-    scene.assert_nothing_plain();
-    scene.finish();
+    Scene::new(lab(), Setup::VERIFIED).case(|scene| {
+        scene.warm_up();
+        scene.police(&Allow::port(PORT));
+        let (perf, sit) = scene.pods();
+        let to = SocketAddrV4::new(sit.ip, PORT);
+        let before = [Counters::of(&scene.daemon1), Counters::of(&scene.daemon2)];
+        crowd::connections(&perf.netns, to, &sit.netns, PORT, 10_000).unwrap();
+        // The figure: a reset takes conntrack ten seconds to believe.
+        std::thread::sleep(std::time::Duration::from_secs(15));
+        for node in [&scene.lab.node1, &scene.lab.node2] {
+            let entries = conntrack::list(&node.netns).unwrap();
+            let of_ours = entries.iter().filter(|entry| entry.destination == to);
+            let lingers = of_ours
+                .filter(|entry| entry.state.as_deref() == Some("ESTABLISHED"))
+                .collect::<Vec<_>>();
+            assert!(entries.len() > 5000, "they were tracked: {}", entries.len());
+            assert_eq!(lingers, Vec::<&conntrack::Entry>::new());
+        }
+        for (before, daemon) in before.iter().zip([&scene.daemon1, &scene.daemon2]) {
+            assert_unleased(daemon, sit.ip);
+            before.assert_nothing_dropped(daemon);
+            assert!(before.moved(daemon)[&Reason::PodConnectionControl] >= 20_000, "SYN and FIN");
+        }
+        scene.assert_nothing_plain();
+    });
 }
 
 /// A full map forgets whom it has not seen for longest: those take the stack,
 /// and nothing is lost.
 #[test]
 fn a_hundred_thousand_flows_in_a_map_for_a_thousand() {
-    let scene = Scene::with(lab(), Setup::VERIFIED, "leases: {size: 1024}\n", &[]);
-    scene.warm_up();
-    scene.police(&[Allow::ALL]);
-    let (perf, sit) = scene.pods();
-    let stream = stream_between(perf, sit, 5010);
-    let before = [Counters::of(&scene.daemon1), Counters::of(&scene.daemon2)];
-    crowd::datagrams((&perf.netns, 20_000..21_000), (&sit.netns, sit.ip, 30_000..30_100), 2)
-        .unwrap();
-    assert_lossless(stream);
-    let granted = [Reason::GrantGiven, Reason::HostLeaseGranted];
-    let daemons = [&scene.daemon1, &scene.daemon2];
-    for ((before, daemon), granted) in before.iter().zip(daemons).zip(granted) {
-        let moved = before.moved(daemon);
-        assert!(moved[&granted] > 50_000, "{moved:?}");
-        before.assert_nothing_dropped(daemon);
-        let count = leases(daemon).len();
-        assert!((1..=1024).contains(&count), "{count} leases");
-    }
-    until("all leases are over by themselves", SOON, || {
-        leases(&scene.daemon2).is_empty().then_some(())
+    Scene::with(lab(), Setup::VERIFIED, "leases: {size: 1024}\n", &[]).case(|scene| {
+        scene.warm_up();
+        scene.police(&[Allow::ALL]);
+        let (perf, sit) = scene.pods();
+        let stream = stream_between(perf, sit, 5010);
+        let before = [Counters::of(&scene.daemon1), Counters::of(&scene.daemon2)];
+        crowd::datagrams((&perf.netns, 20_000..21_000), (&sit.netns, sit.ip, 30_000..30_100), 2)
+            .unwrap();
+        assert_lossless(stream);
+        let granted = [Reason::GrantGiven, Reason::HostLeaseGranted];
+        let daemons = [&scene.daemon1, &scene.daemon2];
+        for ((before, daemon), granted) in before.iter().zip(daemons).zip(granted) {
+            let moved = before.moved(daemon);
+            assert!(moved[&granted] > 50_000, "{moved:?}");
+            before.assert_nothing_dropped(daemon);
+            let count = leases(daemon).len();
+            assert!((1..=1024).contains(&count), "{count} leases");
+        }
+        until("all leases are over by themselves", SOON, || {
+            leases(&scene.daemon2).is_empty().then_some(())
+        });
+        scene.assert_nothing_plain();
     });
-    scene.assert_nothing_plain();
-    scene.finish();
 }

@@ -28,29 +28,30 @@ fn lab() -> LabBuilder {
 /// Two leased conversations, one of each kind; then `forbid`, and neither has an
 /// answer later than a lease and a second.
 fn cut_by(setup: Setup, forbid: impl Fn(&Scene)) {
-    let scene = Scene::with(lab(), setup, CONFIG, &[]);
-    scene.police(&Allow::port(PORT));
-    let (perf, sit) = scene.pods();
-    let to = SocketAddrV4::new(sit.ip, PORT);
-    let talks = BOTH
-        .map(|protocol| Conversation::start(protocol, &perf.netns, to, &sit.netns, PORT).unwrap());
-    for talk in &talks {
-        wait_leased_at_client(&scene.daemon2, talk.client, to);
-        wait_leased_at_server(&scene.daemon1, talk.client, to);
-        assert!(talk.wait_for(20, SOON));
-    }
-    forbid(&scene);
-    let forbidden = Instant::now();
-    for talk in &talks {
-        let last = talk.wait_for_silence(2 * LEASE, 10 * LEASE).expect("it is cut");
-        let lived = last.saturating_duration_since(forbidden);
-        assert!(lived <= LEASE + Duration::from_secs(1), "{setup:?}: {lived:?}");
-    }
-    let found = leases(&scene.daemon1).into_iter().find(|lease| lease.destination == to);
-    assert_eq!(found, None);
-    scene.assert_nothing_plain();
-    drop(talks);
-    scene.finish();
+    Scene::with(lab(), setup, CONFIG, &[]).case(|scene| {
+        scene.police(&Allow::port(PORT));
+        let (perf, sit) = scene.pods();
+        let to = SocketAddrV4::new(sit.ip, PORT);
+        let talks = BOTH.map(|protocol| {
+            Conversation::start(protocol, &perf.netns, to, &sit.netns, PORT).unwrap()
+        });
+        for talk in &talks {
+            wait_leased_at_client(&scene.daemon2, talk.client, to);
+            wait_leased_at_server(&scene.daemon1, talk.client, to);
+            assert!(talk.wait_for(20, SOON));
+        }
+        forbid(scene);
+        let forbidden = Instant::now();
+        for talk in &talks {
+            let last = talk.wait_for_silence(2 * LEASE, 10 * LEASE).expect("it is cut");
+            let lived = last.saturating_duration_since(forbidden);
+            assert!(lived <= LEASE + Duration::from_secs(1), "{setup:?}: {lived:?}");
+        }
+        let found = leases(&scene.daemon1).into_iter().find(|lease| lease.destination == to);
+        assert_eq!(found, None);
+        scene.assert_nothing_plain();
+        drop(talks);
+    });
 }
 
 /// As Felix does it: new rules, and the connections they forbid are forgotten.

@@ -27,17 +27,17 @@ fn lab() -> LabBuilder {
 /// `nf_conntrack_tcp_ignore_invalid_rst`.
 #[test]
 fn a_reset_after_three_gibibytes_arrives() {
-    let scene = Scene::new(lab(), Setup::VERIFIED);
-    scene.warm_up();
-    scene.police(&Allow::port(PORT));
-    let (perf, sit) = scene.pods();
-    let to = SocketAddrV4::new(sit.ip, PORT);
-    let flood = Flood::start(&perf.netns, to, &sit.netns, PORT).unwrap();
-    until("3 GiB", 10 * SOON, || (flood.received() > 3 << 30).then_some(()));
-    let report = flood.reset().unwrap();
-    assert_eq!(report.end, flood::End::Reset, "{report:?}");
-    scene.assert_nothing_plain();
-    scene.finish();
+    Scene::new(lab(), Setup::VERIFIED).case(|scene| {
+        scene.warm_up();
+        scene.police(&Allow::port(PORT));
+        let (perf, sit) = scene.pods();
+        let to = SocketAddrV4::new(sit.ip, PORT);
+        let flood = Flood::start(&perf.netns, to, &sit.netns, PORT).unwrap();
+        until("3 GiB", 10 * SOON, || (flood.received() > 3 << 30).then_some(()));
+        let report = flood.reset().unwrap();
+        assert_eq!(report.end, flood::End::Reset, "{report:?}");
+        scene.assert_nothing_plain();
+    });
 }
 
 /// The lease of a forgotten flow must not carry the answers of the next one
@@ -108,41 +108,41 @@ fn closed_connections_end_in_time_wait() {
 #[test]
 fn a_server_that_does_all_the_talking_is_not_interrupted() {
     for setup in Setup::BOTH_VERIFIED {
-        let scene = Scene::with(lab(), setup, "leases: {seconds: 1}\n", &[]);
-        scene.warm_up();
-        scene.police(&Allow::port(PORT));
-        let (perf, sit) = scene.pods();
-        tunless_lab::felix::enforce(
-            &scene.lab.node2.netns,
-            &[tunless_lab::felix::Endpoint::allowing(perf, Vec::new())],
-        )
-        .unwrap();
-        // As short as the daemon allows, for both of conntrack's kinds of UDP flow.
-        for node in scene.lab.nodes() {
-            for timeout in ["nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"] {
-                node.netns.set_sysctl(&format!("netfilter/{timeout}"), "3").unwrap();
+        Scene::with(lab(), setup, "leases: {seconds: 1}\n", &[]).case(|scene| {
+            scene.warm_up();
+            scene.police(&Allow::port(PORT));
+            let (perf, sit) = scene.pods();
+            tunless_lab::felix::enforce(
+                &scene.lab.node2.netns,
+                &[tunless_lab::felix::Endpoint::allowing(perf, Vec::new())],
+            )
+            .unwrap();
+            // As short as the daemon allows, for both of conntrack's kinds of UDP flow.
+            for node in scene.lab.nodes() {
+                for timeout in ["nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"] {
+                    node.netns.set_sysctl(&format!("netfilter/{timeout}"), "3").unwrap();
+                }
             }
-        }
-        let to = SocketAddrV4::new(sit.ip, PORT);
-        let options = udp::Options { source_port: 7777, ..Default::default() };
-        udp::exchange(&perf.netns, to, &sit.netns, PORT, &options).unwrap();
-        let options = stream::Options { source_port: PORT, ..Default::default() };
-        let back = SocketAddrV4::new(perf.ip, 7777);
-        let stream = Stream::start(&sit.netns, back, &perf.netns, 7777, &options).unwrap();
-        let mut renewals = 0;
-        let mut left = f64::MAX;
-        until("six renewals", 2 * SOON, || {
-            let leases = leases(&scene.daemon2);
-            let lease = leases.iter().find(|lease| lease.is(to, back));
-            let now = lease.map_or(0.0, |lease| lease.expires_in);
-            renewals += u32::from(now > left);
-            left = now;
-            (renewals >= 6).then_some(())
+            let to = SocketAddrV4::new(sit.ip, PORT);
+            let options = udp::Options { source_port: 7777, ..Default::default() };
+            udp::exchange(&perf.netns, to, &sit.netns, PORT, &options).unwrap();
+            let options = stream::Options { source_port: PORT, ..Default::default() };
+            let back = SocketAddrV4::new(perf.ip, 7777);
+            let stream = Stream::start(&sit.netns, back, &perf.netns, 7777, &options).unwrap();
+            let mut renewals = 0;
+            let mut left = f64::MAX;
+            until("six renewals", 2 * SOON, || {
+                let leases = leases(&scene.daemon2);
+                let lease = leases.iter().find(|lease| lease.is(to, back));
+                let now = lease.map_or(0.0, |lease| lease.expires_in);
+                renewals += u32::from(now > left);
+                left = now;
+                (renewals >= 6).then_some(())
+            });
+            let report = stream.stop().unwrap();
+            assert_eq!(report.lost, Vec::<u64>::new(), "{report:?}");
+            scene.assert_nothing_plain();
         });
-        let report = stream.stop().unwrap();
-        assert_eq!(report.lost, Vec::<u64>::new(), "{report:?}");
-        scene.assert_nothing_plain();
-        scene.finish();
     }
 }
 
@@ -166,31 +166,35 @@ fn a_moved_route_takes_effect_at_once() {
         let daemon1 = Daemon::start(&node1, &setup.config(&node1, &node2, "")).unwrap();
         let daemon2 = Daemon::start(&node2, &config(node1.ip)).unwrap();
         let daemon3 = Daemon::start(&node3, &setup.config(&node3, &node2, "")).unwrap();
-        let scene = Scene { daemon1, daemon2, lab, setup };
-        let perf = scene.lab.perf();
-        let to = SocketAddrV4::new(moving, PORT);
-        let options = udp::Options { source_port: 5555, ..Default::default() };
-        let exchange = |server| udp::exchange(&perf.netns, to, server, PORT, &options);
-        let client = SocketAddrV4::new(perf.ip, 5555);
-        let of_old = |daemon: &Daemon| {
-            leases(daemon).into_iter().find(|lease| lease.is(client, to) && lease.node == node1.ip)
-        };
-        let lease = until("a lease to the old node", SOON, || {
-            // Not before the daemon knows the pod's MAC.
-            exchange(&old.netns).unwrap();
-            of_old(&scene.daemon2)
+        let mut scene = Scene { daemon1, daemon2, lab, setup };
+        scene.twice(|scene| {
+            let perf = scene.lab.perf();
+            let to = SocketAddrV4::new(moving, PORT);
+            let options = udp::Options { source_port: 5555, ..Default::default() };
+            let exchange = |server| udp::exchange(&perf.netns, to, server, PORT, &options);
+            let client = SocketAddrV4::new(perf.ip, 5555);
+            let of_old = |daemon: &Daemon| {
+                leases(daemon)
+                    .into_iter()
+                    .find(|lease| lease.is(client, to) && lease.node == node1.ip)
+            };
+            let lease = until("a lease to the old node", SOON, || {
+                // Not before the daemon knows the pod's MAC.
+                exchange(&old.netns).unwrap();
+                of_old(&scene.daemon2)
+            });
+            let left = Duration::from_secs_f64(lease.expires_in);
+            let start = Instant::now();
+            scene.daemon2.rewrite_config(&config(node3.ip)).unwrap();
+            until("the lease to the old node is void", SOON, || {
+                of_old(&scene.daemon2).is_none().then_some(())
+            });
+            assert!(start.elapsed() < left, "not by lapse of time");
+            for _ in 0..5 {
+                exchange(&new.netns).unwrap();
+            }
+            scene.assert_nothing_plain();
         });
-        let left = Duration::from_secs_f64(lease.expires_in);
-        let start = Instant::now();
-        scene.daemon2.rewrite_config(&config(node3.ip)).unwrap();
-        until("the lease to the old node is void", SOON, || {
-            of_old(&scene.daemon2).is_none().then_some(())
-        });
-        assert!(start.elapsed() < left, "not by lapse of time");
-        for _ in 0..5 {
-            exchange(&new.netns).unwrap();
-        }
-        scene.assert_nothing_plain();
         daemon3.finish().unwrap();
         scene.finish();
     }

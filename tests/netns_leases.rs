@@ -128,36 +128,37 @@ fn an_allowed_flow_is_leased_after_the_first_answer() {
 #[test]
 fn a_bulk_flow_goes_by_leases_and_never_stops() {
     let setup = Setup::VERIFIED;
-    let scene = Scene::new(lab(), setup);
-    scene.warm_up();
-    scene.police(&Allow::port(PORT));
-    let (perf, sit) = scene.pods();
-    let before = [Counters::of(&scene.daemon1), Counters::of(&scene.daemon2)];
-    let to = SocketAddrV4::new(sit.ip, PORT);
-    let flood = Flood::start(&perf.netns, to, &sit.netns, PORT).unwrap();
-    // Not a wait for something: so long the flow has to last.
-    std::thread::sleep(Duration::from_secs(30));
-    let report = flood.close().unwrap();
-    assert_eq!(report.end, flood::End::Closed, "{report:?}");
-    assert!(report.longest_pause < Duration::from_secs(1), "{report:?}");
-    for (before, daemon) in before.iter().zip([&scene.daemon1, &scene.daemon2]) {
-        let moved = before.moved(daemon);
-        let renewals = moved.get(&Reason::PodLeaseExpired).copied().unwrap_or(0);
-        assert!(renewals >= 5, "{moved:?}");
-        for (direction, fast) in
-            [(Direction::Encap, Reason::PodEncapsulated), (Direction::Decap, Reason::DecapToPod)]
-        {
-            let is_carried = |reason: &&Reason| {
-                reason.direction() == direction && reason.verdict() == Verdict::Forwarded
-            };
-            let all: u64 = moved.keys().filter(is_carried).map(|reason| moved[reason]).sum();
-            let slow = all - moved[&fast];
-            assert!(slow * 1000 < all, "{slow} of {all} met the stack: {moved:?}");
+    Scene::new(lab(), setup).case(|scene| {
+        scene.warm_up();
+        scene.police(&Allow::port(PORT));
+        let (perf, sit) = scene.pods();
+        let before = [Counters::of(&scene.daemon1), Counters::of(&scene.daemon2)];
+        let to = SocketAddrV4::new(sit.ip, PORT);
+        let flood = Flood::start(&perf.netns, to, &sit.netns, PORT).unwrap();
+        // Not a wait for something: so long the flow has to last.
+        std::thread::sleep(Duration::from_secs(30));
+        let report = flood.close().unwrap();
+        assert_eq!(report.end, flood::End::Closed, "{report:?}");
+        assert!(report.longest_pause < Duration::from_secs(1), "{report:?}");
+        for (before, daemon) in before.iter().zip([&scene.daemon1, &scene.daemon2]) {
+            let moved = before.moved(daemon);
+            let renewals = moved.get(&Reason::PodLeaseExpired).copied().unwrap_or(0);
+            assert!(renewals >= 5, "{moved:?}");
+            for (direction, fast) in [
+                (Direction::Encap, Reason::PodEncapsulated),
+                (Direction::Decap, Reason::DecapToPod),
+            ] {
+                let is_carried = |reason: &&Reason| {
+                    reason.direction() == direction && reason.verdict() == Verdict::Forwarded
+                };
+                let all: u64 = moved.keys().filter(is_carried).map(|reason| moved[reason]).sum();
+                let slow = all - moved[&fast];
+                assert!(slow * 1000 < all, "{slow} of {all} met the stack: {moved:?}");
+            }
+            before.assert_nothing_dropped(daemon);
         }
-        before.assert_nothing_dropped(daemon);
-    }
-    scene.assert_nothing_plain();
-    scene.finish();
+        scene.assert_nothing_plain();
+    });
 }
 
 /// SCTP's first packet (RFC 9260 §3.3.2), with the checksum conntrack looks at.
@@ -268,5 +269,6 @@ fn a_forger_never_rides_on_anothers_lease() {
         assert_unleased(&scene.daemon2, forger.ip);
         assert!(!answers(&forger.netns, sit.ip), "Felix knows no such endpoint");
         scene.assert_nothing_plain();
+        node2.remove_pod(&forger).unwrap();
     });
 }

@@ -38,22 +38,23 @@ fn the_daemon_works_with_the_capabilities_of_its_unit() {
     fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
 
     for setup in [Setup::OFF, Setup::TRUSTED] {
-        let scene = Scene::new(Lab::new().tunless(&wrapper).fabric_filter(true), setup);
-        let pid = scene.daemon2.pid().expect("it runs");
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
-        // NET_ADMIN 12, NET_RAW 13, PERFMON 38, BPF 39 (linux/capability.h).
-        assert_eq!(effective.trim(), format!("{:016x}", 3u64 << 12 | 3 << 38));
+        Scene::new(Lab::new().tunless(&wrapper).fabric_filter(true), setup).case(|scene| {
+            let pid = scene.daemon2.pid().expect("it runs");
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+            // NET_ADMIN 12, NET_RAW 13, PERFMON 38, BPF 39 (linux/capability.h).
+            assert_eq!(effective.trim(), format!("{:016x}", 3u64 << 12 | 3 << 38));
 
-        let (perf, sit) = (scene.lab.perf(), scene.lab.sit());
-        let report = ping::ping(&perf.netns, sit.ip, &ping::Options::default()).unwrap();
-        assert!(report.all_answered(), "{setup:?}: {}", report.text);
-        let status = scene.daemon2.cli_json(&["status"]).unwrap();
-        assert_eq!(status["ready"], true, "{status}");
-        assert!(
-            !scene.daemon2.log().contains("no raw socket"),
-            "path MTU discovery needs the raw socket: {}",
-            scene.daemon2.log()
-        );
+            let (perf, sit) = (scene.lab.perf(), scene.lab.sit());
+            let report = ping::ping(&perf.netns, sit.ip, &ping::Options::default()).unwrap();
+            assert!(report.all_answered(), "{setup:?}: {}", report.text);
+            let status = scene.daemon2.cli_json(&["status"]).unwrap();
+            assert_eq!(status["ready"], true, "{status}");
+            assert!(
+                !scene.daemon2.log().contains("no raw socket"),
+                "path MTU discovery needs the raw socket: {}",
+                scene.daemon2.log()
+            );
+        });
     }
 }

@@ -59,15 +59,16 @@ fn a_pod_can_talk_as_soon_as_it_is_listed() {
 /// As after a node's restart.
 #[test]
 fn a_hundred_pods_at_once() {
-    for setup in Setup::ALL {
-        println!("{setup:?}");
+    let scene = |setup: Setup| {
         let lab = lab().build().unwrap();
         let (node1, node2) = (&lab.node1, &lab.node2);
         // A second block, with room for them.
         let routes = [(node2.block, node2.ip), ("10.20.106.0/24", node2.ip)];
         let daemon1 = Daemon::start(node1, &setup.config_with(node1, &routes, "")).unwrap();
         let daemon2 = Daemon::start(node2, &setup.config(node2, node1, "")).unwrap();
-        let scene = Scene { daemon1, daemon2, lab, setup };
+        Scene { daemon1, daemon2, lab, setup }
+    };
+    Scene::each_by(scene, |scene| {
         let node2 = &scene.lab.node2;
         let stream = stream_between(scene.lab.perf(), scene.lab.sit(), 5006);
 
@@ -78,7 +79,7 @@ fn a_hundred_pods_at_once() {
         let indices: BTreeSet<u64> =
             endpoints.iter().map(|item| item["ifindex"].as_u64().unwrap()).collect();
         assert_eq!(indices.len(), 101);
-        if setup.is_fast() {
+        if scene.setup.is_fast() {
             until("every pod has its program", 2 * SOON, || {
                 (pod_links(node2) == indices).then_some(())
             });
@@ -91,11 +92,10 @@ fn a_hundred_pods_at_once() {
 
         node2.remove_pods(&pods).unwrap();
         wait_until_listed(&scene.daemon2, 1, 2 * SOON);
-        let left = usize::from(setup.is_fast());
+        let left = usize::from(scene.setup.is_fast());
         until("their pins are gone", 2 * SOON, || (pod_links(node2).len() == left).then_some(()));
         scene.daemon2.cli_json(&["status", "--wait=15s"]).unwrap();
         assert_lossless(stream);
         scene.assert_nothing_plain();
-        scene.finish();
-    }
+    });
 }

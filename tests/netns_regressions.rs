@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use tunless_lab::{Daemon, Lab, felix};
 use tunless_tests::scene::{
-    HASTY, SOON, Scene, Setup, answers, assert_answered, assert_lossless, stream_between, until,
+    HASTY, SOON, Scene, Setup, answers, assert_lossless, stream_between, until,
 };
 
 /// The kernel removes routes together with the address that is their `src`: the
@@ -12,27 +12,28 @@ use tunless_tests::scene::{
 #[test]
 fn a_new_tunnel_address_loses_nothing() {
     for setup in [Setup::OFF, Setup::TRUSTED] {
-        let scene = Scene::new(Lab::new().fabric_filter(true), setup);
-        scene.warm_up();
-        let (perf, sit) = scene.pods();
-        let stream = stream_between(perf, sit, 5005);
-        let (node1, node2) = (&scene.lab.node1, &scene.lab.node2);
-        let old = format!("tunnel_address: {}", node2.tunnel);
-        let config = setup.config(node2, node1, "").replace(&old, "tunnel_address: 10.20.105.193");
-        scene.daemon2.replace_config(&config).unwrap();
-        let is_there = |address| {
-            let shown = node2.netns.ip("addr show dev tunless0").unwrap();
-            shown.contains(&format!("inet {address}/32"))
-        };
-        until("the new address alone", SOON, || {
-            (is_there("10.20.105.193".to_owned()) && !is_there(node2.tunnel.to_string()))
-                .then_some(())
+        Scene::new(Lab::new().fabric_filter(true), setup).case(|scene| {
+            scene.warm_up();
+            let (perf, sit) = scene.pods();
+            let stream = stream_between(perf, sit, 5005);
+            let (node1, node2) = (&scene.lab.node1, &scene.lab.node2);
+            let old = format!("tunnel_address: {}", node2.tunnel);
+            let config =
+                setup.config(node2, node1, "").replace(&old, "tunnel_address: 10.20.105.193");
+            scene.daemon2.replace_config(&config).unwrap();
+            let is_there = |address| {
+                let shown = node2.netns.ip("addr show dev tunless0").unwrap();
+                shown.contains(&format!("inet {address}/32"))
+            };
+            until("the new address alone", SOON, || {
+                (is_there("10.20.105.193".to_owned()) && !is_there(node2.tunnel.to_string()))
+                    .then_some(())
+            });
+            let routes = node2.netns.ip("route show dev tunless0").unwrap();
+            assert!(routes.contains("src 10.20.105.193"), "{routes}");
+            assert_lossless(stream);
+            scene.assert_nothing_plain();
         });
-        let routes = node2.netns.ip("route show dev tunless0").unwrap();
-        assert!(routes.contains("src 10.20.105.193"), "{routes}");
-        assert_lossless(stream);
-        scene.assert_nothing_plain();
-        scene.finish();
     }
 }
 
@@ -40,18 +41,19 @@ fn a_new_tunnel_address_loses_nothing() {
 /// meanwhile, the next daemon must end that, not refuse to start.
 #[test]
 fn a_restart_does_not_leave_trusted_programs_under_felix() {
-    let mut scene = Scene::with(Lab::new(), Setup::TRUSTED, "", &HASTY);
-    scene.warm_up();
-    scene.daemon2.kill9().unwrap();
-    felix::trace(&scene.lab.node2.netns).unwrap();
-    scene.daemon2.restart().unwrap();
-    let output = scene.daemon2.cli(&["status", "--strict", "-o", "json"]).unwrap();
-    assert_eq!(output.status, Some(3), "{}", output.stdout);
-    let status: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
-    assert_eq!(status["fastpath"], "off", "{status}");
-    assert!(!status["attachments"].to_string().contains("encap_pod"), "{status}");
-    assert!(scene.daemon2.log().contains("the fast path is withheld"));
-    scene.finish();
+    Scene::with(Lab::new(), Setup::TRUSTED, "", &HASTY).case(|scene| {
+        scene.warm_up();
+        scene.daemon2.kill9().unwrap();
+        let log = scene.daemon2.log().len();
+        felix::trace(&scene.lab.node2.netns).unwrap();
+        scene.daemon2.restart().unwrap();
+        let output = scene.daemon2.cli(&["status", "--strict", "-o", "json"]).unwrap();
+        assert_eq!(output.status, Some(3), "{}", output.stdout);
+        let status: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
+        assert_eq!(status["fastpath"], "off", "{status}");
+        assert!(!status["attachments"].to_string().contains("encap_pod"), "{status}");
+        assert!(scene.daemon2.log()[log..].contains("the fast path is withheld"));
+    });
 }
 
 /// Made, but not named yet: what `kill -9` may leave in between.
@@ -127,26 +129,28 @@ fn the_bpffs_itself_is_refused() {
 fn a_mended_mode_is_noticed() {
     use std::os::unix::fs::PermissionsExt as _;
 
-    let scene = Scene::new(Lab::new().third_node(true), Setup::OFF);
-    let (node2, node3) = (&scene.lab.node2, scene.lab.node3.as_ref().unwrap());
-    let more = format!("    - {{cidr: {}, node: {}}}\n", node3.block, node3.ip);
-    let config = Setup::OFF.config(node2, &scene.lab.node1, &more);
-    let path = scene.daemon2.config_path();
-    let mode = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-    mode(0o666);
-    scene.daemon2.rewrite_config(&config).unwrap();
-    // Writing may have put the mode right; then it is the second time that counts.
-    mode(0o666);
-    let routes = |scene: &Scene| {
-        let list = scene.daemon2.cli(&["routes", "list", "-o", "json"]).unwrap();
-        list.stdout.matches("\"cidr\"").count()
-    };
-    until("it is refused or taken", SOON, || {
-        (scene.daemon2.log().contains("chmod o-w") || routes(&scene) == 2).then_some(())
+    Scene::new(Lab::new().third_node(true), Setup::OFF).case(|scene| {
+        let (node2, node3) = (&scene.lab.node2, scene.lab.node3.as_ref().unwrap());
+        let more = format!("    - {{cidr: {}, node: {}}}\n", node3.block, node3.ip);
+        let config = Setup::OFF.config(node2, &scene.lab.node1, &more);
+        let path = scene.daemon2.config_path();
+        let mode = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        mode(0o666);
+        let log = scene.daemon2.log().len();
+        scene.daemon2.rewrite_config(&config).unwrap();
+        // Writing may have put the mode right; then it is the second time that counts.
+        mode(0o666);
+        let routes = |scene: &Scene| {
+            let list = scene.daemon2.cli(&["routes", "list", "-o", "json"]).unwrap();
+            list.stdout.matches("\"cidr\"").count()
+        };
+        until("it is refused or taken", SOON, || {
+            let is_refused = scene.daemon2.log()[log..].contains("chmod o-w");
+            (is_refused || routes(scene) == 2).then_some(())
+        });
+        mode(0o600);
+        until("the new route", SOON, || (routes(scene) == 2).then_some(()));
     });
-    mode(0o600);
-    until("the new route", SOON, || (routes(&scene) == 2).then_some(()));
-    scene.finish();
 }
 
 /// The kernel takes a device's routes with the device. With nobody there to mend
@@ -154,46 +158,43 @@ fn a_mended_mode_is_noticed() {
 #[test]
 fn without_the_device_nothing_leaves_plain() {
     for setup in [Setup::OFF, Setup::TRUSTED] {
-        let mut scene = Scene::new(Lab::new().fabric_filter(true), setup);
-        scene.warm_up();
-        scene.daemon2.kill9().unwrap();
-        let node = &scene.lab.node2.netns;
-        node.ip("link del tunless0").unwrap();
-        let (perf, sit) = scene.pods();
-        let way = format!("route get {} from {} iif {}", sit.ip, perf.ip, perf.cali);
-        node.ip(&way).expect_err("the stack has no way");
-        answers(&perf.netns, sit.ip);
-        scene.assert_nothing_plain();
-        scene.daemon2.restart().unwrap();
-        scene.warm_up();
-        scene.assert_nothing_plain();
-        scene.finish();
+        Scene::new(Lab::new().fabric_filter(true), setup).case(|scene| {
+            scene.warm_up();
+            scene.daemon2.kill9().unwrap();
+            let node = &scene.lab.node2.netns;
+            node.ip("link del tunless0").unwrap();
+            let (perf, sit) = scene.pods();
+            let way = format!("route get {} from {} iif {}", sit.ip, perf.ip, perf.cali);
+            node.ip(&way).expect_err("the stack has no way");
+            answers(&perf.netns, sit.ip);
+            scene.assert_nothing_plain();
+            scene.daemon2.restart().unwrap();
+            scene.warm_up();
+            scene.assert_nothing_plain();
+        });
     }
 }
 
 /// Pods of a node that detached are not reached by what is left.
 #[test]
 fn nothing_forwards_after_detach() {
-    let scene = Scene::new(Lab::new(), Setup::TRUSTED);
-    scene.warm_up();
-    let (perf, sit) = scene.pods();
-    assert_answered(&perf.netns, sit.ip);
-    let Scene { daemon1, daemon2, lab, .. } = scene;
-    daemon2.finish().unwrap();
-    assert!(!answers(&lab.perf().netns, lab.sit().ip));
-    daemon1.finish().unwrap();
-    assert_eq!(lab.problems(), Vec::<String>::new());
+    Scene::new(Lab::new(), Setup::TRUSTED).case(|scene| {
+        scene.warm_up();
+        scene.daemon2.terminate_and_detach().unwrap();
+        let (perf, sit) = scene.pods();
+        assert!(!answers(&perf.netns, sit.ip));
+    });
 }
 
 /// The daemon takes programs away while somebody reads their pins: a name that
 /// leads nowhere is no failure.
 #[test]
 fn a_pin_that_vanishes_meanwhile_does_not_break_status() {
-    let scene = Scene::new(Lab::new(), Setup::VERIFIED);
-    let vanished = scene.lab.node2.bpffs.join("links/encap_pod_4711");
-    std::os::unix::fs::symlink("nowhere", &vanished).unwrap();
-    let status = scene.daemon2.cli_json(&["status"]).unwrap();
-    assert!(!status["attachments"].to_string().contains("4711"), "{status}");
-    fs::remove_file(vanished).unwrap();
-    scene.finish();
+    Scene::new(Lab::new(), Setup::VERIFIED).case(|scene| {
+        let vanished = scene.lab.node2.bpffs.join("links/encap_pod_4711");
+        std::os::unix::fs::symlink("nowhere", &vanished).unwrap();
+        let status = scene.daemon2.cli_json(&["status"]).unwrap();
+        assert!(!status["attachments"].to_string().contains("4711"), "{status}");
+        fs::remove_file(vanished).unwrap();
+    });
 }

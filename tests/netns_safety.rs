@@ -11,8 +11,7 @@ use tunless_lab::{
     traffic::{ping, tcp},
 };
 use tunless_tests::scene::{
-    Counters, HASTY, SOON, Scene, Setup, answers, assert_answered, endpoint_of, hostile::Attack,
-    until,
+    Counters, HASTY, SOON, Scene, answers, assert_answered, endpoint_of, hostile::Attack, until,
 };
 
 fn lab() -> LabBuilder {
@@ -66,32 +65,33 @@ fn without_its_pin_the_program_is_gone_and_nothing_leaves() {
 
 #[test]
 fn a_detached_program_is_attached_again() {
-    for setup in Setup::ALL {
-        let mut scene = Scene::with(lab(), setup, "", &HASTY);
-        scene.warm_up();
-        scene.daemon2.kill9().unwrap();
-        let pin = encap_host_pin(&scene);
-        let detach = || {
-            let mut command = Command::new("bpftool");
-            cmd::check(command.args(["link", "detach", "pinned"]).arg(&pin), b"").unwrap();
-        };
-        detach();
-        let status = scene.daemon2.cli(&["status"]).unwrap();
-        assert_eq!(status.status, Some(3), "{}", status.stdout);
-        assert!(status.stdout.contains("encap_host is no longer attached to tunless0"));
-        assert_cut_off(&scene);
-        scene.daemon2.restart().unwrap();
-        assert_repaired(&scene);
+    Scene::each_by(
+        |setup| Scene::with(lab(), setup, "", &HASTY),
+        |scene| {
+            scene.warm_up();
+            scene.daemon2.kill9().unwrap();
+            let pin = encap_host_pin(scene);
+            let detach = || {
+                let mut command = Command::new("bpftool");
+                cmd::check(command.args(["link", "detach", "pinned"]).arg(&pin), b"").unwrap();
+            };
+            detach();
+            let status = scene.daemon2.cli(&["status"]).unwrap();
+            assert_eq!(status.status, Some(3), "{}", status.stdout);
+            assert!(status.stdout.contains("encap_host is no longer attached to tunless0"));
+            assert_cut_off(scene);
+            scene.daemon2.restart().unwrap();
+            assert_repaired(scene);
 
-        // A daemon that runs notices by itself, at the latest when it compares
-        // everything again.
-        detach();
-        until("the host is heard again", SOON, || {
-            answers(&scene.lab.node2.netns, scene.lab.sit().ip).then_some(())
-        });
-        assert_repaired(&scene);
-        scene.finish();
-    }
+            // A daemon that runs notices by itself, at the latest when it compares
+            // everything again.
+            detach();
+            until("the host is heard again", SOON, || {
+                answers(&scene.lab.node2.netns, scene.lab.sit().ip).then_some(())
+            });
+            assert_repaired(scene);
+        },
+    );
 }
 
 /// `rp_filter` judges it as it would with tunl0: the way back leads into the
@@ -148,6 +148,7 @@ fn a_pod_that_sends_with_its_neighbours_address_gets_nowhere() {
         let forged = frames.iter().find(|frame| frame.is_ipip(nodes, (perf.ip, sit.ip)));
         assert_eq!(forged, None);
         scene.assert_nothing_plain();
+        node2.remove_pod(&forger).unwrap();
     });
 }
 
@@ -185,6 +186,9 @@ fn a_pod_running_vxlan_is_counted_and_never_plain() {
         scene.assert_nothing_plain();
         // The pods themselves are as well as before.
         assert_answered(&perf.netns, sit.ip);
+        for pod in [perf, sit] {
+            pod.netns.ip("link del vx0").unwrap();
+        }
     });
 }
 

@@ -132,6 +132,8 @@ fn trusted_is_refused_where_others_judge() {
     assert_eq!(lab.problems(), Vec::<String>::new());
 }
 
+/// Fresh alone. Once MACs are known, a SYN goes past the far node's conntrack, and Felix's chain
+/// drops the SYN-ACK behind it as INVALID: a known fault, which a restart does not cause.
 #[test]
 fn trusted_carries_pods_where_the_operator_insists() {
     let more = "i_accept_no_network_policy: true\n";
@@ -171,20 +173,21 @@ fn kube_proxy_appears(scene: &Scene, node: &Netns) {
 
 fn withheld_while(setup: Setup, appear: impl Fn(&Scene, &Netns)) {
     // A resync every 3 s: between two events there is less.
-    let scene = Scene::with(lab(), setup, "", &[("WATCHDOG_USEC", "6000000")]);
-    scene.warm_up();
-    while_the_kernel_is_busy(&scene, || appear_and_vanish(&scene, &appear));
-    scene.assert_nothing_plain();
-    scene.finish();
+    Scene::with(lab(), setup, "", &[("WATCHDOG_USEC", "6000000")]).case(|scene| {
+        scene.warm_up();
+        while_the_kernel_is_busy(scene, || appear_and_vanish(scene, &appear));
+        scene.assert_nothing_plain();
+    });
 }
 
 fn appear_and_vanish(scene: &Scene, appear: &impl Fn(&Scene, &Netns)) {
     let (perf, sit) = scene.pods();
     let (node, daemon) = (&scene.lab.node2.netns, &scene.daemon2);
     let stream = stream_between(perf, sit, 5004);
+    let log = daemon.log().len();
     appear(scene, node);
-    let status = wait_for_status(daemon, 3);
-    assert_eq!((&status["ready"], &status["fastpath"]), (&false.into(), &"off".into()));
+    let status = wait_for_status(daemon, 3, "off");
+    assert_eq!(status["ready"], false);
     let problems = status["problems"].to_string();
     assert!(problems.contains("withheld"), "{problems}");
     let attached = status["attachments"].to_string();
@@ -196,18 +199,20 @@ fn appear_and_vanish(scene: &Scene, appear: &impl Fn(&Scene, &Netns)) {
     assert!(!moved.contains_key(&Reason::PodEncapsulated), "{moved:?}");
 
     remove_rules(node).unwrap();
-    let status = wait_for_status(daemon, 0);
-    assert_eq!(status["fastpath"], "trusted");
+    let status = wait_for_status(daemon, 0, "trusted");
     assert!(status["attachments"].to_string().contains("encap_pod"));
     assert_lossless(stream);
-    assert!(daemon.log().contains("the fast path is withheld"));
-    assert!(daemon.log().contains("the fast path is on again"));
+    for said in ["the fast path is withheld", "the fast path is on again"] {
+        assert!(daemon.log()[log..].contains(said), "{}", daemon.log());
+    }
 }
 
-/// `tunless status` once it ends with this exit code.
-fn wait_for_status(daemon: &Daemon, code: i32) -> Value {
+/// `tunless status`, once it ends with this code and names this fast path. In the middle of a
+/// change it may end so for another reason.
+fn wait_for_status(daemon: &Daemon, code: i32, fastpath: &str) -> Value {
     until("status", 3 * SOON, || {
         let output = daemon.cli(&["status", "-o", "json"]).unwrap();
-        (output.status == Some(code)).then(|| serde_json::from_str(&output.stdout).unwrap())
+        let status: Value = serde_json::from_str(&output.stdout).unwrap();
+        (output.status == Some(code) && status["fastpath"] == fastpath).then_some(status)
     })
 }

@@ -6,7 +6,7 @@ use tunless_lab::{
     calico::{block, block_key, node, pool},
 };
 use tunless_tests::scene::{
-    SOON, Setup, answers, assert_answered, assert_lossless, stream_between, until,
+    SOON, Setup, answers, assert_answered, assert_lossless, restart_all, stream_between, until,
 };
 
 /// A block that is not there at first.
@@ -60,6 +60,10 @@ impl Cluster {
         self.lab.node3.clone().unwrap()
     }
 
+    fn restart(&mut self) {
+        restart_all(&mut [&mut self.daemon1, &mut self.daemon2]);
+    }
+
     fn set_block(&self, cidr: &str, host: &Node, lent: &[(usize, &str)]) {
         self.etcd.store(&block(cidr, host.name, lent)).unwrap();
     }
@@ -104,87 +108,101 @@ fn wait_for_state(daemon: &Daemon, state: &str) -> Value {
 fn pods_talk_by_what_etcd_says_and_go_on_without_it() {
     for setup in [Setup::OFF, Setup::VERIFIED] {
         let mut cluster = Cluster::new(setup, Lab::new().fabric_filter(true));
-        let (node1, node3) = (cluster.lab.node1.clone(), cluster.node3());
-        let (first, third) = ((node1.block, &node1), (node3.block, &node3));
-        wait_for_routes(&cluster.daemon2, "ipip", &[first, third]);
-        let (perf, sit) = (cluster.lab.perf().clone(), cluster.lab.sit().clone());
-        let stream = stream_between(&perf, &sit, 5001);
-        let back = stream_between(&sit, &perf, 5002);
-
-        // Blocks come, move, and lend an address; the others stay.
-        cluster.set_block(MORE, &node3, &[]);
-        wait_for_routes(&cluster.daemon2, "ipip", &[first, third, (MORE, &node3)]);
-        cluster.set_block(MORE, &node1, &[(5, node3.name)]);
-        let lent = ("10.20.50.5/32", &node3);
-        wait_for_routes(&cluster.daemon2, "ipip", &[first, third, (MORE, &node1), lent]);
-        let diff = cluster.daemon2.cli(&["routes", "diff"]).unwrap();
-        assert_eq!(diff.status, Some(0), "{}{}", diff.stdout, diff.stderr);
-
-        // A value nobody understands is named, and takes nothing away.
-        cluster.etcd.put(&block_key(MORE), "{").unwrap();
-        until("the malformed value is told", SOON, || {
-            let source = wait_for_state(&cluster.daemon2, "synced");
-            let problems = source["problems"].to_string();
-            problems.contains(&block_key(MORE)).then_some(())
-        });
-        wait_for_routes(&cluster.daemon2, "ipip", &[first, third, (MORE, &node1), lent]);
-        cluster.set_block(MORE, &node1, &[(5, node3.name)]);
-
-        // etcd is killed: nothing else goes, also not when tunless starts again.
-        cluster.etcd.kill9(0).unwrap();
-        let source = wait_for_state(&cluster.daemon2, "stale");
-        assert!(source["stale_since"].is_u64(), "{source}");
-        let status = cluster.daemon2.cli(&["status", "--strict"]).unwrap();
-        assert_eq!(status.status, Some(3));
-        let is_listed = status.stdout.contains("degraded: etcd: ");
-        assert!(is_listed && status.stdout.contains("stale since"), "{}", status.stdout);
-        assert_answered(&perf.netns, sit.ip);
-        cluster.daemon2.kill9().unwrap();
-        cluster.daemon2.restart().unwrap();
-        wait_for_state(&cluster.daemon2, "waiting");
-        wait_for_routes(&cluster.daemon2, "ipip", &[first, third, (MORE, &node1), lent]);
-        assert_answered(&perf.netns, sit.ip);
-
-        // It is back, and what goes now goes.
-        cluster.etcd.restart(0).unwrap();
-        wait_for_state(&cluster.daemon2, "synced");
-        cluster.etcd.delete(&block_key(MORE)).unwrap();
-        wait_for_routes(&cluster.daemon2, "ipip", &[first, third]);
-        assert_lossless(stream);
-        assert_lossless(back);
+        talk_by_what_etcd_says(&mut cluster);
+        cluster.restart();
+        talk_by_what_etcd_says(&mut cluster);
         cluster.finish();
     }
+}
+
+/// What comes goes again.
+fn talk_by_what_etcd_says(cluster: &mut Cluster) {
+    let (node1, node3) = (cluster.lab.node1.clone(), cluster.node3());
+    let (first, third) = ((node1.block, &node1), (node3.block, &node3));
+    wait_for_routes(&cluster.daemon2, "ipip", &[first, third]);
+    let (perf, sit) = (cluster.lab.perf().clone(), cluster.lab.sit().clone());
+    let stream = stream_between(&perf, &sit, 5001);
+    let back = stream_between(&sit, &perf, 5002);
+
+    // Blocks come, move, and lend an address; the others stay.
+    cluster.set_block(MORE, &node3, &[]);
+    wait_for_routes(&cluster.daemon2, "ipip", &[first, third, (MORE, &node3)]);
+    cluster.set_block(MORE, &node1, &[(5, node3.name)]);
+    let lent = ("10.20.50.5/32", &node3);
+    wait_for_routes(&cluster.daemon2, "ipip", &[first, third, (MORE, &node1), lent]);
+    let diff = cluster.daemon2.cli(&["routes", "diff"]).unwrap();
+    assert_eq!(diff.status, Some(0), "{}{}", diff.stdout, diff.stderr);
+
+    // A value nobody understands is named, and takes nothing away.
+    cluster.etcd.put(&block_key(MORE), "{").unwrap();
+    until("the malformed value is told", SOON, || {
+        let source = wait_for_state(&cluster.daemon2, "synced");
+        let problems = source["problems"].to_string();
+        problems.contains(&block_key(MORE)).then_some(())
+    });
+    wait_for_routes(&cluster.daemon2, "ipip", &[first, third, (MORE, &node1), lent]);
+    cluster.set_block(MORE, &node1, &[(5, node3.name)]);
+
+    // etcd is killed: nothing else goes, also not when tunless starts again.
+    cluster.etcd.kill9(0).unwrap();
+    let source = wait_for_state(&cluster.daemon2, "stale");
+    assert!(source["stale_since"].is_u64(), "{source}");
+    let status = cluster.daemon2.cli(&["status", "--strict"]).unwrap();
+    assert_eq!(status.status, Some(3));
+    let is_listed = status.stdout.contains("degraded: etcd: ");
+    assert!(is_listed && status.stdout.contains("stale since"), "{}", status.stdout);
+    assert_answered(&perf.netns, sit.ip);
+    cluster.daemon2.kill9().unwrap();
+    cluster.daemon2.restart().unwrap();
+    wait_for_state(&cluster.daemon2, "waiting");
+    wait_for_routes(&cluster.daemon2, "ipip", &[first, third, (MORE, &node1), lent]);
+    assert_answered(&perf.netns, sit.ip);
+
+    // It is back, and what goes now goes.
+    cluster.etcd.restart(0).unwrap();
+    wait_for_state(&cluster.daemon2, "synced");
+    cluster.etcd.delete(&block_key(MORE)).unwrap();
+    wait_for_routes(&cluster.daemon2, "ipip", &[first, third]);
+    assert_lossless(stream);
+    assert_lossless(back);
 }
 
 /// As an administrator edits the pool: both nodes hear of it, each in its own time.
 #[test]
 fn a_pool_changes_its_mind_under_traffic() {
     for setup in [Setup::OFF, Setup::VERIFIED] {
-        let cluster = Cluster::new(setup, Lab::new().rp_filter(RpFilter::Loose));
+        let mut cluster = Cluster::new(setup, Lab::new().rp_filter(RpFilter::Loose));
         let lab = &cluster.lab;
         // The fabric knows the pods, as with plain BGP.
         for node in lab.nodes() {
             lab.router.ip(&format!("route add {} via {}", node.block, node.ip)).unwrap();
         }
-        let (node1, node2, node3) = (lab.node1.clone(), lab.node2.clone(), cluster.node3());
-        let there = stream_between(lab.perf(), lab.sit(), 5003);
-        let back = stream_between(lab.sit(), lab.perf(), 5004);
-        for (mode, encap) in
-            [("Never", "direct"), ("Always", "ipip"), ("Never", "direct"), ("CrossSubnet", "ipip")]
-        {
-            set_pool(&cluster.etcd, mode);
-            let third = (node3.block, &node3);
-            wait_for_routes(&cluster.daemon2, encap, &[(node1.block, &node1), third]);
-            wait_for_routes(&cluster.daemon1, encap, &[(node2.block, &node2), third]);
-            // The router counts a hop of what travels plain.
-            let ttl = if encap == "direct" { 61 } else { 62 };
-            until(&format!("pings travel {encap}"), SOON, || {
-                let report = assert_answered(&lab.perf().netns, lab.sit().ip);
-                (report.ttl() == Some(ttl)).then_some(())
-            });
-        }
-        assert_lossless(there);
-        assert_lossless(back);
+        change_the_pool_under_traffic(&cluster);
+        cluster.restart();
+        change_the_pool_under_traffic(&cluster);
         cluster.finish();
     }
+}
+
+fn change_the_pool_under_traffic(cluster: &Cluster) {
+    let lab = &cluster.lab;
+    let (node1, node2, node3) = (lab.node1.clone(), lab.node2.clone(), cluster.node3());
+    let there = stream_between(lab.perf(), lab.sit(), 5003);
+    let back = stream_between(lab.sit(), lab.perf(), 5004);
+    for (mode, encap) in
+        [("Never", "direct"), ("Always", "ipip"), ("Never", "direct"), ("CrossSubnet", "ipip")]
+    {
+        set_pool(&cluster.etcd, mode);
+        let third = (node3.block, &node3);
+        wait_for_routes(&cluster.daemon2, encap, &[(node1.block, &node1), third]);
+        wait_for_routes(&cluster.daemon1, encap, &[(node2.block, &node2), third]);
+        // The router counts a hop of what travels plain.
+        let ttl = if encap == "direct" { 61 } else { 62 };
+        until(&format!("pings travel {encap}"), SOON, || {
+            let report = assert_answered(&lab.perf().netns, lab.sit().ip);
+            (report.ttl() == Some(ttl)).then_some(())
+        });
+    }
+    assert_lossless(there);
+    assert_lossless(back);
 }

@@ -11,7 +11,7 @@ use tunless_lab::{
     },
 };
 use tunless_tests::scene::{
-    SOON, Setup, answers, assert_answered, assert_lossless, stream_between, until,
+    SOON, Setup, answers, assert_answered, assert_lossless, restart_all, stream_between, until,
 };
 
 /// A block that is not there at first.
@@ -44,6 +44,10 @@ impl Cluster {
         let start = |node| Daemon::start(node, &config(setup, node, &path)).unwrap();
         let (daemon1, daemon2) = (start(&lab.node1), start(&lab.node2));
         Self { daemon1, daemon2, api, lab }
+    }
+
+    fn restart(&mut self) {
+        restart_all(&mut [&mut self.daemon1, &mut self.daemon2]);
     }
 
     fn node3(&self) -> &Node {
@@ -97,52 +101,9 @@ fn config(setup: Setup, node: &Node, kubeconfig: &Path) -> String {
 fn pods_talk_by_what_the_api_says_and_go_on_without_it() {
     for setup in [Setup::OFF, Setup::VERIFIED] {
         let mut cluster = Cluster::new(setup);
-        let (node1, node3) = (cluster.lab.node1.clone(), cluster.node3().clone());
-        let (first, third) = ((node1.block, &node1), (node3.block, &node3));
-        cluster.wait_for_routes(&[first, third]);
-        let (perf, sit) = (cluster.lab.perf().clone(), cluster.lab.sit().clone());
-        until("both nodes know each other", SOON, || answers(&perf.netns, sit.ip).then_some(()));
-        let stream = stream_between(&perf, &sit, 5001);
-        let back = stream_between(&sit, &perf, 5002);
-
-        // Blocks come, move, and lend an address; the others stay.
-        let set = |cluster: &Cluster, cidr: &str, host: &str, lent: &[(usize, &str)]| {
-            cluster.api.set(V1_BLOCKS, block(V1_BLOCKS, cidr, host, lent));
-        };
-        set(&cluster, MORE, node3.name, &[]);
-        cluster.wait_for_routes(&[first, third, (MORE, &node3)]);
-        set(&cluster, MORE, node1.name, &[(5, node3.name)]);
-        cluster.wait_for_routes(&[first, third, (MORE, &node1), ("10.20.50.5/32", &node3)]);
-        assert_eq!(cluster.wait_for_state("synced")["problems"], json!([]));
-
-        // The API goes away: nothing else does, also not when tunless starts again.
-        cluster.api.down();
-        // Connections that were open break first.
-        let source = until("it is told that nobody answers", SOON, || {
-            let source = cluster.wait_for_state("stale");
-            let refused = source["reason"].as_str().unwrap().to_lowercase();
-            (refused.contains("connection refused") && refused.contains(":6443")).then_some(source)
-        });
-        assert!(source["stale_since"].is_u64(), "{source}");
-        let status = cluster.daemon2.cli(&["status", "--strict"]).unwrap();
-        assert_eq!(status.status, Some(3));
-        let text = format!("{}{}", status.stdout, status.stderr);
-        assert!(text.contains("kubernetes") && text.contains("stale since"), "{text}");
-        assert_answered(&perf.netns, sit.ip);
-        cluster.daemon2.kill9().unwrap();
-        cluster.daemon2.restart().unwrap();
-        cluster.wait_for_state("waiting");
-        cluster.wait_for_routes(&[first, third, (MORE, &node1), ("10.20.50.5/32", &node3)]);
-        assert_answered(&perf.netns, sit.ip);
-
-        // What went meanwhile is gone when it is back, and only that.
-        cluster.api.delete(V1_BLOCKS, &block_name(MORE));
-        cluster.api.delete(NODES, node3.name);
-        cluster.api.compact();
-        cluster.api.up().unwrap();
-        cluster.wait_for_routes(&[first]);
-        assert_lossless(stream);
-        assert_lossless(back);
+        talk_by_what_the_api_says(&mut cluster);
+        cluster.restart();
+        talk_by_what_the_api_says(&mut cluster);
         let Cluster { daemon1, daemon2, api, lab } = cluster;
         daemon1.finish().unwrap();
         daemon2.finish().unwrap();
@@ -151,9 +112,70 @@ fn pods_talk_by_what_the_api_says_and_go_on_without_it() {
     }
 }
 
+/// What comes goes again, and the other way round.
+fn talk_by_what_the_api_says(cluster: &mut Cluster) {
+    let (node1, node3) = (cluster.lab.node1.clone(), cluster.node3().clone());
+    let (first, third) = ((node1.block, &node1), (node3.block, &node3));
+    cluster.wait_for_routes(&[first, third]);
+    let (perf, sit) = (cluster.lab.perf().clone(), cluster.lab.sit().clone());
+    until("both nodes know each other", SOON, || answers(&perf.netns, sit.ip).then_some(()));
+    let stream = stream_between(&perf, &sit, 5001);
+    let back = stream_between(&sit, &perf, 5002);
+
+    // Blocks come, move, and lend an address; the others stay.
+    let set = |cluster: &Cluster, cidr: &str, host: &str, lent: &[(usize, &str)]| {
+        cluster.api.set(V1_BLOCKS, block(V1_BLOCKS, cidr, host, lent));
+    };
+    set(cluster, MORE, node3.name, &[]);
+    cluster.wait_for_routes(&[first, third, (MORE, &node3)]);
+    set(cluster, MORE, node1.name, &[(5, node3.name)]);
+    cluster.wait_for_routes(&[first, third, (MORE, &node1), ("10.20.50.5/32", &node3)]);
+    assert_eq!(cluster.wait_for_state("synced")["problems"], json!([]));
+
+    // The API goes away: nothing else does, also not when tunless starts again.
+    cluster.api.down();
+    // Connections that were open break first.
+    let source = until("it is told that nobody answers", SOON, || {
+        let source = cluster.wait_for_state("stale");
+        let refused = source["reason"].as_str().unwrap().to_lowercase();
+        (refused.contains("connection refused") && refused.contains(":6443")).then_some(source)
+    });
+    assert!(source["stale_since"].is_u64(), "{source}");
+    let status = cluster.daemon2.cli(&["status", "--strict"]).unwrap();
+    assert_eq!(status.status, Some(3));
+    let text = format!("{}{}", status.stdout, status.stderr);
+    assert!(text.contains("kubernetes") && text.contains("stale since"), "{text}");
+    assert_answered(&perf.netns, sit.ip);
+    cluster.daemon2.kill9().unwrap();
+    cluster.daemon2.restart().unwrap();
+    cluster.wait_for_state("waiting");
+    cluster.wait_for_routes(&[first, third, (MORE, &node1), ("10.20.50.5/32", &node3)]);
+    assert_answered(&perf.netns, sit.ip);
+
+    // What went meanwhile is gone when it is back, and only that.
+    cluster.api.delete(V1_BLOCKS, &block_name(MORE));
+    cluster.api.delete(NODES, node3.name);
+    cluster.api.compact();
+    cluster.api.up().unwrap();
+    cluster.wait_for_routes(&[first]);
+    assert_lossless(stream);
+    assert_lossless(back);
+
+    cluster.api.set(NODES, node(node3.name, &format!("{}/24", node3.ip)));
+    cluster.wait_for_routes(&[first, third]);
+}
+
 #[test]
 fn a_token_without_rights_is_told_by_status() {
-    let cluster = Cluster::new(Setup::OFF);
+    let mut cluster = Cluster::new(Setup::OFF);
+    take_rights_and_give_them(&cluster);
+    cluster.restart();
+    take_rights_and_give_them(&cluster);
+    cluster.daemon1.finish().unwrap();
+    cluster.daemon2.finish().unwrap();
+}
+
+fn take_rights_and_give_them(cluster: &Cluster) {
     cluster.wait_for_routes(&[
         (cluster.lab.node1.block, &cluster.lab.node1),
         (cluster.node3().block, cluster.node3()),
@@ -169,6 +191,4 @@ fn a_token_without_rights_is_told_by_status() {
     cluster.api.forbid(&[]);
     cluster.wait_for_state("synced");
     assert_answered(&cluster.lab.perf().netns, cluster.lab.sit().ip);
-    cluster.daemon1.finish().unwrap();
-    cluster.daemon2.finish().unwrap();
 }

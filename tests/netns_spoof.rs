@@ -55,210 +55,238 @@ fn assert_counted(scene: &Scene, attack: &Attack<'_>, cases: Vec<(&str, Reason, 
 
 #[test]
 fn lies_about_the_source_are_dropped() {
-    for setup in Setup::ALL {
-        let scene = scene(setup, "");
-        let Lab { node1, node2, .. } = &scene.lab;
-        let attack = Attack::new(&scene);
-        let from = |source| Hostile::Packet(attack.outer().packet(&attack.inner(source)));
-        let outer = |source, destination| {
-            let ip = Ipv4::ipip(source, destination);
-            Hostile::Packet(ip.packet(&attack.inner(scene.lab.sit().ip)))
-        };
-        let stranger = Ipv4Addr::new(172, 16, 35, 99);
-        assert_counted(
-            &scene,
-            &attack,
-            vec![
-                ("a pod of another node", Reason::DecapForgedSource, from(THIRDS_POD)),
-                ("another node", Reason::DecapSourceUnknown, from(THIRD.1)),
-                ("the very pod", Reason::DecapOwnSource, from(scene.lab.perf().ip)),
-                ("this node", Reason::DecapOwnSource, from(node2.ip)),
-                ("this node's tunnel address", Reason::DecapOwnSource, from(node2.tunnel)),
-                ("loopback", Reason::DecapMartianSource, from(Ipv4Addr::LOCALHOST)),
-                ("nothing", Reason::DecapMartianSource, from(Ipv4Addr::UNSPECIFIED)),
-                ("a group", Reason::DecapMartianSource, from(Ipv4Addr::new(224, 0, 0, 1))),
-                ("everybody", Reason::DecapMartianSource, from(Ipv4Addr::BROADCAST)),
-                ("nobody's address", Reason::DecapSourceUnknown, from(NOBODY)),
-                ("an unknown node", Reason::DecapUnknownNode, outer(stranger, node2.ip)),
-                ("not our address", Reason::DecapOtherDestination, outer(node1.ip, node2.tunnel)),
-            ],
-        );
-        attack.assert_nothing_delivered();
-        scene.assert_nothing_plain();
-        scene.finish();
-    }
+    Scene::each_by(
+        |setup| scene(setup, ""),
+        |scene| {
+            let Lab { node1, node2, .. } = &scene.lab;
+            let attack = Attack::new(scene);
+            let from = |source| Hostile::Packet(attack.outer().packet(&attack.inner(source)));
+            let outer = |source, destination| {
+                let ip = Ipv4::ipip(source, destination);
+                Hostile::Packet(ip.packet(&attack.inner(scene.lab.sit().ip)))
+            };
+            let stranger = Ipv4Addr::new(172, 16, 35, 99);
+            assert_counted(
+                scene,
+                &attack,
+                vec![
+                    ("a pod of another node", Reason::DecapForgedSource, from(THIRDS_POD)),
+                    ("another node", Reason::DecapSourceUnknown, from(THIRD.1)),
+                    ("the very pod", Reason::DecapOwnSource, from(scene.lab.perf().ip)),
+                    ("this node", Reason::DecapOwnSource, from(node2.ip)),
+                    ("this node's tunnel address", Reason::DecapOwnSource, from(node2.tunnel)),
+                    ("loopback", Reason::DecapMartianSource, from(Ipv4Addr::LOCALHOST)),
+                    ("nothing", Reason::DecapMartianSource, from(Ipv4Addr::UNSPECIFIED)),
+                    ("a group", Reason::DecapMartianSource, from(Ipv4Addr::new(224, 0, 0, 1))),
+                    ("everybody", Reason::DecapMartianSource, from(Ipv4Addr::BROADCAST)),
+                    ("nobody's address", Reason::DecapSourceUnknown, from(NOBODY)),
+                    ("an unknown node", Reason::DecapUnknownNode, outer(stranger, node2.ip)),
+                    (
+                        "not our address",
+                        Reason::DecapOtherDestination,
+                        outer(node1.ip, node2.tunnel),
+                    ),
+                ],
+            );
+            attack.assert_nothing_delivered();
+            scene.assert_nothing_plain();
+        },
+    );
 }
 
 #[test]
 fn broken_packets_are_not_delivered() {
-    for setup in Setup::ALL {
-        let scene = scene(setup, "");
-        let sit = scene.lab.sit().ip;
-        let attack = Attack::new(&scene);
-        let inner = attack.inner(sit);
-        let packet = |outer: &dyn Fn(&mut Ipv4)| {
-            let mut ip = attack.outer();
-            outer(&mut ip);
-            Hostile::Packet(ip.packet(&inner))
-        };
-        let wrong = |spoil: &dyn Fn(&mut Ipv4)| {
-            Hostile::Packet(attack.outer().packet(&attack.wrong(sit, spoil)))
-        };
-        let cut = |length: usize| Hostile::Packet(attack.outer().packet(&inner[..length]));
-        let nested = |protocol| {
-            let ip = Ipv4::new(sit, scene.lab.perf().ip, protocol);
-            Hostile::Packet(attack.outer().packet(&ip.packet(&inner)))
-        };
-        let mut cases = vec![
-            (
-                "outer fragment, first",
-                Reason::DecapOuterFragment,
-                packet(&|ip| {
-                    (ip.df, ip.mf) = (false, true);
-                }),
-            ),
-            (
-                "outer fragment, later",
-                Reason::DecapOuterFragment,
-                packet(&|ip| {
-                    (ip.df, ip.fragment_offset) = (false, 2);
-                }),
-            ),
-            ("outer options", Reason::DecapOuterOptions, packet(&|ip| ip.options = vec![1; 4])),
-            ("outer checksum", Reason::DecapOuterBadChecksum, packet(&|ip| ip.checksum = Some(1))),
-            ("outer version", Reason::DecapOuterBadHeader, packet(&|ip| ip.version = Some(6))),
-            ("outer IHL", Reason::DecapOuterBadHeader, packet(&|ip| ip.ihl = Some(4))),
-            (
-                "outer length, too much",
-                Reason::DecapOuterBadLength,
-                packet(&|ip| {
-                    ip.total_len = Some(1000);
-                }),
-            ),
-            (
-                "outer length, no header",
-                Reason::DecapOuterBadLength,
-                packet(&|ip| {
-                    ip.total_len = Some(19);
-                }),
-            ),
-            ("congestion", Reason::DecapEcnViolation, packet(&|ip| ip.tos = 3)),
-            ("TTL 0", Reason::DecapInnerTtlZero, wrong(&|ip| ip.ttl = 0)),
-            ("inner version", Reason::DecapInnerBadHeader, wrong(&|ip| ip.version = Some(6))),
-            ("inner IHL", Reason::DecapInnerBadHeader, wrong(&|ip| ip.ihl = Some(4))),
-            (
-                "inner length, too much",
-                Reason::DecapInnerBadLength,
-                wrong(&|ip| {
-                    ip.total_len = Some(1000);
-                }),
-            ),
-            ("inner checksum", Reason::DecapInnerBadChecksum, wrong(&|ip| ip.checksum = Some(1))),
-            ("IPIP in IPIP", Reason::DecapNestedTunnel, nested(4)),
-            ("6in4 in IPIP", Reason::DecapNestedTunnel, nested(41)),
-        ];
-        cases.extend([0, 1, 8, 19].map(|n| ("inner cut", Reason::DecapInnerTruncated, cut(n))));
-        cases.extend([20, 21, 28].map(|n| ("payload cut", Reason::DecapInnerBadLength, cut(n))));
-        assert_counted(&scene, &attack, cases);
-        attack.assert_nothing_delivered();
-        scene.assert_nothing_plain();
-        scene.finish();
-    }
+    Scene::each_by(
+        |setup| scene(setup, ""),
+        |scene| {
+            let sit = scene.lab.sit().ip;
+            let attack = Attack::new(scene);
+            let inner = attack.inner(sit);
+            let packet = |outer: &dyn Fn(&mut Ipv4)| {
+                let mut ip = attack.outer();
+                outer(&mut ip);
+                Hostile::Packet(ip.packet(&inner))
+            };
+            let wrong = |spoil: &dyn Fn(&mut Ipv4)| {
+                Hostile::Packet(attack.outer().packet(&attack.wrong(sit, spoil)))
+            };
+            let cut = |length: usize| Hostile::Packet(attack.outer().packet(&inner[..length]));
+            let nested = |protocol| {
+                let ip = Ipv4::new(sit, scene.lab.perf().ip, protocol);
+                Hostile::Packet(attack.outer().packet(&ip.packet(&inner)))
+            };
+            let mut cases = vec![
+                (
+                    "outer fragment, first",
+                    Reason::DecapOuterFragment,
+                    packet(&|ip| {
+                        (ip.df, ip.mf) = (false, true);
+                    }),
+                ),
+                (
+                    "outer fragment, later",
+                    Reason::DecapOuterFragment,
+                    packet(&|ip| {
+                        (ip.df, ip.fragment_offset) = (false, 2);
+                    }),
+                ),
+                ("outer options", Reason::DecapOuterOptions, packet(&|ip| ip.options = vec![1; 4])),
+                (
+                    "outer checksum",
+                    Reason::DecapOuterBadChecksum,
+                    packet(&|ip| ip.checksum = Some(1)),
+                ),
+                ("outer version", Reason::DecapOuterBadHeader, packet(&|ip| ip.version = Some(6))),
+                ("outer IHL", Reason::DecapOuterBadHeader, packet(&|ip| ip.ihl = Some(4))),
+                (
+                    "outer length, too much",
+                    Reason::DecapOuterBadLength,
+                    packet(&|ip| {
+                        ip.total_len = Some(1000);
+                    }),
+                ),
+                (
+                    "outer length, no header",
+                    Reason::DecapOuterBadLength,
+                    packet(&|ip| {
+                        ip.total_len = Some(19);
+                    }),
+                ),
+                ("congestion", Reason::DecapEcnViolation, packet(&|ip| ip.tos = 3)),
+                ("TTL 0", Reason::DecapInnerTtlZero, wrong(&|ip| ip.ttl = 0)),
+                ("inner version", Reason::DecapInnerBadHeader, wrong(&|ip| ip.version = Some(6))),
+                ("inner IHL", Reason::DecapInnerBadHeader, wrong(&|ip| ip.ihl = Some(4))),
+                (
+                    "inner length, too much",
+                    Reason::DecapInnerBadLength,
+                    wrong(&|ip| {
+                        ip.total_len = Some(1000);
+                    }),
+                ),
+                (
+                    "inner checksum",
+                    Reason::DecapInnerBadChecksum,
+                    wrong(&|ip| ip.checksum = Some(1)),
+                ),
+                ("IPIP in IPIP", Reason::DecapNestedTunnel, nested(4)),
+                ("6in4 in IPIP", Reason::DecapNestedTunnel, nested(41)),
+            ];
+            cases.extend([0, 1, 8, 19].map(|n| ("inner cut", Reason::DecapInnerTruncated, cut(n))));
+            cases
+                .extend([20, 21, 28].map(|n| ("payload cut", Reason::DecapInnerBadLength, cut(n))));
+            assert_counted(scene, &attack, cases);
+            attack.assert_nothing_delivered();
+            scene.assert_nothing_plain();
+        },
+    );
 }
 
 /// What is no IPv4 for us is none of our business; whatever the kernel makes
 /// of it, the pod does not get it.
 #[test]
 fn strange_frames_are_left_alone() {
-    for setup in Setup::ALL {
-        let scene = scene(setup, "");
-        let node2 = &scene.lab.node2;
-        let attack = Attack::new(&scene);
-        let good = attack.outer().packet(&attack.inner(scene.lab.sit().ip));
-        let frame = |ethertype, payload: &[u8]| {
-            Hostile::Frame(ethernet(node2.mac, node2.gateway_mac, ethertype, payload))
-        };
-        let tagged = [[0, 42].as_slice(), &IPV4.to_be_bytes(), &good].concat();
-        let mut cases = vec![
-            ("VLAN 42", Reason::DecapNotIpv4, frame(0x8100, &tagged)),
-            ("IPv6", Reason::DecapNotIpv4, frame(0x86dd, &[[0x60].as_slice(), &[0; 60]].concat())),
-            ("an unknown protocol", Reason::DecapNotIpv4, frame(0x88b5, &good)),
-            ("not protocol 4", Reason::DecapNotIpip, frame(IPV4, &attack.inner(THIRDS_POD))),
-        ];
-        cases.extend([0, 1, 10, 19].map(|length| {
-            ("cut in the outer header", Reason::DecapOuterTruncated, frame(IPV4, &good[..length]))
-        }));
-        assert_counted(&scene, &attack, cases);
-        attack.assert_nothing_delivered();
-        scene.finish();
-    }
+    Scene::each_by(
+        |setup| scene(setup, ""),
+        |scene| {
+            let node2 = &scene.lab.node2;
+            let attack = Attack::new(scene);
+            let good = attack.outer().packet(&attack.inner(scene.lab.sit().ip));
+            let frame = |ethertype, payload: &[u8]| {
+                Hostile::Frame(ethernet(node2.mac, node2.gateway_mac, ethertype, payload))
+            };
+            let tagged = [[0, 42].as_slice(), &IPV4.to_be_bytes(), &good].concat();
+            let mut cases = vec![
+                ("VLAN 42", Reason::DecapNotIpv4, frame(0x8100, &tagged)),
+                (
+                    "IPv6",
+                    Reason::DecapNotIpv4,
+                    frame(0x86dd, &[[0x60].as_slice(), &[0; 60]].concat()),
+                ),
+                ("an unknown protocol", Reason::DecapNotIpv4, frame(0x88b5, &good)),
+                ("not protocol 4", Reason::DecapNotIpip, frame(IPV4, &attack.inner(THIRDS_POD))),
+            ];
+            cases.extend([0, 1, 10, 19].map(|length| {
+                (
+                    "cut in the outer header",
+                    Reason::DecapOuterTruncated,
+                    frame(IPV4, &good[..length]),
+                )
+            }));
+            assert_counted(scene, &attack, cases);
+            attack.assert_nothing_delivered();
+        },
+    );
 }
 
 /// As a flooding switch delivers them. XDP runs before the kernel compares MACs,
 /// so it compares itself.
 #[test]
 fn frames_for_other_machines_are_not_delivered() {
-    for setup in Setup::ALL {
-        let scene = scene(setup, "");
-        let node2 = &scene.lab.node2;
-        let attack = Attack::new(&scene);
-        let good = attack.outer().packet(&attack.inner(scene.lab.sit().ip));
-        let before = Counters::of(&scene.daemon2);
-        attack.send_frame(&ethernet([2, 0, 0, 0, 0, 99], node2.gateway_mac, IPV4, &good));
-        attack.send_frame(&ethernet([0xff; 6], node2.gateway_mac, IPV4, &good));
-        tunless_tests::scene::until("both are counted", SOON, || {
-            (before.moved(&scene.daemon2).get(&Reason::DecapNotForHost) == Some(&2)).then_some(())
-        });
-        before.assert_moved(&scene.daemon2, &[(Reason::DecapNotForHost, 2)]);
-        attack.assert_nothing_delivered();
-        scene.finish();
-    }
+    Scene::each_by(
+        |setup| scene(setup, ""),
+        |scene| {
+            let node2 = &scene.lab.node2;
+            let attack = Attack::new(scene);
+            let good = attack.outer().packet(&attack.inner(scene.lab.sit().ip));
+            let before = Counters::of(&scene.daemon2);
+            attack.send_frame(&ethernet([2, 0, 0, 0, 0, 99], node2.gateway_mac, IPV4, &good));
+            attack.send_frame(&ethernet([0xff; 6], node2.gateway_mac, IPV4, &good));
+            tunless_tests::scene::until("both are counted", SOON, || {
+                (before.moved(&scene.daemon2).get(&Reason::DecapNotForHost) == Some(&2))
+                    .then_some(())
+            });
+            before.assert_moved(&scene.daemon2, &[(Reason::DecapNotForHost, 2)]);
+            attack.assert_nothing_delivered();
+        },
+    );
 }
 
 /// For clusters where blocks move faster than routes: the kernel's rules judge.
 #[test]
 fn with_spoof_stack_the_kernel_judges() {
-    for setup in Setup::ALL {
-        let scene = scene(setup, "spoof: stack\n");
-        let attack = Attack::new(&scene);
-        let from = |source| Hostile::Packet(attack.outer().packet(&attack.inner(source)));
-        // rp_filter and the martian check drop these.
-        let cases = vec![
-            ("the very pod", Reason::DecapOwnToStack, from(scene.lab.perf().ip)),
-            ("this node", Reason::DecapOwnToStack, from(scene.lab.node2.ip)),
-            ("loopback", Reason::DecapMartianToStack, from(Ipv4Addr::LOCALHOST)),
-        ];
-        assert_counted(&scene, &attack, cases);
-        attack.assert_nothing_delivered();
-        // This one could be a pod that has moved a moment ago.
-        let attack = Attack::new(&scene);
-        let moved = attack.outer().packet(&attack.inner(THIRDS_POD));
-        let before = Counters::of(&scene.daemon2);
-        attack.send(&moved);
-        attack.wait_for_delivery(|frame| frame.is_plain(THIRDS_POD, scene.lab.perf().ip));
-        assert_eq!(before.moved(&scene.daemon2)[&Reason::DecapForgedToStack], 1);
-        scene.finish();
-    }
+    Scene::each_by(
+        |setup| scene(setup, "spoof: stack\n"),
+        |scene| {
+            let attack = Attack::new(scene);
+            let from = |source| Hostile::Packet(attack.outer().packet(&attack.inner(source)));
+            // rp_filter and the martian check drop these.
+            let cases = vec![
+                ("the very pod", Reason::DecapOwnToStack, from(scene.lab.perf().ip)),
+                ("this node", Reason::DecapOwnToStack, from(scene.lab.node2.ip)),
+                ("loopback", Reason::DecapMartianToStack, from(Ipv4Addr::LOCALHOST)),
+            ];
+            assert_counted(scene, &attack, cases);
+            attack.assert_nothing_delivered();
+            // This one could be a pod that has moved a moment ago.
+            let attack = Attack::new(scene);
+            let moved = attack.outer().packet(&attack.inner(THIRDS_POD));
+            let before = Counters::of(&scene.daemon2);
+            attack.send(&moved);
+            attack.wait_for_delivery(|frame| frame.is_plain(THIRDS_POD, scene.lab.perf().ip));
+            assert_eq!(before.moved(&scene.daemon2)[&Reason::DecapForgedToStack], 1);
+        },
+    );
 }
 
 /// A gateway's further address, say: outside every pod CIDR, and allowed.
 #[test]
 fn extra_sources_are_their_nodes_alone() {
-    for setup in Setup::ALL {
+    let scene = |setup: Setup| {
         let more = format!("  nodes:\n    - {{node: 172.16.35.4, extra_sources: [{NOBODY}/32]}}\n");
-        let scene = scene(setup, &more);
+        scene(setup, &more)
+    };
+    Scene::each_by(scene, |scene| {
         let perf = scene.lab.perf().ip;
         // The way back leads over the NIC, so strict rp_filter needs help.
         let node2 = &scene.lab.node2.netns;
-        node2.ip(&format!("route add {NOBODY}/32 dev tunless0")).unwrap();
-        let attack = Attack::new(&scene);
+        node2.ip(&format!("route replace {NOBODY}/32 dev tunless0")).unwrap();
+        let attack = Attack::new(scene);
         attack.send(&attack.outer().packet(&attack.inner(NOBODY)));
         attack.wait_for_delivery(|frame| frame.is_plain(NOBODY, perf));
-        let attack = Attack::new(&scene);
+        let attack = Attack::new(scene);
         let ip = Ipv4::icmp(NOBODY, perf).packet(&icmp_echo(8, 0xbad, 1, b"hello"));
         let third = Hostile::Packet(Ipv4::ipip(THIRD.1, scene.lab.node2.ip).packet(&ip));
-        assert_counted(&scene, &attack, vec![("not its own", Reason::DecapForgedSource, third)]);
+        assert_counted(scene, &attack, vec![("not its own", Reason::DecapForgedSource, third)]);
         attack.assert_nothing_delivered();
-        scene.finish();
-    }
+    });
 }

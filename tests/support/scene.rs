@@ -1,5 +1,7 @@
 //! A lab whose two nodes run tunless, configured one way or another.
 
+#[path = "scene/again.rs"]
+mod again;
 #[path = "scene/busy.rs"]
 mod busy;
 #[path = "scene/counters.rs"]
@@ -25,6 +27,7 @@ use tunless_lab::{
 };
 
 pub use self::{
+    again::{link_pins, restart_all},
     busy::while_the_kernel_is_busy,
     counters::Counters,
     until::{SOON, until},
@@ -80,6 +83,13 @@ impl Setup {
     /// Whether XDP unwraps.
     pub fn is_xdp(self) -> bool {
         self.decap == "xdp"
+    }
+
+    /// Returns whether a test that goes through [`Setup::ALL`] runs once more after a restart.
+    /// With `trusted` a daemon takes over a part of what it takes over with `verified`: the
+    /// programs at the pods, and neither leases nor an nft table.
+    pub fn is_repeated(self) -> bool {
+        !self.is_trusted()
     }
 
     /// A node's configuration: one route to the other node's block, and `more` lines.
@@ -140,18 +150,37 @@ impl Scene {
         Self { daemon1, daemon2, lab, setup }
     }
 
-    /// Runs a test in every setup, and lets each scene end by [`Scene::finish`].
+    /// Runs a test in every setup; in those that are repeated ([`Setup::is_repeated`]) it runs
+    /// again after a restart. Each scene ends by [`Scene::finish`].
     pub fn each(lab: &LabBuilder, test: impl Fn(&mut Self)) {
-        Self::each_of(&Setup::ALL, lab, test);
+        Self::each_by(|setup| Self::new(lab.clone(), setup), test);
     }
 
-    /// [`Scene::each`] for some setups.
-    pub fn each_of(setups: &[Setup], lab: &LabBuilder, test: impl Fn(&mut Self)) {
-        for setup in setups {
-            let mut scene = Self::new(lab.clone(), *setup);
-            test(&mut scene);
+    /// [`Scene::each`] with scenes that the test makes itself.
+    pub fn each_by(scene: impl Fn(Setup) -> Self, test: impl Fn(&mut Self)) {
+        for setup in Setup::ALL {
+            let mut scene = scene(setup);
+            if setup.is_repeated() {
+                scene.twice(&test);
+            } else {
+                test(&mut scene);
+            }
             scene.finish();
         }
+    }
+
+    /// Runs a test in some setups, in each as [`Scene::case`] does.
+    pub fn each_of(setups: &[Setup], lab: &LabBuilder, test: impl Fn(&mut Self)) {
+        for setup in setups {
+            Self::new(lab.clone(), *setup).case(&test);
+        }
+    }
+
+    /// Runs a test fresh and after a restart ([`Scene::twice`]), and ends the scene by
+    /// [`Scene::finish`].
+    pub fn case(mut self, test: impl Fn(&mut Self)) {
+        self.twice(test);
+        self.finish();
     }
 
     /// Stops everything. Nothing of it may have been amiss.

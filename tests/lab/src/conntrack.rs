@@ -29,6 +29,11 @@ pub fn list(node: &Netns) -> Result<Vec<Entry>> {
     text.lines().map(|line| parse(line).with_context(|| format!("not an entry: {line}"))).collect()
 }
 
+/// Forgets all entries of a node.
+pub fn flush(node: &Netns) -> Result<()> {
+    node.exec("conntrack", &["-F"]).map(drop)
+}
+
 /// Deletes the entries that `words` select, as in `-p udp --orig-src 10.20.42.31`;
 /// that there is none is fine.
 pub fn delete(node: &Netns, words: &str) -> Result<()> {

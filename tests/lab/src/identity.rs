@@ -31,6 +31,50 @@ const LOCK_DIR: &str = "/run/tunless";
 /// A file in the lab's directory that keeps the sweep away.
 const KEPT: &str = "kept";
 
+/// A directory in which labs, and others, leave things.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// What is in it, in words.
+    pub what: &'static str,
+    /// The directory.
+    pub dir: &'static str,
+    /// What stands before the lab's id in a name of the lab's.
+    before_id: &'static str,
+    /// The names in it.
+    names: fn(&'static str) -> Vec<String>,
+}
+
+impl Place {
+    /// Every place where something of a lab can be.
+    pub const ALL: [Self; 5] = [
+        Self::new("network namespace", NETNS_DIR, ""),
+        Self::new("directory", RUN_DIR, ""),
+        Self::new("directory of pins", BPFFS, PREFIX),
+        // Named after the whole path of the pins.
+        Self::new("file of a daemon", LOCK_DIR, PREFIX),
+        Self {
+            names: |_| systemd::control_groups(),
+            ..Self::new("control group", "/sys/fs/cgroup", PREFIX)
+        },
+    ];
+
+    const fn new(what: &'static str, dir: &'static str, before_id: &'static str) -> Self {
+        Self { what, dir, before_id, names: names_in }
+    }
+
+    /// Returns the lab that a name in this place belongs to; `None` for what others put there.
+    #[must_use]
+    pub fn lab_of(self, name: &str) -> Option<LabId> {
+        LabId::of(name.split_once(self.before_id)?.1)
+    }
+
+    /// Returns the names in this place; none where there is no such directory.
+    #[must_use]
+    pub fn names(self) -> Vec<String> {
+        (self.names)(self.dir)
+    }
+}
+
 /// Counts the labs of this process.
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
@@ -144,7 +188,9 @@ impl LabId {
         self.dir().join(KEPT).exists()
     }
 
-    fn owner_is_alive(&self) -> bool {
+    /// Returns whether the process that made the lab still runs.
+    #[must_use]
+    pub fn owner_is_alive(&self) -> bool {
         self.owner().is_some_and(|pid| Path::new("/proc").join(pid.to_string()).exists())
     }
 
@@ -154,9 +200,9 @@ impl LabId {
         pid.parse().ok()
     }
 
-    /// The lab that a namespace (`tl7x1-node1`) or a directory belongs to.
+    /// Returns the lab that a namespace (`tl7x1-node1`) or a directory belongs to.
     fn of(name: &str) -> Option<Self> {
-        let id = Self(name.split('-').next()?.to_owned());
+        let id = Self(name.split(['-', '.']).next()?.to_owned());
         id.owner().map(|_| id)
     }
 }
@@ -188,11 +234,11 @@ pub(crate) fn remove_all(labs: impl Iterator<Item = LabId>) -> Result<()> {
 
 fn all_labs() -> Vec<LabId> {
     let mut ids: Vec<LabId> = Vec::new();
-    let prefixed = names_in(BPFFS).into_iter().chain(systemd::control_groups());
-    let prefixed = prefixed.filter_map(|name| name.strip_prefix(PREFIX).map(str::to_owned));
-    for name in names_in(NETNS_DIR).into_iter().chain(names_in(RUN_DIR)).chain(prefixed) {
-        if let Some(id) = LabId::of(&name).filter(|id| !ids.contains(id)) {
-            ids.push(id);
+    for place in Place::ALL {
+        for id in place.names().iter().filter_map(|name| place.lab_of(name)) {
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
         }
     }
     ids

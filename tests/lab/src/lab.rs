@@ -15,10 +15,11 @@ use anyhow::Result;
 
 use crate::{
     builder::LabBuilder,
-    fabric,
+    conntrack, fabric,
     identity::{LabId, kept_labs, remove_all},
     netns::Netns,
     pod::Pod,
+    service::remove_rules,
     topology::{Node, RpFilter},
 };
 
@@ -130,6 +131,22 @@ impl Lab {
         self.router
             .ip(&format!("route replace {ip}/32 dev {port} src {gateway} scope link mtu {mtu}"))
             .map(drop)
+    }
+
+    /// Forgets what packets and tests left in the kernel, for a test that begins anew in a lab
+    /// that was used: path MTUs that were learned, the router's own routes to single nodes
+    /// (as [`Lab::set_path_mtu`] makes them), tracked connections, and iptables rules.
+    pub fn forget(&self) -> Result<()> {
+        for Node { ip, netns, .. } in self.nodes() {
+            self.router.ip(&format!("route flush exact {ip}/32"))?;
+            netns.ip("route flush cache")?;
+            conntrack::flush(netns)?;
+            remove_rules(netns)?;
+        }
+        for pod in self.pods.iter().flat_map(|(perf, sit)| [perf, sit]) {
+            pod.netns.ip("route flush cache")?;
+        }
+        Ok(())
     }
 
     /// The `n`th address of a node's block, e.g. for further pods.

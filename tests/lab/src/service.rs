@@ -147,9 +147,11 @@ pub fn masquerade(node: &Netns, pod: Ipv4Addr) -> Result<()> {
     hook_in(node, "nat", &format!("PREROUTING -s {pod}/32 -j KUBE-MARK-MASQ"))
 }
 
-/// Removes every iptables rule of the node, whoever made it.
+/// Removes every iptables rule of the node, Felix's and others' too, at one stroke.
 pub fn remove_rules(node: &Netns) -> Result<()> {
-    // Without --noflush a table becomes what is written, that is empty.
-    let empty = "*nat\nCOMMIT\n*filter\nCOMMIT\n";
-    node.exec_with_input("iptables-restore", &["--wait"], empty).map(drop)
+    // To add a table first makes it no error to delete one that is not there.
+    let tables = ["raw", "mangle", "nat", "filter"];
+    let batch: String =
+        tables.iter().map(|it| format!("add table ip {it}\ndelete table ip {it}\n")).collect();
+    node.exec_with_input("nft", &["-f", "-"], &batch).map(drop)
 }

@@ -1,8 +1,8 @@
 //! `cargo xtask test`: every suite, streamed, then one table.
 //!
 //! A failing suite does not stop the run: one run shows all that is broken.
-//! Whatever the suites did, the machine must look afterwards as before
-//! (`traces`).
+//! Whatever the suites did, nothing of theirs may be left on the machine
+//! afterwards (`traces`).
 
 mod outcome;
 mod report;
@@ -26,8 +26,8 @@ use crate::setup;
 /// Sets the machine up first (see `setup`), runs the suites in order and
 /// prints their output as it comes; then a table of cases per suite, and last
 /// one line for all. A suite without a case is a failure, and so is a network
-/// namespace, an interface, a pin or an nftables table left behind. Run it as
-/// root.
+/// namespace, a directory, a pin or a daemon's file that a test left behind. Run it
+/// as root.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Run this suite only; may be given more than once.
@@ -74,7 +74,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let budget = arguments.budget.unwrap_or(if arguments.full { 90 } else { 45 });
     let deadline = started + Duration::from_secs(budget.saturating_mul(60));
 
-    let before = Traces::find()?;
+    let before = Traces::find();
     before.mention();
     let mut table = Vec::new();
     for suite in chosen {
@@ -87,7 +87,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if !arguments.filter.is_empty() && table.iter().all(|(_, outcome)| outcome.cases() == 0) {
         bail!("no case matches `{}`", arguments.filter.join(" "));
     }
-    table.push(("traces", Traces::find()?.left_since(&before)));
+    table.push(("traces", Traces::find().left_since(&before)));
 
     // A table cut short would look like a pass.
     if stream::interrupted() {

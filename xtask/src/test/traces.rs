@@ -1,47 +1,49 @@
 //! What a run may not leave behind on the machine.
+//!
+//! Tests make things only in namespaces of their labs, and everything of a lab bears the lab's
+//! id ([`tunless_lab::identity`]). So names decide: what another instance of tunless, another
+//! user of the BPF file system or a container engine makes meanwhile is not ours. Nor is the
+//! lab of a process that still runs: when the suites have ended it belongs to another run.
 
-use std::{collections::BTreeSet, fs, path::Path, process::Command};
+use std::collections::BTreeSet;
 
-use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
-use tunless_lab::systemd::control_groups;
+use tunless_lab::identity::{LabId, Place};
 
 use super::outcome::Outcome;
 
-/// Namespaces of the lab bear this prefix.
-const LAB_PREFIX: &str = "tl";
-
-/// Things on this machine that tests make, each in words.
+/// Things of labs on this machine, each in words.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Traces(BTreeSet<String>);
 
 impl Traces {
-    /// Looks at the host's network namespace, control groups and the BPF file system.
-    pub fn find() -> Result<Self> {
-        let mut found = BTreeSet::new();
-        for name in names(Path::new("/run/netns")) {
-            if name.starts_with(LAB_PREFIX) {
-                found.insert(format!("network namespace {name}"));
-            }
-        }
-        for name in names(Path::new("/sys/class/net")) {
-            found.insert(format!("interface {name}"));
-        }
-        found.extend(control_groups().into_iter().map(|name| format!("control group {name}")));
-        pins(Path::new("/sys/fs/bpf"), &mut found);
-        found.extend(tables()?);
-        Ok(Self(found))
+    /// Looks into every place where labs leave something.
+    pub fn find() -> Self {
+        let names = Place::ALL
+            .into_iter()
+            .flat_map(|place| place.names().into_iter().map(move |name| (place, name)));
+        Self::among(names, LabId::owner_is_alive)
     }
 
-    /// Says what an earlier run or `demo --keep` left: it may explain a failure.
+    /// Picks out of `names` those of labs whose process has ended.
+    fn among(
+        names: impl IntoIterator<Item = (Place, String)>,
+        is_alive: impl Fn(&LabId) -> bool,
+    ) -> Self {
+        let of_the_dead =
+            |(place, name): &(Place, String)| place.lab_of(name).is_some_and(|lab| !is_alive(&lab));
+        let in_words =
+            |(place, name): (Place, String)| format!("{} {}/{name}", place.what, place.dir);
+        Self(names.into_iter().filter(of_the_dead).map(in_words).collect())
+    }
+
+    /// Prints what an earlier run or `demo --keep` left: it may explain a failure.
     pub fn mention(&self) {
-        let lab = self.0.iter().filter(|trace| trace.starts_with("network namespace "));
-        for trace in lab {
+        for trace in &self.0 {
             println!("note: {trace} is there already, from a kept demo or a run that was killed");
         }
     }
 
-    /// One case: nothing is here that was not `before`.
+    /// Returns one case: nothing is here that was not `before`.
     pub fn left_since(&self, before: &Self) -> Outcome {
         let mut outcome = Outcome::default();
         for trace in self.0.difference(&before.0) {
@@ -54,75 +56,69 @@ impl Traces {
     }
 }
 
-/// Names in a directory; one that is not there has none.
-fn names(directory: &Path) -> Vec<String> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
-}
-
-fn pins(directory: &Path, found: &mut BTreeSet<String>) {
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        let path = entry.path();
-        found.insert(format!("pin {}", path.display()));
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            pins(&path, found);
-        }
-    }
-}
-
-fn tables() -> Result<Vec<String>> {
-    let output = Command::new("nft")
-        .args(["--json", "list", "tables"])
-        .output()
-        .context("`nft` does not start")?;
-    ensure!(
-        output.status.success(),
-        "`nft list tables` failed: {}",
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    let listing = serde_json::from_slice(&output.stdout).context("nft printed no JSON")?;
-    Ok(table_names(&listing))
-}
-
-fn table_names(listing: &Value) -> Vec<String> {
-    let objects = listing["nftables"].as_array().into_iter().flatten();
-    objects
-        .filter_map(|object| {
-            let table = object.get("table")?;
-            let (family, name) = (table["family"].as_str()?, table["name"].as_str()?);
-            Some(format!("nftables table {family} {name}"))
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn traces(names: &[&str]) -> Traces {
-        Traces(names.iter().map(|name| (*name).to_owned()).collect())
+    /// The process of the labs `tl7x…` has ended, that of `tl8x…` has not.
+    fn found(names: &[(&str, &str)]) -> Traces {
+        let place = |dir: &str| Place::ALL.into_iter().find(|place| place.dir == dir).unwrap();
+        let names = names.iter().map(|(dir, name)| (place(dir), (*name).to_owned()));
+        Traces::among(names, |lab| lab.as_str().starts_with("tl8x"))
+    }
+
+    #[test]
+    fn every_kind_of_the_tests_own_is_a_failure() {
+        for (dir, name) in [
+            ("/run/netns", "tl7x1-node1"),
+            ("/run/netns", "tl7x12-demo-hello-perf"),
+            ("/run/tunless-lab", "tl7x1"),
+            ("/sys/fs/bpf", "tunless-lab-tl7x1-node2"),
+            ("/run/tunless", "sys%2Ffs%2Fbpf%2Ftunless-lab-tl7x1-node2.lock"),
+            ("/run/tunless", "sys%2Ffs%2Fbpf%2Ftunless-lab-tl7x1-node2.json"),
+            ("/sys/fs/cgroup", "tunless-lab-tl7x1-node2"),
+        ] {
+            let left = found(&[(dir, name)]).left_since(&Traces::default());
+            assert_eq!((left.passed, left.failed), (0, 1), "{dir}/{name}");
+            assert!(left.failures[0].ends_with(&format!("{dir}/{name} was left behind")));
+        }
+    }
+
+    #[test]
+    fn what_others_make_meanwhile_is_not() {
+        let clean = found(&[
+            // Another instance of tunless on this machine.
+            ("/sys/fs/bpf", "tunless"),
+            ("/run/tunless", "sys%2Ffs%2Fbpf%2Ftunless.lock"),
+            ("/sys/fs/bpf", "tunless-lab"),
+            // Other users of the BPF file system, one with a name like a lab's.
+            ("/sys/fs/bpf", "cilium"),
+            ("/sys/fs/bpf", "tl7x1-node1"),
+            // systemd's own control groups.
+            ("/sys/fs/cgroup", "system.slice"),
+            // A container engine's namespaces, and a person's.
+            ("/run/netns", "cni-7f0c1a52-93bb-41c0-8f0e-0f5b6f2d5a31"),
+            ("/run/netns", "tl"),
+            ("/run/netns", "tlab-7"),
+            ("/run/netns", "tl7-node1"),
+            // Another run of these tests, at work.
+            ("/run/netns", "tl8x1-node1"),
+            ("/run/tunless-lab", "tl8x1"),
+            ("/sys/fs/bpf", "tunless-lab-tl8x1-node1"),
+            ("/run/tunless", "sys%2Ffs%2Fbpf%2Ftunless-lab-tl8x1-node1.lock"),
+        ]);
+        assert_eq!(clean, Traces::default());
+        let outcome = clean.left_since(&Traces::default());
+        assert_eq!((outcome.passed, outcome.failed), (1, 0));
     }
 
     #[test]
     fn only_what_is_new_counts() {
-        let before = traces(&["interface eth0", "network namespace tl-kept"]);
-        let clean = traces(&["interface eth0"]).left_since(&before);
-        assert_eq!((clean.passed, clean.failed), (1, 0));
-
-        let dirty = traces(&["interface eth0", "pin /sys/fs/bpf/tunless"]).left_since(&before);
-        assert_eq!((dirty.passed, dirty.failed), (0, 1));
-        assert_eq!(dirty.failures, ["pin /sys/fs/bpf/tunless was left behind"]);
-    }
-
-    #[test]
-    fn nft_tables_are_read() {
-        let listing = serde_json::json!({"nftables": [
-            {"metainfo": {"version": "1.0.6"}},
-            {"table": {"family": "ip", "name": "nat", "handle": 2}},
-            {"table": {"family": "inet", "name": "fabric", "handle": 3}},
-        ]});
-        let expected = ["nftables table ip nat", "nftables table inet fabric"];
-        assert_eq!(table_names(&listing), expected);
-        assert!(table_names(&Value::Null).is_empty());
+        let before = found(&[("/run/netns", "tl7x1-node1"), ("/run/netns", "tl7x1-node2")]);
+        let now = found(&[("/run/netns", "tl7x1-node1")]);
+        assert_eq!((now.left_since(&before).passed, now.left_since(&before).failed), (1, 0));
+        let more = found(&[("/run/netns", "tl7x1-node1"), ("/run/netns", "tl7x2-node1")]);
+        let left = more.left_since(&before);
+        assert_eq!(left.failures, ["network namespace /run/netns/tl7x2-node1 was left behind"]);
     }
 }

@@ -159,6 +159,16 @@ impl Daemon {
         Ok(())
     }
 
+    /// [`Daemon::terminate`], then `tunless detach`. [`Daemon::restart`] starts it again.
+    pub fn terminate_and_detach(&mut self) -> Result<()> {
+        self.terminate()?;
+        let output = self.cli(&["detach"])?;
+        if !output.success() {
+            bail!("`tunless detach` failed: {}", output.stderr);
+        }
+        Ok(())
+    }
+
     /// The `tunless` command for this daemon's configuration and pins.
     #[must_use]
     pub fn tunless(&self) -> &Tunless {
