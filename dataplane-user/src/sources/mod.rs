@@ -16,86 +16,13 @@ pub mod kubernetes;
 pub mod status;
 pub mod table;
 
-use std::{fmt, net::Ipv4Addr, sync::Arc};
+use std::{net::Ipv4Addr, sync::Arc};
 
-use dataplane_common::Route;
 use ipnet::Ipv4Net;
-use serde::{Deserialize, Serialize};
 use tokio::{sync::mpsc::UnboundedSender, task::JoinHandle};
 
 use crate::config::SourcesConfig;
-
-/// What a source is called.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SourceKind {
-    /// The configuration file.
-    File,
-    /// Calico's resources in the Kubernetes API.
-    Kubernetes,
-    /// Calico's keys in etcd.
-    Etcd,
-    /// BIRD's routing table, by its control socket.
-    Bird,
-    /// The kernel's main routing table, where Felix and Calico's BIRD write.
-    Kernel,
-}
-
-impl SourceKind {
-    /// All of them; in the order of precedence unless the file names another.
-    pub const ALL: [Self; 5] = [Self::File, Self::Kubernetes, Self::Etcd, Self::Bird, Self::Kernel];
-
-    /// As it is written in the file.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::File => "file",
-            Self::Kubernetes => "kubernetes",
-            Self::Etcd => "etcd",
-            Self::Bird => "bird",
-            Self::Kernel => "kernel",
-        }
-    }
-}
-
-impl From<SourceKind> for u16 {
-    /// As in `Route::source`.
-    fn from(kind: SourceKind) -> Self {
-        match kind {
-            SourceKind::File => Route::SOURCE_FILE,
-            SourceKind::Kubernetes => Route::SOURCE_KUBERNETES,
-            SourceKind::Etcd => Route::SOURCE_ETCD,
-            SourceKind::Bird => Route::SOURCE_BIRD,
-            SourceKind::Kernel => Route::SOURCE_KERNEL,
-        }
-    }
-}
-
-impl SourceKind {
-    /// From `Route::source`; `None` for what no source said.
-    #[must_use]
-    pub fn from_number(number: u16) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| u16::from(*kind) == number)
-    }
-}
-
-impl fmt::Display for SourceKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// How packets travel to a node.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Encap {
-    /// Wrapped (Calico's `ipipMode: Always`).
-    Ipip,
-    /// Plain to nodes in this node's own subnet, wrapped to all others.
-    CrossSubnet,
-    /// Plain: the fabric knows the pods' addresses (plain BGP, `ipipMode: Never`).
-    Direct,
-}
+pub use crate::vocabulary::{Encap, SourceKind};
 
 /// What a source says of a prefix.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
