@@ -8,11 +8,13 @@
 mod backoff;
 pub mod bird;
 pub mod calico;
+pub mod error;
 pub mod etcd;
 pub mod hub;
 pub mod kernel;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
+pub mod reported;
 pub mod status;
 pub mod table;
 
@@ -21,6 +23,7 @@ use std::{net::Ipv4Addr, sync::Arc};
 use ipnet::Ipv4Net;
 use tokio::{sync::mpsc::UnboundedSender, task::JoinHandle};
 
+use self::error::Outage;
 use crate::config::SourcesConfig;
 pub use crate::vocabulary::{Encap, SourceKind};
 
@@ -63,11 +66,13 @@ pub enum Report {
     },
     /// Changes since the last report, in order; together they become one step.
     Changes(Vec<Change>),
+    /// All objects that cannot be understood, each with the reason. Replaces earlier
+    /// problems; for sources that read everything each time.
+    Problems(Vec<(Origin, String)>),
     /// An object cannot be understood (`Some`: why, in one line), or can again.
     Problem(Origin, Option<String>),
-    /// The source cannot be reached, or refuses: why, in one line that names the
-    /// endpoint. What it claimed stays.
-    Down(String),
+    /// The source cannot be reached, or refuses. What it claimed stays.
+    Down(Outage),
     /// It can be reached again and nothing was missed. (After [`Report::Snapshot`]
     /// this goes without saying.)
     Up,
@@ -101,8 +106,9 @@ fn spawn(
         }
         #[cfg(not(feature = "kubernetes"))]
         SourceKind::Kubernetes => {
-            let why = "this tunless was built without its feature `kubernetes`";
-            reporter.send(Report::Down(why.to_owned()));
+            let error = error::Endpoint::new("Kubernetes")
+                .error("this tunless was built without its feature `kubernetes`");
+            reporter.send(Report::Down(error.into()));
             None
         }
     }

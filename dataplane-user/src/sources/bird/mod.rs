@@ -17,8 +17,10 @@ mod routes;
 use tokio::time::{Duration, sleep};
 
 use self::follow::Follower;
-use super::{Me, Reporter};
+use super::{Me, Reporter, error::SourceError};
 use crate::config::BirdConfig;
+
+type Result<T> = std::result::Result<T, SourceError>;
 
 /// Reads BIRD's table and follows it, for ever.
 pub async fn run(config: BirdConfig, me: Me, reporter: Reporter) {

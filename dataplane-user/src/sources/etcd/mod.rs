@@ -11,7 +11,7 @@
 //! | [`connect`] | one endpoint: TLS, user, password |
 //! | [`list`], [`watch`] | all there is; what changes |
 //! | [`store`] | objects in, reports out |
-//! | [`error`] | one clear line for what went wrong |
+//! | [`error`] | etcd's errors as the sources' own |
 
 mod connect;
 mod error;
@@ -22,15 +22,18 @@ mod watch;
 
 use std::{convert::Infallible, time::Duration};
 
+use etcd_client::Client;
 use tokio::time::{Instant, sleep};
 
-use self::{
-    ranges::Range,
-    store::Store,
-    watch::{Ended, Positions},
+use self::{ranges::Range, store::Store, watch::Positions};
+use super::{
+    Me, Report, Reporter,
+    backoff::Backoff,
+    error::{Cause, Endpoint, Outage, SourceError},
 };
-use super::{Me, Report, Reporter, backoff::Backoff};
 use crate::config::EtcdConfig;
+
+type Result<T> = std::result::Result<T, SourceError>;
 
 /// The pause after the first failed round of all endpoints; twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -39,11 +42,17 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A connection that held so long was a good one.
 const SETTLED: Duration = Duration::from_secs(10);
 
+/// A connection to one member of the cluster.
+struct Member {
+    endpoint: Endpoint,
+    client: Client,
+}
+
 /// Reports until it is dropped.
 pub async fn run(config: EtcdConfig, me: Me, reporter: Reporter) {
-    let Err(why) = Source::new(config, &me, reporter.clone()).run().await;
+    let Err(error) = Source::new(config, &me, reporter.clone()).run().await;
     // The configuration is checked for it, but nobody should have to trust that.
-    reporter.send(Report::Down(why));
+    reporter.send(Report::Down(error.into()));
     std::future::pending::<()>().await;
 }
 
@@ -54,8 +63,6 @@ struct Source {
     store: Store,
     /// Where the watches go on; `None`: everything has to be listed (again).
     positions: Option<Positions>,
-    /// What was told last of its being down.
-    down: Option<String>,
     /// Since when the connection at hand is of use.
     up_since: Option<Instant>,
 }
@@ -69,22 +76,21 @@ impl Source {
             reporter,
             ranges,
             positions: None,
-            down: None,
             up_since: None,
         }
     }
 
     /// One connection after the other; `Err` if there is nowhere to connect to.
-    async fn run(mut self) -> Result<Infallible, String> {
+    async fn run(mut self) -> Result<Infallible> {
         let endpoints = self.config.endpoints.clone();
         // Not everybody's first choice should be the same.
         let first = fastrand::usize(..endpoints.len().max(1));
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let mut failures = Vec::new();
         for endpoint in endpoints.iter().cycle().skip(first) {
-            let Err(why) = self.session(endpoint).await;
+            let Err(error) = self.session(endpoint).await;
             if let Some(since) = self.up_since.take() {
-                tracing::info!("etcd {endpoint}: {why}; connecting again");
+                tracing::info!("{error}; connecting again");
                 failures.clear();
                 if since.elapsed() >= SETTLED {
                     backoff.reset();
@@ -93,49 +99,48 @@ impl Source {
                 }
                 continue;
             }
-            failures.push(format!("{endpoint}: {why}"));
+            failures.push(error);
             if failures.len() == endpoints.len() {
-                self.tell_down(format!("etcd {}", failures.join("; ")));
-                failures.clear();
+                let outage: Outage = std::mem::take(&mut failures).into_iter().collect();
+                self.reporter.send(Report::Down(outage));
                 backoff.pause().await;
             }
         }
-        Err("etcd: no endpoint is configured".to_owned())
+        Err(Endpoint::new("etcd").error("no endpoint is configured"))
     }
 
     /// One connection, from its beginning to its end; why it ended.
-    async fn session(&mut self, endpoint: &str) -> Result<Infallible, String> {
-        let client = connect::connect(&self.config, endpoint).await?;
+    async fn session(&mut self, url: &str) -> Result<Infallible> {
+        let endpoint = Endpoint::new(format!("etcd {url}"));
+        let client = connect::connect(&self.config, &endpoint, url).await?;
+        let member = Member { endpoint, client };
         loop {
             let positions = match self.positions.clone() {
                 Some(positions) => positions,
-                None => self.list(&client).await?,
+                None => self.list_all(&member).await?,
             };
-            match self.watch(&client, positions).await {
-                Ended::Compacted => {
-                    tracing::info!("etcd {endpoint}: compacted beyond what we saw; listing anew");
-                    self.positions = None;
-                    // Were it always so, others should not suffer from it.
-                    sleep(FIRST_PAUSE).await;
-                }
-                Ended::Broken(why) => return Err(why),
+            let Err(error) = self.watch(&member, positions).await;
+            if error.cause() != Cause::Gone {
+                return Err(error);
             }
+            tracing::info!("{error}; listing everything again");
+            self.positions = None;
+            // Were it always so, others should not suffer from it.
+            sleep(FIRST_PAUSE).await;
         }
     }
 
-    fn tell_down(&mut self, why: String) {
-        let is_told = match &self.down {
-            Some(told) => *told == why || error::is_vague(&why),
-            None => false,
-        };
-        if !is_told {
-            self.reporter.send(Report::Down(why.clone()));
-            self.down = Some(why);
-        }
-    }
-
-    /// The connection is of use: everything was listed, or is watched again.
-    fn is_up(&mut self) {
+    async fn list_all(&mut self, member: &Member) -> Result<Positions> {
+        let positions = self.list(member).await?;
+        self.positions = Some(positions.clone());
         self.up_since.get_or_insert_with(Instant::now);
+        self.reporter.send(self.store.snapshot());
+        Ok(positions)
+    }
+
+    /// Everything is watched, and nothing was missed.
+    fn all_watched(&mut self) {
+        self.up_since.get_or_insert_with(Instant::now);
+        self.reporter.send(Report::Up);
     }
 }

@@ -11,6 +11,7 @@ use super::ranges::{Key, Range};
 use crate::sources::{
     Origin, Report,
     calico::{Affinity, Block, CalicoNode, Pool, Resolver},
+    error::{Malformed, SourceError},
 };
 
 /// What etcd holds, as far as routes follow from it.
@@ -90,13 +91,13 @@ impl Store {
     }
 
     /// These ranges may not be read, and can be done without.
-    pub fn set_unreadable(&mut self, ranges: &[(Range, String)]) {
+    pub fn set_unreadable(&mut self, ranges: &[(Range, SourceError)]) {
         let before = std::mem::take(&mut self.unreadable);
         self.touched.extend(before.into_keys());
-        for (range, why) in ranges {
+        for (range, error) in ranges {
             let origin = Origin::from(range.start.as_str());
             self.touched.insert(origin.clone());
-            self.unreadable.insert(origin, format!("{why}; skipped"));
+            self.unreadable.insert(origin, format!("{}; skipped", error.why()));
         }
     }
 
@@ -161,14 +162,14 @@ impl Store {
         }
     }
 
-    fn understand(&mut self, origin: &Origin, value: &[u8]) -> Result<(), String> {
+    fn understand(&mut self, origin: &Origin, value: &[u8]) -> Result<(), Malformed> {
         match Key::parse(&self.prefix, origin) {
             Key::Block(name) => {
                 let block = Block::from_json(value)?;
                 if let Some(Block { cidr, .. }) = &block
                     && of_key(name) != Some(*cidr)
                 {
-                    return Err(format!("is about {cidr}, which its key is not"));
+                    return Err(Malformed::new(format!("is about {cidr}, which its key is not")));
                 }
                 self.resolver.set_block(origin.clone(), block);
             }
@@ -177,7 +178,7 @@ impl Store {
             Key::Affinity(key) => {
                 self.resolver.set_affinity(origin.clone(), Affinity::from_etcd(key, value)?);
             }
-            Key::Foreign => return Err("is no key of Calico's".to_owned()),
+            Key::Foreign => return Err(Malformed::new("is no key of Calico's")),
         }
         Ok(())
     }
@@ -192,7 +193,7 @@ fn of_key(name: &str) -> Option<Ipv4Net> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sources::Change;
+    use crate::sources::{Change, error::Endpoint};
 
     const BLOCK: &str = "/calico/ipam/v2/assignment/ipv4/block/10.20.42.0-26";
     const NODE: &str = "/calico/resources/v3/projectcalico.org/nodes/b";
@@ -229,7 +230,9 @@ mod tests {
                 }
                 Report::Changes(changes) => changes.iter().map(claim).collect(),
                 Report::Problem(key, text) => vec![problem(key, text.as_deref())],
-                Report::Down(_) | Report::Up => panic!("not said here: {report:?}"),
+                Report::Problems(_) | Report::Down(_) | Report::Up => {
+                    panic!("not said here: {report:?}")
+                }
             })
             .collect()
     }
@@ -309,7 +312,8 @@ mod tests {
         let mut store = store();
         store.snapshot();
         let range = Range::all("/calico").into_iter().find(Range::is_optional).unwrap();
-        store.set_unreadable(&[(range, "permission denied".to_owned())]);
+        let error = Endpoint::new("etcd http://a").error("permission denied").during("listing");
+        store.set_unreadable(&[(range, error)]);
         let said = "/calico/ipam/v2/host/ permission denied; skipped";
         assert_eq!(told(store.take_reports()), [said]);
         store.set_unreadable(&[]);

@@ -15,11 +15,14 @@ use tokio::{sync::mpsc::Sender, time::timeout};
 use super::{
     access::Resource,
     connect::Api,
-    failure::{Attempt, Failure},
+    failure::{self, Attempt},
     object::{self, Object},
     request,
 };
-use crate::sources::backoff::Backoff;
+use crate::sources::{
+    backoff::Backoff,
+    error::{Cause, SourceError},
+};
 
 /// A watch that lasts this long, or brings anything, works.
 const PROBATION: Duration = Duration::from_secs(1);
@@ -39,7 +42,7 @@ pub enum Heard {
     /// Changes are heard from now on, and none was missed.
     Watching,
     /// They are not, until [`Heard::Watching`]; it is tried again.
-    Failed(Failure),
+    Failed(SourceError),
 }
 
 /// How a watch ended.
@@ -49,7 +52,7 @@ enum Ended {
     /// It does not know any more what happened since.
     Gone,
     /// In some other way.
-    Badly(Failure),
+    Badly(SourceError),
 }
 
 /// Tells all it hears.
@@ -81,7 +84,7 @@ impl Follower<'_> {
         loop {
             let ended = match request::watch(self.api, self.resource, &version).await {
                 Ok(events) => self.read(pin!(events), &mut version).await,
-                Err(failure) if failure.is_gone() => Ended::Gone,
+                Err(failure) if failure.cause() == Cause::Gone => Ended::Gone,
                 Err(failure) => {
                     self.failed(failure).await;
                     continue;
@@ -102,7 +105,7 @@ impl Follower<'_> {
 
     async fn read(
         &mut self,
-        mut events: impl Stream<Item = Result<WatchEvent<Value>, Failure>> + Unpin,
+        mut events: impl Stream<Item = Result<WatchEvent<Value>, SourceError>> + Unpin,
         version: &mut String,
     ) -> Ended {
         let attempt = Attempt::Watch(self.resource);
@@ -118,13 +121,13 @@ impl Follower<'_> {
                 }
                 Ok(None) => {
                     let what = format!("closes the connection at once when we {attempt}");
-                    return Ended::Badly(Failure::other(self.api, what));
+                    return Ended::Badly(self.api.endpoint.error(what));
                 }
                 Ok(Some(Err(failure))) => return Ended::Badly(failure),
                 Ok(Some(Ok(WatchEvent::Error(status)))) => {
                     let error = kube::Error::Api(status);
-                    let failure = Failure::of(&self.api.endpoint, attempt, &error);
-                    let is_gone = failure.is_gone();
+                    let failure = failure::of(&self.api.endpoint, attempt, &error);
+                    let is_gone = failure.cause() == Cause::Gone;
                     return if is_gone { Ended::Gone } else { Ended::Badly(failure) };
                 }
                 Ok(Some(Ok(event))) => event,
@@ -165,14 +168,14 @@ impl Follower<'_> {
         self.tell(Heard::Watching).await;
     }
 
-    async fn failed(&mut self, failure: Failure) {
+    async fn failed(&mut self, failure: SourceError) {
         self.tell(Heard::Failed(failure)).await;
         self.backoff.pause().await;
     }
 
     /// Connections break now and then, and are made again before anybody has to
     /// hear of it. Not so the second time.
-    async fn broke(&mut self, failure: Option<Failure>) {
+    async fn broke(&mut self, failure: Option<SourceError>) {
         if self.breaks > 0 {
             if let Some(failure) = failure {
                 self.tell(Heard::Failed(failure)).await;

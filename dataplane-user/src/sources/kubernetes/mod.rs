@@ -10,8 +10,8 @@
 //! | `request` | one question to the API and its answer |
 //! | `object` | what an object says |
 //! | `cluster` | what all of them say together |
-//! | `told` | whether the source is up, as the daemon was told |
-//! | `failure` | errors, in one line |
+//! | `health` | whether all resources are watched |
+//! | `failure` | the API's errors as the sources' own |
 //!
 //! A session lasts as long as its credentials and the resources it found. When it
 //! ends another begins, and lists anew; what is gone is found by comparing, so
@@ -23,9 +23,9 @@ mod connect;
 mod discovery;
 mod failure;
 mod follow;
+mod health;
 mod object;
 mod request;
-mod told;
 
 use std::time::Duration;
 
@@ -35,11 +35,11 @@ use tokio::sync::mpsc::channel;
 use self::{
     access::Resource,
     cluster::Cluster,
-    failure::Failure,
+    failure::ends_session,
     follow::{Heard, follow},
-    told::Told,
+    health::Health,
 };
-use super::{Me, Report, Reporter, backoff::Backoff};
+use super::{Me, Report, Reporter, backoff::Backoff, error::SourceError};
 use crate::config::KubernetesConfig;
 
 /// Events that may wait; a resource's watch is not read on while they do.
@@ -53,10 +53,15 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 pub async fn run(config: KubernetesConfig, me: Me, reporter: Reporter) {
     let mut backoff = backoff();
     let mut cluster = None;
-    let mut told = Told::new(reporter);
     loop {
-        let failure = session(&config, &me, &mut cluster, &mut told, &mut backoff).await;
-        told.down(&failure);
+        match session(&config, &me, &mut cluster, &reporter, &mut backoff).await {
+            Ok(()) => {
+                tracing::info!(
+                    "kubernetes: Calico's resources have come; they are read from now on"
+                );
+            }
+            Err(error) => reporter.send(Report::Down(error.into())),
+        }
         backoff.pause().await;
     }
 }
@@ -65,22 +70,17 @@ fn backoff() -> Backoff {
     Backoff::new(FIRST_PAUSE, LONGEST_PAUSE)
 }
 
-/// Until the credentials or the resources are no longer what they were; why.
+/// Runs until the credentials or the resources are no longer what they were. `Ok` if
+/// there are now other resources to read.
 async fn session(
     config: &KubernetesConfig,
     me: &Me,
     cluster: &mut Option<Cluster>,
-    told: &mut Told,
+    reporter: &Reporter,
     backoff: &mut Backoff,
-) -> Failure {
-    let api = match connect::connect(config).await {
-        Ok(api) => api,
-        Err(failure) => return failure,
-    };
-    let found = match discovery::discover(&api, config.api).await {
-        Ok(found) => found,
-        Err(failure) => return failure,
-    };
+) -> Result<(), SourceError> {
+    let api = connect::connect(config).await?;
+    let found = discovery::discover(&api, config.api).await?;
     let resources = found.resources();
     // Objects of another group have the same names, but are others.
     let cluster = match cluster {
@@ -90,7 +90,7 @@ async fn session(
             other.insert(Cluster::new(found, &me.name))
         }
     };
-    told.begin(&resources);
+    let mut health = Health::new(&resources);
     let (sender, mut heard) = channel(WAITING);
     let follow_all = join_all(resources.iter().map(|one| follow(&api, *one, sender.clone())));
     let listen = async {
@@ -98,53 +98,47 @@ async fn session(
         loop {
             // Never none: `sender` is alive.
             heard.recv_many(&mut batch, WAITING).await;
+            let mut is_news_of_health = false;
             for (resource, heard) in batch.drain(..) {
-                if let Some(failure) = take(cluster, told, resource, heard) {
-                    return failure;
+                is_news_of_health |= matches!(heard, Heard::Watching | Heard::Failed(_));
+                if let Some(error) = take(cluster, &mut health, resource, heard) {
+                    return error;
                 }
             }
-            report(cluster, told);
-            if told.are_all_watched() {
+            for report in cluster.reports() {
+                // It ends `Down`, which may last.
+                is_news_of_health |= matches!(report, Report::Snapshot { .. });
+                reporter.send(report);
+            }
+            if is_news_of_health {
+                health.report().into_iter().for_each(|report| reporter.send(report));
+            }
+            if health.is_up() {
                 backoff.reset();
             }
         }
     };
     tokio::select! {
-        failure = listen => failure,
-        _ = follow_all => Failure::other(&api, "no resource is followed any more"),
-        () = discovery::changed(&api, config.api, found) => {
-            Failure::other(&api, "Calico's resources have come, and are read from now on")
-        }
+        error = listen => Err(error),
+        _ = follow_all => Err(api.endpoint.error("no resource is followed any more")),
+        () = discovery::changed(&api, config.api, found) => Ok(()),
     }
 }
 
 /// Takes in one thing that was heard; what ends the session.
 fn take(
     cluster: &mut Cluster,
-    told: &mut Told,
+    health: &mut Health,
     resource: Resource,
     heard: Heard,
-) -> Option<Failure> {
+) -> Option<SourceError> {
     match heard {
         Heard::Listed(objects) => cluster.replace(resource.kind, objects),
         Heard::Applied(object) => cluster.apply(resource.kind, object),
         Heard::Deleted(name) => cluster.delete(resource.kind, &name),
-        Heard::Watching => told.watching(resource),
-        Heard::Failed(failure) if failure.ends_session() => return Some(failure),
-        Heard::Failed(failure) => told.failing(resource, failure),
+        Heard::Watching => health.watching(resource),
+        Heard::Failed(error) if ends_session(&error) => return Some(error),
+        Heard::Failed(error) => health.failing(resource, error),
     }
     None
-}
-
-/// Tells what became of it.
-fn report(cluster: &mut Cluster, told: &mut Told) {
-    let reports = cluster.reports();
-    let is_snapshot = reports.iter().any(|report| matches!(report, Report::Snapshot { .. }));
-    for report in reports {
-        told.send(report);
-    }
-    if is_snapshot {
-        told.spoke();
-    }
-    told.state();
 }
