@@ -10,6 +10,7 @@ pub mod bird;
 pub mod calico;
 pub mod error;
 pub mod etcd;
+mod feed;
 pub mod hub;
 pub mod kernel;
 #[cfg(feature = "kubernetes")]

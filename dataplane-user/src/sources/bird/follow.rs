@@ -1,6 +1,6 @@
 //! Following one BIRD, across its restarts.
 
-use std::{collections::BTreeMap, convert::Infallible, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use ipnet::Ipv4Net;
 use tokio::time::{Instant, sleep};
@@ -13,7 +13,11 @@ use super::{
 };
 use crate::{
     config::BirdConfig,
-    sources::{Change, Claim, Me, Origin, Report, Reporter, error::Endpoint},
+    sources::{
+        Change, Claim, Me, Origin, Report, Reporter,
+        error::{Endpoint, SourceError},
+        feed::{Feed, Link},
+    },
 };
 
 /// At least this often the table is fetched, whatever the counters say.
@@ -54,6 +58,25 @@ struct Session {
     is_synced: bool,
 }
 
+impl Feed for Follower {
+    /// Polls. What changes is found by comparing, so there is no place to go on at.
+    async fn session(&mut self, link: &mut Link) -> Result<()> {
+        let client = Client::connect(&self.config.socket, &self.endpoint).await?;
+        let mut session =
+            Session { client, print: None, table: None, is_due: true, is_synced: false };
+        loop {
+            let started = Instant::now();
+            self.poll(&mut session, link).await?;
+            let pause = Duration::from_millis(self.config.poll_milliseconds);
+            sleep(pause.max(started.elapsed() * PATIENCE)).await;
+        }
+    }
+
+    async fn down(&mut self, errors: Vec<SourceError>) {
+        self.reporter.send(Report::Down(errors.into_iter().collect()));
+    }
+}
+
 impl Follower {
     /// Nothing is asked yet.
     pub fn new(config: BirdConfig, me: Me, reporter: Reporter) -> Self {
@@ -69,25 +92,7 @@ impl Follower {
         }
     }
 
-    /// Connects and follows until that fails, and reports why it did.
-    pub async fn follow(&mut self) {
-        let Err(error) = self.connection().await;
-        self.reporter.send(Report::Down(error.into()));
-    }
-
-    async fn connection(&mut self) -> Result<Infallible> {
-        let client = Client::connect(&self.config.socket, &self.endpoint).await?;
-        let mut session =
-            Session { client, print: None, table: None, is_due: true, is_synced: false };
-        loop {
-            let started = Instant::now();
-            self.poll(&mut session).await?;
-            let pause = Duration::from_millis(self.config.poll_milliseconds);
-            sleep(pause.max(started.elapsed() * PATIENCE)).await;
-        }
-    }
-
-    async fn poll(&mut self, session: &mut Session) -> Result<()> {
+    async fn poll(&mut self, session: &mut Session, link: &mut Link) -> Result<()> {
         let sessions = session.sessions().await?;
         let status = session.status().await?;
         let changed = session.print.as_ref().is_none_or(|(print, _)| *print != sessions.print);
@@ -113,6 +118,7 @@ impl Follower {
             self.young = None;
             session.is_synced = true;
             session.is_due = false;
+            link.up();
         } else {
             // Again with each poll, until what is missing counts.
             session.is_due = true;

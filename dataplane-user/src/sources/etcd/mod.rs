@@ -20,26 +20,25 @@ mod ranges;
 mod store;
 mod watch;
 
-use std::{convert::Infallible, time::Duration};
+use std::time::Duration;
 
 use etcd_client::Client;
-use tokio::time::{Instant, sleep};
 
 use self::{ranges::Range, store::Store, watch::Positions};
 use super::{
     Me, Report, Reporter,
-    backoff::Backoff,
-    error::{Cause, Endpoint, Outage, SourceError},
+    error::{Endpoint, SourceError},
+    feed::{self, Afterwards, Feed, Link, Pace},
 };
 use crate::config::EtcdConfig;
 
 type Result<T> = std::result::Result<T, SourceError>;
 
-/// The pause after the first failed round of all endpoints; twice as long each time.
+/// The pause after all endpoints have failed once; twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// A connection that held so long was a good one.
+/// A connection that was up for so long was a good one.
 const SETTLED: Duration = Duration::from_secs(10);
 
 /// A connection to one member of the cluster.
@@ -50,10 +49,13 @@ struct Member {
 
 /// Reports until it is dropped.
 pub async fn run(config: EtcdConfig, me: Me, reporter: Reporter) {
-    let Err(error) = Source::new(config, &me, reporter.clone()).run().await;
-    // The configuration is checked for it, but nobody should have to trust that.
-    reporter.send(Report::Down(error.into()));
-    std::future::pending::<()>().await;
+    let pace = Pace {
+        first: FIRST_PAUSE,
+        longest: LONGEST_PAUSE,
+        endpoints: config.endpoints.len(),
+        afterwards: Afterwards::AtOnceAfter(SETTLED),
+    };
+    feed::run(Source::new(config, &me, reporter), pace).await;
 }
 
 struct Source {
@@ -63,84 +65,58 @@ struct Source {
     store: Store,
     /// Where the watches go on; `None`: everything has to be listed (again).
     positions: Option<Positions>,
-    /// Since when the connection at hand is of use.
-    up_since: Option<Instant>,
+    /// The endpoint to try next; without end.
+    next: usize,
+}
+
+impl Feed for Source {
+    async fn session(&mut self, link: &mut Link) -> Result<()> {
+        let member = self.connect().await?;
+        let positions = match self.positions.clone() {
+            Some(positions) => positions,
+            None => {
+                let positions = self.list(&member).await?;
+                self.positions = Some(positions.clone());
+                self.reporter.send(self.store.snapshot());
+                link.up();
+                positions
+            }
+        };
+        let Err(error) = self.watch(&member, positions, link).await;
+        Err(error)
+    }
+
+    fn start_over(&mut self) {
+        self.positions = None;
+    }
+
+    async fn down(&mut self, errors: Vec<SourceError>) {
+        self.reporter.send(Report::Down(errors.into_iter().collect()));
+    }
 }
 
 impl Source {
     fn new(config: EtcdConfig, me: &Me, reporter: Reporter) -> Self {
-        let ranges = Range::all(&config.prefix);
         Self {
+            ranges: Range::all(&config.prefix),
             store: Store::new(&config.prefix, &me.name),
-            config,
             reporter,
-            ranges,
             positions: None,
-            up_since: None,
+            // Otherwise all nodes would choose the first endpoint.
+            next: fastrand::usize(..config.endpoints.len().max(1)),
+            config,
         }
     }
 
-    /// One connection after the other; `Err` if there is nowhere to connect to.
-    async fn run(mut self) -> Result<Infallible> {
-        let endpoints = self.config.endpoints.clone();
-        // Not everybody's first choice should be the same.
-        let first = fastrand::usize(..endpoints.len().max(1));
-        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
-        let mut failures = Vec::new();
-        for endpoint in endpoints.iter().cycle().skip(first) {
-            let Err(error) = self.session(endpoint).await;
-            if let Some(since) = self.up_since.take() {
-                tracing::info!("{error}; connecting again");
-                failures.clear();
-                if since.elapsed() >= SETTLED {
-                    backoff.reset();
-                } else {
-                    backoff.pause().await;
-                }
-                continue;
-            }
-            failures.push(error);
-            if failures.len() == endpoints.len() {
-                let outage: Outage = std::mem::take(&mut failures).into_iter().collect();
-                self.reporter.send(Report::Down(outage));
-                backoff.pause().await;
-            }
-        }
-        Err(Endpoint::new("etcd").error("no endpoint is configured"))
-    }
-
-    /// One connection, from its beginning to its end; why it ended.
-    async fn session(&mut self, url: &str) -> Result<Infallible> {
+    /// Connects to the endpoint whose turn it is.
+    async fn connect(&mut self) -> Result<Member> {
+        let urls = &self.config.endpoints;
+        let turn = self.next.checked_rem(urls.len()).and_then(|index| urls.get(index));
+        self.next = self.next.wrapping_add(1);
+        // The configuration is checked for it.
+        let url = turn.ok_or_else(|| Endpoint::new("etcd").error("no endpoint is configured"))?;
         let endpoint = Endpoint::new(format!("etcd {url}"));
         let client = connect::connect(&self.config, &endpoint, url).await?;
-        let member = Member { endpoint, client };
-        loop {
-            let positions = match self.positions.clone() {
-                Some(positions) => positions,
-                None => self.list_all(&member).await?,
-            };
-            let Err(error) = self.watch(&member, positions).await;
-            if error.cause() != Cause::Gone {
-                return Err(error);
-            }
-            tracing::info!("{error}; listing everything again");
-            self.positions = None;
-            // Were it always so, others should not suffer from it.
-            sleep(FIRST_PAUSE).await;
-        }
-    }
-
-    async fn list_all(&mut self, member: &Member) -> Result<Positions> {
-        let positions = self.list(member).await?;
-        self.positions = Some(positions.clone());
-        self.up_since.get_or_insert_with(Instant::now);
-        self.reporter.send(self.store.snapshot());
-        Ok(positions)
-    }
-
-    /// Everything is watched, and nothing was missed.
-    fn all_watched(&mut self) {
-        self.up_since.get_or_insert_with(Instant::now);
-        self.reporter.send(Report::Up);
+        Ok(Member { endpoint, client })
     }
 }

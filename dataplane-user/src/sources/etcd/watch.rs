@@ -15,7 +15,11 @@ use super::{
     error,
     ranges::Range,
 };
-use crate::sources::error::{Cause, Endpoint};
+use crate::sources::{
+    Report,
+    error::{Cause, Endpoint},
+    feed::Link,
+};
 
 /// Where each range's watch begins or goes on.
 #[derive(Clone, Debug)]
@@ -47,6 +51,7 @@ impl Source {
         &mut self,
         member: &Member,
         mut positions: Positions,
+        link: &mut Link,
     ) -> Result<Infallible> {
         let Member { endpoint, client } = member;
         let end = Instant::now() + ANSWER;
@@ -71,7 +76,8 @@ impl Source {
             self.take_in(&response, position);
             self.positions = Some(positions.clone());
             if response.created() && waiting.remove(&watch) && waiting.is_empty() {
-                self.all_watched();
+                self.reporter.send(Report::Up);
+                link.up();
             }
         }
     }

@@ -30,7 +30,7 @@ mod request;
 use std::time::Duration;
 
 use futures::future::join_all;
-use tokio::sync::mpsc::channel;
+use tokio::sync::mpsc::{Receiver, channel};
 
 use self::{
     access::Resource,
@@ -39,89 +39,98 @@ use self::{
     follow::{Heard, follow},
     health::Health,
 };
-use super::{Me, Report, Reporter, backoff::Backoff, error::SourceError};
+use super::{
+    Me, Report, Reporter,
+    error::SourceError,
+    feed::{self, Afterwards, Feed, Link, Pace},
+};
 use crate::config::KubernetesConfig;
 
 /// Events that may wait; a resource's watch is not read on while they do.
 const WAITING: usize = 1024;
-/// The pause after the first failure; twice as long each time.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// The longest pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// For sessions, and for each resource in them.
+const PACE: Pace = Pace {
+    first: Duration::from_millis(250),
+    longest: Duration::from_secs(15),
+    endpoints: 1,
+    afterwards: Afterwards::AtOnceAfter(Duration::ZERO),
+};
 
-/// Reads and watches, for ever.
+/// Reads and watches until it is dropped.
 pub async fn run(config: KubernetesConfig, me: Me, reporter: Reporter) {
-    let mut backoff = backoff();
-    let mut cluster = None;
-    loop {
-        match session(&config, &me, &mut cluster, &reporter, &mut backoff).await {
-            Ok(()) => {
-                tracing::info!(
-                    "kubernetes: Calico's resources have come; they are read from now on"
-                );
+    feed::run(Source { config, me, reporter, cluster: None }, PACE).await;
+}
+
+struct Source {
+    config: KubernetesConfig,
+    me: Me,
+    reporter: Reporter,
+    cluster: Option<Cluster>,
+}
+
+impl Feed for Source {
+    /// Runs until the credentials or the resources are no longer what they were.
+    async fn session(&mut self, link: &mut Link) -> Result<(), SourceError> {
+        let api = connect::connect(&self.config).await?;
+        let wanted = self.config.api;
+        let found = discovery::discover(&api, wanted).await?;
+        let resources = found.resources();
+        // Objects of another group have the same names, but are others.
+        let cluster = match &mut self.cluster {
+            Some(cluster) if cluster.found() == found => cluster,
+            other => {
+                tracing::info!("kubernetes: {api} has {found}");
+                other.insert(Cluster::new(found, &self.me.name))
             }
-            Err(error) => reporter.send(Report::Down(error.into())),
+        };
+        let health = Health::new(&resources);
+        let (sender, heard) = channel(WAITING);
+        let follow_all = join_all(resources.iter().map(|one| follow(&api, *one, sender.clone())));
+        tokio::select! {
+            error = listen(heard, cluster, health, &self.reporter, link) => Err(error),
+            _ = follow_all => Err(api.endpoint.error("no resource is followed any more")),
+            () = discovery::changed(&api, wanted, found) => {
+                tracing::info!("kubernetes: Calico's resources have come; they are read from now on");
+                Ok(())
+            }
         }
-        backoff.pause().await;
+    }
+
+    async fn down(&mut self, errors: Vec<SourceError>) {
+        self.reporter.send(Report::Down(errors.into_iter().collect()));
     }
 }
 
-fn backoff() -> Backoff {
-    Backoff::new(FIRST_PAUSE, LONGEST_PAUSE)
-}
-
-/// Runs until the credentials or the resources are no longer what they were. `Ok` if
-/// there are now other resources to read.
-async fn session(
-    config: &KubernetesConfig,
-    me: &Me,
-    cluster: &mut Option<Cluster>,
+/// Reports what is heard of the resources, until an error ends the session.
+async fn listen(
+    mut heard: Receiver<(Resource, Heard)>,
+    cluster: &mut Cluster,
+    mut health: Health,
     reporter: &Reporter,
-    backoff: &mut Backoff,
-) -> Result<(), SourceError> {
-    let api = connect::connect(config).await?;
-    let found = discovery::discover(&api, config.api).await?;
-    let resources = found.resources();
-    // Objects of another group have the same names, but are others.
-    let cluster = match cluster {
-        Some(cluster) if cluster.found() == found => cluster,
-        other => {
-            tracing::info!("kubernetes: {api} has {found}");
-            other.insert(Cluster::new(found, &me.name))
-        }
-    };
-    let mut health = Health::new(&resources);
-    let (sender, mut heard) = channel(WAITING);
-    let follow_all = join_all(resources.iter().map(|one| follow(&api, *one, sender.clone())));
-    let listen = async {
-        let mut batch = Vec::new();
-        loop {
-            // Never none: `sender` is alive.
-            heard.recv_many(&mut batch, WAITING).await;
-            let mut is_news_of_health = false;
-            for (resource, heard) in batch.drain(..) {
-                is_news_of_health |= matches!(heard, Heard::Watching | Heard::Failed(_));
-                if let Some(error) = take(cluster, &mut health, resource, heard) {
-                    return error;
-                }
-            }
-            for report in cluster.reports() {
-                // It ends `Down`, which may last.
-                is_news_of_health |= matches!(report, Report::Snapshot { .. });
-                reporter.send(report);
-            }
-            if is_news_of_health {
-                health.report().into_iter().for_each(|report| reporter.send(report));
-            }
-            if health.is_up() {
-                backoff.reset();
+    link: &mut Link,
+) -> SourceError {
+    let mut batch = Vec::new();
+    loop {
+        // Never none: the session has a sender.
+        heard.recv_many(&mut batch, WAITING).await;
+        let mut is_news_of_health = false;
+        for (resource, heard) in batch.drain(..) {
+            is_news_of_health |= matches!(heard, Heard::Watching | Heard::Failed(_));
+            if let Some(error) = take(cluster, &mut health, resource, heard) {
+                return error;
             }
         }
-    };
-    tokio::select! {
-        error = listen => Err(error),
-        _ = follow_all => Err(api.endpoint.error("no resource is followed any more")),
-        () = discovery::changed(&api, config.api, found) => Ok(()),
+        for report in cluster.reports() {
+            // It ends `Down`, which may last.
+            is_news_of_health |= matches!(report, Report::Snapshot { .. });
+            reporter.send(report);
+        }
+        if is_news_of_health {
+            health.report().into_iter().for_each(|report| reporter.send(report));
+        }
+        if health.is_up() {
+            link.up();
+        }
     }
 }
 
