@@ -195,3 +195,31 @@ fn only(kind: SourceKind, config: &SourcesConfig) -> SourcesConfig {
         kubernetes: kubernetes.filter(|_| kind == SourceKind::Kubernetes),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sources::error::Endpoint;
+
+    #[test]
+    fn what_a_source_reports_again_changes_nothing() {
+        let (mut sources, _reports) = Sources::new(BTreeMap::new());
+        sources.known.insert(SourceKind::Etcd, Reported::new(SourceKind::Etcd));
+        let down = Report::Down(Endpoint::new("etcd").error("refused").into());
+        sources.take(SourceKind::Etcd, down.clone());
+        sources.take(SourceKind::Etcd, Report::Up);
+        assert_eq!(sources.silent().collect::<Vec<_>>(), [SourceKind::Etcd]);
+
+        let (cidr, origin) = ("10.20.42.0/26".parse().unwrap(), "x".into());
+        let claim = Some(Claim { node: Ipv4Addr::new(172, 16, 35, 4), encap: None });
+        let claims = vec![Change { cidr, origin, claim }];
+        let snapshot = Report::Snapshot { claims, problems: Vec::new() };
+        for report in [snapshot.clone(), snapshot, down.clone(), down, Report::Up, Report::Up] {
+            sources.take(SourceKind::Etcd, report);
+            assert!(sources.have_spoken());
+            assert_eq!(sources.table().count(SourceKind::Etcd), 1);
+        }
+        assert_eq!(sources.table_mut().settle(0), BTreeSet::from([cidr]));
+        assert_eq!(sources.table_mut().settle(0), BTreeSet::new());
+    }
+}

@@ -1,9 +1,18 @@
 //! Where routes are learnt: the file, Calico's datastore, BIRD, the kernel.
 //!
 //! Each source is a task of its own that [reports](Reporter) what it claims and
-//! never decides anything. The [`RouteTable`] weighs all claims and chooses; the
-//! daemon puts the choice in place. So a source that is down, slow or wrong can
-//! make nothing vanish: only its own word, that something is gone, does.
+//! never decides anything. The [`table`] weighs all claims and chooses; the daemon
+//! puts the choice in place. So a source that is down, slow or wrong removes no
+//! route: a route disappears only when the source explicitly withdraws it.
+//!
+//! | module | part |
+//! |---|---|
+//! | [`hub`] | starts and stops sources, takes in their reports |
+//! | [`reported`] | the only memory of what a source reported |
+//! | [`table`] | all claims, and the route chosen for each prefix |
+//! | `feed`, `backoff` | the loop that etcd, kubernetes and bird share |
+//! | [`error`] | what goes wrong in a source |
+//! | [`calico`] | Calico's objects, whatever datastore they come from |
 
 mod backoff;
 pub mod bird;
@@ -53,7 +62,8 @@ pub struct Change {
     pub claim: Option<Claim>,
 }
 
-/// What a source has to tell.
+/// What a source reports. It may report the same thing again: only what is new has an
+/// effect, and is logged.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Report {
     /// Everything it claims: what it claimed before and is not here is gone. Only
@@ -61,21 +71,21 @@ pub enum Report {
     Snapshot {
         /// All claims.
         claims: Vec<Change>,
-        /// What could not be understood: key or resource → what is wrong with it
-        /// and that it was skipped. Replaces earlier problems.
+        /// All objects with a problem: key or resource → what is wrong with it, and
+        /// what becomes of it. Replaces earlier problems.
         problems: Vec<(Origin, String)>,
     },
     /// Changes since the last report, in order; together they become one step.
     Changes(Vec<Change>),
-    /// All objects that cannot be understood, each with the reason. Replaces earlier
-    /// problems; for sources that read everything each time.
+    /// All objects with a problem, as in a snapshot. For sources that read everything
+    /// each time.
     Problems(Vec<(Origin, String)>),
-    /// An object cannot be understood (`Some`: why, in one line), or can again.
+    /// An object has a problem (`Some`: which, in one line), or none any more.
     Problem(Origin, Option<String>),
     /// The source cannot be reached, or refuses. What it claimed stays.
     Down(Outage),
-    /// It can be reached again and nothing was missed. (After [`Report::Snapshot`]
-    /// this goes without saying.)
+    /// The source can be reached, and no change was missed. ([`Report::Snapshot`]
+    /// implies it.)
     Up,
 }
 

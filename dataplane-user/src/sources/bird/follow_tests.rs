@@ -277,13 +277,21 @@ fn half_a_table_counts_for_nothing() {
             raw_table: Some("9001 syntax error, unexpected CF_SYM_UNDEFINED\n"),
             ..half.clone()
         };
+        let line = format!("1007-Table master4:\n{}", "x".repeat(1 << 17));
+        let long = Script { raw_table: Some(line.leak()), ..half.clone() };
         let first = Script::new(&[A]);
-        let _birds =
-            scene.play(vec![vec![first.clone(), half], vec![noise], vec![refused], vec![first]]);
+        let _birds = scene.play(vec![
+            vec![first.clone(), half],
+            vec![noise],
+            vec![refused],
+            vec![long],
+            vec![first],
+        ]);
         assert_eq!(nodes(&scene.next_but_down().await), [A]);
         scene.down_with("BIRD closed the control socket").await;
         scene.down_with("this is not BIRD's language: ~~~").await;
         scene.down_with("`show route table master4 all`: refused: 9001 syntax error").await;
+        scene.down_with("BIRD sent a line longer than 64 KiB").await;
         assert_eq!(nodes(&scene.next_but_down().await), [A]);
     });
 }

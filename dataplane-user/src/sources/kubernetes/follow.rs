@@ -1,9 +1,10 @@
-//! One resource: list, then watch from there, for ever.
+//! One resource: list, then watch from there.
 //!
-//! Like `kube::runtime::watcher`, with what that lacks (5.0): it does not tell that a
-//! watch was accepted again, so nobody could say that the API is back; it never
-//! lists anew when the API answers 410 to a watch (only when 410 comes as an event);
-//! it asks without a pause when the API accepts a watch and closes it at once.
+//! In the place of `kube::runtime::watcher` (5.0), which does not report that a watch
+//! was accepted again, so the source could not be reported as up; which never lists
+//! again when the API answers 410 to a watch (only when 410 comes as an event,
+//! kube-rs#1042); and which asks without a pause when the API accepts a watch and
+//! closes it at once.
 
 use std::{convert::Infallible, pin::pin, time::Duration};
 
@@ -45,7 +46,7 @@ pub enum Heard {
     Failed(SourceError),
 }
 
-/// Reports all it hears, to `to`.
+/// Follows a resource and sends all it hears to `to`.
 pub async fn follow(api: &Api, resource: Resource, to: Sender<(Resource, Heard)>) -> Infallible {
     feed::run(Follower { api, resource, to, version: None }, super::PACE).await
 }
@@ -64,7 +65,7 @@ impl Feed for Follower<'_> {
             Some(version) => version,
             None => {
                 let (objects, version) = request::list(self.api, self.resource).await?;
-                self.tell(Heard::Listed(objects)).await;
+                self.send(Heard::Listed(objects)).await;
                 self.version.insert(version).clone()
             }
         };
@@ -73,13 +74,12 @@ impl Feed for Follower<'_> {
     }
 
     fn start_over(&mut self) {
-        tracing::debug!("{}: {} are listed anew", self.api, self.resource);
         self.version = None;
     }
 
     async fn down(&mut self, errors: Vec<SourceError>) {
         for error in errors {
-            self.tell(Heard::Failed(error)).await;
+            self.send(Heard::Failed(error)).await;
         }
     }
 }
@@ -111,12 +111,12 @@ impl Follower<'_> {
             if !works {
                 works = true;
                 link.up();
-                self.tell(Heard::Watching).await;
+                self.send(Heard::Watching).await;
             }
             let Some(event) = event else { continue };
             let (heard, now) = self.understand(event);
             if let Some(heard) = heard {
-                self.tell(heard).await;
+                self.send(heard).await;
             }
             if let Some(now) = now.filter(|now| !now.is_empty()) {
                 self.version = Some(now);
@@ -140,8 +140,8 @@ impl Follower<'_> {
         }
     }
 
-    async fn tell(&self, heard: Heard) {
-        // Nobody listens any more when the session ends, and we with it.
+    async fn send(&self, heard: Heard) {
+        // The receiver goes when the session ends, and this future with it.
         let _ = self.to.send((self.resource, heard)).await;
     }
 }

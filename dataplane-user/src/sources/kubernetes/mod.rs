@@ -90,7 +90,7 @@ impl Feed for Source {
             error = listen(heard, cluster, health, &self.reporter, link) => Err(error),
             _ = follow_all => Err(api.endpoint.error("no resource is followed any more")),
             () = discovery::changed(&api, wanted, found) => {
-                tracing::info!("kubernetes: Calico's resources have come; they are read from now on");
+                tracing::info!("kubernetes: {api} has Calico's resources now; reading them");
                 Ok(())
             }
         }
