@@ -164,7 +164,7 @@ fn a_bird_that_hangs_is_down_and_keeps_its_word() {
     let mut watcher = watch(&birds);
     watcher.wait_for("the first table", &all(&nodes[..2]));
     birds[1].signal(Signal::SIGSTOP).unwrap();
-    watcher.wait_down("silent for 30 s");
+    watcher.wait_down("BIRD did not answer within 30 s");
     birds[1].signal(Signal::SIGCONT).unwrap();
     // It may have lost its session meanwhile; graceful restart has kept the routes.
     watcher.wait_for("the same again", &all(&nodes[..2]));

@@ -1,8 +1,8 @@
 //! The user side of tunless: the daemon and the CLI.
 //!
-//! Sources report where pods live (`sources`), the kernel what the host is
-//! like (`kernel`); `desired` makes one state of both, `tables` compare it with
-//! what is and mend the difference. The CLI reads the same pins.
+//! Sources report where pods live (`sources`), the kernel what the host is like
+//! (`kernel`); `desired` computes one state from both, `tables` compare it with what
+//! is there and repair the difference. The CLI reads the same pins.
 
 pub mod address;
 pub mod bpf;
@@ -20,3 +20,4 @@ pub mod plan;
 pub mod run_dir;
 pub mod sources;
 pub mod tables;
+pub mod vocabulary;

@@ -100,8 +100,9 @@ impl Watcher {
                 }
                 self.note_withdrawn(before);
             }
-            Report::Down(why) => self.down = Some(why),
+            Report::Down(why) => self.down = Some(why.to_string()),
             Report::Up => self.down = None,
+            Report::Problems(problems) => assert_eq!(problems, [], "everything is understood"),
             Report::Problem(origin, why) => panic!("{origin}: {why:?}"),
         }
     }

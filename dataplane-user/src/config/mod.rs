@@ -19,7 +19,7 @@ use std::{
 use dataplane_common::layout::DEFAULT_LEASES;
 use serde::{Deserialize, Serialize};
 
-use crate::sources::Encap;
+use crate::vocabulary::Encap;
 
 pub use self::{
     check::{HostFacts, Problem},

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::Cidr;
-use crate::sources::SourceKind;
+use crate::vocabulary::SourceKind;
 
 /// Each is off until it has a key of its own.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]

@@ -13,7 +13,8 @@ use tokio::{
 };
 
 use super::{
-    Change, Claim, Me, Origin, Report, Reporter, SourceKind,
+    Change, Claim, Me, Report, Reporter, SourceKind,
+    reported::Reported,
     status::{SourceStatus, State},
     table::{ChosenRoute, RouteTable, Rules},
 };
@@ -25,20 +26,11 @@ pub type Reports = UnboundedReceiver<(SourceKind, Report)>;
 /// See the [module](self).
 pub struct Sources {
     table: RouteTable,
-    known: BTreeMap<SourceKind, Known>,
+    known: BTreeMap<SourceKind, Reported>,
     running: BTreeMap<SourceKind, Running>,
     sender: UnboundedSender<(SourceKind, Report)>,
     /// Something that was in force before stays until everybody has spoken.
     is_holding: bool,
-}
-
-/// What is known of a source.
-#[derive(Debug, Default)]
-struct Known {
-    has_spoken: bool,
-    /// Why it cannot be reached, and since when.
-    down: Option<(String, SystemTime)>,
-    problems: BTreeMap<Origin, String>,
 }
 
 /// A source's task; ends when dropped.
@@ -89,7 +81,7 @@ impl Sources {
             self.table.replace(gone, Vec::new());
         }
         for kind in &wanted {
-            self.known.entry(*kind).or_default();
+            self.known.entry(*kind).or_insert_with(|| Reported::new(*kind));
             self.start(*kind, &config.sources, me);
         }
         let claims = config.routes.fixed.iter().enumerate().map(|(index, route)| Change {
@@ -118,40 +110,13 @@ impl Sources {
     pub fn take(&mut self, kind: SourceKind, report: Report) {
         // From a task that was stopped meanwhile.
         let Some(known) = self.known.get_mut(&kind) else { return };
+        for line in known.take(&report, SystemTime::now()) {
+            line.write();
+        }
         match report {
-            Report::Snapshot { claims, problems } => {
-                for (origin, problem) in &problems {
-                    if known.problems.get(origin) != Some(problem) {
-                        tracing::warn!("{kind}: {origin}: {problem}");
-                    }
-                }
-                known.problems = problems.into_iter().collect();
-                if known.down.take().is_some() || (!known.has_spoken && kind != SourceKind::File) {
-                    tracing::info!("{kind}: in step, {} claims", claims.len());
-                }
-                known.has_spoken = true;
-                self.table.replace(kind, claims);
-            }
+            Report::Snapshot { claims, .. } => self.table.replace(kind, claims),
             Report::Changes(changes) => self.table.apply(kind, changes),
-            Report::Problem(origin, Some(problem)) => {
-                if known.problems.get(&origin) != Some(&problem) {
-                    tracing::warn!("{kind}: {origin}: {problem}");
-                }
-                known.problems.insert(origin, problem);
-            }
-            Report::Problem(origin, None) => drop(known.problems.remove(&origin)),
-            Report::Down(why) => {
-                let since = known.down.as_ref().map_or_else(SystemTime::now, |(_, since)| *since);
-                if known.down.as_ref().is_none_or(|(before, _)| *before != why) {
-                    tracing::error!("{kind}: {why}; what it said last stays in force");
-                }
-                known.down = Some((why, since));
-            }
-            Report::Up => {
-                if known.down.take().is_some() {
-                    tracing::info!("{kind}: in step again");
-                }
-            }
+            Report::Problems(_) | Report::Problem(..) | Report::Down(_) | Report::Up => {}
         }
         if self.is_holding && self.have_spoken() {
             self.is_holding = false;
@@ -163,12 +128,12 @@ impl Sources {
     /// Whether every source has told all it knows at least once.
     #[must_use]
     pub fn have_spoken(&self) -> bool {
-        !self.known.is_empty() && self.known.values().all(|known| known.has_spoken)
+        !self.known.is_empty() && self.known.values().all(Reported::has_spoken)
     }
 
     /// The sources that have not reported all their routes yet.
     pub fn silent(&self) -> impl Iterator<Item = SourceKind> {
-        self.known.iter().filter(|(_, known)| !known.has_spoken).map(|(kind, _)| *kind)
+        self.known.iter().filter(|(_, known)| !known.has_spoken()).map(|(kind, _)| *kind)
     }
 
     /// The table they all speak into.
@@ -185,18 +150,19 @@ impl Sources {
     /// How they are, for `tunless status`.
     #[must_use]
     pub fn status(&self) -> Vec<SourceStatus> {
-        let of = |(kind, known): (&SourceKind, &Known)| {
-            let state = match (&known.down, known.has_spoken) {
+        let of = |(kind, known): (&SourceKind, &Reported)| {
+            let state = match (known.down(), known.has_spoken()) {
                 (Some(_), true) => State::Stale,
                 (None, true) => State::Synced,
                 (_, false) => State::Waiting,
             };
+            let down = known.down().map(|(why, since)| (why.to_string(), *since));
             SourceStatus::new(
                 *kind,
                 state,
-                known.down.as_ref(),
+                down.as_ref(),
                 self.table.count(*kind),
-                &known.problems,
+                known.problems(),
             )
         };
         self.known.iter().map(of).collect()
@@ -228,5 +194,33 @@ fn only(kind: SourceKind, config: &SourcesConfig) -> SourcesConfig {
         bird: bird.filter(|_| kind == SourceKind::Bird),
         etcd: etcd.filter(|_| kind == SourceKind::Etcd),
         kubernetes: kubernetes.filter(|_| kind == SourceKind::Kubernetes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sources::error::Endpoint;
+
+    #[test]
+    fn what_a_source_reports_again_changes_nothing() {
+        let (mut sources, _reports) = Sources::new(BTreeMap::new());
+        sources.known.insert(SourceKind::Etcd, Reported::new(SourceKind::Etcd));
+        let down = Report::Down(Endpoint::new("etcd").error("refused").into());
+        sources.take(SourceKind::Etcd, down.clone());
+        sources.take(SourceKind::Etcd, Report::Up);
+        assert_eq!(sources.silent().collect::<Vec<_>>(), [SourceKind::Etcd]);
+
+        let (cidr, origin) = ("10.20.42.0/26".parse().unwrap(), "x".into());
+        let claim = Some(Claim { node: Ipv4Addr::new(172, 16, 35, 4), encap: None });
+        let claims = vec![Change { cidr, origin, claim }];
+        let snapshot = Report::Snapshot { claims, problems: Vec::new() };
+        for report in [snapshot.clone(), snapshot, down.clone(), down, Report::Up, Report::Up] {
+            sources.take(SourceKind::Etcd, report);
+            assert!(sources.have_spoken());
+            assert_eq!(sources.table().count(SourceKind::Etcd), 1);
+        }
+        assert_eq!(sources.table_mut().settle(0), BTreeSet::from([cidr]));
+        assert_eq!(sources.table_mut().settle(0), BTreeSet::new());
     }
 }

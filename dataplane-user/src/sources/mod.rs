@@ -1,101 +1,41 @@
 //! Where routes are learnt: the file, Calico's datastore, BIRD, the kernel.
 //!
 //! Each source is a task of its own that [reports](Reporter) what it claims and
-//! never decides anything. The [`RouteTable`] weighs all claims and chooses; the
-//! daemon puts the choice in place. So a source that is down, slow or wrong can
-//! make nothing vanish: only its own word, that something is gone, does.
+//! never decides anything. The [`table`] weighs all claims and chooses; the daemon
+//! puts the choice in place. So a source that is down, slow or wrong removes no
+//! route: a route disappears only when the source explicitly withdraws it.
+//!
+//! | module | part |
+//! |---|---|
+//! | [`hub`] | starts and stops sources, takes in their reports |
+//! | [`reported`] | the only memory of what a source reported |
+//! | [`table`] | all claims, and the route chosen for each prefix |
+//! | `feed`, `backoff` | the loop that etcd, kubernetes and bird share |
+//! | [`error`] | what goes wrong in a source |
+//! | [`calico`] | Calico's objects, whatever datastore they come from |
 
 mod backoff;
 pub mod bird;
 pub mod calico;
+pub mod error;
 pub mod etcd;
+mod feed;
 pub mod hub;
 pub mod kernel;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
+pub mod reported;
 pub mod status;
 pub mod table;
 
-use std::{fmt, net::Ipv4Addr, sync::Arc};
+use std::{net::Ipv4Addr, sync::Arc};
 
-use dataplane_common::Route;
 use ipnet::Ipv4Net;
-use serde::{Deserialize, Serialize};
 use tokio::{sync::mpsc::UnboundedSender, task::JoinHandle};
 
+use self::error::Outage;
 use crate::config::SourcesConfig;
-
-/// What a source is called.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SourceKind {
-    /// The configuration file.
-    File,
-    /// Calico's resources in the Kubernetes API.
-    Kubernetes,
-    /// Calico's keys in etcd.
-    Etcd,
-    /// BIRD's routing table, by its control socket.
-    Bird,
-    /// The kernel's main routing table, where Felix and Calico's BIRD write.
-    Kernel,
-}
-
-impl SourceKind {
-    /// All of them; in the order of precedence unless the file names another.
-    pub const ALL: [Self; 5] = [Self::File, Self::Kubernetes, Self::Etcd, Self::Bird, Self::Kernel];
-
-    /// As it is written in the file.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::File => "file",
-            Self::Kubernetes => "kubernetes",
-            Self::Etcd => "etcd",
-            Self::Bird => "bird",
-            Self::Kernel => "kernel",
-        }
-    }
-}
-
-impl From<SourceKind> for u16 {
-    /// As in `Route::source`.
-    fn from(kind: SourceKind) -> Self {
-        match kind {
-            SourceKind::File => Route::SOURCE_FILE,
-            SourceKind::Kubernetes => Route::SOURCE_KUBERNETES,
-            SourceKind::Etcd => Route::SOURCE_ETCD,
-            SourceKind::Bird => Route::SOURCE_BIRD,
-            SourceKind::Kernel => Route::SOURCE_KERNEL,
-        }
-    }
-}
-
-impl SourceKind {
-    /// From `Route::source`; `None` for what no source said.
-    #[must_use]
-    pub fn from_number(number: u16) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| u16::from(*kind) == number)
-    }
-}
-
-impl fmt::Display for SourceKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// How packets travel to a node.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Encap {
-    /// Wrapped (Calico's `ipipMode: Always`).
-    Ipip,
-    /// Plain to nodes in this node's own subnet, wrapped to all others.
-    CrossSubnet,
-    /// Plain: the fabric knows the pods' addresses (plain BGP, `ipipMode: Never`).
-    Direct,
-}
+pub use crate::vocabulary::{Encap, SourceKind};
 
 /// What a source says of a prefix.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -122,7 +62,8 @@ pub struct Change {
     pub claim: Option<Claim>,
 }
 
-/// What a source has to tell.
+/// What a source reports. It may report the same thing again: only what is new has an
+/// effect, and is logged.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Report {
     /// Everything it claims: what it claimed before and is not here is gone. Only
@@ -130,19 +71,21 @@ pub enum Report {
     Snapshot {
         /// All claims.
         claims: Vec<Change>,
-        /// What could not be understood: key or resource → what is wrong with it
-        /// and that it was skipped. Replaces earlier problems.
+        /// All objects with a problem: key or resource → what is wrong with it, and
+        /// what becomes of it. Replaces earlier problems.
         problems: Vec<(Origin, String)>,
     },
     /// Changes since the last report, in order; together they become one step.
     Changes(Vec<Change>),
-    /// An object cannot be understood (`Some`: why, in one line), or can again.
+    /// All objects with a problem, as in a snapshot. For sources that read everything
+    /// each time.
+    Problems(Vec<(Origin, String)>),
+    /// An object has a problem (`Some`: which, in one line), or none any more.
     Problem(Origin, Option<String>),
-    /// The source cannot be reached, or refuses: why, in one line that names the
-    /// endpoint. What it claimed stays.
-    Down(String),
-    /// It can be reached again and nothing was missed. (After [`Report::Snapshot`]
-    /// this goes without saying.)
+    /// The source cannot be reached, or refuses. What it claimed stays.
+    Down(Outage),
+    /// The source can be reached, and no change was missed. ([`Report::Snapshot`]
+    /// implies it.)
     Up,
 }
 
@@ -174,8 +117,9 @@ fn spawn(
         }
         #[cfg(not(feature = "kubernetes"))]
         SourceKind::Kubernetes => {
-            let why = "this tunless was built without its feature `kubernetes`";
-            reporter.send(Report::Down(why.to_owned()));
+            let error = error::Endpoint::new("Kubernetes")
+                .error("this tunless was built without its feature `kubernetes`");
+            reporter.send(Report::Down(error.into()));
             None
         }
     }

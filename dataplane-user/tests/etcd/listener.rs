@@ -4,12 +4,12 @@ use std::{
     collections::BTreeMap,
     net::Ipv4Addr,
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use dataplane_user::{
     config::EtcdConfig,
-    sources::{Claim, Encap, Me, Origin, Report, Reporter, SourceKind, etcd},
+    sources::{Claim, Encap, Me, Origin, Report, Reporter, SourceKind, etcd, reported::Reported},
 };
 use ipnet::Ipv4Net;
 use tokio::sync::{
@@ -29,7 +29,8 @@ pub struct Listener {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
     claims: BTreeMap<(Ipv4Net, Origin), Claim>,
-    problems: BTreeMap<Origin, String>,
+    /// The problems, and whether it is down.
+    reported: Reported,
     /// Why it is down.
     pub down: Option<String>,
     /// How often it told everything.
@@ -73,7 +74,7 @@ impl Listener {
             stop: Some(stop),
             thread: Some(thread),
             claims: BTreeMap::new(),
-            problems: BTreeMap::new(),
+            reported: Reported::new(SourceKind::Etcd),
             down: None,
             snapshots: 0,
             steps: 0,
@@ -93,7 +94,7 @@ impl Listener {
                         "never: {what}; the source's thread ended: {thread:?}; claims {:#?}; \
                          problems {:#?}; all it said: {:#?}",
                         self.claims(),
-                        self.problems,
+                        self.reported.problems(),
                         self.log
                     );
                 }
@@ -128,12 +129,12 @@ impl Listener {
 
     /// The problem of `key`.
     pub fn problem(&self, key: &str) -> Option<&str> {
-        self.problems.get(key).map(String::as_str)
+        self.reported.problems().get(key).map(String::as_str)
     }
 
     /// All problems, by key.
     pub fn problems(&self) -> Vec<&str> {
-        self.problems.keys().map(AsRef::as_ref).collect()
+        self.reported.problems().keys().map(AsRef::as_ref).collect()
     }
 
     /// All claims, in order.
@@ -165,14 +166,14 @@ impl Listener {
         let mut shown = format!("{report:?}");
         shown.truncate(500);
         self.log.push(shown);
+        self.reported.take(&report, SystemTime::now());
+        self.down = self.reported.down().map(|(why, _)| why.to_string());
         match report {
-            Report::Snapshot { claims, problems } => {
+            Report::Snapshot { claims, .. } => {
                 self.claims = claims
                     .into_iter()
                     .map(|change| ((change.cidr, change.origin), change.claim.unwrap()))
                     .collect();
-                self.problems = problems.into_iter().collect();
-                self.down = None;
                 self.snapshots += 1;
             }
             Report::Changes(changes) => {
@@ -186,20 +187,11 @@ impl Listener {
                     };
                 }
             }
-            Report::Problem(key, Some(text)) => {
-                self.problems.insert(key, text);
-            }
-            Report::Problem(key, None) => {
-                let known = self.problems.remove(&key);
-                assert!(known.is_some(), "{key} had no problem: {:#?}", self.log);
-            }
             Report::Down(why) => {
+                let why = why.to_string();
                 assert!(!why.contains('\n') && why.starts_with("etcd http"), "{why}");
-                self.down = Some(why);
             }
-            Report::Up => {
-                assert!(self.down.take().is_some(), "it was not down: {:#?}", self.log);
-            }
+            Report::Problems(_) | Report::Problem(..) | Report::Up => {}
         }
     }
 }

@@ -151,7 +151,7 @@ fn a_value_that_cannot_be_understood_takes_no_route_away() {
     ] {
         etcd.put(key, garbage).unwrap();
         listener.until_problem(key, said);
-        listener.until_problem(key, "stays in force");
+        listener.until_problem(key, "stays active");
         assert_eq!(listener.claims(), [far]);
     }
     // Good again.
@@ -163,7 +163,7 @@ fn a_value_that_cannot_be_understood_takes_no_route_away() {
     listener.until_claims(&[far, "10.20.43.0/26 172.16.35.4 ipip"]);
     // Deleted while it is bad.
     etcd.put(&bad.key, "{").unwrap();
-    listener.until_problem(&bad.key, "stays in force");
+    listener.until_problem(&bad.key, "stays active");
     etcd.delete(&bad.key).unwrap();
     listener.until("all is well", |it| it.problems().is_empty());
     listener.until_claims(&[far]);

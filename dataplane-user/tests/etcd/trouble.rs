@@ -92,7 +92,7 @@ fn a_second_list_takes_nothing_away_that_is_only_garbled() {
     proxy.mend();
     listener.until("a second list", |it| it.snapshots == 2);
     assert_eq!(listener.claims(), [FAR]);
-    assert!(listener.problem(&block_key("10.20.42.0/26")).unwrap().ends_with("stays in force"));
+    assert!(listener.problem(&block_key("10.20.42.0/26")).unwrap().ends_with("stays active"));
 }
 
 #[test]

@@ -5,12 +5,12 @@ use std::{
     fs,
     net::Ipv4Addr,
     path::PathBuf,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use dataplane_user::{
     config::{KubernetesConfig, sources::CalicoApi},
-    sources::{Change, Encap, Me, Report, Reporter, SourceKind, kubernetes},
+    sources::{Change, Encap, Me, Report, Reporter, SourceKind, kubernetes, reported::Reported},
 };
 use tempfile::TempDir;
 use tokio::{
@@ -42,19 +42,20 @@ pub struct Source {
 }
 
 /// The sum of what a source said.
-#[derive(Default, Debug)]
+#[derive(Debug)]
 pub struct Seen {
     /// `10.65.1.0/26 by IPAMBlock/10-65-1-0-26` → `172.17.0.6 Ipip`.
     pub claims: BTreeMap<String, String>,
     pub problems: BTreeMap<String, String>,
+    /// The problems, and whether it is down.
+    reported: Reported,
     pub down: Option<String>,
     pub snapshots: usize,
     /// How many reports of changes there were, and changes in them.
     pub steps: usize,
     pub changes: usize,
-    /// All that `Down` said.
+    /// All reasons for being down, without repetitions.
     pub downs: Vec<String>,
-    pub ups: usize,
 }
 
 impl Drop for Source {
@@ -80,7 +81,7 @@ impl Source {
         let me = Me { name: "node-a".to_owned(), address: Some(Ipv4Addr::new(172, 17, 0, 5)) };
         let reporter = Reporter::new(SourceKind::Kubernetes, sender);
         let task = tokio::spawn(kubernetes::run(config, me, reporter));
-        Self { seen: Seen::default(), reports, task, directory }
+        Self { seen: Seen::new(), reports, task, directory }
     }
 
     pub fn kubeconfig(&self) -> PathBuf {
@@ -140,6 +141,19 @@ impl Source {
 }
 
 impl Seen {
+    fn new() -> Self {
+        Self {
+            claims: BTreeMap::new(),
+            problems: BTreeMap::new(),
+            reported: Reported::new(SourceKind::Kubernetes),
+            down: None,
+            snapshots: 0,
+            steps: 0,
+            changes: 0,
+            downs: Vec::new(),
+        }
+    }
+
     /// Whether these and no others are claimed.
     pub fn has(&self, expected: &[(&str, &str)]) -> bool {
         let claims = self.claims.iter().map(|(key, claim)| {
@@ -154,14 +168,19 @@ impl Seen {
     }
 
     fn take(&mut self, report: Report) {
+        self.reported.take(&report, SystemTime::now());
+        let problems = self.reported.problems().iter();
+        self.problems = problems.map(|(it, why)| (it.to_string(), why.clone())).collect();
+        let down = self.reported.down().map(|(why, _)| why.to_string());
+        if down != self.down {
+            self.downs.extend(down.clone());
+            self.down = down;
+        }
         match report {
-            Report::Snapshot { claims, problems } => {
+            Report::Snapshot { claims, .. } => {
                 self.snapshots += 1;
-                self.down = None;
                 self.claims.clear();
                 claims.into_iter().for_each(|change| self.change(&change));
-                let problems = problems.into_iter();
-                self.problems = problems.map(|(origin, it)| (origin.to_string(), it)).collect();
             }
             Report::Changes(changes) => {
                 assert!(self.snapshots > 0, "changes of nothing: {changes:?}");
@@ -169,21 +188,10 @@ impl Seen {
                 self.changes += changes.len();
                 changes.iter().for_each(|change| self.change(change));
             }
-            Report::Problem(origin, problem) => {
+            Report::Problem(origin, _) => {
                 assert!(self.snapshots > 0, "a problem before the snapshot: {origin}");
-                match problem {
-                    Some(problem) => drop(self.problems.insert(origin.to_string(), problem)),
-                    None => drop(self.problems.remove(&*origin)),
-                }
             }
-            Report::Down(why) => {
-                self.downs.push(why.clone());
-                self.down = Some(why);
-            }
-            Report::Up => {
-                self.ups += 1;
-                self.down = None;
-            }
+            Report::Problems(_) | Report::Down(_) | Report::Up => {}
         }
     }
 

@@ -160,8 +160,9 @@ async fn nothing_is_said_before_everything_was_listed() {
         let server = cluster(V1);
         server.forbid(&[(verb, path)]);
         let mut source = Source::start(&server, CalicoApi::Auto);
-        let right = format!("we may not {verb} {name}: packaging/rbac.yaml");
-        source.until_down(&[&server.url(), "403", &right, "is forbidden: User"]).await;
+        let right = format!("403, we may not {verb} {name} (");
+        let remedy = "; packaging/rbac.yaml has the rule (apiGroups";
+        source.until_down(&[&server.url(), &right, "is forbidden: User", remedy]).await;
         source.listen().await;
         assert_eq!(source.seen.snapshots, 0, "{:#?}", source.seen);
         server.forbid(&[]);

@@ -2,14 +2,17 @@
 
 use std::{path::Path, time::Duration};
 
-use anyhow::{Context as _, Result, bail, ensure};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::UnixStream,
     time::timeout,
 };
 
-use super::reply::{Line, Parsed, parse};
+use super::{
+    Result,
+    reply::{Line, Parsed, parse},
+};
+use crate::sources::error::{Endpoint, SourceError};
 
 /// How long BIRD may be silent in the middle of an answer. It is one thread: a
 /// large table or a reconfiguration can keep it busy.
@@ -23,6 +26,7 @@ const WELCOME: u16 = 1;
 
 /// See the [module](self).
 pub struct Client {
+    endpoint: Endpoint,
     stream: BufReader<UnixStream>,
     raw: Vec<u8>,
 }
@@ -31,13 +35,18 @@ impl Client {
     /// Connects, and gives up the right to change anything in BIRD.
     ///
     /// # Errors
-    /// If nobody listens there, we may not, or it is not BIRD.
-    pub async fn connect(socket: &Path) -> Result<Self> {
-        let stream = UnixStream::connect(socket).await.context("cannot connect")?;
-        let mut client = Self { stream: BufReader::new(stream), raw: Vec::new() };
+    /// If no process listens there, access is denied, or the other side is not BIRD.
+    pub async fn connect(socket: &Path, endpoint: &Endpoint) -> Result<Self> {
+        let stream = UnixStream::connect(socket).await;
+        let stream = stream.map_err(|error| endpoint.error(format!("cannot connect: {error}")))?;
+        let endpoint = endpoint.clone();
+        let mut client = Self { endpoint, stream: BufReader::new(stream), raw: Vec::new() };
         let mut greeting = None;
-        client.answer(|line| greeting = Some(line.code)).await.context("no greeting of BIRD's")?;
-        ensure!(greeting == Some(WELCOME), "it does not greet as BIRD does");
+        let answer = client.answer(|line| greeting = Some(line.code)).await;
+        answer.map_err(|error| error.during("no greeting"))?;
+        if greeting != Some(WELCOME) {
+            return Err(client.endpoint.error("it does not greet as BIRD does"));
+        }
         client.ask("restrict", |_| {}).await?;
         Ok(client)
     }
@@ -45,12 +54,14 @@ impl Client {
     /// Asks; `take` gets each line of the answer but an error.
     ///
     /// # Errors
-    /// If BIRD refuses, is silent, goes away, or says what is not its language.
-    /// After all but a refusal the connection is of no more use.
+    /// If BIRD refuses, does not answer, closes the connection, or sends what is not its
+    /// language. After all but a refusal the connection is of no more use.
     pub async fn ask(&mut self, command: &str, take: impl FnMut(Line<'_>)) -> Result<()> {
         let question = format!("{command}\n");
-        self.stream.write_all(question.as_bytes()).await.context("it is gone")?;
-        self.answer(take).await.with_context(|| format!("`{command}`"))
+        let doing = format!("`{command}`");
+        let written = self.stream.write_all(question.as_bytes()).await;
+        written.map_err(|_| self.closed().during(&doing))?;
+        self.answer(take).await.map_err(|error| error.during(&doing))
     }
 
     async fn answer(&mut self, mut take: impl FnMut(Line<'_>)) -> Result<()> {
@@ -59,9 +70,12 @@ impl Client {
             let raw = self.line().await?;
             match parse(&raw, before) {
                 Parsed::News => {}
-                Parsed::Garbage => bail!("this is not BIRD's language: {}", excerpt(&raw)),
+                Parsed::Garbage => {
+                    return Err(self.endpoint.error(format!("this is not BIRD's language: {raw}")));
+                }
                 Parsed::Line(line) if line.is_error() => {
-                    bail!("refused: {:04} {}", line.code, excerpt(line.text))
+                    let refusal = format!("refused: {:04} {}", line.code, line.text);
+                    return Err(self.endpoint.error(refusal));
                 }
                 Parsed::Line(line) => {
                     before = Some(line.code);
@@ -72,28 +86,33 @@ impl Client {
                 }
             }
         }
-        bail!("the answer has no end")
+        Err(self.endpoint.error(format!("BIRD sent an answer of more than {LINES} lines")))
     }
 
     async fn line(&mut self) -> Result<String> {
         self.raw.clear();
         let mut limited = (&mut self.stream).take(LINE);
-        let read = timeout(SILENCE, limited.read_until(b'\n', &mut self.raw));
-        let read = read.await.with_context(|| format!("silent for {} s", SILENCE.as_secs()))?;
-        read.context("the connection broke")?;
-        ensure!(!self.raw.is_empty(), "the connection was closed");
-        ensure!(self.raw.pop() == Some(b'\n'), "a line without an end");
+        let read = timeout(SILENCE, limited.read_until(b'\n', &mut self.raw)).await;
+        let silent =
+            |_| self.endpoint.error(format!("BIRD did not answer within {} s", SILENCE.as_secs()));
+        let broken = |error| self.endpoint.error(format!("the connection broke: {error}"));
+        read.map_err(silent)?.map_err(broken)?;
+        if self.raw.is_empty() {
+            return Err(self.closed());
+        }
+        if self.raw.pop() != Some(b'\n') {
+            let what = "BIRD sent a line longer than 64 KiB, or closed the connection inside one";
+            return Err(self.endpoint.error(what));
+        }
         Ok(String::from_utf8_lossy(&self.raw).into_owned())
     }
-}
 
-/// So much of a text as fits into a message, control characters made harmless.
-pub fn excerpt(text: &str) -> String {
-    const MOST: usize = 80;
-    let printable = |c: char| if c.is_control() { ' ' } else { c };
-    let mut short: String = text.trim().chars().take(MOST).map(printable).collect();
-    if text.trim().chars().nth(MOST).is_some() {
-        short.push('…');
+    /// Makes an error of this BIRD.
+    pub fn error(&self, why: &str) -> SourceError {
+        self.endpoint.error(why)
     }
-    short
+
+    fn closed(&self) -> SourceError {
+        self.endpoint.error("BIRD closed the control socket")
+    }
 }

@@ -1,19 +1,23 @@
 //! Following one BIRD, across its restarts.
 
-use std::{collections::BTreeMap, convert::Infallible, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
-use anyhow::{Result, bail};
 use ipnet::Ipv4Net;
 use tokio::time::{Instant, sleep};
 
 use super::{
+    Result,
     client::Client,
     health::{Sessions, Status},
     routes::{Found, Reader},
 };
 use crate::{
     config::BirdConfig,
-    sources::{Change, Claim, Me, Origin, Report, Reporter},
+    sources::{
+        Change, Claim, Me, Origin, Report, Reporter,
+        error::{Endpoint, SourceError},
+        feed::{Feed, Link},
+    },
 };
 
 /// At least this often the table is fetched, whatever the counters say.
@@ -32,14 +36,13 @@ pub struct Follower {
     within: Vec<Ipv4Net>,
     me: Me,
     reporter: Reporter,
-    /// What was reported, and stands.
+    endpoint: Endpoint,
+    /// What was reported and not taken back: what is gone is found by comparing.
     claims: Claims,
-    problems: BTreeMap<Origin, String>,
     /// The BIRD whose whole table was reported last, by its start.
     boot: Option<String>,
     /// One that is not settled yet, and since when we see it.
     young: Option<(String, Instant)>,
-    is_down: bool,
 }
 
 /// What one connection has brought so far.
@@ -55,41 +58,41 @@ struct Session {
     is_synced: bool,
 }
 
-impl Follower {
-    /// Nothing is asked yet.
-    pub fn new(config: BirdConfig, me: Me, reporter: Reporter) -> Self {
-        Self {
-            within: config.within.iter().map(|cidr| cidr.0).collect(),
-            config,
-            me,
-            reporter,
-            claims: Claims::new(),
-            problems: BTreeMap::new(),
-            boot: None,
-            young: None,
-            is_down: false,
-        }
-    }
-
-    /// Connects and follows until that fails, and reports why it did.
-    pub async fn follow(&mut self) {
-        let Err(error) = self.connection().await;
-        self.down(&format!("{error:#}"));
-    }
-
-    async fn connection(&mut self) -> Result<Infallible> {
-        let client = Client::connect(&self.config.socket).await?;
+impl Feed for Follower {
+    /// Polls. What changes is found by comparing, so there is no place to go on at.
+    async fn session(&mut self, link: &mut Link) -> Result<()> {
+        let client = Client::connect(&self.config.socket, &self.endpoint).await?;
         let mut session =
             Session { client, print: None, table: None, is_due: true, is_synced: false };
         loop {
             let started = Instant::now();
-            self.poll(&mut session).await?;
+            self.poll(&mut session, link).await?;
             let pause = Duration::from_millis(self.config.poll_milliseconds);
             sleep(pause.max(started.elapsed() * PATIENCE)).await;
         }
     }
 
-    async fn poll(&mut self, session: &mut Session) -> Result<()> {
+    async fn down(&mut self, errors: Vec<SourceError>) {
+        self.reporter.send(Report::Down(errors.into_iter().collect()));
+    }
+}
+
+impl Follower {
+    /// Nothing is asked yet.
+    pub fn new(config: BirdConfig, me: Me, reporter: Reporter) -> Self {
+        Self {
+            within: config.within.iter().map(|cidr| cidr.0).collect(),
+            endpoint: Endpoint::new(format!("BIRD at {}", config.socket.display())),
+            config,
+            me,
+            reporter,
+            claims: Claims::new(),
+            boot: None,
+            young: None,
+        }
+    }
+
+    async fn poll(&mut self, session: &mut Session, link: &mut Link) -> Result<()> {
         let sessions = session.sessions().await?;
         let status = session.status().await?;
         let changed = session.print.as_ref().is_none_or(|(print, _)| *print != sessions.print);
@@ -115,6 +118,7 @@ impl Follower {
             self.young = None;
             session.is_synced = true;
             session.is_due = false;
+            link.up();
         } else {
             // Again with each poll, until what is missing counts.
             session.is_due = true;
@@ -124,9 +128,10 @@ impl Follower {
                 "has just started"
             };
             let most = self.config.settle_seconds;
-            self.down(&format!(
+            let error = self.endpoint.error(format!(
                 "it {why}: what it does not have stays until its sessions are up, at most {most} s"
             ));
+            self.reporter.send(Report::Down(error.into()));
         }
         Ok(())
     }
@@ -157,7 +162,9 @@ impl Follower {
         if found.understood == 0
             && let Some((origin, why)) = found.problems.first_key_value()
         {
-            bail!("nothing in table {} is understood: {origin}: {why}", self.config.table);
+            let table = &self.config.table;
+            let what = format!("nothing in table {table} is understood: {origin}: {why}");
+            return Err(self.endpoint.error(what));
         }
         let mut now = found.claims.clone();
         for (key, claim) in &self.claims {
@@ -169,20 +176,18 @@ impl Follower {
             let claims = now.iter().map(|(key, claim)| change(key, Some(*claim))).collect();
             let problems = found.problems.clone().into_iter().collect();
             self.reporter.send(Report::Snapshot { claims, problems });
-            self.is_down = false;
         } else {
-            self.tell_changes(&now);
-            self.tell_problems(&found.problems);
-            if whole && std::mem::take(&mut self.is_down) {
+            self.report_changes(&now);
+            self.reporter.send(Report::Problems(found.problems.clone().into_iter().collect()));
+            if whole {
                 self.reporter.send(Report::Up);
             }
         }
         self.claims = now;
-        self.problems.clone_from(&found.problems);
         Ok(())
     }
 
-    fn tell_changes(&self, now: &Claims) {
+    fn report_changes(&self, now: &Claims) {
         let new = now.iter().filter(|(key, claim)| self.claims.get(key) != Some(claim));
         let new = new.map(|(key, claim)| change(key, Some(*claim)));
         let gone = self.claims.keys().filter(|key| !now.contains_key(key));
@@ -190,23 +195,6 @@ impl Follower {
         if !changes.is_empty() {
             self.reporter.send(Report::Changes(changes));
         }
-    }
-
-    fn tell_problems(&self, now: &BTreeMap<Origin, String>) {
-        for (origin, why) in now {
-            if self.problems.get(origin) != Some(why) {
-                self.reporter.send(Report::Problem(origin.clone(), Some(why.clone())));
-            }
-        }
-        for origin in self.problems.keys().filter(|origin| !now.contains_key(*origin)) {
-            self.reporter.send(Report::Problem(origin.clone(), None));
-        }
-    }
-
-    fn down(&mut self, why: &str) {
-        self.is_down = true;
-        let socket = self.config.socket.display();
-        self.reporter.send(Report::Down(format!("BIRD at {socket}: {why}")));
     }
 }
 
@@ -222,7 +210,7 @@ impl Session {
         let mut status = Status::default();
         self.client.ask("show status", |line| status.take(&line)).await?;
         if status.is_stopping {
-            bail!("it is shutting down");
+            return Err(self.client.error("it is shutting down"));
         }
         Ok(status)
     }

@@ -85,6 +85,8 @@ impl Script {
 struct Scene {
     directory: TempDir,
     reports: UnboundedReceiver<(SourceKind, Report)>,
+    is_down: bool,
+    problems: Vec<(Origin, String)>,
 }
 
 impl Scene {
@@ -106,7 +108,7 @@ impl Scene {
                 me,
                 Reporter::new(SourceKind::Bird, sender),
             ));
-            let mut scene = Self { directory, reports };
+            let mut scene = Self { directory, reports, is_down: false, problems: Vec::new() };
             test(&mut scene).await;
             assert!(!source.is_finished(), "the source has ended");
             source.abort();
@@ -129,8 +131,25 @@ impl Scene {
         })
     }
 
+    /// Skips what was reported before: that it is up, and the same problems.
     async fn next(&mut self) -> Report {
-        timeout(SOON, self.reports.recv()).await.expect("a report in time").unwrap().1
+        loop {
+            let report = timeout(SOON, self.reports.recv()).await.expect("a report in time");
+            let report = report.unwrap().1;
+            match &report {
+                Report::Up if !self.is_down => continue,
+                Report::Problems(problems) if *problems == self.problems => continue,
+                Report::Problems(problems) => self.problems.clone_from(problems),
+                Report::Snapshot { problems, .. } => {
+                    self.problems.clone_from(problems);
+                    self.is_down = false;
+                }
+                Report::Down(_) => self.is_down = true,
+                Report::Up => self.is_down = false,
+                Report::Changes(_) | Report::Problem(..) => {}
+            }
+            return report;
+        }
     }
 
     /// Skips repetitions of being down; the reports until then are lost.
@@ -146,7 +165,7 @@ impl Scene {
     async fn down(&mut self) -> String {
         loop {
             if let Report::Down(why) = self.next().await {
-                return why;
+                return why.to_string();
             }
         }
     }
@@ -258,13 +277,21 @@ fn half_a_table_counts_for_nothing() {
             raw_table: Some("9001 syntax error, unexpected CF_SYM_UNDEFINED\n"),
             ..half.clone()
         };
+        let line = format!("1007-Table master4:\n{}", "x".repeat(1 << 17));
+        let long = Script { raw_table: Some(line.leak()), ..half.clone() };
         let first = Script::new(&[A]);
-        let _birds =
-            scene.play(vec![vec![first.clone(), half], vec![noise], vec![refused], vec![first]]);
+        let _birds = scene.play(vec![
+            vec![first.clone(), half],
+            vec![noise],
+            vec![refused],
+            vec![long],
+            vec![first],
+        ]);
         assert_eq!(nodes(&scene.next_but_down().await), [A]);
-        scene.down_with("the connection was closed").await;
+        scene.down_with("BIRD closed the control socket").await;
         scene.down_with("this is not BIRD's language: ~~~").await;
         scene.down_with("`show route table master4 all`: refused: 9001 syntax error").await;
+        scene.down_with("BIRD sent a line longer than 64 KiB").await;
         assert_eq!(nodes(&scene.next_but_down().await), [A]);
     });
 }
@@ -288,7 +315,8 @@ fn what_cannot_be_read_any_more_stays() {
             ["10.20.9.0/26 via 172.16.35.4", "10.20.7.64/26 gone"]
         );
         let problem = scene.next().await;
-        let Report::Problem(origin, Some(why)) = &problem else { panic!("{problem:?}") };
+        let Report::Problems(problems) = &problem else { panic!("{problem:?}") };
+        let [(origin, why)] = &problems[..] else { panic!("{problem:?}") };
         assert_eq!(&**origin, "10.20.42.0/26");
         assert!(why.contains("no BGP next hop"), "{why}");
         scene.down_with("nothing in table master4 is understood: garbled").await;

@@ -14,19 +14,28 @@ mod health;
 mod reply;
 mod routes;
 
-use tokio::time::{Duration, sleep};
+use std::time::Duration;
 
 use self::follow::Follower;
-use super::{Me, Reporter};
+use super::{
+    Me, Reporter,
+    error::SourceError,
+    feed::{self, Afterwards, Pace},
+};
 use crate::config::BirdConfig;
 
-/// Reads BIRD's table and follows it, for ever.
+type Result<T> = std::result::Result<T, SourceError>;
+
+/// Reads BIRD's table and follows it until it is dropped.
 pub async fn run(config: BirdConfig, me: Me, reporter: Reporter) {
+    // BIRD may be back in a moment, and an attempt costs one system call.
     let pause = Duration::from_millis(config.poll_milliseconds);
-    let mut follower = Follower::new(config, me, reporter);
-    loop {
-        follower.follow().await;
-        // BIRD may be back in a moment, and to ask costs a system call.
-        sleep(pause).await;
-    }
+    let pace = Pace {
+        first: pause,
+        longest: pause,
+        endpoints: 1,
+        // A closed control socket means that BIRD has stopped.
+        afterwards: Afterwards::Down,
+    };
+    feed::run(Follower::new(config, me, reporter), pace).await;
 }

@@ -21,8 +21,8 @@ use std::{
 
 use ipnet::Ipv4Net;
 
-use super::{client::excerpt, reply::Line};
-use crate::sources::{Claim, Origin};
+use super::reply::Line;
+use crate::sources::{Claim, Origin, error::one_line};
 
 /// Most problems that are kept: a table of another kind makes one per line.
 const PROBLEMS: usize = 100;
@@ -112,7 +112,7 @@ impl<'a> Reader<'a> {
             let (prefix, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
             match prefix.parse::<Ipv4Net>() {
                 Ok(prefix) => self.prefix = Some(prefix.trunc()),
-                Err(_) => self.found.problem(&excerpt(prefix), "no IPv4 prefix, skipped"),
+                Err(_) => self.found.problem(&one_line(prefix), "no IPv4 prefix, skipped"),
             }
             self.path(rest.trim());
         }
@@ -129,7 +129,7 @@ impl<'a> Reader<'a> {
     fn path(&mut self, text: &str) {
         let Some(prefix) = self.prefix else { return };
         let Some(path) = path(text) else {
-            let why = format!("a path of it is not understood, skipped: {}", excerpt(text));
+            let why = format!("a path of it is not understood, skipped: {}", one_line(text));
             self.found.problem(&prefix.to_string(), why);
             self.found.unclear.insert(prefix);
             // What follows belongs to it.
@@ -171,7 +171,7 @@ impl<'a> Reader<'a> {
             // Interfaces, ways, what the kernel has: nothing of pods elsewhere.
             return;
         }
-        // Whoever else says so as loudly, or says so of what is ours: the table
+        // Another path of the same rank, or one to a prefix of ours: the table
         // has to know that they are two.
         let others = paths.iter().filter(|path| path.is_bgp);
         for path in others.filter(|path| best.is_own() || path.rank == best.rank) {
@@ -187,7 +187,7 @@ impl<'a> Reader<'a> {
             }
             Ok(IpAddr::V6(node)) => format!("its next hop {node} is no IPv4 address"),
             Err(_) if said.is_empty() => "it has no BGP next hop".to_owned(),
-            Err(_) => format!("its next hop is not understood: {}", excerpt(said)),
+            Err(_) => format!("its next hop is not understood: {}", one_line(said)),
         };
         let why = format!("{wrong} ({}), skipped", path.protocol);
         self.found.problem(&prefix.to_string(), why);

@@ -7,6 +7,7 @@ use ipnet::Ipv4Net;
 use serde::Deserialize;
 
 use super::json;
+use crate::sources::error::Malformed;
 
 /// A node's confirmed claim to a block.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -30,13 +31,13 @@ impl Affinity {
     /// and its value; `None` if it claims nothing: pending, deleted, or no node's.
     ///
     /// # Errors
-    /// What is wrong with it, in one line.
-    pub fn from_etcd(key: &str, value: &[u8]) -> Result<Option<Self>, String> {
+    /// If the object cannot be understood: what is wrong with it.
+    pub fn from_etcd(key: &str, value: &[u8]) -> Result<Option<Self>, Malformed> {
         let Some(rest) = key.strip_prefix("host/") else { return Ok(None) };
         // A node's name has no slash in it.
         let Some((host, rest)) = rest.split_once('/') else { return Ok(None) };
         let Some(block) = rest.strip_prefix("ipv4/block/") else { return Ok(None) };
-        let wrong = || format!("`{block}` is no block like 10.65.1.0-26");
+        let wrong = || Malformed::new(format!("`{block}` is no block like 10.65.1.0-26"));
         let (network, length) = block.rsplit_once('-').ok_or_else(wrong)?;
         let cidr: Ipv4Net = format!("{network}/{length}").parse().map_err(|_| wrong())?;
         if cidr.addr() != cidr.network() || host.is_empty() {
@@ -92,7 +93,7 @@ mod tests {
             ("host/node-b/ipv4/block/x-26", ""),
             ("host//ipv4/block/10.65.1.0-26", ""),
         ] {
-            let error = Affinity::from_etcd(key, value.as_bytes()).unwrap_err();
+            let error = Affinity::from_etcd(key, value.as_bytes()).unwrap_err().to_string();
             assert!(error.contains("is no block") && !error.contains('\n'), "{error}");
         }
     }

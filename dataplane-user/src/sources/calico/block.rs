@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::json;
+use crate::sources::error::Malformed;
 
 const WHAT: &str = "allocation block";
 
@@ -55,20 +56,20 @@ impl Block {
     /// marked as deleted, or of IPv6 addresses.
     ///
     /// # Errors
-    /// What is wrong with it, in one line.
-    pub fn from_json(bytes: &[u8]) -> Result<Option<Self>, String> {
+    /// If the object cannot be understood: what is wrong with it.
+    pub fn from_json(bytes: &[u8]) -> Result<Option<Self>, Malformed> {
         json::parse(bytes, WHAT).and_then(|stored| Self::from_stored(&stored))
     }
 
     /// Of the `spec` of an `IPAMBlock`; otherwise as [`Block::from_json`].
     ///
     /// # Errors
-    /// What is wrong with it, in one line.
-    pub fn from_value(spec: Value) -> Result<Option<Self>, String> {
+    /// If the object cannot be understood: what is wrong with it.
+    pub fn from_value(spec: Value) -> Result<Option<Self>, Malformed> {
         json::convert(spec, WHAT).and_then(|stored| Self::from_stored(&stored))
     }
 
-    fn from_stored(stored: &Stored) -> Result<Option<Self>, String> {
+    fn from_stored(stored: &Stored) -> Result<Option<Self>, Malformed> {
         if stored.deleted {
             return Ok(None);
         }
@@ -83,29 +84,34 @@ impl Block {
 }
 
 /// A prefix without host bits.
-pub(super) fn parse_cidr(text: &str) -> Result<IpNet, String> {
-    let net: IpNet = text.parse().map_err(|_| format!("cidr `{text}` is no prefix"))?;
+pub(super) fn parse_cidr(text: &str) -> Result<IpNet, Malformed> {
+    let net: IpNet =
+        text.parse().map_err(|_| Malformed::new(format!("cidr `{text}` is no prefix")))?;
     if net.addr() == net.network() {
         Ok(net)
     } else {
-        Err(format!("cidr `{text}` has bits set behind its prefix length"))
+        Err(Malformed::new(format!("cidr `{text}` has bits set behind its prefix length")))
     }
 }
 
-fn host(stored: &Stored) -> Result<Option<String>, String> {
+fn host(stored: &Stored) -> Result<Option<String>, Malformed> {
     let host = match (&stored.affinity, &stored.host_affinity) {
         (Some(affinity), _) => match affinity.split_once(':') {
             Some(("host", host)) => host,
             // Held for load balancers and the like: no node carries it.
             Some(("virtual", _)) => return Ok(None),
-            _ => return Err(format!("affinity `{affinity}` is neither `host:…` nor `virtual:…`")),
+            _ => {
+                return Err(Malformed::new(format!(
+                    "affinity `{affinity}` is neither `host:…` nor `virtual:…`"
+                )));
+            }
         },
         // The name before there was `affinity`.
         (None, Some(host)) => host,
         (None, None) => return Ok(None),
     };
     if host.is_empty() {
-        return Err("affinity names no node".to_owned());
+        return Err(Malformed::new("affinity names no node"));
     }
     Ok(Some(host.to_owned()))
 }
@@ -115,10 +121,13 @@ fn borrowed(
     stored: &Stored,
     cidr: Ipv4Net,
     host: Option<&str>,
-) -> Result<BTreeMap<Ipv4Addr, String>, String> {
+) -> Result<BTreeMap<Ipv4Addr, String>, Malformed> {
     let size = 1_u64 << (32 - cidr.prefix_len());
     if stored.allocations.len() as u64 > size {
-        return Err(format!("{} allocations in {cidr}, of {size}", stored.allocations.len()));
+        return Err(Malformed::new(format!(
+            "{} allocations in {cidr}, of {size}",
+            stored.allocations.len()
+        )));
     }
     let first = u32::from(cidr.network());
     let mut borrowed = BTreeMap::new();
@@ -126,7 +135,7 @@ fn borrowed(
         let Some(index) = *index else { continue };
         let attribute = stored.attributes.get(index).ok_or_else(|| {
             let count = stored.attributes.len();
-            format!("allocation {ordinal} refers to attribute {index}, of {count}")
+            Malformed::new(format!("allocation {ordinal} refers to attribute {index}, of {count}"))
         })?;
         let node = attribute.secondary.get("node").and_then(Value::as_str);
         if let Some(node) = node.filter(|node| !node.is_empty() && Some(*node) != host)
@@ -146,11 +155,14 @@ mod tests {
 
     use super::*;
 
-    fn parse(value: &Value) -> Result<Option<Block>, String> {
+    fn parse(value: &Value) -> Result<Option<Block>, Malformed> {
         let from_json = Block::from_json(value.to_string().as_bytes());
         // The one knows where in the text, too.
-        let same = |error: String| error.split(" at line").next().map(str::to_owned);
-        assert_eq!(from_json.clone().map_err(same), Block::from_value(value.clone()).map_err(Some));
+        let same = |error: Malformed| error.to_string().split(" at line").next().map(str::to_owned);
+        assert_eq!(
+            from_json.clone().map_err(same),
+            Block::from_value(value.clone()).map_err(|error| Some(error.to_string()))
+        );
         from_json
     }
 
@@ -253,13 +265,16 @@ mod tests {
             (with("attributes", json!("none")), "is no allocation block"),
             (json!([]), "is no allocation block"),
         ] {
-            let error = parse(&value).unwrap_err();
+            let error = parse(&value).unwrap_err().to_string();
             assert!(error.contains(said) && !error.contains('\n'), "no {said} in {error}");
         }
         for garbage in ["{\"cidr\":", "\u{0}\u{1}", "null"] {
-            let error = Block::from_json(garbage.as_bytes()).unwrap_err();
+            let error = Block::from_json(garbage.as_bytes()).unwrap_err().to_string();
             assert!(error.starts_with("is no allocation block: "), "{error}");
         }
-        assert_eq!(Block::from_json(b" ").unwrap_err(), "is empty instead of allocation block");
+        assert_eq!(
+            Block::from_json(b" ").unwrap_err().to_string(),
+            "is empty instead of allocation block"
+        );
     }
 }

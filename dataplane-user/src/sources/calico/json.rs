@@ -6,24 +6,26 @@ use serde::{
 };
 use serde_json::Value;
 
+use crate::sources::error::Malformed;
+
 /// Reads an object of JSON; the error names what it should have been.
-pub fn parse<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T, String> {
+pub fn parse<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T, Malformed> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
-        return Err(format!("is empty instead of {what}"));
+        return Err(Malformed::new(format!("is empty instead of {what}")));
     }
     // serde would take a list for an object, field by field.
     if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
-        return Err(format!("is no {what}: it is a list"));
+        return Err(Malformed::new(format!("is no {what}: it is a list")));
     }
-    serde_json::from_slice(bytes).map_err(|error| format!("is no {what}: {error}"))
+    serde_json::from_slice(bytes).map_err(|error| Malformed::new(format!("is no {what}: {error}")))
 }
 
 /// The same of JSON that was read already.
-pub fn convert<T: DeserializeOwned>(value: Value, what: &str) -> Result<T, String> {
+pub fn convert<T: DeserializeOwned>(value: Value, what: &str) -> Result<T, Malformed> {
     if value.is_array() {
-        return Err(format!("is no {what}: it is a list"));
+        return Err(Malformed::new(format!("is no {what}: it is a list")));
     }
-    serde_json::from_value(value).map_err(|error| format!("is no {what}: {error}"))
+    serde_json::from_value(value).map_err(|error| Malformed::new(format!("is no {what}: {error}")))
 }
 
 /// A boolean, or its name: Calico's older resources say `deleted: "true"`.
@@ -54,12 +56,14 @@ const VERSIONS: [&str; 2] = ["projectcalico.org/v3", "crd.projectcalico.org/v1"]
 
 impl Header {
     /// Whether it is what it should be.
-    pub fn check(&self, wanted: &str) -> Result<(), String> {
+    pub fn check(&self, wanted: &str) -> Result<(), Malformed> {
         if let Some(kind) = self.kind.as_deref().filter(|kind| *kind != wanted) {
-            return Err(format!("is no {wanted} but of kind `{kind}`"));
+            return Err(Malformed::new(format!("is no {wanted} but of kind `{kind}`")));
         }
         match self.api_version.as_deref().filter(|version| !VERSIONS.contains(version)) {
-            Some(version) => Err(format!("is a {wanted} of `{version}`, which is unknown")),
+            Some(version) => {
+                Err(Malformed::new(format!("is a {wanted} of `{version}`, which is unknown")))
+            }
             None => Ok(()),
         }
     }

@@ -17,5 +17,9 @@ pub mod pool;
 pub mod resolver;
 
 pub use self::{
-    affinity::Affinity, block::Block, node::CalicoNode, pool::Pool, resolver::Resolver,
+    affinity::Affinity,
+    block::Block,
+    node::CalicoNode,
+    pool::Pool,
+    resolver::{Aspect, Resolver},
 };

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::json;
 use crate::address::is_host;
+use crate::sources::error::Malformed;
 
 const WHAT: &str = "Node";
 
@@ -55,16 +56,16 @@ impl CalicoNode {
     /// Of the value of an etcd key. A node may have no address (yet).
     ///
     /// # Errors
-    /// What is wrong with it, in one line.
-    pub fn from_json(bytes: &[u8]) -> Result<Self, String> {
+    /// If the object cannot be understood: what is wrong with it.
+    pub fn from_json(bytes: &[u8]) -> Result<Self, Malformed> {
         json::parse(bytes, WHAT).and_then(Self::from_stored)
     }
 
     /// Of a `Node` of `projectcalico.org/v3`.
     ///
     /// # Errors
-    /// What is wrong with it, in one line.
-    pub fn from_value(node: Value) -> Result<Self, String> {
+    /// If the object cannot be understood: what is wrong with it.
+    pub fn from_value(node: Value) -> Result<Self, Malformed> {
         json::convert(node, WHAT).and_then(Self::from_stored)
     }
 
@@ -83,7 +84,7 @@ impl CalicoNode {
         Some(Self { address: Some(address), subnet: None })
     }
 
-    fn from_stored(stored: Stored) -> Result<Self, String> {
+    fn from_stored(stored: Stored) -> Result<Self, Malformed> {
         stored.header.check(WHAT)?;
         let Spec { bgp, addresses } = stored.spec;
         let of_kind = |kind| {
@@ -172,7 +173,7 @@ mod tests {
             (r#"{"kind": "IPPool"}"#, "is no Node but of kind `IPPool`"),
             (r#"{"apiVersion": "projectcalico.org/v9"}"#, "of `projectcalico.org/v9`, which is"),
         ] {
-            let error = CalicoNode::from_json(garbage.as_bytes()).unwrap_err();
+            let error = CalicoNode::from_json(garbage.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(said) && !error.contains('\n'), "no {said} in {error}");
         }
         assert!(CalicoNode::from_value(serde_json::json!([])).is_err());

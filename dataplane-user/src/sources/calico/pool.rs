@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{block::parse_cidr, json};
-use crate::sources::Encap;
+use crate::sources::{Encap, error::Malformed};
 
 const WHAT: &str = "IPPool";
 
@@ -40,20 +40,20 @@ impl Pool {
     /// is disabled is a pool like any other: its pods live on.
     ///
     /// # Errors
-    /// What is wrong with it, in one line.
-    pub fn from_json(bytes: &[u8]) -> Result<Option<Self>, String> {
+    /// If the object cannot be understood: what is wrong with it.
+    pub fn from_json(bytes: &[u8]) -> Result<Option<Self>, Malformed> {
         json::parse(bytes, WHAT).and_then(Self::from_stored)
     }
 
     /// Of an `IPPool` of either API group; otherwise as [`Pool::from_json`].
     ///
     /// # Errors
-    /// What is wrong with it, in one line.
-    pub fn from_value(pool: Value) -> Result<Option<Self>, String> {
+    /// If the object cannot be understood: what is wrong with it.
+    pub fn from_value(pool: Value) -> Result<Option<Self>, Malformed> {
         json::convert(pool, WHAT).and_then(Self::from_stored)
     }
 
-    fn from_stored(stored: Stored) -> Result<Option<Self>, String> {
+    fn from_stored(stored: Stored) -> Result<Option<Self>, Malformed> {
         stored.header.check(WHAT)?;
         let Spec { cidr, ipip_mode, vxlan_mode } = stored.spec;
         let IpNet::V4(cidr) = parse_cidr(&cidr)? else { return Ok(None) };
@@ -61,13 +61,13 @@ impl Pool {
         let by_vxlan = match vxlan_mode.as_deref().unwrap_or("") {
             "" | "Never" => false,
             "Always" | "CrossSubnet" => true,
-            other => return Err(format!("vxlanMode `{other}` is unknown")),
+            other => return Err(Malformed::new(format!("vxlanMode `{other}` is unknown"))),
         };
         let encap = match ipip_mode.as_deref().unwrap_or("") {
             "" | "Never" => Encap::Direct,
             "Always" => Encap::Ipip,
             "CrossSubnet" => Encap::CrossSubnet,
-            other => return Err(format!("ipipMode `{other}` is unknown")),
+            other => return Err(Malformed::new(format!("ipipMode `{other}` is unknown"))),
         };
         Ok(Some(Self { cidr, encap: (!by_vxlan).then_some(encap) }))
     }
@@ -79,15 +79,18 @@ mod tests {
 
     use super::*;
 
-    fn parse(spec: &Value) -> Result<Option<Pool>, String> {
+    fn parse(spec: &Value) -> Result<Option<Pool>, Malformed> {
         let pool = json!({
             "kind": "IPPool", "apiVersion": "projectcalico.org/v3",
             "metadata": {"name": "default-ipv4-ippool"}, "spec": spec,
         });
         let from_json = Pool::from_json(pool.to_string().as_bytes());
         // The one knows where in the text, too.
-        let same = |error: String| error.split(" at line").next().map(str::to_owned);
-        assert_eq!(from_json.clone().map_err(same), Pool::from_value(pool).map_err(Some));
+        let same = |error: Malformed| error.to_string().split(" at line").next().map(str::to_owned);
+        assert_eq!(
+            from_json.clone().map_err(same),
+            Pool::from_value(pool).map_err(|error| Some(error.to_string()))
+        );
         from_json
     }
 
@@ -125,7 +128,7 @@ mod tests {
             (json!({"cidr": "10.65.0.0/33"}), "is no prefix"),
             (json!({}), "is no IPPool"),
         ] {
-            let error = parse(&spec).unwrap_err();
+            let error = parse(&spec).unwrap_err().to_string();
             assert!(error.contains(said) && !error.contains('\n'), "no {said} in {error}");
         }
     }

@@ -20,14 +20,20 @@ use std::{
 
 use ipnet::Ipv4Net;
 
+pub use self::problems::Aspect;
 use self::{index::Blocks, problems::Problems};
 use super::{Affinity, Block, CalicoNode, Pool};
-use crate::sources::{Change, Claim, Encap, Origin};
+use crate::{
+    address::supernets,
+    sources::{Change, Claim, Encap, Origin, Report},
+};
 
 /// Incremental: feed it objects, then take what changed.
 #[derive(Debug)]
 pub struct Resolver {
     own_name: String,
+    /// What a node is called in a problem, before its name.
+    node_kind: &'static str,
     nodes: HashMap<String, CalicoNode>,
     blocks: Blocks,
     pools: BTreeMap<Ipv4Net, BTreeMap<Origin, Pool>>,
@@ -55,6 +61,7 @@ impl Resolver {
     pub fn new(own_name: &str) -> Self {
         Self {
             own_name: own_name.to_owned(),
+            node_kind: "nodes",
             nodes: HashMap::new(),
             blocks: Blocks::default(),
             pools: BTreeMap::new(),
@@ -65,6 +72,12 @@ impl Resolver {
             before: BTreeMap::new(),
             problems: Problems::default(),
         }
+    }
+
+    /// Calls a node `kind/name` in problems, in the place of `nodes/name`.
+    #[must_use]
+    pub fn calling_nodes(self, kind: &'static str) -> Self {
+        Self { node_kind: kind, ..self }
     }
 
     /// A block is so now, or is gone.
@@ -124,6 +137,7 @@ impl Resolver {
         let by_vxlan = pool.as_ref().filter(|pool| pool.encap.is_none());
         self.problems.set(
             origin,
+            Aspect::Relation,
             by_vxlan.map(|pool| {
                 format!("{} travels by VXLAN, which is left to Calico: no routes to it", pool.cidr)
             }),
@@ -149,7 +163,7 @@ impl Resolver {
             }
         }
         match affinity {
-            None => self.problems.set(origin, None),
+            None => self.problems.set(origin, Aspect::Relation, None),
             Some(affinity) => {
                 let cidr = affinity.cidr;
                 self.affinities.insert(origin.clone(), affinity);
@@ -190,13 +204,28 @@ impl Resolver {
         self.problems.all()
     }
 
-    /// What is wrong with one object.
-    #[must_use]
-    pub fn problem(&self, origin: &Origin) -> Option<&str> {
-        self.problems.get(origin)
+    /// Notes what the caller found wrong with an object; `None`: nothing any more.
+    pub fn set_problem(&mut self, origin: Origin, aspect: Aspect, problem: Option<String>) {
+        self.problems.set(origin, aspect, problem);
     }
 
-    /// Problems that came, changed or went (`None`) since this was last asked.
+    /// Reports everything, and nothing of it in the next [`Resolver::take_reports`].
+    pub fn report_all(&mut self) -> Report {
+        self.before.clear();
+        self.problems.take_changes();
+        Report::Snapshot { claims: self.snapshot(), problems: self.problems() }
+    }
+
+    /// Reports what has changed since this was last called.
+    pub fn take_reports(&mut self) -> Vec<Report> {
+        let changes = self.take_changes();
+        let problems = self.take_problems();
+        let changes = (!changes.is_empty()).then_some(Report::Changes(changes));
+        let problems = problems.into_iter().map(|(origin, text)| Report::Problem(origin, text));
+        changes.into_iter().chain(problems).collect()
+    }
+
+    /// Returns problems that came, changed or went (`None`) since the last call.
     pub fn take_problems(&mut self) -> Vec<(Origin, Option<String>)> {
         self.problems.take_changes()
     }
@@ -211,14 +240,11 @@ impl Resolver {
 
     /// By the smallest pool around a block; of two alike the first by name.
     fn way(&self, cidr: Ipv4Net) -> Way {
-        for length in (0..=cidr.prefix_len()).rev() {
-            let Ok(range) = Ipv4Net::new(cidr.network(), length) else { continue };
-            let pools = self.pools.get(&range.trunc());
-            if let Some(pool) = pools.and_then(|pools| pools.values().next()) {
-                return pool.encap.map_or(Way::NotOurs, |encap| Way::Ours(Some(encap)));
-            }
+        let pools = supernets(cidr).find_map(|range| self.pools.get(&range));
+        match pools.and_then(|pools| pools.values().next()) {
+            Some(pool) => pool.encap.map_or(Way::NotOurs, |encap| Way::Ours(Some(encap))),
+            None => Way::Ours(None),
         }
-        Way::Ours(None)
     }
 
     /// `CrossSubnet` is *our* subnet with *their* address in it, where both are known.
@@ -276,7 +302,8 @@ impl Resolver {
             None if is_named => Some("is a block's node but has no Node: no routes to its pods"),
             _ => None,
         };
-        self.problems.set(format!("nodes/{name}").into(), problem.map(str::to_owned));
+        let origin = format!("{}/{name}", self.node_kind).into();
+        self.problems.set(origin, Aspect::Relation, problem.map(str::to_owned));
     }
 
     fn judge_affinities(&mut self, cidr: Ipv4Net) {
@@ -286,7 +313,7 @@ impl Resolver {
             let problem = other.map(|other| {
                 format!("gives {cidr} to {host}, the block itself to {other}: the block counts")
             });
-            self.problems.set(origin.clone(), problem);
+            self.problems.set(origin.clone(), Aspect::Relation, problem);
         }
     }
 }

@@ -6,44 +6,62 @@ use std::{fs, path::Path, time::Duration};
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
 use tokio::time::timeout;
 
-use super::error::one_line;
-use crate::config::EtcdConfig;
+use super::error;
+use crate::{
+    config::EtcdConfig,
+    sources::error::{Endpoint, SourceError},
+};
+
+type Result<T> = std::result::Result<T, SourceError>;
 
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long etcd may take to answer a request.
 pub const ANSWER: Duration = Duration::from_secs(10);
+/// The largest answer that is read, bytes; gRPC's default of 4 MB is less than a page
+/// can be.
+pub const LARGEST: usize = 256 << 20;
 /// How often a connection is tried, and how long the answer may take: a server that
 /// vanished without a word is noticed in the sum of both. Not more often than every
 /// 5 s, or etcd hangs up (`--grpc-keepalive-min-time`).
 const ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
 
-/// Connects, and asks for a token where there is a user.
-pub async fn connect(config: &EtcdConfig, endpoint: &str) -> Result<Client, String> {
+/// Connects, and asks for a token where a user is configured.
+///
+/// # Errors
+/// If a file cannot be used, the endpoint does not answer, or refuses the user.
+pub async fn connect(config: &EtcdConfig, endpoint: &Endpoint, url: &str) -> Result<Client> {
     let mut options = ConnectOptions::new()
         .with_connect_timeout(CONNECT)
         .with_keep_alive(ALIVE.0, ALIVE.1)
         .with_keep_alive_while_idle(true)
         // A member cut off from the others would be silent, not wrong.
         .with_require_leader(true);
-    if endpoint.starts_with("https://") {
-        options = options.with_tls(tls(config)?);
+    if url.starts_with("https://") {
+        options = options.with_tls(tls(config, endpoint)?);
     }
     if let (Some(user), Some(path)) = (&config.username, &config.password_file) {
-        let password =
-            String::from_utf8(read(path)?).map_err(|_| format!("{} is no text", path.display()))?;
+        let password = String::from_utf8(read(path, endpoint)?)
+            .map_err(|_| endpoint.error(format!("{} is not text", path.display())))?;
         options = options.with_user(user, password.trim_end_matches(['\r', '\n']));
     }
-    let attempt = timeout(ANSWER, Client::connect([endpoint], Some(options)));
-    attempt.await.map_err(|_| format!("no answer within {} s", ANSWER.as_secs()))?.map_err(
-        |error| match &config.username {
-            Some(user) => format!("as user {user}: {}", one_line(&error)),
-            None => one_line(&error),
-        },
-    )
+    let attempt = timeout(ANSWER, Client::connect([url], Some(options))).await;
+    attempt.map_err(|_| late(endpoint))?.map_err(|error| {
+        let error = error::of(endpoint, &error);
+        match &config.username {
+            Some(user) => error.during(format!("as user {user}")),
+            None => error,
+        }
+    })
 }
 
-fn tls(config: &EtcdConfig) -> Result<TlsOptions, String> {
+/// The error of an endpoint that does not answer within [`ANSWER`].
+pub fn late(endpoint: &Endpoint) -> SourceError {
+    endpoint.error(format!("no answer within {} s", ANSWER.as_secs()))
+}
+
+fn tls(config: &EtcdConfig, endpoint: &Endpoint) -> Result<TlsOptions> {
+    let pem = |path, what| pem(path, what, endpoint);
     let mut tls = TlsOptions::new();
     tls = match &config.ca {
         Some(path) => tls.ca_certificate(Certificate::from_pem(pem(path, "CERTIFICATE")?)),
@@ -57,20 +75,22 @@ fn tls(config: &EtcdConfig) -> Result<TlsOptions, String> {
     Ok(tls)
 }
 
-/// The TLS library says of a file without a certificate only that no certificate is
-/// trusted.
-fn pem(path: &Path, what: &str) -> Result<Vec<u8>, String> {
-    let bytes = read(path)?;
+/// Reads a file in PEM. Of a file without a certificate the TLS library reports only
+/// that no certificate is trusted, so this is checked here.
+fn pem(path: &Path, what: &str, endpoint: &Endpoint) -> Result<Vec<u8>> {
+    let bytes = read(path, endpoint)?;
     let end = format!("{what}-----");
     if bytes.windows(end.len()).any(|window| window == end.as_bytes()) {
         Ok(bytes)
     } else {
-        Err(format!("{} has no {} in PEM in it", path.display(), what.to_lowercase()))
+        let what = what.to_lowercase();
+        Err(endpoint.error(format!("{} has no {what} in PEM in it", path.display())))
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+fn read(path: &Path, endpoint: &Endpoint) -> Result<Vec<u8>> {
+    fs::read(path)
+        .map_err(|error| endpoint.error(format!("cannot read {}: {error}", path.display())))
 }
 
 #[cfg(test)]
@@ -106,14 +126,15 @@ mod tests {
         let key = EtcdConfig { certificate: Some(text.clone()), key: Some(missing), ..config() };
         for (config, said) in [
             (password, "missing: No such file"),
-            (no_text, "text is no text"),
+            (no_text, "text is not text"),
             (ca, "missing: No such file"),
             (no_ca, "text has no certificate in PEM in it"),
             (key, "text has no certificate in PEM in it"),
         ] {
             // Port 1: nothing listens there, but it does not come to that.
-            let Err(error) = connect(&config, "https://127.0.0.1:1").await else { panic!() };
-            assert!(error.contains(said), "no {said} in {error}");
+            let url = "https://127.0.0.1:1";
+            let Err(error) = connect(&config, &Endpoint::new(url), url).await else { panic!() };
+            assert!(error.to_string().contains(said), "no {said} in {error}");
         }
     }
 }

@@ -11,7 +11,7 @@
 //! | [`connect`] | one endpoint: TLS, user, password |
 //! | [`list`], [`watch`] | all there is; what changes |
 //! | [`store`] | objects in, reports out |
-//! | [`error`] | one clear line for what went wrong |
+//! | [`error`] | etcd's errors as the sources' own |
 
 mod connect;
 mod error;
@@ -20,31 +20,42 @@ mod ranges;
 mod store;
 mod watch;
 
-use std::{convert::Infallible, time::Duration};
+use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use etcd_client::Client;
 
-use self::{
-    ranges::Range,
-    store::Store,
-    watch::{Ended, Positions},
+use self::{ranges::Range, store::Store, watch::Positions};
+use super::{
+    Me, Report, Reporter,
+    error::{Endpoint, SourceError},
+    feed::{self, Afterwards, Feed, Link, Pace},
 };
-use super::{Me, Report, Reporter, backoff::Backoff};
 use crate::config::EtcdConfig;
 
-/// The pause after the first failed round of all endpoints; twice as long each time.
+type Result<T> = std::result::Result<T, SourceError>;
+
+/// The pause after all endpoints have failed once; twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// A connection that held so long was a good one.
+/// A connection that was up for so long was a good one.
 const SETTLED: Duration = Duration::from_secs(10);
+
+/// A connection to one member of the cluster.
+struct Member {
+    endpoint: Endpoint,
+    client: Client,
+}
 
 /// Reports until it is dropped.
 pub async fn run(config: EtcdConfig, me: Me, reporter: Reporter) {
-    let Err(why) = Source::new(config, &me, reporter.clone()).run().await;
-    // The configuration is checked for it, but nobody should have to trust that.
-    reporter.send(Report::Down(why));
-    std::future::pending::<()>().await;
+    let pace = Pace {
+        first: FIRST_PAUSE,
+        longest: LONGEST_PAUSE,
+        endpoints: config.endpoints.len(),
+        afterwards: Afterwards::AtOnceAfter(SETTLED),
+    };
+    feed::run(Source::new(config, &me, reporter), pace).await;
 }
 
 struct Source {
@@ -54,88 +65,58 @@ struct Source {
     store: Store,
     /// Where the watches go on; `None`: everything has to be listed (again).
     positions: Option<Positions>,
-    /// What was told last of its being down.
-    down: Option<String>,
-    /// Since when the connection at hand is of use.
-    up_since: Option<Instant>,
+    /// The endpoint to try next; without end.
+    next: usize,
+}
+
+impl Feed for Source {
+    async fn session(&mut self, link: &mut Link) -> Result<()> {
+        let member = self.connect().await?;
+        let positions = match self.positions.clone() {
+            Some(positions) => positions,
+            None => {
+                let positions = self.list(&member).await?;
+                self.positions = Some(positions.clone());
+                self.reporter.send(self.store.snapshot());
+                link.up();
+                positions
+            }
+        };
+        let Err(error) = self.watch(&member, positions, link).await;
+        Err(error)
+    }
+
+    fn start_over(&mut self) {
+        self.positions = None;
+    }
+
+    async fn down(&mut self, errors: Vec<SourceError>) {
+        self.reporter.send(Report::Down(errors.into_iter().collect()));
+    }
 }
 
 impl Source {
     fn new(config: EtcdConfig, me: &Me, reporter: Reporter) -> Self {
-        let ranges = Range::all(&config.prefix);
         Self {
+            ranges: Range::all(&config.prefix),
             store: Store::new(&config.prefix, &me.name),
-            config,
             reporter,
-            ranges,
             positions: None,
-            down: None,
-            up_since: None,
+            // Otherwise all nodes would choose the first endpoint.
+            next: fastrand::usize(..config.endpoints.len().max(1)),
+            config,
         }
     }
 
-    /// One connection after the other; `Err` if there is nowhere to connect to.
-    async fn run(mut self) -> Result<Infallible, String> {
-        let endpoints = self.config.endpoints.clone();
-        // Not everybody's first choice should be the same.
-        let first = fastrand::usize(..endpoints.len().max(1));
-        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
-        let mut failures = Vec::new();
-        for endpoint in endpoints.iter().cycle().skip(first) {
-            let Err(why) = self.session(endpoint).await;
-            if let Some(since) = self.up_since.take() {
-                tracing::info!("etcd {endpoint}: {why}; connecting again");
-                failures.clear();
-                if since.elapsed() >= SETTLED {
-                    backoff.reset();
-                } else {
-                    backoff.pause().await;
-                }
-                continue;
-            }
-            failures.push(format!("{endpoint}: {why}"));
-            if failures.len() == endpoints.len() {
-                self.tell_down(format!("etcd {}", failures.join("; ")));
-                failures.clear();
-                backoff.pause().await;
-            }
-        }
-        Err("etcd: no endpoint is configured".to_owned())
-    }
-
-    /// One connection, from its beginning to its end; why it ended.
-    async fn session(&mut self, endpoint: &str) -> Result<Infallible, String> {
-        let client = connect::connect(&self.config, endpoint).await?;
-        loop {
-            let positions = match self.positions.clone() {
-                Some(positions) => positions,
-                None => self.list(&client).await?,
-            };
-            match self.watch(&client, positions).await {
-                Ended::Compacted => {
-                    tracing::info!("etcd {endpoint}: compacted beyond what we saw; listing anew");
-                    self.positions = None;
-                    // Were it always so, others should not suffer from it.
-                    sleep(FIRST_PAUSE).await;
-                }
-                Ended::Broken(why) => return Err(why),
-            }
-        }
-    }
-
-    fn tell_down(&mut self, why: String) {
-        let is_told = match &self.down {
-            Some(told) => *told == why || error::is_vague(&why),
-            None => false,
-        };
-        if !is_told {
-            self.reporter.send(Report::Down(why.clone()));
-            self.down = Some(why);
-        }
-    }
-
-    /// The connection is of use: everything was listed, or is watched again.
-    fn is_up(&mut self) {
-        self.up_since.get_or_insert_with(Instant::now);
+    /// Connects to the endpoint whose turn it is.
+    async fn connect(&mut self) -> Result<Member> {
+        let urls = &self.config.endpoints;
+        let turn = self.next.checked_rem(urls.len()).and_then(|index| urls.get(index));
+        self.next = self.next.wrapping_add(1);
+        // The configuration is checked for it.
+        let url = turn.ok_or_else(|| Endpoint::new("etcd").error("no endpoint is configured"))?;
+        let endpoint = Endpoint::new(format!("etcd {url}"));
+        let client = connect::connect(&self.config, &endpoint, url).await?;
+        Ok(Member { endpoint, client })
     }
 }

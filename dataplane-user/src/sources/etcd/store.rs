@@ -1,7 +1,7 @@
 //! Objects in, reports out.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeSet, HashSet},
     sync::Arc,
 };
 
@@ -10,75 +10,58 @@ use ipnet::Ipv4Net;
 use super::ranges::{Key, Range};
 use crate::sources::{
     Origin, Report,
-    calico::{Affinity, Block, CalicoNode, Pool, Resolver},
+    calico::{Affinity, Aspect, Block, CalicoNode, Pool, Resolver},
+    error::{Malformed, SourceError},
 };
 
 /// What etcd holds, as far as routes follow from it.
 ///
-/// A value that cannot be understood changes nothing: what its key said before
-/// stays in force until it says something else, or is deleted.
+/// A value that cannot be understood changes nothing: the last valid one of its key
+/// stays active until there is another, or the key is deleted.
 pub struct Store {
     prefix: String,
     resolver: Resolver,
     /// Every key there is, understood or not.
     keys: BTreeSet<Origin>,
-    /// Keys that cannot be understood, and why.
-    malformed: BTreeMap<Origin, String>,
-    /// Those whose last good value is in force.
-    good: BTreeSet<Origin>,
-    /// Ranges that may not be read.
-    unreadable: BTreeMap<Origin, String>,
-    /// Problems as they were told.
-    told: BTreeMap<Origin, String>,
-    /// Those that may be others now.
-    touched: BTreeSet<Origin>,
+    /// Those with a valid value, which is active.
+    valid: BTreeSet<Origin>,
 }
 
 impl Store {
-    /// An empty one.
+    /// Makes an empty store.
     pub fn new(prefix: &str, own_name: &str) -> Self {
         Self {
             prefix: prefix.to_owned(),
             resolver: Resolver::new(own_name),
             keys: BTreeSet::new(),
-            malformed: BTreeMap::new(),
-            good: BTreeSet::new(),
-            unreadable: BTreeMap::new(),
-            told: BTreeMap::new(),
-            touched: BTreeSet::new(),
+            valid: BTreeSet::new(),
         }
     }
 
-    /// A key has this value.
+    /// Takes in the value of a key.
     pub fn put(&mut self, key: &[u8], value: &[u8]) {
         let origin = self.origin(key);
         self.keys.insert(origin.clone());
-        match self.understand(&origin, value) {
+        let problem = match self.understand(&origin, value) {
             Ok(()) => {
-                if self.malformed.remove(&origin).is_some() {
-                    self.touched.insert(origin.clone());
-                }
-                self.good.insert(origin);
+                self.valid.insert(origin.clone());
+                None
             }
-            Err(why) => {
-                let instead = if self.good.contains(&origin) {
-                    "what it said before stays in force"
-                } else {
-                    "skipped"
-                };
-                self.touched.insert(origin.clone());
-                self.malformed.insert(origin, format!("{why}; {instead}"));
+            Err(why) if self.valid.contains(&origin) => {
+                Some(format!("{why}; its last valid version stays active"))
             }
-        }
+            Err(why) => Some(format!("{why}; skipped")),
+        };
+        self.resolver.set_problem(origin, Aspect::Object, problem);
     }
 
-    /// A key is gone.
+    /// Removes a key.
     pub fn delete(&mut self, key: &[u8]) {
         let origin = self.origin(key);
         self.forget(&origin);
     }
 
-    /// All other keys are gone.
+    /// Removes all other keys.
     pub fn keep_only(&mut self, keys: &HashSet<Vec<u8>>) {
         let kept: HashSet<String> =
             keys.iter().map(|key| String::from_utf8_lossy(key).into_owned()).collect();
@@ -89,55 +72,24 @@ impl Store {
         }
     }
 
-    /// These ranges may not be read, and can be done without.
-    pub fn set_unreadable(&mut self, ranges: &[(Range, String)]) {
-        let before = std::mem::take(&mut self.unreadable);
-        self.touched.extend(before.into_keys());
-        for (range, why) in ranges {
+    /// Notes which ranges may not be read, of those that routes can do without.
+    pub fn set_unreadable(&mut self, unreadable: &[(Range, SourceError)]) {
+        for range in Range::all(&self.prefix) {
+            let error = unreadable.iter().find(|(other, _)| *other == range);
+            let problem = error.map(|(_, error)| format!("{}; skipped", error.why()));
             let origin = Origin::from(range.start.as_str());
-            self.touched.insert(origin.clone());
-            self.unreadable.insert(origin, format!("{why}; skipped"));
+            self.resolver.set_problem(origin, Aspect::Object, problem);
         }
     }
 
-    /// Everything.
+    /// Reports everything.
     pub fn snapshot(&mut self) -> Report {
-        // What changed up to now is in it.
-        self.resolver.take_changes();
-        self.resolver.take_problems();
-        self.touched.clear();
-        let mut problems: BTreeMap<_, _> = self.resolver.problems().into_iter().collect();
-        problems.extend(self.malformed.clone());
-        problems.extend(self.unreadable.clone());
-        self.told.clone_from(&problems);
-        Report::Snapshot {
-            claims: self.resolver.snapshot(),
-            problems: problems.into_iter().collect(),
-        }
+        self.resolver.report_all()
     }
 
-    /// What changed since this or [`Store::snapshot`] was last asked for.
+    /// Reports what has changed since this or [`Store::snapshot`] was last called.
     pub fn take_reports(&mut self) -> Vec<Report> {
-        let mut reports = Vec::new();
-        let changes = self.resolver.take_changes();
-        if !changes.is_empty() {
-            reports.push(Report::Changes(changes));
-        }
-        let resolved = self.resolver.take_problems().into_iter().map(|(origin, _)| origin);
-        self.touched.extend(resolved);
-        for origin in std::mem::take(&mut self.touched) {
-            let own = self.malformed.get(&origin).or_else(|| self.unreadable.get(&origin));
-            let now = own.map(String::as_str).or_else(|| self.resolver.problem(&origin));
-            let now = now.map(str::to_owned);
-            let told = match now.clone() {
-                Some(text) => self.told.insert(origin.clone(), text),
-                None => self.told.remove(&origin),
-            };
-            if told != now {
-                reports.push(Report::Problem(origin, now));
-            }
-        }
-        reports
+        self.resolver.take_reports()
     }
 
     /// The key for people; the same one each time.
@@ -148,10 +100,8 @@ impl Store {
 
     fn forget(&mut self, origin: &Origin) {
         self.keys.remove(origin);
-        self.good.remove(origin);
-        if self.malformed.remove(origin).is_some() {
-            self.touched.insert(origin.clone());
-        }
+        self.valid.remove(origin);
+        self.resolver.set_problem(origin.clone(), Aspect::Object, None);
         match Key::parse(&self.prefix, origin) {
             Key::Block(_) => self.resolver.set_block(origin.clone(), None),
             Key::Node(name) => self.resolver.set_node(name, None),
@@ -161,14 +111,14 @@ impl Store {
         }
     }
 
-    fn understand(&mut self, origin: &Origin, value: &[u8]) -> Result<(), String> {
+    fn understand(&mut self, origin: &Origin, value: &[u8]) -> Result<(), Malformed> {
         match Key::parse(&self.prefix, origin) {
             Key::Block(name) => {
                 let block = Block::from_json(value)?;
                 if let Some(Block { cidr, .. }) = &block
                     && of_key(name) != Some(*cidr)
                 {
-                    return Err(format!("is about {cidr}, which its key is not"));
+                    return Err(Malformed::new(format!("is about {cidr}, which its key is not")));
                 }
                 self.resolver.set_block(origin.clone(), block);
             }
@@ -177,7 +127,7 @@ impl Store {
             Key::Affinity(key) => {
                 self.resolver.set_affinity(origin.clone(), Affinity::from_etcd(key, value)?);
             }
-            Key::Foreign => return Err("is no key of Calico's".to_owned()),
+            Key::Foreign => return Err(Malformed::new("is no key of Calico's")),
         }
         Ok(())
     }
@@ -192,7 +142,7 @@ fn of_key(name: &str) -> Option<Ipv4Net> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sources::Change;
+    use crate::sources::{Change, error::Endpoint};
 
     const BLOCK: &str = "/calico/ipam/v2/assignment/ipv4/block/10.20.42.0-26";
     const NODE: &str = "/calico/resources/v3/projectcalico.org/nodes/b";
@@ -229,7 +179,9 @@ mod tests {
                 }
                 Report::Changes(changes) => changes.iter().map(claim).collect(),
                 Report::Problem(key, text) => vec![problem(key, text.as_deref())],
-                Report::Down(_) | Report::Up => panic!("not said here: {report:?}"),
+                Report::Problems(_) | Report::Down(_) | Report::Up => {
+                    panic!("not said here: {report:?}")
+                }
             })
             .collect()
     }
@@ -244,7 +196,7 @@ mod tests {
             let told = told(store.take_reports());
             assert_eq!(told.len(), 1, "{told:?}");
             let instead =
-                if key == POOL { "; skipped" } else { "; what it said before stays in force" };
+                if key == POOL { "; skipped" } else { "; its last valid version stays active" };
             assert!(told[0].starts_with(key) && told[0].ends_with(instead), "{told:?}");
         }
         let whole = told(vec![store.snapshot()]);
@@ -309,7 +261,8 @@ mod tests {
         let mut store = store();
         store.snapshot();
         let range = Range::all("/calico").into_iter().find(Range::is_optional).unwrap();
-        store.set_unreadable(&[(range, "permission denied".to_owned())]);
+        let error = Endpoint::new("etcd http://a").error("permission denied").during("listing");
+        store.set_unreadable(&[(range, error)]);
         let said = "/calico/ipam/v2/host/ permission denied; skipped";
         assert_eq!(told(store.take_reports()), [said]);
         store.set_unreadable(&[]);

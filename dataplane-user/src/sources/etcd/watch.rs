@@ -4,19 +4,22 @@
 //! events of a revision in one message (they are not asked for in fragments), so
 //! none is lost in between.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, convert::Infallible};
 
-use etcd_client::{Client, WatchOptions, WatchResponse, WatchStream};
+use etcd_client::{Client, Error, WatchOptions, WatchResponse, WatchStream};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    Source,
-    connect::ANSWER,
-    error::{clean, is_compacted, one_line},
-    list::LARGEST,
+    Member, Result, Source,
+    connect::{ANSWER, LARGEST, late},
+    error,
     ranges::Range,
 };
-use crate::sources::Report;
+use crate::sources::{
+    Report,
+    error::{Cause, Endpoint},
+    feed::Link,
+};
 
 /// Where each range's watch begins or goes on.
 #[derive(Clone, Debug)]
@@ -42,52 +45,39 @@ impl Positions {
     }
 }
 
-/// Why watching ended.
-pub enum Ended {
-    /// etcd has forgotten what happened since.
-    Compacted,
-    /// The connection is of no use any more: why.
-    Broken(String),
-}
-
 impl Source {
     /// Watches from `positions` on, and reports, until that ends.
-    pub(super) async fn watch(&mut self, client: &Client, positions: Positions) -> Ended {
-        match self.try_watch(client, positions).await {
-            Ok(ended) | Err(ended) => ended,
-        }
-    }
-
-    async fn try_watch(
+    pub(super) async fn watch(
         &mut self,
-        client: &Client,
+        member: &Member,
         mut positions: Positions,
-    ) -> Result<Ended, Ended> {
+        link: &mut Link,
+    ) -> Result<Infallible> {
+        let Member { endpoint, client } = member;
         let end = Instant::now() + ANSWER;
-        let mut stream = match timeout_at(end, open(client, &positions)).await {
-            Ok(stream) => stream?,
-            Err(_) => return Err(late()),
-        };
+        let broken = |error| error::of(endpoint, &error).during("watching");
+        let silent = |_| late(endpoint).during("watching");
+        let opened = timeout_at(end, open(client, &positions)).await;
+        let opened = opened.map_err(silent)?.map_err(broken)?;
+        let mut stream = opened.ok_or_else(|| endpoint.error("there is no range to watch"))?;
         let mut waiting: BTreeSet<i64> = (1..).take(positions.0.len()).collect();
         loop {
             // Afterwards the keep-alive of the connection notices a silent server.
             let message = if waiting.is_empty() {
                 stream.message().await
             } else {
-                timeout_at(end, stream.message()).await.map_err(|_| late())?
+                timeout_at(end, stream.message()).await.map_err(silent)?
             };
-            let response = message.map_err(|error| broken(&error))?;
-            let response = response.ok_or_else(|| Ended::Broken("it closed the watch".into()))?;
+            let response = message.map_err(broken)?;
+            let response = response.ok_or_else(|| endpoint.error("etcd closed the watch"))?;
             let watch = response.watch_id();
             let Some(position) = positions.of(watch) else { continue };
-            refused(&response, &position.range)?;
+            refused(&response, &position.range, endpoint)?;
             self.take_in(&response, position);
             self.positions = Some(positions.clone());
             if response.created() && waiting.remove(&watch) && waiting.is_empty() {
-                self.is_up();
-                if self.down.take().is_some() {
-                    self.reporter.send(Report::Up);
-                }
+                self.reporter.send(Report::Up);
+                link.up();
             }
         }
     }
@@ -116,7 +106,11 @@ impl Source {
     }
 }
 
-async fn open(client: &Client, positions: &Positions) -> Result<WatchStream, Ended> {
+/// Asks for all watches on one stream; `None` if there is no range to watch.
+async fn open(
+    client: &Client,
+    positions: &Positions,
+) -> std::result::Result<Option<WatchStream>, Error> {
     let mut client = client.watch_client().max_decoding_message_size(LARGEST);
     let mut stream: Option<WatchStream> = None;
     for (number, position) in (1..).zip(&positions.0) {
@@ -128,35 +122,25 @@ async fn open(client: &Client, positions: &Positions) -> Result<WatchStream, End
             .with_progress_notify()
             .with_watch_id(number);
         match &mut stream {
-            None => stream = Some(client.watch(key, Some(options)).await.map_err(|e| broken(&e))?),
-            Some(stream) => stream.watch(key, Some(options)).await.map_err(|e| broken(&e))?,
+            None => stream = Some(client.watch(key, Some(options)).await?),
+            Some(stream) => stream.watch(key, Some(options)).await?,
         }
     }
-    stream.ok_or_else(|| Ended::Broken("there is nothing to watch".to_owned()))
+    Ok(stream)
 }
 
-fn refused(response: &WatchResponse, range: &Range) -> Result<(), Ended> {
+fn refused(response: &WatchResponse, range: &Range, endpoint: &Endpoint) -> Result<()> {
+    let doing = format!("watching {}", range.start);
     if response.compact_revision() > 0 {
-        return Err(Ended::Compacted);
+        let error = endpoint.error("etcd has compacted the changes since the last one we saw");
+        return Err(error.during(doing).caused_by(Cause::Gone));
     }
     if response.canceled() {
         let why = match response.cancel_reason() {
-            "" => "no reason given",
+            "" => "etcd canceled the watch without a reason",
             why => why,
         };
-        return Err(Ended::Broken(format!("watching {}: {}", range.start, clean(why))));
+        return Err(endpoint.error(why).during(doing));
     }
     Ok(())
-}
-
-fn broken(error: &etcd_client::Error) -> Ended {
-    if is_compacted(error) {
-        Ended::Compacted
-    } else {
-        Ended::Broken(format!("the watch broke: {}", one_line(error)))
-    }
-}
-
-fn late() -> Ended {
-    Ended::Broken(format!("no watch within {} s", ANSWER.as_secs()))
 }

@@ -1,7 +1,7 @@
 //! What all objects say together, and what of it is new.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::sources::{
     Origin, Report,
-    calico::{Block, Resolver},
+    calico::{Aspect, Block, Resolver},
 };
 
 /// Outlives the sessions: what was said stays until its place is taken.
@@ -22,61 +22,9 @@ pub struct Cluster {
     resolver: Resolver,
     /// The objects there are, to find out which ones a new list no longer has.
     known: HashMap<Kind, HashSet<Origin>>,
-    problems: Problems,
     /// Nodes with pod CIDRs that do not count.
     pod_cidrs: HashSet<Origin>,
     has_spoken: bool,
-}
-
-/// Several may have a complaint about one object; the first of these counts.
-#[derive(Default)]
-struct Problems {
-    malformed: BTreeMap<Origin, String>,
-    resolved: BTreeMap<Origin, String>,
-    /// Of the cluster as a whole, and our place in it.
-    own: BTreeMap<Origin, String>,
-    touched: BTreeSet<Origin>,
-}
-
-impl Problems {
-    fn set_malformed(&mut self, origin: &Origin, problem: Option<String>) {
-        set(&mut self.malformed, origin, problem, &mut self.touched);
-    }
-
-    fn set_resolved(&mut self, origin: &Origin, problem: Option<String>) {
-        set(&mut self.resolved, origin, problem, &mut self.touched);
-    }
-
-    fn set_own(&mut self, origin: &Origin, problem: Option<String>) {
-        set(&mut self.own, origin, problem, &mut self.touched);
-    }
-
-    fn get(&self, origin: &Origin) -> Option<&String> {
-        [&self.malformed, &self.resolved, &self.own].into_iter().find_map(|it| it.get(origin))
-    }
-
-    fn all(&self) -> Vec<(Origin, String)> {
-        let all = [&self.malformed, &self.resolved, &self.own];
-        let origins: BTreeSet<_> = all.into_iter().flat_map(BTreeMap::keys).collect();
-        let all = origins.into_iter().filter_map(|it| Some((it.clone(), self.get(it)?.clone())));
-        all.collect()
-    }
-}
-
-fn set(
-    problems: &mut BTreeMap<Origin, String>,
-    origin: &Origin,
-    problem: Option<String>,
-    touched: &mut BTreeSet<Origin>,
-) {
-    if problems.get(origin) == problem.as_ref() {
-        return;
-    }
-    touched.insert(origin.clone());
-    match problem {
-        Some(problem) => drop(problems.insert(origin.clone(), problem)),
-        None => drop(problems.remove(origin)),
-    }
 }
 
 impl Cluster {
@@ -85,9 +33,8 @@ impl Cluster {
         Self {
             found,
             own_name: own_name.to_owned(),
-            resolver: Resolver::new(own_name),
+            resolver: Resolver::new(own_name).calling_nodes(Kind::Node.as_str()),
             known: HashMap::new(),
-            problems: Problems::default(),
             pod_cidrs: HashSet::new(),
             has_spoken: false,
         }
@@ -130,7 +77,7 @@ impl Cluster {
             }
             Err(problem) => Some(format!("{problem}; skipped")),
         };
-        self.problems.set_malformed(&origin, problem);
+        self.resolver.set_problem(origin, Aspect::Object, problem);
     }
 
     fn apply_node(&mut self, origin: &Origin, name: &str, says: NodeSays) -> Option<String> {
@@ -171,7 +118,7 @@ impl Cluster {
         if let Some(known) = self.known.get_mut(&kind) {
             known.remove(&origin);
         }
-        self.problems.set_malformed(&origin, None);
+        self.resolver.set_problem(origin, Aspect::Object, None);
     }
 
     /// What is new since it was last asked; nothing before every kind was listed.
@@ -180,38 +127,21 @@ impl Cluster {
         if !kinds.iter().all(|resource| self.known.contains_key(&resource.kind)) {
             return Vec::new();
         }
-        self.judge();
-        let changes = self.resolver.take_changes();
-        if !self.has_spoken {
-            self.has_spoken = true;
-            self.problems.touched.clear();
-            let (claims, problems) = (self.resolver.snapshot(), self.problems.all());
-            return vec![Report::Snapshot { claims, problems }];
+        self.check();
+        if std::mem::replace(&mut self.has_spoken, true) {
+            self.resolver.take_reports()
+        } else {
+            vec![self.resolver.report_all()]
         }
-        let mut reports = Vec::new();
-        if !changes.is_empty() {
-            reports.push(Report::Changes(changes));
-        }
-        for origin in std::mem::take(&mut self.problems.touched) {
-            let problem = self.problems.get(&origin).cloned();
-            reports.push(Report::Problem(origin, problem));
-        }
-        reports
     }
 
-    fn judge(&mut self) {
-        for (origin, problem) in self.resolver.take_problems() {
-            // By our names, so that all complaints about an object stand together.
-            let origin = match origin.strip_prefix("nodes/") {
-                Some(name) => self::origin(Kind::Node, name),
-                None => origin,
-            };
-            self.problems.set_resolved(&origin, problem);
-        }
+    /// Looks for what is wrong with the cluster as a whole, and our place in it.
+    fn check(&mut self) {
         let own = origin(Kind::Node, &self.own_name);
         let is_known = self.known.get(&Kind::Node).is_some_and(|nodes| nodes.contains(&own));
         let stranger = "this node is not in the cluster by this name: correct node.name";
-        self.problems.set_own(&own, (!is_known).then(|| stranger.to_owned()));
+        let problem = (!is_known).then(|| stranger.to_owned());
+        self.resolver.set_problem(own, Aspect::Cluster, problem);
 
         let has_blocks = self.known.get(&Kind::Block).is_some_and(|blocks| !blocks.is_empty());
         let hint = (self.found != Found::HostLocal && !has_blocks && !self.pod_cidrs.is_empty())
@@ -220,7 +150,7 @@ impl Cluster {
                  set sources.kubernetes.api to none"
                     .to_owned()
             });
-        self.problems.set_own(&Arc::from("IPAMBlocks"), hint);
+        self.resolver.set_problem(Arc::from("IPAMBlocks"), Aspect::Cluster, hint);
     }
 }
 

@@ -7,21 +7,13 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
-use super::failure::{Failure, one_line};
-use crate::config::KubernetesConfig;
+use crate::{
+    config::KubernetesConfig,
+    sources::error::{Endpoint, SourceError},
+};
 
 /// How long the API may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(10);
-
-/// The API, as it is called in messages.
-#[derive(Clone, Debug)]
-pub struct Endpoint(String);
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Kubernetes {}", self.0)
-    }
-}
 
 /// A way to the API.
 #[derive(Clone)]
@@ -39,39 +31,38 @@ impl fmt::Display for Api {
 }
 
 /// Reads the credentials anew; nothing is sent yet.
-pub async fn connect(config: &KubernetesConfig) -> Result<Api, Failure> {
+pub async fn connect(config: &KubernetesConfig) -> Result<Api, SourceError> {
     let mut kube = match &config.kubeconfig {
         None => in_cluster()?,
         Some(path) => {
-            let endpoint = Endpoint(path.display().to_string());
+            let endpoint = endpoint(path.display());
             let options =
                 KubeConfigOptions { context: config.context.clone(), ..Default::default() };
             let of_file = async {
                 Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &options).await
             };
-            of_file.await.map_err(|error| Failure::other(endpoint, error.to_string()))?
+            of_file.await.map_err(|error| endpoint.error(error))?
         }
     };
     kube.connect_timeout = Some(CONNECT);
     // It would try for minutes before anybody heard of it.
     kube.default_retry = false;
     let url = kube.cluster_url.to_string();
-    let endpoint = Endpoint(url.trim_end_matches('/').to_owned());
+    let endpoint = endpoint(url.trim_end_matches('/'));
     match Client::try_from(kube) {
         Ok(client) => Ok(Api { endpoint, client }),
-        Err(error) => {
-            Err(Failure::other(&endpoint, format!("the credentials cannot be used: {error}")))
-        }
+        Err(error) => Err(endpoint.error(format!("the credentials cannot be used: {error}"))),
     }
 }
 
-fn in_cluster() -> Result<Config, Failure> {
+fn in_cluster() -> Result<Config, SourceError> {
     Config::incluster().map_err(|error| {
-        let endpoint = Endpoint("as a pod".to_owned());
-        let what = one_line(&error.to_string());
-        Failure::other(
-            endpoint,
-            format!("{what}; outside of a pod, name a file in sources.kubernetes.kubeconfig"),
-        )
+        endpoint("as a pod")
+            .error(error)
+            .remedy("outside of a pod, name a file in sources.kubernetes.kubeconfig")
     })
+}
+
+fn endpoint(name: impl fmt::Display) -> Endpoint {
+    Endpoint::new(format!("Kubernetes {name}"))
 }

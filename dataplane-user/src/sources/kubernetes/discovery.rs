@@ -7,10 +7,12 @@ use serde::Deserialize;
 use super::{
     access::{CALICO_V1, CALICO_V3, CalicoGroup, NODES, Resource},
     connect::Api,
-    failure::Failure,
     request,
 };
-use crate::config::sources::CalicoApi;
+use crate::{
+    config::sources::CalicoApi,
+    sources::error::{Cause, SourceError},
+};
 
 /// How often to look whether Calico was installed meanwhile.
 const AGAIN: Duration = Duration::from_secs(300);
@@ -55,7 +57,7 @@ struct Named {
 }
 
 /// Asks for what the configuration wants, or for whichever is there.
-pub async fn discover(api: &Api, wanted: CalicoApi) -> Result<Found, Failure> {
+pub async fn discover(api: &Api, wanted: CalicoApi) -> Result<Found, SourceError> {
     match wanted {
         CalicoApi::None => Ok(Found::HostLocal),
         CalicoApi::V1 => required(api, CALICO_V1).await,
@@ -78,23 +80,19 @@ pub async fn changed(api: &Api, wanted: CalicoApi, found: Found) {
     }
 }
 
-async fn required(api: &Api, group: CalicoGroup) -> Result<Found, Failure> {
+async fn required(api: &Api, group: CalicoGroup) -> Result<Found, SourceError> {
     if has(api, group).await? {
         return Ok(Found::Calico(group));
     }
-    let what = format!(
-        "there is no {} and {} in {}; correct sources.kubernetes.api",
-        group.blocks.plural,
-        group.pools.plural,
-        group.name()
-    );
-    Err(Failure::missing(&api.endpoint, what))
+    let (blocks, pools) = (group.blocks.plural, group.pools.plural);
+    let error = api.endpoint.error(format!("there is no {blocks} and {pools} in {}", group.name()));
+    Err(error.caused_by(Cause::Missing).remedy("correct sources.kubernetes.api"))
 }
 
-async fn whichever(api: &Api) -> Result<Found, Failure> {
+async fn whichever(api: &Api) -> Result<Found, SourceError> {
     let v3 = match has(api, CALICO_V3).await {
         // The API itself serves what we look for, it does not ask another server.
-        Err(failure) if failure.is_unserved() => false,
+        Err(error) if error.cause() == Cause::Unserved => false,
         v3 => v3?,
     };
     let v1 = has(api, CALICO_V1).await?;
@@ -107,17 +105,17 @@ async fn whichever(api: &Api) -> Result<Found, Failure> {
     })
 }
 
-async fn has(api: &Api, group: CalicoGroup) -> Result<bool, Failure> {
+async fn has(api: &Api, group: CalicoGroup) -> Result<bool, SourceError> {
     let path = format!("/apis/{}", group.name());
     let resources: ResourceList = match request::discover(api, &path).await {
         Ok(resources) => resources,
-        Err(failure) if failure.is_missing() => return Ok(false),
-        Err(failure) => return Err(failure),
+        Err(error) if error.cause() == Cause::Missing => return Ok(false),
+        Err(error) => return Err(error),
     };
     let is_there = |wanted: Resource| resources.resources.iter().any(|it| it.name == wanted.plural);
     Ok(is_there(group.blocks) && is_there(group.pools))
 }
 
-async fn is_empty(api: &Api, resource: Resource) -> Result<bool, Failure> {
+async fn is_empty(api: &Api, resource: Resource) -> Result<bool, SourceError> {
     request::page(api, resource, 1, None).await.map(|page| page.items.is_empty())
 }

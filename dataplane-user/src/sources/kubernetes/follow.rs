@@ -1,11 +1,12 @@
-//! One resource: list, then watch from there, for ever.
+//! One resource: list, then watch from there.
 //!
-//! Like `kube::runtime::watcher`, with what that lacks (5.0): it does not tell that a
-//! watch was accepted again, so nobody could say that the API is back; it never
-//! lists anew when the API answers 410 to a watch (only when 410 comes as an event);
-//! it asks without a pause when the API accepts a watch and closes it at once.
+//! In the place of `kube::runtime::watcher` (5.0), which does not report that a watch
+//! was accepted again, so the source could not be reported as up; which never lists
+//! again when the API answers 410 to a watch (only when 410 comes as an event,
+//! kube-rs#1042); and which asks without a pause when the API accepts a watch and
+//! closes it at once.
 
-use std::{pin::pin, time::Duration};
+use std::{convert::Infallible, pin::pin, time::Duration};
 
 use futures::{Stream, StreamExt as _};
 use kube::api::WatchEvent;
@@ -15,11 +16,14 @@ use tokio::{sync::mpsc::Sender, time::timeout};
 use super::{
     access::Resource,
     connect::Api,
-    failure::{Attempt, Failure},
+    failure::{self, Attempt},
     object::{self, Object},
     request,
 };
-use crate::sources::backoff::Backoff;
+use crate::sources::{
+    error::SourceError,
+    feed::{self, Feed, Link},
+};
 
 /// A watch that lasts this long, or brings anything, works.
 const PROBATION: Duration = Duration::from_secs(1);
@@ -39,106 +43,83 @@ pub enum Heard {
     /// Changes are heard from now on, and none was missed.
     Watching,
     /// They are not, until [`Heard::Watching`]; it is tried again.
-    Failed(Failure),
+    Failed(SourceError),
 }
 
-/// How a watch ended.
-enum Ended {
-    /// As watches do after some time.
-    Well,
-    /// It does not know any more what happened since.
-    Gone,
-    /// In some other way.
-    Badly(Failure),
-}
-
-/// Tells all it hears.
-pub async fn follow(api: &Api, resource: Resource, to: Sender<(Resource, Heard)>) {
-    let mut follower = Follower { api, resource, to, backoff: super::backoff(), breaks: 0 };
-    loop {
-        match request::list(api, resource).await {
-            Ok((objects, version)) => {
-                follower.tell(Heard::Listed(objects)).await;
-                follower.watch(version).await;
-            }
-            Err(failure) => follower.failed(failure).await,
-        }
-    }
+/// Follows a resource and sends all it hears to `to`.
+pub async fn follow(api: &Api, resource: Resource, to: Sender<(Resource, Heard)>) -> Infallible {
+    feed::run(Follower { api, resource, to, version: None }, super::PACE).await
 }
 
 struct Follower<'a> {
     api: &'a Api,
     resource: Resource,
     to: Sender<(Resource, Heard)>,
-    backoff: Backoff,
-    /// How many watches in a row broke before they had proved to work.
-    breaks: u32,
+    /// Where the watch goes on; `None`: everything has to be listed (again).
+    version: Option<String>,
+}
+
+impl Feed for Follower<'_> {
+    async fn session(&mut self, link: &mut Link) -> Result<(), SourceError> {
+        let version = match self.version.clone() {
+            Some(version) => version,
+            None => {
+                let (objects, version) = request::list(self.api, self.resource).await?;
+                self.send(Heard::Listed(objects)).await;
+                self.version.insert(version).clone()
+            }
+        };
+        let events = request::watch(self.api, self.resource, &version).await?;
+        self.read(pin!(events), link).await
+    }
+
+    fn start_over(&mut self) {
+        self.version = None;
+    }
+
+    async fn down(&mut self, errors: Vec<SourceError>) {
+        for error in errors {
+            self.send(Heard::Failed(error)).await;
+        }
+    }
 }
 
 impl Follower<'_> {
-    /// Until everything has to be listed anew.
-    async fn watch(&mut self, mut version: String) {
-        loop {
-            let ended = match request::watch(self.api, self.resource, &version).await {
-                Ok(events) => self.read(pin!(events), &mut version).await,
-                Err(failure) if failure.is_gone() => Ended::Gone,
-                Err(failure) => {
-                    self.failed(failure).await;
-                    continue;
-                }
-            };
-            match ended {
-                Ended::Well => {}
-                Ended::Gone => {
-                    tracing::debug!("{}: {} are listed anew", self.api, self.resource);
-                    // Should that go round in circles, then not too fast.
-                    self.broke(None).await;
-                    return;
-                }
-                Ended::Badly(failure) => self.broke(Some(failure)).await,
-            }
-        }
-    }
-
+    /// Reads a watch until it ends: `Ok` if it had worked.
     async fn read(
         &mut self,
-        mut events: impl Stream<Item = Result<WatchEvent<Value>, Failure>> + Unpin,
-        version: &mut String,
-    ) -> Ended {
+        mut events: impl Stream<Item = Result<WatchEvent<Value>, SourceError>> + Unpin,
+        link: &mut Link,
+    ) -> Result<(), SourceError> {
         let attempt = Attempt::Watch(self.resource);
         let mut works = false;
         loop {
             let patience = if works { SILENCE } else { PROBATION };
             let event = match timeout(patience, events.next()).await {
-                Err(_) | Ok(None) if works => return Ended::Well,
-                Err(_) => {
-                    works = true;
-                    self.works().await;
-                    continue;
-                }
+                Err(_) | Ok(None) if works => return Ok(()),
+                Err(_) => None,
                 Ok(None) => {
                     let what = format!("closes the connection at once when we {attempt}");
-                    return Ended::Badly(Failure::other(self.api, what));
+                    return Err(self.api.endpoint.error(what));
                 }
-                Ok(Some(Err(failure))) => return Ended::Badly(failure),
                 Ok(Some(Ok(WatchEvent::Error(status)))) => {
                     let error = kube::Error::Api(status);
-                    let failure = Failure::of(&self.api.endpoint, attempt, &error);
-                    let is_gone = failure.is_gone();
-                    return if is_gone { Ended::Gone } else { Ended::Badly(failure) };
+                    return Err(failure::of(&self.api.endpoint, attempt, &error));
                 }
-                Ok(Some(Ok(event))) => event,
+                Ok(Some(event)) => Some(event?),
             };
             if !works {
                 works = true;
-                self.works().await;
+                link.up();
+                self.send(Heard::Watching).await;
             }
+            let Some(event) = event else { continue };
             let (heard, now) = self.understand(event);
             if let Some(heard) = heard {
-                self.tell(heard).await;
+                self.send(heard).await;
             }
             if let Some(now) = now.filter(|now| !now.is_empty()) {
-                *version = now;
+                self.version = Some(now);
             }
         }
     }
@@ -159,31 +140,8 @@ impl Follower<'_> {
         }
     }
 
-    async fn works(&mut self) {
-        self.breaks = 0;
-        self.backoff.reset();
-        self.tell(Heard::Watching).await;
-    }
-
-    async fn failed(&mut self, failure: Failure) {
-        self.tell(Heard::Failed(failure)).await;
-        self.backoff.pause().await;
-    }
-
-    /// Connections break now and then, and are made again before anybody has to
-    /// hear of it. Not so the second time.
-    async fn broke(&mut self, failure: Option<Failure>) {
-        if self.breaks > 0 {
-            if let Some(failure) = failure {
-                self.tell(Heard::Failed(failure)).await;
-            }
-            self.backoff.pause().await;
-        }
-        self.breaks = self.breaks.saturating_add(1);
-    }
-
-    async fn tell(&self, heard: Heard) {
-        // Nobody listens any more when the session ends, and we with it.
+    async fn send(&self, heard: Heard) {
+        // The receiver goes when the session ends, and this future with it.
         let _ = self.to.send((self.resource, heard)).await;
     }
 }

@@ -10,8 +10,8 @@
 //! | `request` | one question to the API and its answer |
 //! | `object` | what an object says |
 //! | `cluster` | what all of them say together |
-//! | `told` | whether the source is up, as the daemon was told |
-//! | `failure` | errors, in one line |
+//! | `health` | whether all resources are watched |
+//! | `failure` | the API's errors as the sources' own |
 //!
 //! A session lasts as long as its credentials and the resources it found. When it
 //! ends another begins, and lists anew; what is gone is found by comparing, so
@@ -23,97 +23,113 @@ mod connect;
 mod discovery;
 mod failure;
 mod follow;
+mod health;
 mod object;
 mod request;
-mod told;
 
 use std::time::Duration;
 
 use futures::future::join_all;
-use tokio::sync::mpsc::channel;
+use tokio::sync::mpsc::{Receiver, channel};
 
 use self::{
     access::Resource,
     cluster::Cluster,
-    failure::Failure,
+    failure::ends_session,
     follow::{Heard, follow},
-    told::Told,
+    health::Health,
 };
-use super::{Me, Report, Reporter, backoff::Backoff};
+use super::{
+    Me, Report, Reporter,
+    error::SourceError,
+    feed::{self, Afterwards, Feed, Link, Pace},
+};
 use crate::config::KubernetesConfig;
 
 /// Events that may wait; a resource's watch is not read on while they do.
 const WAITING: usize = 1024;
-/// The pause after the first failure; twice as long each time.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// The longest pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// For sessions, and for each resource in them.
+const PACE: Pace = Pace {
+    first: Duration::from_millis(250),
+    longest: Duration::from_secs(15),
+    endpoints: 1,
+    afterwards: Afterwards::AtOnceAfter(Duration::ZERO),
+};
 
-/// Reads and watches, for ever.
+/// Reads and watches until it is dropped.
 pub async fn run(config: KubernetesConfig, me: Me, reporter: Reporter) {
-    let mut backoff = backoff();
-    let mut cluster = None;
-    let mut told = Told::new(reporter);
-    loop {
-        let failure = session(&config, &me, &mut cluster, &mut told, &mut backoff).await;
-        told.down(&failure);
-        backoff.pause().await;
+    feed::run(Source { config, me, reporter, cluster: None }, PACE).await;
+}
+
+struct Source {
+    config: KubernetesConfig,
+    me: Me,
+    reporter: Reporter,
+    cluster: Option<Cluster>,
+}
+
+impl Feed for Source {
+    /// Runs until the credentials or the resources are no longer what they were.
+    async fn session(&mut self, link: &mut Link) -> Result<(), SourceError> {
+        let api = connect::connect(&self.config).await?;
+        let wanted = self.config.api;
+        let found = discovery::discover(&api, wanted).await?;
+        let resources = found.resources();
+        // Objects of another group have the same names, but are others.
+        let cluster = match &mut self.cluster {
+            Some(cluster) if cluster.found() == found => cluster,
+            other => {
+                tracing::info!("kubernetes: {api} has {found}");
+                other.insert(Cluster::new(found, &self.me.name))
+            }
+        };
+        let health = Health::new(&resources);
+        let (sender, heard) = channel(WAITING);
+        let follow_all = join_all(resources.iter().map(|one| follow(&api, *one, sender.clone())));
+        tokio::select! {
+            error = listen(heard, cluster, health, &self.reporter, link) => Err(error),
+            _ = follow_all => Err(api.endpoint.error("no resource is followed any more")),
+            () = discovery::changed(&api, wanted, found) => {
+                tracing::info!("kubernetes: {api} has Calico's resources now; reading them");
+                Ok(())
+            }
+        }
+    }
+
+    async fn down(&mut self, errors: Vec<SourceError>) {
+        self.reporter.send(Report::Down(errors.into_iter().collect()));
     }
 }
 
-fn backoff() -> Backoff {
-    Backoff::new(FIRST_PAUSE, LONGEST_PAUSE)
-}
-
-/// Until the credentials or the resources are no longer what they were; why.
-async fn session(
-    config: &KubernetesConfig,
-    me: &Me,
-    cluster: &mut Option<Cluster>,
-    told: &mut Told,
-    backoff: &mut Backoff,
-) -> Failure {
-    let api = match connect::connect(config).await {
-        Ok(api) => api,
-        Err(failure) => return failure,
-    };
-    let found = match discovery::discover(&api, config.api).await {
-        Ok(found) => found,
-        Err(failure) => return failure,
-    };
-    let resources = found.resources();
-    // Objects of another group have the same names, but are others.
-    let cluster = match cluster {
-        Some(cluster) if cluster.found() == found => cluster,
-        other => {
-            tracing::info!("kubernetes: {api} has {found}");
-            other.insert(Cluster::new(found, &me.name))
-        }
-    };
-    told.begin(&resources);
-    let (sender, mut heard) = channel(WAITING);
-    let follow_all = join_all(resources.iter().map(|one| follow(&api, *one, sender.clone())));
-    let listen = async {
-        let mut batch = Vec::new();
-        loop {
-            // Never none: `sender` is alive.
-            heard.recv_many(&mut batch, WAITING).await;
-            for (resource, heard) in batch.drain(..) {
-                if let Some(failure) = take(cluster, told, resource, heard) {
-                    return failure;
-                }
-            }
-            report(cluster, told);
-            if told.are_all_watched() {
-                backoff.reset();
+/// Reports what is heard of the resources, until an error ends the session.
+async fn listen(
+    mut heard: Receiver<(Resource, Heard)>,
+    cluster: &mut Cluster,
+    mut health: Health,
+    reporter: &Reporter,
+    link: &mut Link,
+) -> SourceError {
+    let mut batch = Vec::new();
+    loop {
+        // Never none: the session has a sender.
+        heard.recv_many(&mut batch, WAITING).await;
+        let mut is_news_of_health = false;
+        for (resource, heard) in batch.drain(..) {
+            is_news_of_health |= matches!(heard, Heard::Watching | Heard::Failed(_));
+            if let Some(error) = take(cluster, &mut health, resource, heard) {
+                return error;
             }
         }
-    };
-    tokio::select! {
-        failure = listen => failure,
-        _ = follow_all => Failure::other(&api, "no resource is followed any more"),
-        () = discovery::changed(&api, config.api, found) => {
-            Failure::other(&api, "Calico's resources have come, and are read from now on")
+        for report in cluster.reports() {
+            // It ends `Down`, which may last.
+            is_news_of_health |= matches!(report, Report::Snapshot { .. });
+            reporter.send(report);
+        }
+        if is_news_of_health {
+            health.report().into_iter().for_each(|report| reporter.send(report));
+        }
+        if health.is_up() {
+            link.up();
         }
     }
 }
@@ -121,30 +137,17 @@ async fn session(
 /// Takes in one thing that was heard; what ends the session.
 fn take(
     cluster: &mut Cluster,
-    told: &mut Told,
+    health: &mut Health,
     resource: Resource,
     heard: Heard,
-) -> Option<Failure> {
+) -> Option<SourceError> {
     match heard {
         Heard::Listed(objects) => cluster.replace(resource.kind, objects),
         Heard::Applied(object) => cluster.apply(resource.kind, object),
         Heard::Deleted(name) => cluster.delete(resource.kind, &name),
-        Heard::Watching => told.watching(resource),
-        Heard::Failed(failure) if failure.ends_session() => return Some(failure),
-        Heard::Failed(failure) => told.failing(resource, failure),
+        Heard::Watching => health.watching(resource),
+        Heard::Failed(error) if ends_session(&error) => return Some(error),
+        Heard::Failed(error) => health.failing(resource, error),
     }
     None
-}
-
-/// Tells what became of it.
-fn report(cluster: &mut Cluster, told: &mut Told) {
-    let reports = cluster.reports();
-    let is_snapshot = reports.iter().any(|report| matches!(report, Report::Snapshot { .. }));
-    for report in reports {
-        told.send(report);
-    }
-    if is_snapshot {
-        told.spoke();
-    }
-    told.state();
 }

@@ -4,7 +4,10 @@ use ipnet::{IpNet, Ipv4Net};
 use serde_json::Value;
 
 use super::access::Kind;
-use crate::sources::calico::{Block, CalicoNode, Pool};
+use crate::sources::{
+    calico::{Block, CalicoNode, Pool},
+    error::Malformed,
+};
 
 /// `172.17.0.6/16`, by Calico's node agent.
 const ADDRESS: &str = "projectcalico.org/IPv4Address";
@@ -17,7 +20,7 @@ pub struct Object {
     /// Its name.
     pub name: String,
     /// What it says; else why that makes no sense, in one line.
-    pub says: Result<Says, String>,
+    pub says: Result<Says, Malformed>,
 }
 
 /// What there is to say.
@@ -39,7 +42,7 @@ pub struct NodeSays {
     /// Why that is not what the annotation says.
     pub doubt: Option<String>,
     /// The addresses of its pods, where `host-local` gives them.
-    pub pods: Result<Option<Ipv4Net>, String>,
+    pub pods: Result<Option<Ipv4Net>, Malformed>,
 }
 
 /// Reads an item of a list. Every item counts, whatever it is: one that makes no
@@ -47,14 +50,14 @@ pub struct NodeSays {
 pub fn read_text(kind: Kind, text: &str) -> Object {
     match serde_json::from_str(text) {
         Ok(value) => read(kind, value),
-        Err(error) => Object { name: NAMELESS.to_owned(), says: Err(error.to_string()) },
+        Err(error) => Object { name: NAMELESS.to_owned(), says: Err(Malformed::new(error)) },
     }
 }
 
 /// Reads an object.
 pub fn read(kind: Kind, mut value: Value) -> Object {
     let Some(name) = name(&value) else {
-        let says = Err("has no metadata.name".to_owned());
+        let says = Err(Malformed::new("has no metadata.name"));
         return Object { name: NAMELESS.to_owned(), says };
     };
     let says = match kind {
@@ -101,14 +104,16 @@ fn of_kind(value: &Value, kind: &str) -> Option<CalicoNode> {
 }
 
 /// `podCIDRs` has one of each family; `podCIDR` is the first of them.
-fn pods(value: &Value) -> Result<Option<Ipv4Net>, String> {
+fn pods(value: &Value) -> Result<Option<Ipv4Net>, Malformed> {
     let spec = &value["spec"];
     let all = spec["podCIDRs"].as_array().into_iter().flatten().chain([&spec["podCIDR"]]);
     for text in all.filter_map(Value::as_str).filter(|text| !text.is_empty()) {
         match text.parse() {
             Ok(IpNet::V4(cidr)) if cidr.addr() == cidr.network() => return Ok(Some(cidr)),
             Ok(IpNet::V6(_)) => {}
-            Ok(IpNet::V4(_)) | Err(_) => return Err(format!("podCIDR `{text}` is no prefix")),
+            Ok(IpNet::V4(_)) | Err(_) => {
+                return Err(Malformed::new(format!("podCIDR `{text}` is no prefix")));
+            }
         }
     }
     Ok(None)
@@ -182,7 +187,7 @@ mod tests {
         ] {
             let expected = pods.map(|pods| pods.map(|it: &str| it.parse().unwrap()));
             let found = node(&json!({"spec": spec})).pods;
-            assert_eq!(found, expected.map_err(str::to_owned), "{spec}");
+            assert_eq!(found, expected.map_err(Malformed::new), "{spec}");
         }
     }
 

@@ -13,9 +13,10 @@ use serde_json::{Value, value::RawValue};
 use super::{
     access::Resource,
     connect::Api,
-    failure::{Attempt, Failure},
+    failure::{self, Attempt},
     object::{self, Object},
 };
+use crate::sources::error::SourceError;
 
 /// How long an answer may take to come; the API itself gives up after this time.
 const ANSWER: Duration = Duration::from_secs(60);
@@ -46,7 +47,7 @@ fn items<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Box<RawValue>
 }
 
 /// Asks what is at `path`, which lists resources.
-pub async fn discover<T: DeserializeOwned>(api: &Api, path: &str) -> Result<T, Failure> {
+pub async fn discover<T: DeserializeOwned>(api: &Api, path: &str) -> Result<T, SourceError> {
     let request = Request::new(path).list(&ListParams::default());
     ask(api, Attempt::Discover, request).await
 }
@@ -57,7 +58,7 @@ pub async fn page(
     resource: Resource,
     limit: u32,
     next: Option<String>,
-) -> Result<Page, Failure> {
+) -> Result<Page, SourceError> {
     let parameters =
         ListParams { limit: Some(limit), continue_token: next, ..ListParams::default() };
     let request = Request::new(resource.path()).list(&parameters);
@@ -65,7 +66,7 @@ pub async fn page(
 }
 
 /// All objects, and the version to watch from.
-pub async fn list(api: &Api, resource: Resource) -> Result<(Vec<Object>, String), Failure> {
+pub async fn list(api: &Api, resource: Resource) -> Result<(Vec<Object>, String), SourceError> {
     let (mut objects, mut next) = (Vec::new(), None);
     loop {
         let page = page(api, resource, PAGE, next).await?;
@@ -83,15 +84,15 @@ pub async fn watch<'a>(
     api: &'a Api,
     resource: Resource,
     version: &str,
-) -> Result<impl Stream<Item = Result<WatchEvent<Value>, Failure>> + use<'a>, Failure> {
+) -> Result<impl Stream<Item = Result<WatchEvent<Value>, SourceError>> + use<'a>, SourceError> {
     let attempt = Attempt::Watch(resource);
     let parameters =
         WatchParams { bookmarks: true, timeout: Some(WATCH), ..WatchParams::default() };
     let request = Request::new(resource.path())
         .watch(&parameters, version)
-        .map_err(|error| Failure::other(api, error.to_string()))?;
+        .map_err(|error| api.endpoint.error(error))?;
     let events = within(api, attempt, api.client.request_events(request)).await?;
-    let failure = move |error| Failure::of(&api.endpoint, attempt, &error);
+    let failure = move |error| failure::of(&api.endpoint, attempt, &error);
     Ok(events.map(move |event: kube::Result<_>| event.map_err(failure)))
 }
 
@@ -99,21 +100,21 @@ async fn ask<T: DeserializeOwned>(
     api: &Api,
     attempt: Attempt,
     request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
-) -> Result<T, Failure> {
-    let request = request.map_err(|error| Failure::other(api, error.to_string()))?;
+) -> Result<T, SourceError> {
+    let request = request.map_err(|error| api.endpoint.error(error))?;
     // The client would log the whole of an answer it cannot parse.
     let text = within(api, attempt, api.client.request_text(request)).await?;
-    serde_json::from_str(&text).map_err(|error| Failure::garbage(&api.endpoint, attempt, &error))
+    serde_json::from_str(&text).map_err(|error| failure::no_answer(&api.endpoint, attempt, &error))
 }
 
 async fn within<T>(
     api: &Api,
     attempt: Attempt,
     answer: impl Future<Output = kube::Result<T>>,
-) -> Result<T, Failure> {
+) -> Result<T, SourceError> {
     match tokio::time::timeout(ANSWER, answer).await {
-        Ok(answer) => answer.map_err(|error| Failure::of(&api.endpoint, attempt, &error)),
-        Err(_) => Err(Failure::other(api, format!("no answer in {ANSWER:?} when we {attempt}"))),
+        Ok(answer) => answer.map_err(|error| failure::of(&api.endpoint, attempt, &error)),
+        Err(_) => Err(api.endpoint.error(format!("no answer in {ANSWER:?} when we {attempt}"))),
     }
 }
 
