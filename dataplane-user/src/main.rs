@@ -8,6 +8,7 @@ use std::{
 
 use clap::Parser as _;
 use dataplane_user::cli::Cli;
+use nix::sys::stat::{Mode, umask};
 use tracing_subscriber::EnvFilter;
 
 /// What is logged unless `RUST_LOG` says otherwise. The Kubernetes client calls every failed
@@ -15,6 +16,8 @@ use tracing_subscriber::EnvFilter;
 const FILTER: &str = "info,kube_client=off";
 
 fn main() -> ExitCode {
+    // Every file that we make is root's alone.
+    umask(Mode::S_IRWXG | Mode::S_IRWXO);
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(FILTER));
     // Data goes to stdout, notes to stderr; the journal has its own clock.
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);

@@ -36,7 +36,7 @@ use crate::{
     sources::{Report, SourceKind, hub::Reports},
 };
 
-pub use self::lock::{Lock, is_running};
+pub use self::lock::{Held, Lock, is_running};
 
 /// At least this often everything is compared, whatever was announced.
 const RESYNC: Duration = Duration::from_secs(10);
