@@ -8,6 +8,7 @@ pub mod check;
 pub mod file;
 pub mod locate;
 pub mod sources;
+pub mod trust;
 pub mod types;
 
 use std::{
