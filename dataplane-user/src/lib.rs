@@ -18,6 +18,7 @@ pub mod object;
 pub mod output;
 pub mod plan;
 pub mod policy;
+pub mod privilege;
 pub mod run_dir;
 pub mod sources;
 pub mod tables;

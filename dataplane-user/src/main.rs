@@ -28,9 +28,9 @@ fn main() -> ExitCode {
     }
     match Cli::parse().execute() {
         Ok(exit) => exit.into(),
-        Err(error) => {
-            eprintln!("tunless: {error:#}");
-            ExitCode::FAILURE
+        Err(failure) => {
+            eprintln!("tunless: {:#}", failure.error);
+            failure.exit.into()
         }
     }
 }
