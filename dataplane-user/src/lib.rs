@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod desired;
 pub mod exit;
 pub mod kernel;
+pub mod logging;
 pub mod netfilter;
 pub mod object;
 pub mod output;
