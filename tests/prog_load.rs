@@ -1,6 +1,15 @@
-//! What loading takes: rights. How much work it is for the verifier: [`super::prog_budget`].
+//! What loading takes: rights, and the verifier's consent. How much work it is for the
+//! verifier: [`super::prog_budget`].
 
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+
+use aya::{Ebpf, programs::SchedClassifier};
 use dataplane_common::Settings;
+use dataplane_user::bpf::{Pins, verifier};
+use object::{
+    Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope,
+    write::{Object, Symbol, SymbolSection},
+};
 use tunless_tests::{
     capabilities::{BPF, NET_ADMIN, PERFMON, keep_only},
     prog::Loaded,
@@ -17,4 +26,44 @@ fn three_capabilities_are_enough() {
         }
     });
     thread.join().expect("the object loads without CAP_SYS_ADMIN");
+}
+
+/// An object with one classifier, `bad`, that returns what it never set.
+fn bad_object() -> Vec<u8> {
+    // `exit` (linux/bpf.h: BPF_JMP | BPF_EXIT), with nothing in r0.
+    const EXIT: [u8; 8] = [0x95, 0, 0, 0, 0, 0, 0, 0];
+    let mut object = Object::new(BinaryFormat::Elf, Architecture::Bpf, Endianness::Little);
+    let section = object.add_section(Vec::new(), b"classifier".to_vec(), SectionKind::Text);
+    let value = object.append_section_data(section, &EXIT, 8);
+    object.add_symbol(Symbol {
+        name: b"bad".to_vec(),
+        value,
+        size: EXIT.len() as u64,
+        kind: SymbolKind::Text,
+        scope: SymbolScope::Dynamic,
+        weak: false,
+        section: SymbolSection::Section(section),
+        flags: SymbolFlags::None,
+    });
+    object.write().expect("an object")
+}
+
+#[test]
+fn a_refused_program_has_the_verifiers_reason_and_a_file_with_the_whole() {
+    let mut ebpf = Ebpf::load(&bad_object()).expect("the object itself is sound");
+    let program = ebpf.program_mut("bad").expect("it has this program");
+    let program: &mut SchedClassifier = program.try_into().expect("a classifier");
+    let error = program.load().expect_err("r0 was never set");
+
+    let pins = Pins::new(Path::new("/sys/fs/bpf/tunless-lab-refused"));
+    let text = format!("{:#}", verifier::explain(&pins, "bad", error));
+    let file = verifier::log_file(&pins);
+    let whole = fs::read_to_string(&file).expect("the whole log");
+    let mode = fs::metadata(&file).unwrap().permissions().mode() & 0o7777;
+    fs::remove_file(&file).expect("it is ours");
+    for said in ["the program bad", "R0 !read_ok", &file.display().to_string()] {
+        assert!(text.contains(said), "no {said} in {text}");
+    }
+    assert!(whole.contains("R0 !read_ok"), "{whole}");
+    assert_eq!(mode, 0o600);
 }

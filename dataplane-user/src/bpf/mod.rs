@@ -9,6 +9,7 @@ pub mod pins;
 pub mod programs;
 pub mod routes;
 pub mod sys;
+pub mod verifier;
 
 pub use self::{
     hook::Hook,
