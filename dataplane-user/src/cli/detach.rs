@@ -2,16 +2,17 @@
 
 use std::net::Ipv4Addr;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use serde::Serialize;
 
 use crate::{
-    bpf::{Hook, Maps, Pins, filters, links, programs::unpin},
-    daemon::Lock,
+    bpf::{Hook, Maps, Pins, filters, links, programs::unpin, verifier},
+    daemon::{Held, Lock},
     exit::Exit,
     kernel::{Kernel, PROTOCOL, TUNNEL, is_tunnel_of},
-    netfilter,
+    netfilter::{self, conntrack},
     output::{self, Format},
+    run_dir,
     sources::status::SourcesStatus,
     tables::{KernelRoutes, Sysctls},
 };
@@ -22,13 +23,16 @@ struct Detached {
     removed: Vec<String>,
 }
 
-/// The marks first, so that nothing is leased any more; routes next, so that nothing is sent into a device without a program; then
-/// device, programs and maps.
+/// The marks first, so that nothing is leased any more; routes next, so that nothing is
+/// sent into a device without a program; then device, programs and maps.
 pub async fn detach(pins: &Pins, format: Format) -> Result<Exit> {
     // No daemon may start while we remove what it would rely on.
-    let lock = Lock::take(pins).context(
-        "the daemon would put everything back; stop it first (`systemctl stop tunless`)",
-    )?;
+    let lock = Lock::take(pins).map_err(|error| match error.is::<Held>() {
+        true => error.context(
+            "the daemon would put everything back; stop it first (`systemctl stop tunless`)",
+        ),
+        false => error,
+    })?;
     let kernel = Kernel::connect()?;
     let host = kernel.look().await?;
     let mut done = Vec::new();
@@ -36,8 +40,10 @@ pub async fn detach(pins: &Pins, format: Format) -> Result<Exit> {
     // Another instance may be at work in this namespace; then the device and the
     // routes are its.
     let device = host.link(TUNNEL);
+    let mut leased = false;
     if device.is_none_or(|(_, link)| is_tunnel_of(link, pins.root())) {
         if netfilter::remove()? {
+            leased = true;
             done.push("the nft table `ip tunless`".to_owned());
         }
         let mut routes = 0;
@@ -82,6 +88,13 @@ pub async fn detach(pins: &Pins, format: Format) -> Result<Exit> {
         ));
     }
     let restored = Sysctls::new(pins).restore()?;
+    // Our table is the sign that flows were leased, and so that these were set.
+    if leased
+        && restored == 0
+        && let Some(note) = conntrack::left_relaxed()
+    {
+        eprintln!("{note}");
+    }
     if restored > 0 {
         done.push(format!("our values of {}", output::count(restored, "sysctl")));
         eprintln!(
@@ -90,6 +103,7 @@ pub async fn detach(pins: &Pins, format: Format) -> Result<Exit> {
         );
     }
     SourcesStatus::remove(pins)?;
+    run_dir::remove(&verifier::log_file(pins))?;
     lock.remove()?;
     let text = match done.is_empty() {
         true => "there was nothing of ours".to_owned(),
