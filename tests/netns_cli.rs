@@ -148,6 +148,7 @@ fn routes_get_answers_for_one_address() {
         let expected = json!({
             "apiVersion": "tunless/v1",
             "ip": "10.20.42.31",
+            "found": true,
             "cidr": "10.20.42.0/26",
             "node": "172.16.35.4",
             "encap": "ipip",
@@ -170,6 +171,11 @@ fn routes_get_answers_for_one_address() {
                 "{}",
                 output.stderr
             );
+            let output = daemon.cli(&["routes", "get", unknown, "-o", "json"]).unwrap();
+            assert_eq!((output.status, output.stderr.as_str()), (Some(3), ""), "{unknown}");
+            let answer: Value = serde_json::from_str(&output.stdout).unwrap();
+            let expected = json!({"apiVersion": "tunless/v1", "ip": unknown, "found": false});
+            assert_eq!(answer, expected);
         }
     });
 }
@@ -238,9 +244,21 @@ fn counters_are_flushed() {
                 .map(|item| item["packets"].as_u64().unwrap() + item["bytes"].as_u64().unwrap())
                 .sum()
         };
+        let last_seen = || {
+            let nodes = scene.daemon2.cli_json(&["nodes", "list"]).unwrap();
+            nodes["items"][0]["last_seen_seconds"].as_f64()
+        };
         assert!(sum() > 0);
+        let seen = last_seen().expect("the other node answered");
         assert_eq!(scene.daemon2.cli(&["counters", "flush"]).unwrap().status, Some(0));
         assert_eq!(sum(), 0);
+        // Not a counter: the node has been heard, however often we count anew.
+        assert!(last_seen().expect("still known") >= seen);
+        let nodes = scene.daemon2.cli_json(&["nodes", "list"]).unwrap();
+        assert_eq!(
+            (&nodes["items"][0]["encap_packets"], &nodes["items"][0]["decap_packets"]),
+            (&0.into(), &0.into())
+        );
     });
 }
 
@@ -262,6 +280,26 @@ fn without_pins_the_answer_is_no() {
     }
     let detach = tunless.run(&["detach"]).unwrap();
     assert_eq!(detach.status, Some(0), "{}", detach.stderr);
+}
+
+/// As between the upgrade of the package and the restart of the daemon.
+#[test]
+fn maps_of_another_version_are_named() {
+    let mut scene = Scene::new(lab(), Setup::OFF);
+    let bpffs = scene.lab.node2.bpffs.clone();
+    scene.daemon2.terminate().unwrap();
+    let abi = scene.daemon2.cli_json(&["version"]).unwrap()["abi"].as_str().unwrap().to_owned();
+    let (ours, other) = (bpffs.join(format!("v{abi}")), bpffs.join("vdeadbeef"));
+    fs::rename(&ours, &other).unwrap();
+    for noun in ["routes", "nodes", "endpoints", "leases", "counters"] {
+        let output = scene.daemon2.cli(&[noun, "list"]).unwrap();
+        assert_eq!((output.status, output.stdout.as_str()), (Some(1), ""), "{noun}");
+        for said in ["vdeadbeef are of another version", &abi, "systemctl restart tunless"] {
+            assert!(output.stderr.contains(said), "no {said} in {}", output.stderr);
+        }
+    }
+    fs::rename(&other, &ours).unwrap();
+    scene.finish();
 }
 
 #[test]

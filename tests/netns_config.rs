@@ -172,7 +172,7 @@ fn bad_files_are_refused_with_file_line_key_and_remedy() {
     let file = lab.dir().join("node2-refused/config.yaml");
     for Bad { what, yaml, place, said } in BAD {
         let (code, stderr) = expect_failure(node2, yaml).unwrap();
-        assert_eq!(code, 1, "{what}: {stderr}");
+        assert_eq!(code, 78, "{what}: {stderr}");
         let place = format!("{}{place}", file.display());
         for said in [place.as_str()].iter().chain(*said) {
             assert!(stderr.contains(said), "{what}: no `{said}` in: {stderr}");
@@ -189,7 +189,7 @@ fn all_mistakes_are_named_at_once() {
                 - {cidr: 10.20.42.0/26, node: 172.16.34.7}\n    \
                 - {cidr: 10.20.43.0/26, node: 127.0.0.1}\nbpffs: pins\n";
     let (code, stderr) = expect_failure(&lab.node2, yaml).unwrap();
-    assert_eq!(code, 1);
+    assert_eq!(code, 78);
     for place in ["config.yaml:4: ", "config.yaml:5: ", "config.yaml:6: "] {
         assert!(stderr.contains(place), "no {place} in {stderr}");
     }
@@ -204,7 +204,7 @@ fn a_file_that_anybody_may_write_is_refused() {
     for mode in [0o666, 0o602, 0o622] {
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         let output = Tunless::new(&lab.node2, Some(path.clone())).run(&["run"]).unwrap();
-        assert_eq!(output.status, Some(1), "{}", output.stderr);
+        assert_eq!(output.status, Some(78), "{}", output.stderr);
         for said in [&path.display().to_string(), &format!("mode {mode:04o}"), "chmod o-w"] {
             assert!(output.stderr.contains(said), "no {said} in {}", output.stderr);
         }
@@ -217,7 +217,7 @@ fn a_file_that_is_not_there_is_refused() {
     let lab = lab().build().unwrap();
     let path = lab.dir().join("nowhere.yaml");
     let output = Tunless::new(&lab.node2, Some(path.clone())).run(&["run"]).unwrap();
-    assert_eq!(output.status, Some(1));
+    assert_eq!(output.status, Some(78));
     assert!(output.stderr.contains(&path.display().to_string()), "{}", output.stderr);
     assert!(output.stderr.contains("tunless config example"), "{}", output.stderr);
 }

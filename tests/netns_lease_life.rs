@@ -1,6 +1,6 @@
 //! Leases while daemons die, tables vanish, sysctls change, pods come and go.
 
-use std::net::SocketAddrV4;
+use std::{fs, net::SocketAddrV4};
 
 use dataplane_common::Reason;
 use nix::{
@@ -243,6 +243,30 @@ fn a_new_pod_gets_nothing_that_was_leased_to_the_old() {
         node2.remove_pod(&new).unwrap();
         node2.netns.ip(&format!("route del blackhole {}", node2.block)).unwrap();
     });
+}
+
+/// /run was emptied, as a container's is when it is made anew: with it went what the
+/// sysctls were, and the operator has to read that they stay.
+#[test]
+fn detach_names_sysctls_whose_old_values_are_lost() {
+    let mut scene = Scene::new(lab(), Setup::VERIFIED);
+    let node2 = scene.lab.node2.clone();
+    assert_eq!(sysctls(&node2), RELAXED);
+    scene.daemon2.terminate().unwrap();
+    let pins = node2.bpffs.display().to_string();
+    let name = pins.trim_start_matches('/').replace('/', "%2F");
+    fs::remove_file(format!("/run/tunless/{name}.sysctls")).unwrap();
+    let detached = scene.daemon2.cli(&["detach"]).unwrap();
+    assert!(detached.success(), "{}", detached.stderr);
+    for name in SYSCTLS {
+        let command = format!("sysctl -w net.netfilter.{name}=0");
+        assert!(detached.stderr.contains(&command), "no `{command}` in {}", detached.stderr);
+    }
+    assert_eq!(sysctls(&node2), RELAXED);
+    // Once more: nothing of ours is there, and others may have set them.
+    let again = scene.daemon2.cli(&["detach"]).unwrap();
+    assert!(!again.stderr.contains("sysctl"), "{}", again.stderr);
+    scene.finish();
 }
 
 /// Each node decides for itself.

@@ -93,10 +93,11 @@ impl Maps {
     pub fn check_pins(pins: &Pins) -> Result<()> {
         for layout in &LAYOUTS {
             let path = pins.map(layout.name);
-            if !path.exists() {
+            let context = || path.display().to_string();
+            if !path.try_exists().with_context(context)? {
                 continue;
             }
-            let info = MapInfo::from_pin(&path).with_context(|| path.display().to_string())?;
+            let info = MapInfo::from_pin(&path).with_context(context)?;
             let same = info.map_type()? == layout.kind
                 && info.key_size() as usize == layout.key
                 && info.value_size() as usize == layout.value
@@ -170,7 +171,8 @@ impl Maps {
         Ok(sum)
     }
 
-    /// Sets all reason counters and all node counters to zero.
+    /// Sets all reason counters and all node counters to zero. When a node was last
+    /// seen is no counter, and stays.
     ///
     /// # Errors
     /// If the kernel refuses.
@@ -183,8 +185,17 @@ impl Maps {
         }
         let nodes: Vec<Ipv4Be> = self.node_counters.keys().collect::<Result<_, _>>()?;
         for node in nodes {
-            let zero = aya::maps::PerCpuValues::try_from(vec![NodeCounter::default(); cpus])?;
-            self.node_counters.insert(node, zero, 0)?;
+            let seen = match self.node_counters.get(&node, 0) {
+                Ok(seen) => seen,
+                // Removed since we read the list.
+                Err(MapError::KeyNotFound) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let zero: Vec<_> = seen
+                .iter()
+                .map(|cpu| NodeCounter { last_seen: cpu.last_seen, ..NodeCounter::default() })
+                .collect();
+            self.node_counters.insert(node, aya::maps::PerCpuValues::try_from(zero)?, 0)?;
         }
         Ok(())
     }
@@ -246,10 +257,10 @@ impl Maps {
 /// If it cannot be looked at or removed.
 pub fn forget_other_size(pins: &Pins, leases: u32) -> Result<()> {
     let path = pins.map(LEASES);
-    if !path.exists() {
+    let context = || path.display().to_string();
+    if !path.try_exists().with_context(context)? {
         return Ok(());
     }
-    let context = || path.display().to_string();
     if MapInfo::from_pin(&path).with_context(context)?.max_entries() == leases {
         return Ok(());
     }

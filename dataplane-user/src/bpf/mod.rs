@@ -10,6 +10,7 @@ pub mod pins;
 pub mod programs;
 pub mod routes;
 pub mod sys;
+pub mod verifier;
 
 pub use self::{
     hook::Hook,

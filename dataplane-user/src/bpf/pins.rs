@@ -47,10 +47,14 @@ impl Pins {
         &self.root
     }
 
-    /// Whether an instance ever ran here.
+    /// Returns whether an instance ever ran here. A directory that this user may not
+    /// look at counts: "not permitted" is not "absent".
     #[must_use]
     pub fn exist(&self) -> bool {
-        self.root.is_dir()
+        match fs::metadata(&self.root) {
+            Ok(found) => found.is_dir(),
+            Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+        }
     }
 
     /// The directory of this version's maps.

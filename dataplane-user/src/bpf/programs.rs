@@ -17,8 +17,8 @@ use dataplane_common::{Program, Settings};
 use nix::net::if_::if_nametoindex;
 use tokio::task::JoinHandle;
 
-use super::{Attachment, Hook as _, Maps, Pins, filters, maps, pins};
-use crate::object;
+use super::{Attachment, Hook as _, Maps, Pins, filters, maps, pins, verifier};
+use crate::{object, run_dir};
 
 /// How often what the programs logged is printed. A full ring loses lines,
 /// never packets.
@@ -48,8 +48,8 @@ impl Programs {
     /// `leases`: how many there may be.
     ///
     /// # Errors
-    /// If pinned maps differ, or the verifier refuses a program: then with all of
-    /// the verifier's log.
+    /// If pinned maps differ, or the verifier refuses a program: then with the end of
+    /// its log.
     pub fn load(pins: &Pins, settings: Settings, leases: u32, logs_spoofs: bool) -> Result<Self> {
         Maps::check_pins(pins)?;
         maps::forget_other_size(pins, leases)?;
@@ -76,8 +76,10 @@ impl Programs {
                 Loaded::Xdp(program) => program.load(),
                 _ => continue,
             }
-            .with_context(|| format!("loading the program {name}"))?;
+            .map_err(|error| verifier::explain(pins, name, error))?;
         }
+        // Of an earlier refusal.
+        run_dir::remove(&verifier::log_file(pins))?;
         let log = logs_spoofs.then(|| print_logs(&mut ebpf)).transpose()?;
         Ok(Self { ebpf, settings, leases, log })
     }

@@ -1,12 +1,13 @@
 //! `tunless detach`.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use serde::Serialize;
 
 use crate::{
     bpf::Pins,
-    daemon::{Lock, apply::detach::remove_all},
+    daemon::{Held, Lock, apply::detach::remove_all},
     exit::Exit,
+    netfilter::conntrack,
     output::{self, Format},
 };
 
@@ -18,10 +19,20 @@ struct Detached {
 
 /// Removes everything of ours.
 pub async fn detach(pins: &Pins, format: Format) -> Result<Exit> {
-    let lock = Lock::take(pins).context(
-        "the daemon would put everything back; stop it first (`systemctl stop tunless`)",
-    )?;
+    let lock = Lock::take(pins).map_err(|error| match error.is::<Held>() {
+        true => error.context(
+            "the daemon would put everything back; stop it first (`systemctl stop tunless`)",
+        ),
+        false => error,
+    })?;
     let removed = remove_all(pins, lock).await?;
+    // Our table is the sign that flows were leased, and so that these were set.
+    if removed.had_marks
+        && !removed.has_restored_sysctls
+        && let Some(note) = conntrack::left_relaxed()
+    {
+        eprintln!("{note}");
+    }
     if removed.has_restored_sysctls {
         eprintln!(
             "conntrack judges TCP strictly again: where rules drop what is INVALID, connections \

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Error, Result, bail};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use self::status::Detail;
@@ -25,8 +25,9 @@ use crate::{
     bpf::{Maps, Pins},
     config::{BpffsDir, DEFAULT_PATH, file as config_file},
     daemon,
-    exit::Exit,
+    exit::{self, Exit},
     output::{self, Format},
+    privilege,
 };
 
 /// IP-in-IP between Calico nodes without the kernel's tunl0.
@@ -35,7 +36,7 @@ use crate::{
 /// `tunless run` keeps them and their maps true. Every other command reads what
 /// is pinned, so it works while the daemon is down.
 #[derive(Parser, Debug)]
-#[command(name = "tunless", version, propagate_version = true, after_help = EXIT_CODES)]
+#[command(name = "tunless", version, propagate_version = true, after_help = exit::MEANINGS)]
 pub struct Cli {
     #[command(flatten)]
     global: Global,
@@ -43,7 +44,14 @@ pub struct Cli {
     command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failed, 2 usage, 3 the answer is no.";
+/// What failed, and the exit status for it.
+#[derive(Debug)]
+pub struct Failure {
+    /// To be reported as a chain.
+    pub error: Error,
+    /// How the process ends.
+    pub exit: Exit,
+}
 
 #[derive(Args, Debug)]
 struct Global {
@@ -66,7 +74,13 @@ enum Command {
     ///
     /// Stopping it stops no traffic; `tunless detach` does. SIGHUP, or saving the
     /// file, applies a new configuration; a bad one is refused and the old stays.
-    /// Log level by environment: `RUST_LOG=debug`.
+    ///
+    /// The variable `RUST_LOG` sets what is logged: a level (error, warn, info, debug,
+    /// trace), or levels by target (`info,dataplane_user::sources=debug`); default: info.
+    /// Under systemd the log goes to the journal, with priorities.
+    ///
+    /// Exit code 78 (`EX_CONFIG`): the configuration file is refused, and only another one
+    /// helps. Exit code 1: something else is missing, and trying again may help.
     Run,
     /// Is everything in place? Exit code 3 if this node carries no pod traffic.
     ///
@@ -194,10 +208,21 @@ impl Cli {
     /// Does what was typed.
     ///
     /// # Errors
-    /// What failed, to be printed as a chain.
-    pub fn execute(self) -> Result<Exit> {
+    /// What failed.
+    pub fn execute(self) -> Result<Exit, Failure> {
+        let is_daemon = matches!(self.command, Command::Run);
+        self.dispatch().map_err(|error| {
+            let exit = if is_daemon { Exit::of_daemon(&error) } else { Exit::Failed };
+            Failure { error: privilege::explain(error), exit }
+        })
+    }
+
+    fn dispatch(self) -> Result<Exit> {
         let Self { global, command } = self;
         let format = global.output;
+        if command.needs_root() {
+            privilege::require()?;
+        }
         match command {
             Command::Run => {
                 block_on(daemon::run(&global.config, global.bpffs.as_deref()))?;
@@ -251,13 +276,38 @@ impl Cli {
     }
 }
 
+impl Command {
+    /// Whether it looks at, or changes, what only root may.
+    fn needs_root(&self) -> bool {
+        match self {
+            Self::Run
+            | Self::Status { .. }
+            | Self::Routes(_)
+            | Self::Nodes(_)
+            | Self::Endpoints(_)
+            | Self::Leases(_)
+            | Self::Counters(_)
+            | Self::Config(ConfigCommand::Validate { here: true, .. })
+            | Self::Detach => true,
+            Self::Config(
+                ConfigCommand::Validate { here: false, .. }
+                | ConfigCommand::Show
+                | ConfigCommand::Example,
+            )
+            | Self::Version
+            | Self::Completions { .. } => false,
+        }
+    }
+}
+
 impl Global {
     /// The pins: as typed, else as the file says, else the default place.
     fn pins(&self) -> Result<Pins> {
         if let Some(directory) = &self.bpffs {
             return Ok(Pins::new(directory));
         }
-        if !self.config.exists() && self.config == Path::new(DEFAULT_PATH) {
+        let is_default = self.config == Path::new(DEFAULT_PATH);
+        if is_default && self.config.try_exists().is_ok_and(|exists| !exists) {
             return Ok(Pins::new(BpffsDir::default().as_ref()));
         }
         Ok(Pins::new(config_file::bpffs(&self.config)?.as_ref()))
@@ -273,22 +323,29 @@ impl Global {
                 pins.root().display()
             );
         }
-        if !pins.have_maps()
-            && let Some(other) = pins.active()
-        {
-            bail!(
-                "the programs of another version of tunless serve, by the maps in {}; this version \
-                 cannot read them: use that version's command, or start this one's daemon \
-                 (`systemctl restart tunless`)",
-                other.display()
-            );
-        }
+        refuse_other_version(&pins)?;
         let maps = Maps::open(&pins)?;
         if !daemon::is_running(&pins) {
             eprintln!("the daemon is not running; this is what it left");
         }
         Ok(maps)
     }
+}
+
+/// Right after an upgrade, the daemon that runs is still the old one.
+fn refuse_other_version(pins: &Pins) -> Result<()> {
+    let ours = pins.maps();
+    if ours.try_exists().with_context(|| ours.display().to_string())? {
+        return Ok(());
+    }
+    let others = pins.other_versions().with_context(|| pins.root().display().to_string())?;
+    let Some(other) = others.first() else { return Ok(()) };
+    bail!(
+        "the maps in {} are of another version, this command reads those in {}; restart the \
+         daemon (`systemctl restart tunless`), or use the command that came with it",
+        other.display(),
+        ours.display()
+    )
 }
 
 fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
@@ -299,11 +356,13 @@ fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
         .block_on(future)
 }
 
-/// An interface's name in this network namespace.
+/// An interface's name in this network namespace; `#7` of one that is gone.
 fn interface_name(ifindex: u32) -> String {
+    // nix returns an empty name where the kernel knows none.
     nix::net::if_::if_indextoname(ifindex)
         .ok()
         .and_then(|name| name.into_string().ok())
+        .filter(|name| !name.is_empty())
         .unwrap_or_else(|| format!("#{ifindex}"))
 }
 
@@ -331,6 +390,12 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_interface_that_is_gone_has_a_number() {
+        assert_eq!(interface_name(1), "lo");
+        assert_eq!(interface_name(u32::MAX >> 1), "#2147483647");
     }
 
     #[test]

@@ -85,9 +85,19 @@ pub fn list(maps: &Maps, format: Format) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
+/// No route covers the address.
+#[derive(Serialize)]
+struct Uncovered {
+    ip: Ipv4Addr,
+    /// Always false.
+    found: bool,
+}
+
 #[derive(Serialize)]
 struct Answer {
     ip: Ipv4Addr,
+    /// Always true: see [`Uncovered`].
+    found: bool,
     #[serde(flatten)]
     route: RouteItem,
     /// Out of which interface, if that is known.
@@ -101,7 +111,8 @@ struct Answer {
 /// Where a packet to `ip` goes.
 pub fn get(maps: &Maps, format: Format, ip: Ipv4Addr) -> Result<Exit> {
     let Some((cidr, route)) = maps.route_to(ip)? else {
-        eprintln!("no route covers {ip}: its packets are not ours");
+        let text = format!("no route covers {ip}: its packets are not ours");
+        output::done(format, &Uncovered { ip, found: false }, &text)?;
         return Ok(Exit::No);
     };
     let item = RouteItem::new(maps, cidr, &route);
@@ -112,6 +123,7 @@ pub fn get(maps: &Maps, format: Format, ip: Ipv4Addr) -> Result<Exit> {
     };
     let answer = Answer {
         ip,
+        found: true,
         route: item,
         interface: interface.map(super::interface_name),
         mtu: node.map(|node| node.mtu.saturating_sub(dataplane_common::ipv4::OUTER_LENGTH as u32)),
@@ -127,7 +139,7 @@ pub fn get(maps: &Maps, format: Format, ip: Ipv4Addr) -> Result<Exit> {
 }
 
 fn describe(answer: &Answer) -> String {
-    let Answer { ip, route, interface, mtu, next_hop_mac } = answer;
+    let Answer { ip, route, interface, mtu, next_hop_mac, found: _ } = answer;
     let RouteItem { cidr, node, encap, source, state, .. } = route;
     let mut text = match *encap {
         "local" => format!("{ip} is ours"),

@@ -1,9 +1,8 @@
 //! Reading the file: who may write it, is it YAML, is every key known.
 
 use std::{
-    fmt::Write as _,
-    fs,
-    os::unix::fs::PermissionsExt as _,
+    fmt::{self, Write as _},
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -12,7 +11,7 @@ use serde::Deserialize;
 use super::{
     BpffsDir, Config, HostFacts, Problem,
     check::{check_config, check_host},
-    locate,
+    locate, trust,
 };
 
 /// A file that was read and found sane.
@@ -38,18 +37,12 @@ impl ConfigFile {
     /// All problems found, a line each.
     pub fn read(path: &Path) -> Result<Self, Refusal> {
         let shown = path.display();
-        let text = fs::read_to_string(path).map_err(|error| {
-            Refusal(format!(
-                "{shown}: {error}; `tunless config example` prints a file to start from"
-            ))
-        })?;
-        let metadata = fs::metadata(path).map_err(|error| Refusal(format!("{shown}: {error}")))?;
-        if metadata.permissions().mode() & 0o002 != 0 {
-            return Err(Refusal(format!(
-                "{shown}: anybody may write it (mode {:04o}), and it says where packets go; \
-                 run `chmod o-w {shown}`",
-                metadata.permissions().mode() & 0o7777
-            )));
+        let unreadable = |error: &io::Error| Refusal(format!("{shown}: {}", explain(error)));
+        let text = fs::read_to_string(path).map_err(|error| unreadable(&error))?;
+        let distrust = trust::distrust(path).map_err(|error| unreadable(&error))?;
+        if !distrust.is_empty() {
+            let lines: Vec<String> = distrust.iter().map(ToString::to_string).collect();
+            return Err(Refusal(lines.join("\n")));
         }
         Self::from_text(path, text)
     }
@@ -99,6 +92,21 @@ impl ConfigFile {
     }
 }
 
+/// Why a file cannot be read, and what to do.
+fn explain(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            "there is no such file; `tunless config example` prints one to start from".to_owned()
+        }
+        io::ErrorKind::IsADirectory => "this is a directory; name the file in it".to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            "this user may not read the file; run as root".to_owned()
+        }
+        io::ErrorKind::InvalidData => "this is not UTF-8 text; name a YAML file".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
 /// Where a file says the pins are, even if the rest of it is refused: who looks
 /// for trouble must not be stopped by it.
 ///
@@ -106,16 +114,16 @@ impl ConfigFile {
 /// If it cannot be read, or is no YAML.
 pub fn bpffs(path: &Path) -> Result<BpffsDir, Refusal> {
     #[derive(Default, Deserialize)]
-    #[serde(default)]
+    #[serde(default, expecting = "a mapping of keys to values")]
     struct Pins {
         bpffs: BpffsDir,
     }
 
     let shown = path.display();
-    let refuse = |error: &dyn std::error::Error| {
-        Refusal(format!("{shown}: {error}; name the directory of pins with --bpffs"))
+    let refuse = |why: &dyn fmt::Display| {
+        Refusal(format!("{shown}: {why}; or name the directory of pins with --bpffs"))
     };
-    let text = fs::read_to_string(path).map_err(|error| refuse(&error))?;
+    let text = fs::read_to_string(path).map_err(|error| refuse(&explain(&error)))?;
     if says_nothing(&text) {
         return Ok(BpffsDir::default());
     }

@@ -4,10 +4,13 @@
 //! [`check`] judges what it says (and what it says about *this* host), and
 //! [`locate`] finds the line to complain about.
 
+pub mod changes;
 pub mod check;
 pub mod file;
+mod given;
 pub mod locate;
 pub mod sources;
+pub mod trust;
 pub mod types;
 
 use std::{
@@ -36,7 +39,7 @@ pub const EXAMPLE: &str = include_str!("../../../packaging/config.yaml");
 
 /// The whole file. Everything but the routes has a default or is found out.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a mapping of keys to values")]
 pub struct Config {
     /// This node.
     pub node: NodeConfig,
@@ -61,8 +64,10 @@ pub struct Config {
     /// Log each proven spoof (rate: every one; for debugging).
     pub log_spoofs: bool,
     /// Where pods live, as far as it is said here.
+    #[serde(deserialize_with = "given::mapping")]
     pub routes: RoutesConfig,
     /// Where else it is to be learnt.
+    #[serde(deserialize_with = "given::mapping")]
     pub sources: SourcesConfig,
     /// Directory for pins, on a bpffs.
     pub bpffs: BpffsDir,
@@ -70,7 +75,7 @@ pub struct Config {
 
 /// This node.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a mapping of keys to values")]
 pub struct NodeConfig {
     /// For people; default: the host's name.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -85,7 +90,7 @@ pub struct NodeConfig {
 
 /// The interfaces towards the other nodes.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a mapping of keys to values")]
 pub struct UnderlayConfig {
     /// Their names; empty: those the kernel's routes to the nodes use.
     pub interfaces: Vec<String>,
@@ -95,7 +100,7 @@ pub struct UnderlayConfig {
 
 /// The interfaces towards the pods.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a mapping of keys to values")]
 pub struct WorkloadConfig {
     /// Names, `*` standing for any rest.
     pub interfaces: Vec<Pattern>,
@@ -117,7 +122,7 @@ impl WorkloadConfig {
 
 /// Leave for flows to skip the stack.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a mapping of keys to values")]
 pub struct LeasesConfig {
     /// How long a lease is good for.
     pub seconds: u32,
@@ -139,21 +144,23 @@ impl Default for LeasesConfig {
 
 /// Where pods live.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a mapping of keys to values")]
 pub struct RoutesConfig {
     /// Pod CIDRs and the nodes that carry them.
-    #[serde(rename = "static")]
+    #[serde(rename = "static", deserialize_with = "given::list")]
     pub fixed: Vec<StaticRoute>,
     /// What else there is to say of a node.
+    #[serde(deserialize_with = "given::list")]
     pub nodes: Vec<NodeExtras>,
     /// How packets travel to pods of a pool, where the source of a route does not
     /// say; the longest match counts, and without any it is `ipip`.
+    #[serde(deserialize_with = "given::list")]
     pub pools: Vec<PoolConfig>,
 }
 
 /// How packets travel to pods of a pool.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a mapping of keys to values")]
 pub struct PoolConfig {
     /// Its addresses.
     pub cidr: Cidr,
@@ -163,7 +170,7 @@ pub struct PoolConfig {
 
 /// A pod CIDR and the node that carries it.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a mapping of keys to values")]
 pub struct StaticRoute {
     /// The block, or a borrowed address as a /32.
     pub cidr: Cidr,
@@ -176,7 +183,7 @@ pub struct StaticRoute {
 
 /// What else there is to say of a node.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a mapping of keys to values")]
 pub struct NodeExtras {
     /// The node's underlay address.
     pub node: Ipv4Addr,

@@ -4,27 +4,27 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::Cidr;
+use super::{Cidr, given::some_mapping};
 use crate::vocabulary::SourceKind;
 
 /// Each is off until it has a key of its own.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a mapping of keys to values")]
 pub struct SourcesConfig {
     /// Who is right where two sources name different nodes for one prefix, first
     /// the most trusted. Those left out follow in their usual order.
     pub precedence: Vec<SourceKind>,
     /// The kernel's main routing table.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "some_mapping")]
     pub kernel: Option<KernelConfig>,
     /// BIRD.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "some_mapping")]
     pub bird: Option<BirdConfig>,
     /// Calico's datastore in etcd.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "some_mapping")]
     pub etcd: Option<EtcdConfig>,
     /// Calico's datastore in the Kubernetes API.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "some_mapping")]
     pub kubernetes: Option<KubernetesConfig>,
 }
 
@@ -42,7 +42,7 @@ impl Default for SourcesConfig {
 
 /// Routes that Felix or Calico's BIRD put into the kernel's main table.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a mapping of keys to values")]
 pub struct KernelConfig {
     /// The numbers they carry (rtnetlink's `RTPROT_*`): BIRD's 12, Felix's 80.
     pub protocols: Vec<u8>,
@@ -56,7 +56,7 @@ impl Default for KernelConfig {
 
 /// BIRD's routing table, read by its control socket.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a mapping of keys to values")]
 pub struct BirdConfig {
     /// The control socket.
     pub socket: PathBuf,
@@ -87,7 +87,7 @@ impl Default for BirdConfig {
 
 /// Calico's datastore in etcd (v3 API).
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a mapping of keys to values")]
 pub struct EtcdConfig {
     /// `https://172.16.35.4:2379` …; all of one cluster.
     pub endpoints: Vec<String>,
@@ -117,7 +117,7 @@ fn calico() -> String {
 
 /// Calico's datastore in the Kubernetes API.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a mapping of keys to values")]
 pub struct KubernetesConfig {
     /// Who we are and where the API is; left out: as a pod of the cluster.
     #[serde(skip_serializing_if = "Option::is_none")]

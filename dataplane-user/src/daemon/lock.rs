@@ -1,23 +1,23 @@
 //! One daemon per set of pins.
 //!
-//! The lock lies in `/run`, not beside the pins: whoever may open a directory
-//! may lock it.
+//! The lock lies in `/run`, not beside the pins: every user who may open a file
+//! may lock it, and only there is the directory closed to all but root.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{Read as _, Write as _},
-    os::unix::fs::MetadataExt as _,
+    fs::{self, File},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::{
     bpf::Pins,
-    run_dir::{self, DIRECTORY},
+    run_dir::{self, DIRECTORY, READ_WRITE},
 };
 
 /// How long a lock is waited for that may be gone at once.
@@ -29,25 +29,40 @@ pub struct Lock {
     _file: Flock<File>,
 }
 
+/// Another process has the lock.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "another tunless (process {owner}) keeps {}; stop it, or give this one a directory of its \
+     own (`bpffs:` in the file, or --bpffs)",
+    root.display()
+)]
+pub struct Held {
+    /// Its process id, as it wrote it.
+    owner: String,
+    /// The directory of pins.
+    root: PathBuf,
+}
+
 impl Lock {
     /// Takes the lock.
     ///
     /// # Errors
-    /// If another daemon has it: its process id.
+    /// [`Held`] if another daemon has it; anything else if the kernel refuses.
     pub fn take(pins: &Pins) -> Result<Self> {
-        fs::create_dir_all(DIRECTORY).with_context(|| format!("making {DIRECTORY}"))?;
+        run_dir::prepare()?;
         let path = path(pins);
         let started = Instant::now();
         loop {
-            let file = OpenOptions::new()
+            let file = File::options()
                 .read(true)
                 .write(true)
                 .create(true)
                 .truncate(false)
+                .mode(READ_WRITE)
                 .open(&path)
                 .with_context(|| path.display().to_string())?;
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                // Somebody may have removed the file while we waited for it.
+                // `detach` may have removed the file while we waited for it.
                 Ok(file) if !is_at(&file, &path) => {}
                 Ok(mut file) => {
                     file.set_len(0)?;
@@ -59,12 +74,8 @@ impl Lock {
                 Err((mut file, _)) => {
                     let mut owner = String::new();
                     file.read_to_string(&mut owner)?;
-                    bail!(
-                        "another tunless (process {}) keeps {}; stop it, or give this one a \
-                         directory of its own (`bpffs:` in the file, or --bpffs)",
-                        owner.trim(),
-                        pins.root().display()
-                    )
+                    let owner = owner.trim().to_owned();
+                    return Err(Held { owner, root: pins.root().to_owned() }.into());
                 }
             }
         }
@@ -82,19 +93,23 @@ impl Lock {
     }
 }
 
-/// Whether a daemon keeps these pins.
+/// Returns whether a daemon keeps these pins. A lock that this user may not look at
+/// counts as held: "not permitted" is not "absent".
 #[must_use]
 pub fn is_running(pins: &Pins) -> bool {
-    running(pins).is_some()
+    match File::open(path(pins)) {
+        Ok(file) => Flock::lock(file, FlockArg::LockSharedNonblock).is_err(),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
 }
 
-/// The process that keeps these pins; 0 if it has not written down its number yet.
+/// Returns the process that keeps these pins; 0 if its number is not to be had.
 #[must_use]
 pub fn running(pins: &Pins) -> Option<u32> {
-    let file = File::open(path(pins)).ok()?;
-    let (mut file, _) = Flock::lock(file, FlockArg::LockSharedNonblock).err()?;
-    let mut owner = String::new();
-    file.read_to_string(&mut owner).ok()?;
+    if !is_running(pins) {
+        return None;
+    }
+    let owner = fs::read_to_string(path(pins)).unwrap_or_default();
     Some(owner.trim().parse().unwrap_or(0))
 }
 

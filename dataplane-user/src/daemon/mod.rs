@@ -42,7 +42,7 @@ use self::{
     wakes::{Alarms, Wake, Wakes},
 };
 pub use self::{
-    lock::{Lock, is_running, running},
+    lock::{Held, Lock, is_running, running},
     start::{check_here, run},
 };
 use crate::bpf::Pins;

@@ -41,16 +41,15 @@ pub async fn run(path: &Path, bpffs: Option<&Path>) -> Result<()> {
     let kernel = Kernel::connect()?;
     let pins = pins_of(path, bpffs)?;
     // A file that is refused stops only what is not serving yet.
-    let read = read(path, bpffs, &kernel, &pins).await;
-    let lock = match &read {
-        Ok(_) => {
-            take_over_other_directory(&kernel, &pins).await?;
-            pins.prepare()?;
-            Lock::take(&pins)?
-        }
-        Err(error) if !pins.exist() => bail!("{error:#}"),
-        Err(_) => Lock::take(&pins)?,
+    let read = match read(path, bpffs, &kernel, &pins).await {
+        Err(error) if !pins.exist() => return Err(error),
+        read => read,
     };
+    if read.is_ok() {
+        take_over_other_directory(&kernel, &pins).await?;
+        pins.prepare()?;
+    }
+    let lock = Lock::take(&pins)?;
     let mut memory = memory::read(&pins).unwrap_or_else(|error| {
         tracing::warn!("starting without memory: {error:#}");
         Memory::default()

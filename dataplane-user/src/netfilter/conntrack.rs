@@ -47,6 +47,26 @@ pub fn write(name: &str, value: u32) -> Result<()> {
     fs::write(&path, value.to_string()).with_context(|| format!("setting {}", path.display()))
 }
 
+/// Says which sysctls are relaxed, and how to reset them, for when what they were before
+/// is not recorded; `None` if none is.
+#[must_use]
+pub fn left_relaxed() -> Option<String> {
+    let is_relaxed = |name: &&str| read(name).is_ok_and(|value| value == 1);
+    let names: Vec<&str> = RELAXED.into_iter().filter(is_relaxed).collect();
+    (!names.is_empty()).then(|| unknown_before(&names))
+}
+
+fn unknown_before(names: &[&str]) -> String {
+    let commands: Vec<String> =
+        names.iter().map(|name| format!("`sysctl -w net.netfilter.{name}=0`")).collect();
+    format!(
+        "{}: left at 1, because it is not recorded what they were before; if this host had the \
+         kernel's default, run {}",
+        names.join(", "),
+        commands.join(" and ")
+    )
+}
+
 /// Whether conntrack remembers a flow it sees only once per lease of `seconds`.
 ///
 /// # Errors
@@ -74,6 +94,15 @@ fn judge_lease(seconds: u32, udp: u32, close: u32) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_stays_relaxed_is_named_with_its_command() {
+        let text = unknown_before(&RELAXED);
+        for name in RELAXED {
+            let command = format!("`sysctl -w net.netfilter.{name}=0`");
+            assert!(text.contains(&command), "no {command} in {text}");
+        }
+    }
 
     #[test]
     fn a_lease_is_shorter_than_conntracks_memory() {

@@ -176,8 +176,12 @@ pub fn list() -> Result<Option<Listing>> {
 pub fn remove() -> Result<bool> {
     match get_current_ruleset_raw(DEFAULT_NFT, ["list", "table", "ip", TABLE]) {
         Ok(_) => {}
-        // Without nft there is no table of ours.
-        Err(NftablesError::NftExecution { .. }) => return Ok(false),
+        // Without nft there is no table of ours; one that may not be run is another matter.
+        Err(NftablesError::NftExecution { inner, .. })
+            if inner.kind() == std::io::ErrorKind::NotFound =>
+        {
+            return Ok(false);
+        }
         Err(error) if is_absent(&error) => return Ok(false),
         Err(error) => bail!(explain(error)),
     }

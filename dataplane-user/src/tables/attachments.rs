@@ -151,6 +151,10 @@ impl Table for Attachments<'_> {
     type Value = AttachedLink;
     const NAME: &'static str = "attachment";
 
+    fn describe(&self, at: &Attachment, new: Option<&AttachedLink>) -> String {
+        describe(at, self.names.get(&at.ifindex).map(String::as_str), new.is_some())
+    }
+
     async fn actual(&mut self) -> Result<BTreeMap<Attachment, AttachedLink>> {
         let mut links = list(self.pins)?;
         filters::check(self.kernel, &mut links).await?;
@@ -183,5 +187,28 @@ impl Table for Attachments<'_> {
             self.remove_filter(at).await?;
         }
         unpin(self.pins, *at)
+    }
+}
+
+/// `attaching decap_tc to eth0 (ifindex 2)`; an interface that is gone has no name.
+fn describe(at: &Attachment, interface: Option<&str>, attach: bool) -> String {
+    let verb = if attach { ("attaching", "to") } else { ("detaching", "from") };
+    let Attachment { program, ifindex } = at;
+    let interface = interface.unwrap_or("an interface that is gone");
+    format!("{} {} {} {interface} (ifindex {ifindex})", verb.0, program.as_str(), verb.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attachment_is_described_by_program_and_interface() {
+        let at = Attachment { program: Program::DecapTc, ifindex: 2 };
+        assert_eq!(describe(&at, Some("eth0"), true), "attaching decap_tc to eth0 (ifindex 2)");
+        assert_eq!(
+            describe(&at, None, false),
+            "detaching decap_tc from an interface that is gone (ifindex 2)"
+        );
     }
 }

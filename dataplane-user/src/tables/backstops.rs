@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use ipnet::Ipv4Net;
 
-use super::Table;
+use super::{Table, set_or_remove};
 use crate::kernel::{Host, Kernel, PROTOCOL};
 
 /// `unreachable` routes with our protocol number, behind those of the tunnel device.
@@ -34,6 +34,10 @@ impl Table for Backstops<'_> {
     type Key = Ipv4Net;
     type Value = ();
     const NAME: &'static str = "backstop";
+
+    fn describe(&self, prefix: &Ipv4Net, new: Option<&()>) -> String {
+        set_or_remove(new, &format!("the unreachable route to {prefix}"))
+    }
 
     async fn actual(&mut self) -> Result<BTreeMap<Ipv4Net, ()>> {
         Ok(self.present.clone())

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 use anyhow::Result;
 use dataplane_common::{Endpoint, Ipv4Be};
 
-use super::Table;
+use super::{Table, set_or_remove};
 use crate::bpf::{
     Maps,
     maps::{gone_is_fine, insist},
@@ -18,6 +18,10 @@ impl Table for Endpoints<'_> {
     type Key = Ipv4Addr;
     type Value = Endpoint;
     const NAME: &'static str = "endpoint";
+
+    fn describe(&self, address: &Ipv4Addr, new: Option<&Endpoint>) -> String {
+        set_or_remove(new, &format!("the local pod {address}"))
+    }
 
     /// Not for another MAC: a pod that changes its own all the time must not end
     /// the leases of others, and loses only its own packets, for a lease at most.

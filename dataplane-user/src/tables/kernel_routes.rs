@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 use anyhow::Result;
 use ipnet::Ipv4Net;
 
-use super::Table;
+use super::{Table, set_or_remove};
 use crate::kernel::{Host, Kernel, KernelRoute, PROTOCOL, TUNNEL, TunnelRoute};
 
 /// Our part of the main table: routes with our protocol number over the tunnel
@@ -47,6 +47,10 @@ impl Table for KernelRoutes<'_> {
     type Key = Ipv4Net;
     type Value = TunnelRoute;
     const NAME: &'static str = "kernel route";
+
+    fn describe(&self, prefix: &Ipv4Net, new: Option<&TunnelRoute>) -> String {
+        set_or_remove(new, &format!("the kernel's route to {prefix}"))
+    }
 
     async fn actual(&mut self) -> Result<BTreeMap<Ipv4Net, TunnelRoute>> {
         Ok(self.present.clone())

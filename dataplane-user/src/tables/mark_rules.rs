@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
 
-use super::Table;
+use super::{Table, set_or_remove};
 use crate::netfilter::{self, Listing, MarkRules};
 
 /// What we know to be in place: rules, and how nft lists them.
@@ -55,6 +55,10 @@ impl Table for Marks<'_> {
     type Key = ();
     type Value = MarkRules;
     const NAME: &'static str = "nft";
+
+    fn describe(&self, (): &(), new: Option<&MarkRules>) -> String {
+        set_or_remove(new, "the nft table `ip tunless`")
+    }
 
     async fn actual(&mut self) -> Result<BTreeMap<(), MarkRules>> {
         let listing = match netfilter::list() {

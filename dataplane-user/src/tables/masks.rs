@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 
-use super::Table;
+use super::{Table, set_or_remove};
 use crate::bpf::Maps;
 
 /// The `MASKS` map.
@@ -15,6 +15,10 @@ impl Table for Masks<'_> {
     type Key = u8;
     type Value = ();
     const NAME: &'static str = "prefix length";
+
+    fn describe(&self, length: &u8, new: Option<&()>) -> String {
+        set_or_remove(new, &format!("the prefix length /{length}"))
+    }
 
     async fn actual(&mut self) -> Result<BTreeMap<u8, ()>> {
         Ok(self.0.masks.lengths()?.into_iter().map(|length| (length, ())).collect())

@@ -15,10 +15,7 @@ mod nodes;
 mod routes;
 mod sysctls;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt::Debug,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 use aya::maps::MapError;
@@ -44,11 +41,15 @@ use crate::plan::plan;
 #[expect(async_fn_in_trait, reason = "used by this crate alone, in one thread")]
 pub trait Table {
     /// What an entry is found by.
-    type Key: Ord + Clone + Debug;
+    type Key: Ord + Clone;
     /// What it says.
-    type Value: PartialEq + Clone + Debug;
+    type Value: PartialEq + Clone;
     /// For messages: "route", "node" …
     const NAME: &'static str;
+
+    /// Says what is done to an entry, in words for an operator, as in "setting the route
+    /// to 10.20.42.0/26": it is set to `new`, or removed (`None`).
+    fn describe(&self, key: &Self::Key, new: Option<&Self::Value>) -> String;
 
     /// Whether leases may hold what setting `key` to `new` (or removing it: `None`)
     /// makes untrue. Then they all have to end.
@@ -162,7 +163,7 @@ impl Round {
         for (key, value) in &plan.upsert {
             self.outdates_leases |= T::outdates_leases(&actual, key, Some(value));
             let outcome = table.upsert(key, value).await;
-            self.note(outcome, || format!("setting {} {key:?} to {value:?}", T::NAME));
+            self.note(outcome, || table.describe(key, Some(value)));
         }
         let outdates_leases = plan.delete.iter().any(|key| T::outdates_leases(&actual, key, None));
         Surplus { keys: plan.delete, outdates_leases }
@@ -173,7 +174,54 @@ impl Round {
         self.outdates_leases |= surplus.outdates_leases;
         for key in surplus.keys.into_iter().rev() {
             let outcome = table.delete(&key).await;
-            self.note(outcome, || format!("removing {} {key:?}", T::NAME));
+            self.note(outcome, || table.describe(&key, None));
         }
+    }
+}
+
+/// "setting X" or "removing X", for tables whose entries need no other words.
+fn set_or_remove<V>(new: Option<&V>, what: &str) -> String {
+    let verb = if new.is_some() { "setting" } else { "removing" };
+    format!("{verb} {what}")
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::bail;
+
+    use super::*;
+
+    /// A table that refuses every change.
+    struct Stubborn;
+
+    impl Table for Stubborn {
+        type Key = u32;
+        type Value = &'static str;
+        const NAME: &'static str = "stubborn";
+
+        fn describe(&self, key: &u32, new: Option<&&'static str>) -> String {
+            set_or_remove(new, &format!("number {key}"))
+        }
+
+        async fn actual(&mut self) -> Result<BTreeMap<u32, &'static str>> {
+            Ok(BTreeMap::from([(2, "old")]))
+        }
+
+        async fn upsert(&mut self, _: &u32, _: &&'static str) -> Result<()> {
+            bail!("no")
+        }
+
+        async fn delete(&mut self, _: &u32) -> Result<()> {
+            bail!("never")
+        }
+    }
+
+    /// Rust's own notation of a value is of no use to an operator.
+    #[tokio::test]
+    async fn failures_are_in_words() {
+        let mut round = Round::default();
+        let surplus = round.upsert(&mut Stubborn, &BTreeMap::from([(1, "new")])).await;
+        round.delete(&mut Stubborn, surplus).await;
+        assert_eq!(round.failures, ["setting number 1: no", "removing number 2: never"]);
     }
 }

@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow};
 use aya::{maps::PerCpuValues, util::nr_cpus};
 use dataplane_common::{Ipv4Be, NodeCounter};
 
-use super::{Keys, Table, found};
+use super::{Keys, Table, found, set_or_remove};
 use crate::bpf::{Maps, maps::gone_is_fine};
 
 /// The `NODE_COUNTERS` map. Figures are not ours to compare: an entry is there or not.
@@ -16,6 +16,10 @@ impl Table for NodeCounters<'_> {
     type Key = Ipv4Addr;
     type Value = ();
     const NAME: &'static str = "node counter";
+
+    fn describe(&self, address: &Ipv4Addr, new: Option<&()>) -> String {
+        set_or_remove(new, &format!("the counters of node {address}"))
+    }
 
     async fn actual(&mut self) -> Result<BTreeMap<Ipv4Addr, ()>> {
         match self.1 {

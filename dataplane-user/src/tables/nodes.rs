@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 use anyhow::Result;
 use dataplane_common::{Ipv4Be, Node};
 
-use super::{Keys, Table, found};
+use super::{Keys, Table, found, set_or_remove};
 use crate::bpf::{
     Maps,
     maps::{gone_is_fine, insist},
@@ -18,6 +18,10 @@ impl Table for Nodes<'_> {
     type Key = Ipv4Addr;
     type Value = Node;
     const NAME: &'static str = "node";
+
+    fn describe(&self, address: &Ipv4Addr, new: Option<&Node>) -> String {
+        set_or_remove(new, &format!("the node {address}"))
+    }
 
     fn outdates_leases(
         actual: &BTreeMap<Ipv4Addr, Node>,

@@ -1,6 +1,6 @@
 //! `ROUTES`: prefix → node.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use anyhow::Result;
 use dataplane_common::Route;
@@ -38,6 +38,15 @@ impl Table for Routes<'_> {
     type Key = Ipv4Net;
     type Value = Route;
     const NAME: &'static str = "route";
+
+    fn describe(&self, prefix: &Ipv4Net, new: Option<&Route>) -> String {
+        match new {
+            Some(route) => {
+                format!("setting the route {prefix} to node {}", Ipv4Addr::from(route.node))
+            }
+            None => format!("removing the route {prefix}"),
+        }
+    }
 
     fn outdates_leases(
         actual: &BTreeMap<Ipv4Net, Route>,

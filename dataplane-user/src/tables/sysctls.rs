@@ -88,6 +88,13 @@ impl Table for Sysctls<'_> {
     type Value = u32;
     const NAME: &'static str = "sysctl";
 
+    fn describe(&self, name: &String, new: Option<&u32>) -> String {
+        match new {
+            Some(value) => format!("setting {name} to {value}"),
+            None => format!("leaving {name}"),
+        }
+    }
+
     async fn actual(&mut self) -> Result<BTreeMap<String, u32>> {
         conntrack::RELAXED
             .iter()

@@ -27,7 +27,7 @@ pub fn check(bird: &BirdConfig, problems: &mut Vec<Problem>) {
     if !is_name || first.is_none_or(|byte| byte.is_ascii_digit()) {
         refuse(
             "table",
-            format!("{:?} is no name of a table in BIRD", bird.table),
+            format!("`{}` is no name of a table in BIRD", bird.table),
             "use letters, digits and _, as in `birdc show symbols table`; by default BIRD 2 has \
              master4 and BIRD 1.6 has master"
                 .to_owned(),

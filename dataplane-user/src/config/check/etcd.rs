@@ -15,7 +15,7 @@ pub fn check(etcd: &EtcdConfig, problems: &mut Vec<Problem>) {
         if !is_url(endpoint) {
             refuse(
                 "endpoints",
-                format!("{endpoint:?} is no endpoint"),
+                format!("`{endpoint}` is no endpoint"),
                 "write one like https://172.16.35.4:2379",
             );
         }
@@ -51,7 +51,7 @@ pub fn check(etcd: &EtcdConfig, problems: &mut Vec<Problem>) {
     if !etcd.prefix.starts_with('/') || etcd.prefix.ends_with('/') {
         refuse(
             "prefix",
-            format!("{:?} begins no key of Calico's", etcd.prefix),
+            format!("`{}` begins no key of Calico's", etcd.prefix),
             "leave it out, or write it like /calico",
         );
     }

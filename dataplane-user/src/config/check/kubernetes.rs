@@ -16,7 +16,7 @@ pub fn check(kubernetes: &KubernetesConfig, problems: &mut Vec<Problem>) {
         ),
         (None, Some(context)) => refuse(
             "context",
-            format!("there is no kubeconfig for {context:?} to be in"),
+            format!("there is no kubeconfig for `{context}` to be in"),
             "name the kubeconfig, or leave the context out: a pod has one cluster only",
         ),
         (_, Some(context)) if context.is_empty() => refuse(

@@ -88,7 +88,7 @@ const REFUSED: &[(&str, &[&str])] = &[
     ),
     (
         "sources:\n  kubernetes: {context: lab}\n",
-        &["FILE:2:", "sources.kubernetes.context", "no kubeconfig for \"lab\""],
+        &["FILE:2:", "sources.kubernetes.context", "no kubeconfig for `lab`"],
     ),
     (
         "sources: {kubernetes: {kubeconfig: /k, context: \"\"}}\n",

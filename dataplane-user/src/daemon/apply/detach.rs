@@ -11,7 +11,7 @@ use dataplane_common::Program;
 
 use super::memory;
 use crate::{
-    bpf::{Hook as _, Maps, Pins, filters, links, programs::unpin},
+    bpf::{Hook as _, Maps, Pins, filters, links, programs::unpin, verifier},
     daemon::{Lock, report::State},
     kernel::{Kernel, PROTOCOL, TUNNEL, is_tunnel_of},
     netfilter, output, run_dir,
@@ -25,6 +25,8 @@ pub struct Removed {
     pub what: Vec<String>,
     /// Conntrack is strict again.
     pub has_restored_sysctls: bool,
+    /// The nft table was there, so flows were leased.
+    pub had_marks: bool,
 }
 
 /// Removes everything. `lock`: no daemon may start while we remove what it would rely on.
@@ -35,6 +37,7 @@ pub async fn remove_all(pins: &Pins, lock: Lock) -> Result<Removed> {
     let kernel = Kernel::connect()?;
     let host = kernel.look().await?;
     let mut done = Vec::new();
+    let mut had_marks = false;
     let mut sysctls = memory::read(pins).unwrap_or_default().sysctls;
     sysctls.extend(sysctls_of_0_1(pins));
 
@@ -42,7 +45,8 @@ pub async fn remove_all(pins: &Pins, lock: Lock) -> Result<Removed> {
     // routes are its.
     let device = host.link(TUNNEL);
     if device.is_none_or(|(_, link)| is_tunnel_of(link, pins.root())) {
-        if netfilter::remove()? {
+        had_marks = netfilter::remove()?;
+        if had_marks {
             done.push("the nft table `ip tunless`".to_owned());
         }
         let mut routes = 0;
@@ -92,9 +96,10 @@ pub async fn remove_all(pins: &Pins, lock: Lock) -> Result<Removed> {
         ));
     }
     State::remove(pins)?;
+    run_dir::remove(&verifier::log_file(pins))?;
     // Of 0.1.
     run_dir::remove(&run_dir::file(pins, "sources"))?;
     forget_sysctls_of_0_1(pins)?;
     lock.remove()?;
-    Ok(Removed { what: done, has_restored_sysctls: restored > 0 })
+    Ok(Removed { what: done, has_restored_sysctls: restored > 0, had_marks })
 }

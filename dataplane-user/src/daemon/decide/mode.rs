@@ -104,7 +104,6 @@ mod tests {
             is_up: true,
             does_arp: false,
             kind: None,
-            xdp_program: None,
         };
         let route = |cidr: &&str| KernelRoute {
             destination: cidr.parse().unwrap(),
