@@ -4,7 +4,7 @@
 //! down. A [`Malformed`] object is skipped by itself; the source stays up. Both fit
 //! into one line of the log.
 
-use std::{fmt, sync::Arc};
+use std::{error::Error as StdError, fmt, io, sync::Arc};
 
 use thiserror::Error;
 
@@ -169,6 +169,16 @@ impl Malformed {
     /// Makes one line of the text.
     pub fn new(what: impl fmt::Display) -> Self {
         Self(one_line(&what.to_string()))
+    }
+}
+
+/// Returns whether an error says no more than that the connection ended.
+pub fn is_end(error: &(dyn StdError + 'static)) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset};
+    match error.downcast_ref::<io::Error>() {
+        Some(error) => matches!(error.kind(), BrokenPipe | ConnectionReset),
+        // The HTTP library's own error is not part of the clients' interfaces.
+        None => error.to_string().contains("connection closed"),
     }
 }
 

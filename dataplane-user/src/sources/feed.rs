@@ -6,6 +6,7 @@
 //! | session ended | then |
 //! |---|---|
 //! | before it was up | try the next endpoint; after the last one report down, and pause |
+//! | likewise, as its connection was closed | once, try again: the server may have closed an idle one |
 //! | after it was up | begin again without a report: connections break now and then |
 //! | because the history is gone | likewise, with a new list |
 //! | without an error | begin again |
@@ -69,7 +70,7 @@ impl Link {
 
 /// Runs one session after the other.
 pub async fn run(mut feed: impl Feed, pace: Pace) -> Infallible {
-    let mut course = Course { pace, failures: Vec::new() };
+    let mut course = Course::new(pace);
     let mut backoff = Backoff::new(pace.first, pace.longest);
     loop {
         let mut link = Link::default();
@@ -111,12 +112,23 @@ enum Next {
 struct Course {
     pace: Pace,
     failures: Vec<SourceError>,
+    /// Whether a closed connection was tried again since a session ended otherwise.
+    is_retried: bool,
 }
 
 impl Course {
+    fn new(pace: Pace) -> Self {
+        Self { pace, failures: Vec::new(), is_retried: false }
+    }
+
     /// Decides what follows a session that was up for some time, or never.
     fn next(&mut self, ended: Result<(), SourceError>, up_for: Option<Duration>) -> Next {
         let afterwards = self.pace.afterwards;
+        let is_closed = ended.as_ref().is_err_and(|error| error.cause() == Cause::Closed);
+        let was_retried = std::mem::replace(&mut self.is_retried, is_closed && up_for.is_none());
+        if self.is_retried && !was_retried {
+            return Next::AnotherEndpoint;
+        }
         match ended {
             Err(error)
                 if error.cause() != Cause::Gone
@@ -152,7 +164,7 @@ mod tests {
     fn course(endpoints: usize, afterwards: Afterwards) -> Course {
         let second = Duration::from_secs(1);
         let pace = Pace { first: second, longest: second, endpoints, afterwards };
-        Course { pace, failures: Vec::new() }
+        Course::new(pace)
     }
 
     fn error(name: &str) -> SourceError {
@@ -182,6 +194,21 @@ mod tests {
             assert_eq!(course.next(ended.clone(), LONG), Next::AtOnce);
             assert_eq!(course.next(ended, SHORT), Next::AfterPause);
         }
+    }
+
+    #[test]
+    fn a_closed_connection_is_tried_again_once() {
+        let mut course = course(1, Afterwards::AtOnceAfter(ENOUGH));
+        let closed = error("a").caused_by(Cause::Closed);
+        for ended in [Ok(()), Err(error("a"))] {
+            assert_eq!(course.next(Err(closed.clone()), None), Next::AnotherEndpoint);
+            for _ in 0..2 {
+                let down = Next::Down(vec![closed.clone()]);
+                assert_eq!(course.next(Err(closed.clone()), None), down);
+            }
+            course.next(ended, None);
+        }
+        assert_eq!(course.next(Err(closed), LONG), Next::AtOnce);
     }
 
     #[test]

@@ -43,7 +43,7 @@ async fn a_block_that_moves_lends_and_goes_is_followed() {
         server.delete(blocks, &block_name(B));
         source.until_claims(&[ALL[0], ALL[2]]).await;
         // Neither did the others blink: what went and came was that block alone.
-        assert_eq!((source.seen.snapshots, source.seen.downs.len()), (1, 0));
+        assert_eq!((source.seen.snapshots, &source.seen.downs[..]), (1, &[][..]));
         assert_eq!(source.seen.changes, 1 + 2 + 2, "{:#?}", source.seen);
     }
 }

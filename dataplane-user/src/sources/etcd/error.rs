@@ -3,11 +3,11 @@
 //! gRPC's errors say "transport error" and hide the reason several errors deeper;
 //! etcd's name what it refused, not the remedy.
 
-use std::{error::Error as StdError, io};
+use std::error::Error as StdError;
 
 use etcd_client::Error;
 
-use crate::sources::error::{Cause, Endpoint, SourceError};
+use crate::sources::error::{Cause, Endpoint, SourceError, is_end};
 
 /// gRPC status codes (`grpc/statuscodes.md`).
 const PERMISSION_DENIED: i32 = 7;
@@ -61,16 +61,6 @@ fn cause(error: &Error) -> Cause {
     }
 }
 
-/// Whether an error says no more than that the connection ended.
-fn is_end(error: &(dyn StdError + 'static)) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionReset};
-    match error.downcast_ref::<io::Error>() {
-        Some(error) => matches!(error.kind(), BrokenPipe | ConnectionReset),
-        // The HTTP library's own error is not part of the client's interface.
-        None => error.to_string().contains("connection closed"),
-    }
-}
-
 /// The remedy for what some errors say.
 const HINTS: [(&str, &str); 6] = [
     ("user name is empty", "name a user: sources.etcd.username and password_file"),
@@ -85,6 +75,8 @@ const NO_CERTIFICATE: &str =
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
 
     fn text(error: &Error) -> String {

@@ -3,7 +3,7 @@
 use std::{fmt, io};
 
 use super::access::Resource;
-use crate::sources::error::{Cause, Endpoint, SourceError};
+use crate::sources::error::{Cause, Endpoint, SourceError, is_end};
 
 /// What was tried.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -103,13 +103,14 @@ impl fmt::Display for Attempt {
 
 /// The cause of all causes; those above it only say that something failed.
 fn innermost(endpoint: &Endpoint, error: &kube::Error) -> SourceError {
-    let mut last: &dyn std::error::Error = error;
+    let mut last: &(dyn std::error::Error + 'static) = error;
     while let Some(cause) = last.source() {
         last = cause;
     }
     match last.downcast_ref::<io::Error>().map(io::Error::kind) {
         Some(io::ErrorKind::ConnectionRefused) => endpoint.error("connection refused"),
         Some(io::ErrorKind::TimedOut) => endpoint.error("no answer in time"),
+        _ if is_end(last) => endpoint.error(last).caused_by(Cause::Closed),
         _ => of_text(endpoint, &last.to_string()),
     }
 }
