@@ -16,6 +16,8 @@ fn lab() -> LabBuilder {
     Lab::new().fabric_filter(true)
 }
 
+/// Fresh alone: ten thousand connections more would meet ports that the pods still hold in
+/// `TIME_WAIT`.
 #[test]
 fn ten_thousand_short_connections_leave_nothing_behind() {
     Scene::new(lab(), Setup::VERIFIED).case(|scene| {
