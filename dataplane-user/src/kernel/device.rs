@@ -130,7 +130,7 @@ impl Kernel {
     pub async fn claim_tunnel(&self, host: &Host, pins: &Path) -> Result<()> {
         for name in [TUNNEL, TUNNEL_PEER] {
             let Some((ifindex, _)) = host.link(name) else { continue };
-            let message = LinkUnspec::new_with_index(ifindex).alias(&alias(pins)).build();
+            let message = LinkUnspec::new_with_index(ifindex).alias(alias(pins)).build();
             let outcome = self.handle.link().set(message).execute().await.map_err(explain);
             outcome.with_context(|| format!("marking {name} as ours"))?;
         }

@@ -46,9 +46,9 @@ impl Ledger {
 }
 
 impl Change {
-    /// Writes it to the log.
+    /// Writes it to the log, but for what the sources themselves log as they report it.
     pub fn log(&self) {
-        for problem in &self.come {
+        for problem in self.come.iter().filter(|problem| !is_logged_by_sources(problem.code)) {
             let text = problem.text();
             match problem.level {
                 Level::Down => tracing::error!("{text}"),
@@ -56,10 +56,19 @@ impl Change {
                 Level::Info => tracing::info!("{text}"),
             }
         }
-        for problem in &self.gone {
+        for problem in self.gone.iter().filter(|problem| !is_a_sources_state(problem.code)) {
             tracing::info!("resolved: {}", problem.what);
         }
     }
+}
+
+/// Whether the code is about how a source of routes is.
+fn is_a_sources_state(code: Code) -> bool {
+    matches!(code, Code::SourceStale | Code::SourceWaiting)
+}
+
+fn is_logged_by_sources(code: Code) -> bool {
+    is_a_sources_state(code) || code == Code::SourceObject
 }
 
 #[cfg(test)]

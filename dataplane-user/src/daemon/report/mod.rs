@@ -116,7 +116,7 @@ impl Reporter {
             },
             attachments: (&desired.attachments - postponed).into_iter().collect(),
             marks: desired.mark_rules.is_some(),
-            has_routes: desired.tables.routes.values().any(|route| route.is_destination()),
+            has_routes: desired.tables.routes.values().any(dataplane_common::Route::is_destination),
         });
     }
 
