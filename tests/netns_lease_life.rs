@@ -181,7 +181,7 @@ fn sysctls_are_set_guarded_reported_and_restored() {
         node2.netns.set_sysctl(&format!("netfilter/{name}"), value).unwrap();
         until("it is put back", SOON, || (sysctls(&node2) == RELAXED).then_some(()));
     }
-    assert!(daemon.log().contains("nf_conntrack_tcp_be_liberal was set to 0"));
+    assert!(daemon.log().contains("nf_conntrack_tcp_be_liberal was changed to 0"));
 
     daemon.finish().unwrap();
     assert_eq!(
@@ -245,17 +245,15 @@ fn a_new_pod_gets_nothing_that_was_leased_to_the_old() {
     });
 }
 
-/// /run was emptied, as a container's is when it is made anew: with it went what the
-/// sysctls were, and the operator has to read that they stay.
+/// The daemon's memory is lost, and with it what the sysctls were: the operator has to
+/// read that they stay.
 #[test]
 fn detach_names_sysctls_whose_old_values_are_lost() {
     let mut scene = Scene::new(lab(), Setup::VERIFIED);
     let node2 = scene.lab.node2.clone();
     assert_eq!(sysctls(&node2), RELAXED);
     scene.daemon2.terminate().unwrap();
-    let pins = node2.bpffs.display().to_string();
-    let name = pins.trim_start_matches('/').replace('/', "%2F");
-    fs::remove_file(format!("/run/tunless/{name}.sysctls")).unwrap();
+    fs::remove_file(node2.bpffs.join("memory")).unwrap();
     let detached = scene.daemon2.cli(&["detach"]).unwrap();
     assert!(detached.success(), "{}", detached.stderr);
     for name in SYSCTLS {

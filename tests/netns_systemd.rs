@@ -256,10 +256,10 @@ fn a_file_refused_at_start_is_shown_and_the_repaired_one_taken() {
     assert_eq!(start.status, Some(1), "{}", start.stderr);
     systemd.wait_property("SubState", SOON, |state| state == "auto-restart").unwrap();
     // What `systemctl status` shows.
-    scene.assert_properties(&[("Result", "exit-code")]);
-    assert_ne!(systemd.property("ExecMainStatus").unwrap(), "0");
-    let refusal = scene.wait_for_message("bogus").message;
-    assert!(refusal.contains("/etc/tunless/config.yaml:"), "{refusal}");
+    scene.assert_properties(&[("Result", "exit-code"), ("ExecMainStatus", "78")]);
+    let refusal = scene.wait_for_message("bogus");
+    assert!(refusal.message.contains("/etc/tunless/config.yaml:"), "{}", refusal.message);
+    assert_eq!(refusal.priority, 3, "an error");
 
     // A pause lies between two tries, so that they do not fill the journal.
     let starts = until("a third try", SOON, || Some(starts(systemd)).filter(|it| it.len() > 2));

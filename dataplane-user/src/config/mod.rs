@@ -4,7 +4,6 @@
 //! [`check`] judges what it says (and what it says about *this* host), and
 //! [`locate`] finds the line to complain about.
 
-pub mod changes;
 pub mod check;
 pub mod file;
 mod given;
