@@ -38,6 +38,8 @@ pub fn connections(
         let server = scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 if let Ok((mut socket, _)) = listener.accept() {
+                    // It inherits the listener's, which a busy machine exceeds.
+                    socket.set_read_timeout(Some(TIMEOUT))?;
                     let mut request = [0; 8];
                     socket.read_exact(&mut request).context("a request")?;
                     socket.write_all(&request).context("an answer")?;
