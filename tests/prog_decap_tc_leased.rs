@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 
 use dataplane_common::{
-    Direction, Flow, Lease, Node,
+    Direction, Flow, Lease, Mtu, Node,
     Reason::{
         self, DecapCannotUnwrap, DecapControlToStack, DecapEcnViolation, DecapForgedSource,
         DecapForgedToStack, DecapFragmentToStack, DecapInnerTtlZero, DecapLeaseExpiredToStack,
@@ -173,7 +173,7 @@ fn by_the_lease_alone() -> Vec<Case> {
     for destination in [YOUNG_POD, STRANGER, NODE1] {
         let packet = plain().edit(1, |ip| ip.to = destination);
         let flow = flow(Direction::Decap, UDP, (REMOTE, 1000), (destination, 2000));
-        let way = Node { hop: hop(NEIGHBOUR_IF, OTHER_MAC, ROUTER_MAC), mtu: 0 };
+        let way = Node { hop: hop(NEIGHBOUR_IF, OTHER_MAC, ROUTER_MAC), mtu: Mtu(0) };
         cases.push(
             case(format!("to {destination}, by the lease's MACs"), &packet)
                 .with(Entry::Lease(flow, lease(&flow, NODE2, way)))

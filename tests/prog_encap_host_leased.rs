@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 
 use dataplane_common::{
-    Direction, Flow, Lease, Node,
+    Direction, Flow, IfIndex, Lease, Node,
     Reason::{
         self, HostCannotEncapsulate, HostConnectionControl, HostEncapsulated, HostLeaseGranted,
         HostLeased, HostNoRoute, HostNodeUnreachable, HostTooBig, HostTtlExpired, HostUnmarked,
@@ -169,7 +169,10 @@ fn granted() -> Vec<Case> {
     cases.push(
         proven("a pod whose MAC nobody knows", &packet, &young)
             .came_by(NEIGHBOUR_IF)
-            .grants(young, Lease { endpoint: NEIGHBOUR_IF, ..first(&young, NODE2, way_to_node2()) })
+            .grants(
+                young,
+                Lease { endpoint: IfIndex(NEIGHBOUR_IF), ..first(&young, NODE2, way_to_node2()) },
+            )
             .sent(HostLeaseGranted, &out(&packet)),
     );
     cases
@@ -187,7 +190,7 @@ fn renewed() -> Vec<Case> {
             "over, of another node, interface and way",
             going(
                 way_to_node3(),
-                Lease { expires: 1, node: NODE3.into(), endpoint: NIC_IF, ..old },
+                Lease { expires: 1, node: NODE3.into(), endpoint: IfIndex(NIC_IF), ..old },
             ),
         ),
         ("in memory that became another flow's", Lease { destination: NODE3.into(), ..old }),

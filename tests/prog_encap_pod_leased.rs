@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 
 use dataplane_common::{
-    Direction, Flow, Lease,
+    Direction, Flow, IfIndex, Lease,
     Reason::{
         self, PodBadChecksum, PodBadHeader, PodCannotEncapsulate, PodConnectionControl,
         PodEncapsulated, PodForgedSource, PodFragment, PodLeaseExpired, PodLeaseOutdated,
@@ -228,7 +228,7 @@ fn no_good() -> Vec<Case> {
         // Whose it is is asked of a good lease only.
         with(
             "of another interface, and over",
-            Lease { endpoint: NEIGHBOUR_IF, expires: 1, ..good },
+            Lease { endpoint: IfIndex(NEIGHBOUR_IF), expires: 1, ..good },
             PodLeaseExpired,
         ),
     ];
@@ -274,8 +274,12 @@ fn others() -> Vec<Case> {
 /// A neighbour must not ride along, nor ask for a lease of its own.
 fn not_this_pod() -> Vec<Case> {
     let flow = udp(REMOTE);
-    let of =
-        |endpoint| Entry::Lease(flow, Lease { endpoint, ..lease(&flow, NODE2, way_to_node2()) });
+    let of = |endpoint| {
+        Entry::Lease(
+            flow,
+            Lease { endpoint: IfIndex(endpoint), ..lease(&flow, NODE2, way_to_node2()) },
+        )
+    };
     vec![
         case("a lease of another interface", &plain())
             .with(of(NEIGHBOUR_IF))
@@ -378,7 +382,11 @@ fn in_order() -> Vec<Case> {
     let flow = udp(REMOTE);
     let neighbours = Entry::Lease(
         flow,
-        Lease { endpoint: NEIGHBOUR_IF, expires: LATER, ..lease(&flow, NODE2, way_to_node2()) },
+        Lease {
+            endpoint: IfIndex(NEIGHBOUR_IF),
+            expires: LATER,
+            ..lease(&flow, NODE2, way_to_node2())
+        },
     );
     let fragment = |frame: Frame| frame.fragment(tunless_tests::packet::MF);
     vec![

@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 
 use dataplane_common::{
-    Direction, Flow, Lease,
+    Direction, Flow, IfIndex, Lease,
     Reason::{
         GrantConnectionControl, GrantGiven, GrantLeased, GrantNoFlow, GrantUnmarked, GrantUnproven,
     },
@@ -155,7 +155,7 @@ fn renewed() -> Vec<Case> {
             "over, of another node, interface and way",
             going(
                 way_to_node2(),
-                Lease { expires: 1, node: NODE3.into(), endpoint: NIC_IF, ..old },
+                Lease { expires: 1, node: NODE3.into(), endpoint: IfIndex(NIC_IF), ..old },
             ),
         ),
         ("in memory that became another flow's", Lease { destination: NODE3.into(), ..old }),

@@ -9,7 +9,7 @@ use std::{
 
 use aya::programs::TcAttachType;
 use dataplane_common::{
-    Direction, Flow, Lease, Node,
+    Direction, Flow, Lease, Mtu, Node,
     Reason::{
         self, DecapControlToStack, DecapForgedSource, DecapFragmentToStack,
         DecapLeaseExpiredToStack, DecapLeaseOutdatedToStack, DecapNoLeaseToStack,
@@ -161,7 +161,7 @@ fn in_pages() -> Vec<LiveCase> {
     const LENGTH: usize = 5000;
     let whole = 40 + LENGTH as u64;
     let tcp_frame = |frame: Frame| frame.tcp(1000, 80, flags::ACK).payload(LENGTH);
-    let jumbo = Node { mtu: JUMBO, ..way_to_node2() };
+    let jumbo = Node { mtu: Mtu(JUMBO), ..way_to_node2() };
     let out = (tcp(Direction::Encap), lease(&tcp(Direction::Encap), NODE2, jumbo));
     let into = into_pod(tcp(Direction::Decap), NODE2);
     let mut cases = Vec::new();

@@ -1,6 +1,6 @@
 //! Does a packet fit the path once the outer header is on it?
 
-use crate::ipv4;
+use crate::{Mtu, ipv4};
 
 /// What a packet occupies on the wire.
 ///
@@ -20,16 +20,15 @@ pub enum Size {
 }
 
 impl Size {
-    /// Whether it fits `mtu` (bytes of IP packet the path carries) together
-    /// with the outer header.
+    /// Whether it fits `mtu` together with the outer header.
     #[inline(always)]
     #[must_use]
-    pub const fn fits(self, mtu: u32) -> bool {
+    pub const fn fits(self, mtu: Mtu) -> bool {
         let inner = match self {
             Self::Single(length) => length,
             Self::Segmented { headers, payload } => headers + payload,
         };
-        inner + ipv4::OUTER_LENGTH as u32 <= mtu
+        inner + ipv4::OUTER_LENGTH as u32 <= mtu.0
     }
 }
 
@@ -39,14 +38,14 @@ mod tests {
 
     #[test]
     fn the_outer_header_counts() {
-        assert!(Size::Single(1480).fits(1500));
-        assert!(!Size::Single(1481).fits(1500));
+        assert!(Size::Single(1480).fits(Mtu(1500)));
+        assert!(!Size::Single(1481).fits(Mtu(1500)));
     }
 
     #[test]
     fn gso_is_judged_per_segment() {
         let size = |payload| Size::Segmented { headers: 52, payload };
-        assert!(size(1428).fits(1500));
-        assert!(!size(1429).fits(1500));
+        assert!(size(1428).fits(Mtu(1500)));
+        assert!(!size(1429).fits(Mtu(1500)));
     }
 }

@@ -11,7 +11,7 @@
 //! | `LEASES` | LRU hash | [`crate::Flow`] → [`Lease`] |
 //! | `EPOCH` | array of one | 0 → the epoch leases must be of |
 
-use crate::{Ipv4Be, Mac};
+use crate::{IfIndex, Ipv4Be, Mac, Mtu};
 
 /// Capacity of `ROUTES`: a hundred thousand blocks and borrowed addresses.
 pub const MAX_ROUTES: usize = 131_072;
@@ -177,8 +177,8 @@ impl Route {
 plain! {
     /// An interface and the addresses of the frames that go out of it.
     pub struct Hop {
-        /// The interface; 0 while there is none.
-        pub ifindex: u32,
+        /// The interface; none while there is no way.
+        pub ifindex: IfIndex,
         /// The MAC of the next hop, or of the pod, while its neighbour entry is
         /// valid, else zero.
         pub destination: Mac,
@@ -210,8 +210,8 @@ plain! {
         /// The underlay interface towards it, and the next hop there. While the
         /// MAC is not known, the kernel resolves it.
         pub hop: Hop,
-        /// Largest outer packet the path takes, bytes.
-        pub mtu: u32,
+        /// The largest outer packet the path takes.
+        pub mtu: Mtu,
     }
 }
 
@@ -244,11 +244,11 @@ plain! {
         /// The other node: encap's destination, the only outer source at decap.
         pub node: Ipv4Be,
         /// The local pod's interface: encap comes from nowhere else.
-        pub endpoint: u32,
+        pub endpoint: IfIndex,
         /// Where packets go: at encap towards the node, at decap into the pod.
         pub hop: Hop,
-        /// At encap the largest outer packet the path takes, bytes; at decap 0.
-        pub mtu: u32,
+        /// At encap the largest outer packet the path takes; at decap 0.
+        pub mtu: Mtu,
         /// Keeps the size a multiple of 8.
         pub reserved: u32,
     }

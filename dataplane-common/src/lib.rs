@@ -18,6 +18,7 @@ pub mod direction;
 pub mod ecn;
 pub mod fit;
 pub mod flow;
+pub mod interface;
 pub mod ipv4;
 pub mod layout;
 pub mod program;
@@ -28,6 +29,7 @@ pub mod source;
 pub use address::{Ipv4Be, Mac};
 pub use direction::Direction;
 pub use flow::Flow;
+pub use interface::{IfIndex, Mtu};
 pub use layout::{
     Counter, Endpoint, Handover, Hop, Lease, Node, NodeCounter, Prefix, PrefixRoute, Route,
 };

@@ -11,7 +11,7 @@ use aya_ebpf::{
     helpers::generated,
     programs::{TcContext, XdpContext},
 };
-use dataplane_common::ipv4::OUTER_LENGTH;
+use dataplane_common::{IfIndex, ipv4::OUTER_LENGTH};
 use network_types::eth::EthHdr;
 
 /// `-EALREADY`: the skb has encapsulation offloads pending (net/core/filter.c,
@@ -101,30 +101,30 @@ pub fn xdp_adjust_meta(ctx: &XdpContext, delta: i32) -> Result<(), i64> {
 
 /// Out of `ifindex`, with the MACs the frame has. Returns the action.
 #[inline(always)]
-pub fn redirect(ifindex: u32) -> i32 {
+pub fn redirect(ifindex: IfIndex) -> i32 {
     // SAFETY: no memory is passed.
-    unsafe { generated::bpf_redirect(ifindex, 0) as i32 }
+    unsafe { generated::bpf_redirect(ifindex.0, 0) as i32 }
 }
 
 /// Out of `ifindex`, to the next hop the kernel looks up and resolves.
 #[inline(always)]
-pub fn redirect_neigh(ifindex: u32) -> i32 {
+pub fn redirect_neigh(ifindex: IfIndex) -> i32 {
     // SAFETY: no parameters are passed, which the helper allows.
-    unsafe { generated::bpf_redirect_neigh(ifindex, null_mut(), 0, 0) as i32 }
+    unsafe { generated::bpf_redirect_neigh(ifindex.0, null_mut(), 0, 0) as i32 }
 }
 
 /// Into the ingress of `ifindex`, as if it had come from there.
 #[inline(always)]
-pub fn redirect_ingress(ifindex: u32) -> i32 {
+pub fn redirect_ingress(ifindex: IfIndex) -> i32 {
     // SAFETY: no memory is passed.
-    unsafe { generated::bpf_redirect(ifindex, u64::from(BPF_F_INGRESS)) as i32 }
+    unsafe { generated::bpf_redirect(ifindex.0, u64::from(BPF_F_INGRESS)) as i32 }
 }
 
 /// Into the other end of the veth `ifindex`, in its own namespace.
 #[inline(always)]
-pub fn redirect_peer(ifindex: u32) -> i32 {
+pub fn redirect_peer(ifindex: IfIndex) -> i32 {
     // SAFETY: no memory is passed.
-    unsafe { generated::bpf_redirect_peer(ifindex, 0) as i32 }
+    unsafe { generated::bpf_redirect_peer(ifindex.0, 0) as i32 }
 }
 
 /// Forgets the hash over the outer header: all flows of two nodes share that one.

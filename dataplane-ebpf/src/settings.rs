@@ -6,7 +6,7 @@
 
 use core::ptr::read_volatile;
 
-use dataplane_common::{Ipv4Be, Mac, Settings};
+use dataplane_common::{IfIndex, Ipv4Be, Mac, Settings};
 
 /// Filled in by the loader; read-only from then on.
 #[unsafe(no_mangle)]
@@ -32,9 +32,9 @@ pub fn node() -> Ipv4Be {
 
 /// The tunnel device's interface index.
 #[inline(always)]
-pub fn tunnel_ifindex() -> u32 {
+pub fn tunnel_ifindex() -> IfIndex {
     // SAFETY: as above.
-    unsafe { read_volatile(&SETTINGS.tunnel_ifindex) }
+    IfIndex(unsafe { read_volatile(&SETTINGS.tunnel_ifindex) })
 }
 
 /// Whether the tunnel device is ours, a veth; tunl0 has no link header.

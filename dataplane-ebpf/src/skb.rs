@@ -1,6 +1,7 @@
 //! The fields of `__sk_buff` that we read, and the two that we write.
 
 use aya_ebpf::programs::TcContext;
+use dataplane_common::IfIndex;
 use network_types::eth::EtherType;
 
 const PACKET_HOST: u32 = 0;
@@ -27,16 +28,16 @@ pub fn gso_size(ctx: &TcContext) -> u32 {
 
 /// The interface the packet is on.
 #[inline(always)]
-pub fn ifindex(ctx: &TcContext) -> u32 {
+pub fn ifindex(ctx: &TcContext) -> IfIndex {
     // SAFETY: as above.
-    unsafe { (*ctx.skb.skb).ifindex }
+    IfIndex(unsafe { (*ctx.skb.skb).ifindex })
 }
 
-/// The interface the packet came in by; 0 if it is this host's own.
+/// The interface the packet came in by; none if it is this host's own.
 #[inline(always)]
-pub fn ingress_ifindex(ctx: &TcContext) -> u32 {
+pub fn ingress_ifindex(ctx: &TcContext) -> IfIndex {
     // SAFETY: as above.
-    unsafe { (*ctx.skb.skb).ingress_ifindex }
+    IfIndex(unsafe { (*ctx.skb.skb).ingress_ifindex })
 }
 
 /// Takes the bits of `mask` off `skb->mark`; whether any was on.

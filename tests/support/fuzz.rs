@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use dataplane_common::{Direction, Flow, Lease};
+use dataplane_common::{Direction, Flow, IfIndex, Lease};
 use etherparse::checksum::Sum16BitWords;
 
 use super::{
@@ -194,7 +194,7 @@ fn lease(random: &mut Random, flow: &Flow) -> Lease {
         0 => Lease { expires: 1, ..good },
         1 => Lease { epoch: random.pick(&[0, world::EPOCH - 1, world::EPOCH + 1]), ..good },
         2 => Lease { node: node.into(), ..good },
-        3 => Lease { endpoint: random.pick(&[0, world::NEIGHBOUR_IF]), ..good },
+        3 => Lease { endpoint: random.pick(&[0, world::NEIGHBOUR_IF].map(IfIndex)), ..good },
         4 => Lease { destination: random.pick(&ADDRESSES).into(), ..good },
         5 => world::going(random.pick(&ways), good),
         _ => good,

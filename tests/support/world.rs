@@ -3,7 +3,9 @@
 
 use std::net::Ipv4Addr;
 
-use dataplane_common::{Direction, Endpoint, Flow, Hop, Ipv4Be, Lease, Node, Route, Settings};
+use dataplane_common::{
+    Direction, Endpoint, Flow, Hop, IfIndex, Ipv4Be, Lease, Mtu, Node, Route, Settings,
+};
 
 use super::packet::{Frame, Mac, eth};
 
@@ -134,25 +136,25 @@ pub fn flow(
 /// An interface and the MACs of frames out of it.
 #[must_use]
 pub fn hop(ifindex: u32, destination: Mac, source: Mac) -> Hop {
-    Hop { ifindex, destination: destination.into(), source: source.into() }
+    Hop { ifindex: IfIndex(ifindex), destination: destination.into(), source: source.into() }
 }
 
 /// The way to [`NODE3`].
 #[must_use]
 pub fn way_to_node3() -> Node {
-    Node { hop: hop(NIC_IF, NEXT_HOP_MAC, NIC_MAC), mtu: SMALL_MTU }
+    Node { hop: hop(NIC_IF, NEXT_HOP_MAC, NIC_MAC), mtu: Mtu(SMALL_MTU) }
 }
 
 /// The way to [`NODE2`].
 #[must_use]
 pub fn way_to_node2() -> Node {
-    Node { hop: hop(NIC_IF, [0; 6], NIC_MAC), mtu: MTU }
+    Node { hop: hop(NIC_IF, [0; 6], NIC_MAC), mtu: Mtu(MTU) }
 }
 
 /// The way into [`POD`].
 #[must_use]
 pub fn way_to_pod() -> Node {
-    Node { hop: hop(POD_IF, POD_MAC, HOST_MAC), mtu: 0 }
+    Node { hop: hop(POD_IF, POD_MAC, HOST_MAC), mtu: Mtu(0) }
 }
 
 /// A good lease of `flow`, between our pod and one of `node`'s, with something counted.
@@ -165,7 +167,7 @@ pub fn lease(flow: &Flow, node: Ipv4Addr, way: Node) -> Lease {
         packets: PACKETS,
         bytes: BYTES,
         node: Ipv4Be::from(node),
-        endpoint: POD_IF,
+        endpoint: IfIndex(POD_IF),
         hop: way.hop,
         mtu: way.mtu,
         reserved: 0,
@@ -191,7 +193,7 @@ pub fn route(prefix: Ipv4Addr, length: u8, node: Ipv4Addr, flags: u16) -> Entry 
 /// A node whose next hop's MAC is not known.
 #[must_use]
 pub fn node(address: Ipv4Addr, ifindex: u32, mtu: u32) -> Entry {
-    Entry::Node(address, Node { hop: Hop { ifindex, ..way_to_node2().hop }, mtu })
+    Entry::Node(address, Node { hop: hop(ifindex, [0; 6], NIC_MAC), mtu: Mtu(mtu) })
 }
 
 /// A local pod on `ifindex`.

@@ -39,7 +39,8 @@ pub fn deliver(
     let (reason, proof) = match lookup {
         Lookup::Hit(hit) if inner.ttl > 1 => {
             // First, and apart from the others: carried beyond the next helper, what only a
-            // lease has would be read on their way, too, which 6.1's verifier does not let pass.
+            // lease has would be read on their paths, too, where it was never written. The
+            // verifier refuses that.
             let pod = hit.hop;
             hit.count(bytes);
             count::decap(node, bytes, now);
@@ -65,7 +66,7 @@ fn without_lease(inner: &Ipv4Header, suspicion: Option<Reason>, reason: Reason, 
     }
 }
 
-/// The way of a packet that may enter its pod without asking anybody.
+/// The way of a packet that may enter its pod without asking netfilter.
 #[inline(always)]
 fn trusted(inner: &Ipv4Header) -> Way {
     let stack = |reason| Way::Stack { reason, proof: 0 };

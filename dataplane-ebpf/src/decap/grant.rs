@@ -1,7 +1,7 @@
 //! Leases on the way in: granted where the stack hands a packet to a pod.
 
 use aya_ebpf::programs::TcContext;
-use dataplane_common::{Direction, Endpoint, Flow, Reason, ipv4::Ipv4Header};
+use dataplane_common::{Direction, Endpoint, Flow, Mtu, Reason, ipv4::Ipv4Header};
 
 use crate::{
     exit::Exit,
@@ -61,5 +61,5 @@ fn request(ctx: &TcContext, flow: &Flow) -> Option<Request> {
     if route.is_local() {
         return None;
     }
-    Some(Request { node: route.node, endpoint: hop.ifindex, hop, mtu: 0 })
+    Some(Request { node: route.node, endpoint: hop.ifindex, hop, mtu: Mtu(0) })
 }

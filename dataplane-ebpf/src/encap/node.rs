@@ -16,7 +16,7 @@ pub fn lookup(inner: &Inner, reasons: &Reasons) -> Result<(Ipv4Be, Node), Reason
         _ => return Err(reasons.no_route),
     };
     match maps::node(address) {
-        Some(node) if node.hop.ifindex != 0 => Ok((address, node)),
+        Some(node) if !node.hop.ifindex.is_none() => Ok((address, node)),
         _ => Err(reasons.node_unreachable),
     }
 }

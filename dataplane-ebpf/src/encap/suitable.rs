@@ -1,7 +1,7 @@
 //! May this packet take this way? A "no" on the pod's side is the stack's
 //! business: it fragments, sends ICMP and keeps track of connections.
 
-use dataplane_common::Reason;
+use dataplane_common::{Mtu, Reason};
 
 use super::{Reasons, by_lease, inner::Inner};
 use crate::flow::{self, CONNECTION_CONTROL};
@@ -33,7 +33,7 @@ pub fn checksum(inner: &Inner) -> Result<(), Reason> {
 
 /// Whether it fits a path that takes outer packets of up to `mtu` bytes.
 #[inline(always)]
-pub fn fits(inner: &Inner, mtu: u32, reasons: &Reasons) -> Result<(), Reason> {
+pub fn fits(inner: &Inner, mtu: Mtu, reasons: &Reasons) -> Result<(), Reason> {
     if inner.size.fits(mtu) { Ok(()) } else { Err(reasons.too_big) }
 }
 

@@ -1,6 +1,6 @@
 //! Is there a lease for this flow, and what does it say?
 
-use dataplane_common::{Flow, Hop, Ipv4Be, Lease};
+use dataplane_common::{Flow, Hop, IfIndex, Ipv4Be, Lease, Mtu};
 
 use crate::maps;
 
@@ -9,11 +9,11 @@ pub struct Hit {
     /// The other node.
     pub node: Ipv4Be,
     /// The local pod's interface.
-    pub endpoint: u32,
+    pub endpoint: IfIndex,
     /// Where packets go.
     pub hop: Hop,
     /// As in [`Lease::mtu`].
-    pub mtu: u32,
+    pub mtu: Mtu,
     entry: &'static mut Lease,
 }
 

@@ -1,7 +1,7 @@
 //! Behind netfilter: grant a lease, or end it.
 
 use aya_ebpf::programs::TcContext;
-use dataplane_common::{Flow, Hop, Ipv4Be, Lease};
+use dataplane_common::{Flow, Hop, IfIndex, Ipv4Be, Lease, Mtu};
 
 use super::lookup;
 use crate::{flow::Seen, helpers, maps, settings, skb};
@@ -27,11 +27,11 @@ pub struct Request {
     /// The other node.
     pub node: Ipv4Be,
     /// The local pod's interface.
-    pub endpoint: u32,
+    pub endpoint: IfIndex,
     /// Where packets go.
     pub hop: Hop,
     /// As in [`Lease::mtu`].
-    pub mtu: u32,
+    pub mtu: Mtu,
 }
 
 /// What became of the flow's lease.
@@ -42,7 +42,7 @@ pub enum Settled {
     Leased,
     /// None: netfilter did not mark the packet.
     Unmarked,
-    /// None: not the packet an ingress hook of ours saw, or nobody's to request.
+    /// None: not the packet that an ingress hook of ours saw, or none that a lease is for.
     Unproven,
     /// None: a connection begins or ends.
     Control,

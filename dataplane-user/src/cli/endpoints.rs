@@ -40,8 +40,8 @@ pub fn list(maps: &Maps, format: Format) -> Result<Exit> {
         let (ip, Endpoint { hop }) = entry?;
         items.push(EndpointItem {
             ip: ip.into(),
-            interface: super::interface_name(hop.ifindex),
-            ifindex: hop.ifindex,
+            interface: super::interface_name(hop.ifindex.0),
+            ifindex: hop.ifindex.0,
             mac: hop.destination.is_known().then(|| hop.destination.to_string()),
         });
     }

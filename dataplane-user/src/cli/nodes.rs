@@ -73,12 +73,12 @@ pub fn list(maps: &Maps, format: Format) -> Result<Exit> {
 
 fn item(maps: &Maps, address: Ipv4Addr, node: &Node, now: std::time::Duration) -> NodeItem {
     let counters = maps.node_counter(Ipv4Be::from(address)).unwrap_or_default();
-    let reachable = node.hop.ifindex != 0;
+    let reachable = !node.hop.ifindex.is_none();
     let seen = std::time::Duration::from_nanos(counters.last_seen);
     NodeItem {
         node: address,
-        interface: reachable.then(|| super::interface_name(node.hop.ifindex)),
-        mtu: reachable.then_some(node.mtu),
+        interface: reachable.then(|| super::interface_name(node.hop.ifindex.0)),
+        mtu: reachable.then_some(node.mtu.0),
         next_hop_mac: node.hop.destination.is_known().then(|| node.hop.destination.to_string()),
         encap_packets: counters.encap.packets,
         encap_bytes: counters.encap.bytes,

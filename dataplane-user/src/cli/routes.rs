@@ -42,7 +42,7 @@ impl RouteItem {
             "none"
         };
         let reachable = route.is_local()
-            || maps.nodes.get(&route.node, 0).is_ok_and(|node| node.hop.ifindex != 0);
+            || maps.nodes.get(&route.node, 0).is_ok_and(|node| !node.hop.ifindex.is_none());
         Self {
             cidr,
             node: route.node.into(),
@@ -116,17 +116,18 @@ pub fn get(maps: &Maps, format: Format, ip: Ipv4Addr) -> Result<Exit> {
         return Ok(Exit::No);
     };
     let item = RouteItem::new(maps, cidr, &route);
-    let node = maps.nodes.get(&route.node, 0).ok().filter(|node| node.hop.ifindex != 0);
+    let node = maps.nodes.get(&route.node, 0).ok().filter(|node| !node.hop.ifindex.is_none());
     let interface = match (route.is_local(), node) {
-        (true, _) => maps.endpoints.get(&Ipv4Be::from(ip), 0).ok().map(|pod| pod.hop.ifindex),
-        (false, node) => node.map(|node| node.hop.ifindex),
+        (true, _) => maps.endpoints.get(&Ipv4Be::from(ip), 0).ok().map(|pod| pod.hop.ifindex.0),
+        (false, node) => node.map(|node| node.hop.ifindex.0),
     };
     let answer = Answer {
         ip,
         found: true,
         route: item,
         interface: interface.map(super::interface_name),
-        mtu: node.map(|node| node.mtu.saturating_sub(dataplane_common::ipv4::OUTER_LENGTH as u32)),
+        mtu: node
+            .map(|node| node.mtu.0.saturating_sub(dataplane_common::ipv4::OUTER_LENGTH as u32)),
         next_hop_mac: node
             .filter(|node| node.hop.destination.is_known())
             .map(|node| node.hop.destination.to_string()),

@@ -8,7 +8,7 @@ use std::{
     net::Ipv4Addr,
 };
 
-use dataplane_common::{Endpoint, Hop, Program, Settings, ipv4::OUTER_LENGTH};
+use dataplane_common::{Endpoint, Hop, IfIndex, Program, Settings, ipv4::OUTER_LENGTH};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
@@ -126,7 +126,7 @@ pub fn local_pods(config: &Config, host: &Host) -> BTreeMap<Ipv4Addr, Endpoint> 
         let address = route.destination.addr();
         let neighbour = host.neighbours.get(&(ifindex, address));
         let destination = neighbour.map(|neighbour| neighbour.mac).unwrap_or_default();
-        let hop = Hop { ifindex, destination, source: link.mac };
+        let hop = Hop { ifindex: IfIndex(ifindex), destination, source: link.mac };
         pods.insert(address, Endpoint { hop });
     }
     pods
@@ -293,12 +293,12 @@ fn desired_attachments(
     for pod in facts.pods.values() {
         match terms.fastpath {
             Fastpath::Off => {}
-            Fastpath::Trusted => attach(Program::EncapPod, pod.hop.ifindex),
+            Fastpath::Trusted => attach(Program::EncapPod, pod.hop.ifindex.0),
             // Never leased, and an `ingress` qdisc takes clsact's place.
-            Fastpath::Verified if is_shaped(host, terms, pod.hop.ifindex) => {}
+            Fastpath::Verified if is_shaped(host, terms, pod.hop.ifindex.0) => {}
             Fastpath::Verified => {
-                attach(Program::EncapPod, pod.hop.ifindex);
-                attach(Program::GrantDecap, pod.hop.ifindex);
+                attach(Program::EncapPod, pod.hop.ifindex.0);
+                attach(Program::GrantDecap, pod.hop.ifindex.0);
             }
         }
     }
@@ -313,7 +313,7 @@ fn is_shaped(host: &Host, terms: Terms<'_>, ifindex: u32) -> bool {
 /// Never leased: what the configuration excludes, and pods behind a shaper,
 /// which must see every packet.
 fn desired_mark_rules(config: &Config, host: &Host, facts: &Facts, terms: Terms<'_>) -> MarkRules {
-    let shaped = facts.pods.iter().filter(|(_, pod)| is_shaped(host, terms, pod.hop.ifindex));
+    let shaped = facts.pods.iter().filter(|(_, pod)| is_shaped(host, terms, pod.hop.ifindex.0));
     let excluded = config.leases.exclude.iter().map(|cidr| cidr.0);
     let unleased: Vec<Ipv4Net> =
         shaped.map(|(address, _)| Ipv4Net::from(*address)).chain(excluded).collect();

@@ -8,7 +8,7 @@ use std::{
     net::Ipv4Addr,
 };
 
-use dataplane_common::{Hop, Node, Route, ipv4::OUTER_LENGTH};
+use dataplane_common::{Hop, IfIndex, Mtu as PathMtu, Node, Route, ipv4::OUTER_LENGTH};
 use ipnet::Ipv4Net;
 
 use super::{ChosenRoutes, Inputs, TunnelMode, inner};
@@ -202,7 +202,10 @@ fn node(inputs: Inputs<'_>, address: Ipv4Addr) -> Result<Node, String> {
     };
     let neighbour = host.neighbours.get(&(path.ifindex, path.next_hop));
     let destination = neighbour.map(|neighbour| neighbour.mac).unwrap_or_default();
-    Ok(Node { hop: Hop { ifindex: path.ifindex, destination, source: link.mac }, mtu })
+    Ok(Node {
+        hop: Hop { ifindex: IfIndex(path.ifindex), destination, source: link.mac },
+        mtu: PathMtu(mtu),
+    })
 }
 
 /// The route of the main table: over the tunnel device; plain to a node that is
@@ -226,7 +229,7 @@ fn kernel_route(
             mtu: None,
         });
     }
-    let mtu = nodes.get(&route.node).map_or(0, |node| inner(node.mtu));
+    let mtu = nodes.get(&route.node).map_or(0, |node| inner(node.mtu.0));
     Some(TunnelRoute {
         ifindex: tunnel,
         gateway: None,

@@ -9,7 +9,7 @@ use super::super::{
         REMOTE, TUNNEL_ADDRESS, endpoint, flow, hop, route, way_to_pod,
     },
 };
-use dataplane_common::{Direction, Route, Settings, layout::DEFAULT_LEASES};
+use dataplane_common::{Direction, Mtu, Node, Route, Settings, layout::DEFAULT_LEASES};
 
 /// Blocks as long as Calico's, from this one on.
 const FIRST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 0);
@@ -65,8 +65,8 @@ pub fn entries() -> Vec<Entry> {
 }
 
 /// The way to [`NODE2`].
-pub fn way_out() -> dataplane_common::Node {
-    dataplane_common::Node { hop: hop(NIC_IF, NEXT_HOP_MAC, NIC_MAC), mtu: MTU }
+pub fn way_out() -> Node {
+    Node { hop: hop(NIC_IF, NEXT_HOP_MAC, NIC_MAC), mtu: Mtu(MTU) }
 }
 
 fn block_of(address: Ipv4Addr) -> Ipv4Addr {

@@ -45,7 +45,7 @@ impl Model {
             let lease = self.leased_encap(ip, prediction).map_err(No::Pass)?;
             (lease.node.into(), Node { hop: lease.hop, mtu: lease.mtu })
         } else {
-            let owner = self.endpoint(ip.source()).map(|endpoint| endpoint.hop.ifindex);
+            let owner = self.endpoint(ip.source()).map(|endpoint| endpoint.hop.ifindex.0);
             if pod && owner != Some(POD_IF) {
                 return Err(No::Pass(Reason::PodForgedSource));
             }
@@ -58,7 +58,7 @@ impl Model {
             let address = route.node.into();
             let node = self
                 .node(address)
-                .filter(|node| node.hop.ifindex != 0)
+                .filter(|node| !node.hop.ifindex.is_none())
                 .ok_or_else(|| no(Reason::PodNodeUnreachable, Reason::HostNodeUnreachable))?;
             (address, node)
         };
@@ -67,7 +67,7 @@ impl Model {
         if ttl == 0 {
             return Err(no(Reason::PodTtlExpired, Reason::HostTtlExpired));
         }
-        if ip.total() + IPV4 > node.mtu as usize {
+        if ip.total() + IPV4 > node.mtu.0 as usize {
             return Err(no(Reason::PodTooBig, Reason::HostTooBig));
         }
         if pod && ip.header() > IPV4 {
@@ -136,7 +136,7 @@ impl Model {
         let lease = self.good_lease(&flow, names).inspect_err(|_| {
             prediction.proof = flow.proof(SECRET);
         })?;
-        if lease.endpoint != POD_IF {
+        if lease.endpoint.0 != POD_IF {
             return Err(Reason::PodForgedSource);
         }
         prediction.flow = Some(flow);
@@ -154,7 +154,7 @@ impl Model {
         prediction.flow = Some(seen.0);
         let claim = self
             .endpoint(ip.source())
-            .filter(|pod| pod.hop.ifindex == context.ingress_ifindex)
+            .filter(|pod| pod.hop.ifindex.0 == context.ingress_ifindex)
             .map(|pod| (address, pod.hop.ifindex, way));
         match self.settle(seen, context, claim) {
             Settled::Granted => Reason::HostLeaseGranted,

@@ -1,6 +1,6 @@
 //! Stack → pod: leases for what netfilter let in.
 
-use dataplane_common::{Direction, Node, Reason, Route};
+use dataplane_common::{Direction, Mtu, Node, Reason, Route};
 
 use super::{Model, Prediction, ip::Ip, leases::Settled};
 use crate::{
@@ -27,12 +27,12 @@ impl Model {
             let pod = self.endpoint(ip.destination())?;
             let route = self.route(ip.source())?;
             let theirs = route.flags & Route::LOCAL == 0;
-            let way = Node { hop: pod.hop, mtu: 0 };
+            let way = Node { hop: pod.hop, mtu: Mtu(0) };
             (context.ingress_ifindex == TUNNEL_IF
-                && pod.hop.ifindex == POD_IF
+                && pod.hop.ifindex.0 == POD_IF
                 && pod.hop.destination.is_known()
                 && theirs)
-                .then_some((route.node.into(), POD_IF, way))
+                .then_some((route.node.into(), pod.hop.ifindex, way))
         };
         let claim = claim();
         match self.settle(seen, context, claim) {

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use dataplane_common::{Flow, Lease, Node};
+use dataplane_common::{Flow, IfIndex, Lease, Node};
 
 use super::Model;
 use crate::{
@@ -73,7 +73,7 @@ impl Model {
         &mut self,
         (flow, is_control): (Flow, bool),
         context: &Context,
-        claim: Option<(Ipv4Addr, u32, Node)>,
+        claim: Option<(Ipv4Addr, IfIndex, Node)>,
     ) -> Settled {
         let right = flow.proof(SECRET);
         let verdict = if is_control {

@@ -93,7 +93,7 @@ async fn judge_verified(
     let host = kernel.look().await?;
     let pods = desired::local_pods(&file.config, &host);
     let ours = links::list(pins)?.into_iter().map(|(_, link)| link.program_id).collect();
-    let interfaces: BTreeSet<u32> = pods.values().map(|pod| pod.hop.ifindex).collect();
+    let interfaces: BTreeSet<u32> = pods.values().map(|pod| pod.hop.ifindex.0).collect();
     let Foreign { program, filtered } = policy::foreign(kernel, &host, &interfaces, &ours)
         .await
         .context("looking for programs of others on the pods' interfaces")?;
