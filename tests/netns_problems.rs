@@ -52,7 +52,7 @@ fn has_ended_once(log: &str, words: &str) {
 fn a_kernel_that_does_not_forward_is_down() {
     let scene = Scene::new(lab(), Setup::OFF);
     scene.warm_up();
-    let forward = |value: &str| scene.lab.node2.netns.set_sysctl("net.ipv4.ip_forward", value);
+    let forward = |value: &str| scene.lab.node2.netns.set_sysctl("ipv4/ip_forward", value);
     forward("0").unwrap();
     let found = problem(&scene.daemon2, "forwarding-off");
     assert_eq!((&found["level"], &found["where"]), (&"down".into(), &"tunless0".into()));
@@ -237,7 +237,9 @@ fn a_new_directory_of_pins_takes_the_old_one_over() {
     assert_ne!(moved, text);
     fs::write(scene.daemon2.config_path(), &moved).unwrap();
     scene.daemon2.restart().unwrap();
-    wait_well(&scene.daemon2);
+    let root = new.display().to_string();
+    let output = scene.daemon2.cli(&["status", "--strict", "--bpffs", &root]).unwrap();
+    assert_eq!(output.status, Some(0), "{}", output.stdout);
     assert!(!old.exists() && new.exists());
     // And back, so that the lab finds what it made.
     scene.daemon2.terminate().unwrap();

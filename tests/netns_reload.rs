@@ -43,8 +43,9 @@ fn prefixes_of_another_length_come_and_go() {
         let expected: BTreeSet<u8> = expected.iter().copied().collect();
         until("the lengths there are", SOON, || (lengths(node2) == expected).then_some(()));
         let got = daemon.cli(&["routes", "get", "10.99.4.7", "-o", "json"]).unwrap();
-        let got: Option<Value> = serde_json::from_str(&got.stdout).ok();
-        assert_eq!(got.map(|route| route["cidr"].clone()), cidr.map(Value::from));
+        let got: Value = serde_json::from_str(&got.stdout).unwrap();
+        assert_eq!(got["cidr"].as_str(), cidr);
+        assert_eq!(got["found"], cidr.is_some());
     }
     daemon.finish().unwrap();
 }

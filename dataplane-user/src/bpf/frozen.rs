@@ -11,7 +11,7 @@
 //!
 //! 0.1 keeps its hand-over secret in the map `STATE`, at [`STATE_SECRET`].
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{collections::BTreeMap, io, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::MapInfo;
@@ -147,12 +147,6 @@ pub fn write_memory(pin: &Path, text: &[u8]) -> Result<()> {
     let mut value = vec![0; map.value];
     value[..text.len()].copy_from_slice(text);
     sys::update(&map.map, &0_u32.to_ne_bytes(), &value).with_context(context)
-}
-
-/// Whether a directory holds maps at all.
-#[must_use]
-pub fn has_routes(directory: &Path) -> bool {
-    fs::exists(directory.join("ROUTES")).unwrap_or(false)
 }
 
 #[cfg(test)]

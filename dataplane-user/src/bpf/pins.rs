@@ -122,9 +122,11 @@ impl Pins {
         let target = fs::read_link(self.serving()).ok();
         let named = target.and_then(|target| Some(self.root.join(target.file_name()?)));
         let changed = |path: &PathBuf| fs::metadata(path).and_then(|data| data.modified()).ok();
-        named.filter(|directory| directory.is_dir()).or_else(|| {
+        // A daemon makes its directory before its maps.
+        let has_routes = |directory: &PathBuf| directory.join("ROUTES").exists();
+        named.filter(has_routes).or_else(|| {
             let others = self.other_versions().unwrap_or_default().into_iter();
-            let others = others.filter(|other| other.join("ROUTES").exists());
+            let others = others.filter(has_routes);
             others.max_by_key(changed).or_else(|| self.have_maps().then(|| self.maps()))
         })
     }

@@ -146,6 +146,7 @@ impl Daemon {
                 }
                 None
             }
+            Wake::Resume => Some(whole),
             Wake::Rules => {
                 self.rules_touched = true;
                 Some(whole)

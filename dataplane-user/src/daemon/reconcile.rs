@@ -109,6 +109,10 @@ impl Daemon {
             Some(_) => remember_sysctls(&mut self.decider.memory_mut().sysctls),
             None => BTreeSet::new(),
         };
+        if !self.pins.have_maps() {
+            // The directories were removed, or the bpffs was mounted anew.
+            self.pins.prepare()?;
+        }
         self.memory.write(&self.pins, self.decider.memory())?;
 
         let config = self.decider.file().config.clone();
@@ -272,9 +276,7 @@ impl Daemon {
         let after = Instant::now() + after;
         // However much the kernel has to announce, it must not put this off.
         self.alarms.look = if resync { after } else { self.alarms.look.min(after) };
-        if !is_finished {
-            self.alarms.look = Instant::now();
-        }
+        self.alarms.resume = (!is_finished).then(Instant::now);
     }
 
     /// Whether a program is gone that all pod traffic needs.

@@ -24,7 +24,7 @@ use super::{
     wakes::{Alarms, Wakes},
 };
 use crate::{
-    bpf::Pins,
+    bpf::{Pins, frozen, links},
     config::{ConfigFile, HostFacts, file as config_file},
     desired::{self, Paths},
     kernel::{Events, Host, Kernel, TUNNEL, tunnel_owner},
@@ -47,9 +47,7 @@ pub async fn run(path: &Path, bpffs: Option<&Path>) -> Result<()> {
     };
     if read.is_ok() {
         take_over_other_directory(&kernel, &pins).await?;
-        pins.prepare()?;
     }
-    let lock = Lock::take(&pins)?;
     let mut memory = memory::read(&pins).unwrap_or_else(|error| {
         tracing::warn!("starting without memory: {error:#}");
         Memory::default()
@@ -66,20 +64,21 @@ pub async fn run(path: &Path, bpffs: Option<&Path>) -> Result<()> {
             (file, vec![refused(&format!("{error:#}"))])
         }
     };
-    memory.config = Some(file.text().to_owned());
-    memory.secret = serving::secret(&pins, memory.secret)?;
-    memory.sysctls.extend(crate::tables::sysctls_of_0_1(&pins));
     let fitness = match fitness::judge(&kernel, &pins, &file, Depth::Whole).await {
         Ok(filtered) => Fitness { filtered, refusal: None },
         // Programs of an earlier run may be at work, and refusing to start
         // would leave them so: they are replaced by ones that let the stack decide.
-        Err(error)
-            if pins.active().is_some_and(|active| crate::bpf::frozen::has_routes(&active)) =>
-        {
+        Err(error) if pins.active().is_some() => {
             Fitness { refusal: Some(format!("{error:#}")), ..Fitness::default() }
         }
         Err(error) => return Err(error),
     };
+    // From here on something is made or changed.
+    pins.prepare()?;
+    let lock = Lock::take(&pins)?;
+    memory.config = Some(file.text().to_owned());
+    memory.secret = serving::secret(&pins, memory.secret)?;
+    memory.sysctls.extend(crate::tables::sysctls_of_0_1(&pins));
     let is_refused = !wrong.is_empty();
     let config = ConfigState { path: path.to_owned(), since: unix_now() };
     let mut reporter = Reporter::new(&pins, getrandom::u64().unwrap_or_default(), config);
@@ -114,7 +113,7 @@ pub async fn run(path: &Path, bpffs: Option<&Path>) -> Result<()> {
         is_ready: false,
         retry: RETRY,
         policy_seen: now,
-        alarms: Alarms { look: now, check: now + CHECK, leases: None },
+        alarms: Alarms { look: now, check: now + CHECK, resume: None, leases: None },
         _raw_socket: raw_socket::open(),
         _lock: lock,
     };
@@ -236,14 +235,18 @@ async fn take_over_other_directory(kernel: &Kernel, pins: &Pins) -> Result<()> {
 
 /// Names what serves but cannot be read.
 fn unreadable(pins: &Pins) -> Option<Problem> {
-    let active = pins.active().filter(|active| crate::bpf::frozen::has_routes(active))?;
-    let error = crate::bpf::frozen::routes(&active).err()?;
+    let error = match pins.active() {
+        Some(active) => frozen::routes(&active).err()?,
+        None if links::list(pins).is_ok_and(|links| links.is_empty()) => return None,
+        None => anyhow::anyhow!("programs are attached, but no map of routes is pinned"),
+    };
     let what = format!(
         "the routes that are active cannot be read: {error:#}; the programs that serve stay as \
          they are until every source of routes has reported"
     );
     let remedy = "if nothing is to be kept: stop the daemon, run `tunless detach`, start it again";
-    Some(Problem::new(Code::ActiveUnreadable, active.display().to_string(), what).remedy(remedy))
+    let place = pins.root().display().to_string();
+    Some(Problem::new(Code::ActiveUnreadable, place, what).remedy(remedy))
 }
 
 /// This host's name.

@@ -40,6 +40,8 @@ pub enum Wake {
     Hangup,
     /// Time to look at everything.
     Look,
+    /// Time to go on with what the last reconcile left: programs on pods' interfaces.
+    Resume,
     /// Time to check that the programs on the NIC and the tunnel device are attached.
     Check,
     /// A signal that ends the daemon, by its name.
@@ -53,6 +55,8 @@ pub struct Alarms {
     pub look: Instant,
     /// [`Wake::Check`].
     pub check: Instant,
+    /// [`Wake::Resume`], if anything was left.
+    pub resume: Option<Instant>,
     /// [`Wake::LeasesDue`], if at all.
     pub leases: Option<Instant>,
 }
@@ -107,6 +111,7 @@ impl Wakes {
     /// If the kernel closed a socket for good.
     pub async fn next(&mut self, alarms: Alarms) -> Result<Wake> {
         let leases = alarms.leases.unwrap_or(alarms.look);
+        let resume = alarms.resume.unwrap_or(alarms.look);
         loop {
             tokio::select! {
                 changes = self.events.changed() => {
@@ -145,6 +150,7 @@ impl Wakes {
                 _ = self.terminate.recv() => return Ok(Wake::Stop("SIGTERM")),
                 _ = self.interrupt.recv() => return Ok(Wake::Stop("SIGINT")),
                 () = sleep_until(alarms.look) => return Ok(Wake::Look),
+                () = sleep_until(resume), if alarms.resume.is_some() => return Ok(Wake::Resume),
                 () = sleep_until(alarms.check) => return Ok(Wake::Check),
                 () = sleep_until(leases), if alarms.leases.is_some() => {
                     return Ok(Wake::LeasesDue);

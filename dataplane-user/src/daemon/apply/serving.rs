@@ -16,7 +16,7 @@ use crate::{
 /// Whether programs of another version serve, or served until a moment ago.
 #[must_use]
 pub fn is_another(pins: &Pins) -> bool {
-    pins.active().is_some_and(|active| active != pins.maps() && frozen::has_routes(&active))
+    pins.active().is_some_and(|active| active != pins.maps())
 }
 
 /// The routes that an earlier run left active.

@@ -48,6 +48,9 @@ impl Ledger {
 impl Change {
     /// Writes it to the log, but for what the sources themselves log as they report it.
     pub fn log(&self) {
+        for problem in self.gone.iter().filter(|problem| !is_a_sources_state(problem.code)) {
+            tracing::info!("resolved: {}", problem.what);
+        }
         for problem in self.come.iter().filter(|problem| !is_logged_by_sources(problem.code)) {
             let text = problem.text();
             match problem.level {
@@ -55,9 +58,6 @@ impl Change {
                 Level::Degraded => tracing::warn!("{text}"),
                 Level::Info => tracing::info!("{text}"),
             }
-        }
-        for problem in self.gone.iter().filter(|problem| !is_a_sources_state(problem.code)) {
-            tracing::info!("resolved: {}", problem.what);
         }
     }
 }

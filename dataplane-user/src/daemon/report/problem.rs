@@ -160,7 +160,11 @@ impl Problem {
 
     /// By what it is recognized the next time.
     pub(super) fn key(&self) -> (Code, String) {
-        (self.code, self.subject.clone())
+        match self.code {
+            // There is one file, whatever line of it is wrong.
+            Code::ConfigRefused => (self.code, String::new()),
+            code => (code, self.subject.clone()),
+        }
     }
 }
 
