@@ -136,16 +136,37 @@ impl Pins {
     /// # Errors
     /// If the symlink cannot be replaced.
     pub fn serve(&self) -> Result<()> {
-        let ours = self.maps();
-        let name = ours.file_name().context("a directory without a name")?;
+        self.point_serving_at(&self.maps())
+    }
+
+    /// Has the symlink name what is [active](Self::active), before maps of ours are made: it
+    /// may name our directory from a time before another version, and then would name maps that
+    /// are not full.
+    ///
+    /// # Errors
+    /// If the symlink cannot be replaced.
+    pub fn settle_active(&self) -> Result<()> {
+        match self.active() {
+            Some(active) => self.point_serving_at(&active),
+            None => match fs::remove_file(self.serving()) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(error).with_context(|| format!("removing {}", self.serving().display()))
+                }
+                _ => Ok(()),
+            },
+        }
+    }
+
+    fn point_serving_at(&self, directory: &Path) -> Result<()> {
+        let name = directory.file_name().context("a directory without a name")?;
         if fs::read_link(self.serving()).is_ok_and(|target| target == *name) {
             return Ok(());
         }
         let new = self.root.join("serving-new");
         let _ = fs::remove_file(&new);
-        symlink(name, &new)
-            .and_then(|()| fs::rename(&new, self.serving()))
-            .with_context(|| format!("pointing {} at our maps", self.serving().display()))
+        symlink(name, &new).and_then(|()| fs::rename(&new, self.serving())).with_context(|| {
+            format!("pointing {} at {}", self.serving().display(), directory.display())
+        })
     }
 
     /// Makes the directories, readable by root and its group alone: who may

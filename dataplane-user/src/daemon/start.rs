@@ -76,6 +76,7 @@ pub async fn run(path: &Path, bpffs: Option<&Path>) -> Result<()> {
     // From here on something is made or changed.
     pins.prepare()?;
     let lock = Lock::take(&pins)?;
+    pins.settle_active()?;
     memory.config = Some(file.text().to_owned());
     memory.secret = serving::secret(&pins, memory.secret)?;
     memory.sysctls.extend(crate::tables::sysctls_of_0_1(&pins));
