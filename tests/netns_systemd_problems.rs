@@ -1,12 +1,8 @@
-//! What an operator sees of a problem: in `systemctl status`, in the journal, in the exit
-//! status, and in how often systemd tries again.
+//! What an operator sees of a problem: in `systemctl status` and in the journal.
 
-use std::time::Duration;
-
-use tunless_lab::Systemd;
 use tunless_tests::scene::{
     SOON, assert_lossless,
-    under_systemd::{UnderSystemd, good, refused, starts},
+    under_systemd::{UnderSystemd, good, refused},
     until,
 };
 

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::{Step, await_route, expect, find, line};
+use super::{Step, await_route, await_sessions, expect, find, line};
 use crate::demo::{page::Page, stage::Stage};
 
 pub const STEP: Step = Step {
@@ -19,11 +19,13 @@ const ANOTHER: &str = "10.20.50.0/26";
 
 fn show(page: &mut Page, stage: &mut Stage) -> Result<String> {
     let (place, peer) = (stage.node2.place.clone(), stage.node1.node.clone());
+    await_sessions(stage)?;
     let text = line(page, &place, "birdc show protocols")?;
     expect(&text, &[peer.label, "BGP", "Established"])?;
     let text = line(page, &place, &format!("birdc show route all {}", peer.block))?;
     let address = peer.ip.to_string();
     expect(&text, &["BGP.next_hop:", &address])?;
+    await_route(stage, peer.block, true)?;
     let text = line(page, &place, "tunless routes list")?;
     expect(&text, &[peer.block, &address, "bird", "active"])?;
 

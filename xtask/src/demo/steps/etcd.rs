@@ -22,6 +22,7 @@ fn show(page: &mut Page, stage: &mut Stage) -> Result<String> {
     let address = peer.ip.to_string();
     let text = line(page, &router, "etcdctl get --prefix --keys-only /calico")?;
     expect(&text, &[&block_key(peer.block)])?;
+    await_route(stage, peer.block, true)?;
     let text = line(page, &place, "tunless routes list")?;
     expect(&text, &[peer.block, &address, "etcd", "active"])?;
 

@@ -74,6 +74,18 @@ fn await_route(stage: &Stage, cidr: &str, is_there: bool) -> Result<()> {
     }
 }
 
+/// Until every BIRD has its sessions.
+fn await_sessions(stage: &Stage) -> Result<()> {
+    let end = Instant::now() + SOON;
+    for bird in &stage.birds {
+        while !bird.is_established()? {
+            ensure!(Instant::now() < end, "no BGP session within {} s", SOON.as_secs());
+            interrupt::sleep(Duration::from_millis(50))?;
+        }
+    }
+    Ok(())
+}
+
 /// Types a line, runs it and prints what it prints, whatever it comes to.
 fn try_line(page: &Page, place: &Place, line: &str) -> Result<Said> {
     page.typed(&place.name, line);
