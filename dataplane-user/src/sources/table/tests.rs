@@ -112,6 +112,35 @@ fn what_was_in_force_stays_until_everybody_has_spoken() {
     assert_eq!(node(&table, "10.20.42.0/26"), None);
 }
 
+/// A source that is silent keeps only its own routes, and those of a source that is not
+/// configured any more go once the others have reported.
+#[test]
+fn each_source_withdraws_its_own_active_routes() {
+    let [of_bird, of_etcd, of_file, of_kernel] =
+        ["10.20.1.0/26", "10.20.2.0/26", "10.20.3.0/26", "10.20.4.0/26"];
+    let active = |source| ChosenRoute { node: A, is_direct: false, source, since: 3 };
+    let mut table = RouteTable::new(BTreeMap::from([
+        (net(of_bird), active(SourceKind::Bird)),
+        (net(of_etcd), active(SourceKind::Etcd)),
+        (net(of_file), active(SourceKind::File)),
+        (net(of_kernel), active(SourceKind::Kernel)),
+    ]));
+    table.set_rules(Rules::new(&[], BTreeMap::new()));
+    table.set_surroundings(surroundings());
+    table.replace(SourceKind::File, Vec::new());
+    assert!(table.settle(5).is_empty(), "nothing goes because something is silent");
+    table.replace(SourceKind::Bird, Vec::new());
+    assert_eq!(table.settle(5), BTreeSet::from([net(of_bird)]));
+    // etcd still has its own, now in its own words: the route is the same, and as old.
+    table.replace(SourceKind::Etcd, vec![change(of_etcd, "block", Some(A))]);
+    assert!(table.settle(6).is_empty());
+    assert_eq!(table.routes()[&net(of_etcd)].since, 3);
+    table.release();
+    table.keep_only(|kind| kind != SourceKind::Kernel);
+    assert_eq!(table.settle(7), BTreeSet::from([net(of_file), net(of_kernel)]));
+    assert_eq!(node(&table, of_etcd), Some(A));
+}
+
 #[test]
 fn a_source_to_come_holds_what_is_there() {
     let mut table = table();
@@ -245,5 +274,74 @@ proptest! {
         nodes.sort_unstable();
         nodes.dedup();
         prop_assert_eq!(table.nodes().collect::<Vec<_>>(), nodes);
+    }
+}
+
+/// What each source claims in the end: one node for each prefix, so that nothing is disputed.
+fn undisputed() -> impl Strategy<Value = Vec<(SourceKind, u8, bool)>> {
+    let kinds = [SourceKind::File, SourceKind::Etcd, SourceKind::Bird];
+    proptest::collection::vec(
+        (proptest::sample::select(kinds.to_vec()), 0_u8..20, any::<bool>()),
+        0..30,
+    )
+}
+
+fn snapshot(claims: &[(SourceKind, u8, bool)], kind: SourceKind) -> Vec<Change> {
+    let own = claims.iter().filter(|(owner, ..)| *owner == kind);
+    // The node follows from the prefix, whoever claims it.
+    let claim = |third: u8| {
+        let node = if third.is_multiple_of(2) { A } else { B };
+        change(&format!("10.20.{third}.0/26"), "o", Some(node))
+    };
+    own.map(|(_, third, _)| claim(*third)).collect()
+}
+
+proptest! {
+    /// Without disputes routes depend neither on the order in which sources report, nor on
+    /// restarts in between, and deciding again changes nothing.
+    #[test]
+    fn order_and_restarts_do_not_matter_without_disputes(
+        claims in undisputed(),
+        order in Just(vec![SourceKind::File, SourceKind::Etcd, SourceKind::Bird]).prop_shuffle(),
+        restarts in proptest::collection::vec(any::<bool>(), 3),
+    ) {
+        let fresh = |active| {
+            let mut table = RouteTable::new(active);
+            table.set_rules(Rules::new(&[], BTreeMap::new()));
+            table.set_surroundings(surroundings());
+            table
+        };
+        let chosen = |table: &RouteTable| -> BTreeMap<Ipv4Net, (Ipv4Addr, SourceKind)> {
+            table.routes().iter().map(|(net, route)| (*net, (route.node, route.source))).collect()
+        };
+        let mut expected = fresh(BTreeMap::new());
+        for kind in [SourceKind::File, SourceKind::Etcd, SourceKind::Bird] {
+            expected.replace(kind, snapshot(&claims, kind));
+        }
+        expected.release();
+        expected.settle(1);
+
+        let mut table = fresh(BTreeMap::new());
+        let mut reported: Vec<SourceKind> = Vec::new();
+        for (kind, restart) in order.iter().zip(&restarts) {
+            table.replace(*kind, snapshot(&claims, *kind));
+            reported.push(*kind);
+            table.settle(1);
+            prop_assert!(table.settle(2).is_empty(), "deciding again changes nothing");
+            if *restart {
+                // All sources report anew; what is active stays until they have.
+                let before = chosen(&table);
+                table = fresh(table.routes().clone());
+                table.settle(3);
+                prop_assert_eq!(chosen(&table), before);
+                for kind in &reported {
+                    table.replace(*kind, snapshot(&claims, *kind));
+                }
+                table.settle(4);
+            }
+        }
+        table.release();
+        table.settle(5);
+        prop_assert_eq!(chosen(&table), chosen(&expected));
     }
 }
