@@ -23,18 +23,18 @@ const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_TCX_INGRESS: u32 = 46;
 const BPF_TCX_EGRESS: u32 = 47;
 
+/// The part of `union bpf_attr` (`linux/bpf.h`) that commands about a pin read.
+#[repr(C)]
+struct Pin {
+    path: u64,
+    descriptor: u32,
+    flags: u32,
+}
+
 /// Opens a pinned object. aya opens links, too, but keeps the descriptor to itself.
 pub fn open(pin: &Path) -> io::Result<OwnedFd> {
-    /// The part of `union bpf_attr` (`linux/bpf.h`) that the command reads.
-    #[repr(C)]
-    struct Attributes {
-        path: u64,
-        descriptor: u32,
-        flags: u32,
-    }
-
     let path = CString::new(pin.as_os_str().as_bytes())?;
-    let mut attributes = Attributes { path: path.as_ptr() as u64, descriptor: 0, flags: 0 };
+    let mut attributes = Pin { path: path.as_ptr() as u64, descriptor: 0, flags: 0 };
     // `path` outlives the call.
     let descriptor = call(BPF_OBJ_GET, &mut attributes)?;
     let descriptor = i32::try_from(descriptor).map_err(io::Error::other)?;
@@ -123,18 +123,9 @@ pub fn create_array(name: &str, size: u32) -> io::Result<OwnedFd> {
 
 /// Pins an object.
 pub fn pin(object: &OwnedFd, pin: &Path) -> io::Result<()> {
-    /// The part of `union bpf_attr` that the command reads.
-    #[repr(C)]
-    struct Attributes {
-        path: u64,
-        descriptor: u32,
-        flags: u32,
-    }
-
     let path = CString::new(pin.as_os_str().as_bytes())?;
     let descriptor = object.as_raw_fd().cast_unsigned();
-    call(BPF_OBJ_PIN, &mut Attributes { path: path.as_ptr() as u64, descriptor, flags: 0 })
-        .map(drop)
+    call(BPF_OBJ_PIN, &mut Pin { path: path.as_ptr() as u64, descriptor, flags: 0 }).map(drop)
 }
 
 /// The numbers of the programs on an interface's TCX hook. aya's query opens
