@@ -41,7 +41,7 @@ pub struct Arguments {
     list: bool,
     /// Stop what still runs after this time, and count it as failed.
     ///
-    /// Counted from the start, set-up included; 45 unless given, with `--full` 90.
+    /// Counted from the start, set-up included; 75 unless given, with `--full` 120.
     #[arg(long, value_name = "MINUTES")]
     budget: Option<u64>,
     /// Run only cases whose name contains FILTER (as `cargo test -- FILTER`;
@@ -71,7 +71,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         setup::systemd_root()?;
     }
     stream::forward_interrupts()?;
-    let budget = arguments.budget.unwrap_or(if arguments.full { 90 } else { 45 });
+    let budget = arguments.budget.unwrap_or(if arguments.full { 120 } else { 75 });
     let deadline = started + Duration::from_secs(budget.saturating_mul(60));
 
     let before = Traces::find();
