@@ -153,27 +153,27 @@ pub fn write_memory(pin: &Path, text: &[u8]) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// An entry as 0.1 wrote it: `bpftool map dump` of `10.20.42.0/26 via 172.16.35.4`, learnt
-    /// from BIRD, direct, 0x1234 s after boot.
-    const DUMPED: [u8; 20] =
+    /// An entry in 0.1's layout, written by hand from its `PrefixRoute`, not dumped from a map:
+    /// `10.20.42.0/26 via 172.16.35.4`, learnt from BIRD, direct, 0x1234 s after boot.
+    const WRITTEN: [u8; 20] =
         [10, 20, 42, 0, 255, 255, 255, 192, 172, 16, 35, 4, 0x34, 0x12, 0, 0, 4, 0, 4, 0];
 
     #[test]
     fn the_routes_of_0_1_are_read() {
-        let (net, route) = parse(&DUMPED).unwrap();
+        let (net, route) = parse(&WRITTEN).unwrap();
         assert_eq!(net.to_string(), "10.20.42.0/26");
         assert_eq!(std::net::Ipv4Addr::from(route.node).to_string(), "172.16.35.4");
         assert_eq!((route.since, route.flags, route.source), (0x1234, Route::DIRECT, 4));
         // A later version may have more behind it.
-        let mut longer = DUMPED.to_vec();
+        let mut longer = WRITTEN.to_vec();
         longer.extend([7; 12]);
-        assert_eq!(parse(&longer), parse(&DUMPED));
+        assert_eq!(parse(&longer), parse(&WRITTEN));
     }
 
     #[test]
     fn what_makes_no_sense_is_no_route() {
-        assert_eq!(parse(&DUMPED[..19]), None);
-        let mut holes = DUMPED;
+        assert_eq!(parse(&WRITTEN[..19]), None);
+        let mut holes = WRITTEN;
         holes[5] = 0;
         assert_eq!(parse(&holes), None, "a mask with holes");
     }
@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn our_own_layout_begins_like_it() {
         use dataplane_common::PrefixRoute;
-        let (net, route) = parse(&DUMPED).unwrap();
+        let (net, route) = parse(&WRITTEN).unwrap();
         let prefix = Prefix::new(net.addr().into(), net.prefix_len());
         let entry = PrefixRoute { prefix, route };
         assert_eq!(size_of::<Prefix>(), ROUTES_KEY);
@@ -190,7 +190,7 @@ mod tests {
         let bytes = unsafe {
             std::slice::from_raw_parts((&raw const entry).cast::<u8>(), size_of::<PrefixRoute>())
         };
-        assert_eq!(bytes[..ROUTES_VALUE], DUMPED);
+        assert_eq!(bytes[..ROUTES_VALUE], WRITTEN);
         assert_eq!(size_of::<dataplane_common::Handover>(), 8);
     }
 }
