@@ -14,10 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use self::{
-    suites::{Suite, Targets},
-    traces::Traces,
-};
+use self::{suites::Suite, traces::Traces};
 use crate::setup;
 
 /// Run the tests: formatting and lints, host tests, programs, namespaces, demo,
@@ -36,7 +33,7 @@ pub struct Arguments {
     /// Run every suite of `vm`, not only the smoke suite: half an hour more.
     #[arg(long)]
     full: bool,
-    /// List the suites and their test targets, and run nothing.
+    /// List the suites, and run nothing.
     #[arg(long)]
     list: bool,
     /// Stop what still runs after this time, and count it as failed.
@@ -54,11 +51,10 @@ pub struct Arguments {
 /// Runs what the arguments choose; an error if anything failed.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let started = Instant::now();
-    let targets = Targets::discover()?;
     let chosen = chosen(&arguments.only, !arguments.filter.is_empty());
     if arguments.list {
         for suite in chosen {
-            println!("{}", suites::describe(suite, &targets));
+            println!("{}", suites::describe(suite));
         }
         return Ok(());
     }
@@ -82,7 +78,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             break;
         }
         println!("\n=== {}", suite.name());
-        table.push((suite.name(), suites::run(suite, &targets, arguments, deadline)));
+        table.push((suite.name(), suites::run(suite, arguments, deadline)));
     }
     if !arguments.filter.is_empty() && table.iter().all(|(_, outcome)| outcome.cases() == 0) {
         bail!("no case matches `{}`", arguments.filter.join(" "));

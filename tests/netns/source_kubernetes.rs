@@ -180,6 +180,9 @@ fn take_rights_and_give_them(cluster: &Cluster) {
         (cluster.lab.node1.block, &cluster.lab.node1),
         (cluster.node3().block, cluster.node3()),
     ]);
+    // Routes are there from before a restart, too. A source that has not reported since then has
+    // nothing that could be stale.
+    cluster.wait_for_state("synced");
     cluster.api.forbid(&[("list", V1_BLOCKS), ("watch", V1_BLOCKS)]);
     cluster.api.trouble(V1_BLOCKS, tunless_lab::kube_api::Trouble::Close);
     // The connection that was open breaks first.

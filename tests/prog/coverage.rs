@@ -7,9 +7,8 @@ use dataplane_common::Reason;
 use tunless_tests::{case::Case, live::LiveCase};
 
 use super::{
-    prog_decap_tc, prog_decap_tc_leased, prog_decap_xdp, prog_encap_host, prog_encap_host_leased,
-    prog_encap_pod, prog_encap_pod_leased, prog_encap_tunl0, prog_grant_decap, prog_live,
-    prog_live_leased,
+    decap_tc, decap_tc_leased, decap_xdp, encap_host, encap_host_leased, encap_pod,
+    encap_pod_leased, encap_tunl0, grant_decap, live, live_leased,
 };
 
 /// Nothing here takes what is left to tunl0, and only a real one shows that it does:
@@ -20,20 +19,18 @@ const ELSEWHERE: [Reason; 1] = [Reason::Tunl0AlreadyEncapsulated];
 #[test]
 fn every_reason_has_a_case() {
     let rows = [
-        prog_encap_pod::cases(),
-        prog_encap_pod_leased::cases(),
-        prog_encap_host::cases(),
-        prog_encap_host_leased::cases(),
-        prog_encap_tunl0::cases(),
-        prog_decap_tc::cases(),
-        prog_decap_tc_leased::cases(),
-        prog_decap_xdp::cases(),
-        prog_grant_decap::cases(),
+        encap_pod::cases(),
+        encap_pod_leased::cases(),
+        encap_host::cases(),
+        encap_host_leased::cases(),
+        encap_tunl0::cases(),
+        decap_tc::cases(),
+        decap_tc_leased::cases(),
+        decap_xdp::cases(),
+        grant_decap::cases(),
     ]
     .concat();
-    let live =
-        [prog_live::cases(), prog_live_leased::cases(), prog_live::cases_with_the_fast_path_off()]
-            .concat();
+    let live = [live::cases(), live_leased::cases(), live::cases_with_the_fast_path_off()].concat();
     let mut covered: BTreeSet<Reason> = rows.iter().flat_map(Case::reasons).collect();
     covered.extend(live.iter().flat_map(LiveCase::reasons));
     covered.extend(ELSEWHERE);

@@ -1,5 +1,5 @@
 //! What loading takes: rights, and the verifier's consent. How much work it is for the
-//! verifier: [`super::prog_budget`].
+//! verifier: [`super::budget`].
 
 use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _, path::Path};
 

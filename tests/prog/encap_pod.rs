@@ -212,7 +212,7 @@ fn bad_input() -> Vec<Case> {
     cases
 }
 
-/// Cut at every byte a test run takes; the rest is in `prog_live.rs`.
+/// Cut at every byte a test run takes; the rest is in `live.rs`.
 fn truncated() -> Vec<Case> {
     let whole = plain().bytes().len();
     let mut cases: Vec<_> = (34..whole)

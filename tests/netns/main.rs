@@ -1,0 +1,50 @@
+//! Nodes in network namespaces, with the release build of tunless.
+//!
+//! One binary: it is linked once, and while one case waits for something, others run.
+//!
+//! | about | modules |
+//! |---|---|
+//! | Packets between two nodes | [`traffic`], [`size`], [`mtu`], [`errors`], [`spoof`], [`safety`], [`service`], [`regressions`] |
+//! | Leases | [`leases`], [`lease_policy`], [`lease_services`], [`lease_traps`], [`lease_life`], [`lease_load`], [`lease_config`] |
+//! | Where routes come from | [`sources`], [`bird`], [`source_bird`], [`source_etcd`], [`source_kubernetes`], [`source_scale`] |
+//! | The daemon's life | [`daemon`], [`restart`], [`upgrade`], [`reload`], [`config`], [`underlay`], [`pods`], [`attach`] |
+//! | What an operator sees | [`cli`], [`lease_cli`], [`problems`], [`journal`] |
+//! | The host around it | [`security`], [`packaging`], [`systemd`], [`systemd_problems`] |
+
+mod attach;
+mod bird;
+mod cli;
+mod config;
+mod daemon;
+mod errors;
+mod journal;
+mod lease_cli;
+mod lease_config;
+mod lease_life;
+mod lease_load;
+mod lease_policy;
+mod lease_services;
+mod lease_traps;
+mod leases;
+mod mtu;
+mod packaging;
+mod pods;
+mod problems;
+mod regressions;
+mod reload;
+mod restart;
+mod safety;
+mod security;
+mod service;
+mod size;
+mod source_bird;
+mod source_etcd;
+mod source_kubernetes;
+mod source_scale;
+mod sources;
+mod spoof;
+mod systemd;
+mod systemd_problems;
+mod traffic;
+mod underlay;
+mod upgrade;
