@@ -1,7 +1,7 @@
 //! What breaks on a node is in `tunless status`, with its level and its cause; what can be
 //! repaired is repaired, and logged.
 
-use std::{fs, process::Command, time::Duration};
+use std::{fs, process::Command, thread, time::Duration};
 
 use serde_json::Value;
 use tunless_lab::{Daemon, Lab, LabBuilder, Node, cmd, netns::Netns};
@@ -77,9 +77,17 @@ fn routes_that_lead_nowhere_are_down() {
     node.netns.ip("route del default").unwrap();
     problem(&scene.daemon2, "node-unreachable");
     assert_eq!(problem(&scene.daemon2, "all-routes-unreachable")["level"], "down");
+    // Meanwhile everything is compared again, which is no new beginning.
+    for _ in 0..5 {
+        node.netns
+            .ip_batch("link add other0 type veth peer name other1\nlink del other0\n")
+            .unwrap();
+        thread::sleep(Duration::from_millis(300));
+    }
     assert_becomes_unready(&scene.daemon2);
     node.netns.ip(&format!("route add default via {}", node.gateway)).unwrap();
     wait_well(&scene.daemon2);
+    assert_logged_once(&scene.daemon2, "no route is reachable");
     scene.finish();
 }
 

@@ -14,14 +14,13 @@ use crate::{
 /// So many problems of a kind are listed one by one.
 const LISTED: usize = 20;
 
-/// All that is wrong with a decision, or with the lack of one.
+/// What is wrong with a decision, or with the lack of one; for its routes see [`tables`].
 #[must_use]
 pub fn decision(decider: &Decider, host: &Host) -> Vec<Problem> {
     let path = &decider.file().path;
     let mut problems = Vec::new();
     match decider.last() {
         Some(last) => {
-            problems.extend(tables(&last.desired.tables));
             problems.extend(mode(decider, last, host));
             if last.facts.tunnel.address.is_none() {
                 problems.push(

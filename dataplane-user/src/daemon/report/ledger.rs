@@ -7,7 +7,8 @@ use super::{Code, Level, Problem};
 /// The problems as last seen.
 #[derive(Default, Debug)]
 pub struct Ledger {
-    known: BTreeMap<(Code, String), Problem>,
+    /// By code, subject, and which of several about one subject it is.
+    known: BTreeMap<(Code, String, usize), Problem>,
 }
 
 /// What came and what went.
@@ -25,7 +26,18 @@ impl Ledger {
         let mut before = std::mem::take(&mut self.known);
         let mut change = Change::default();
         for mut problem in problems {
-            let key = problem.key();
+            let (code, subject) = problem.key();
+            let first = (code, subject.clone(), 0);
+            let same = self.known.range(first..=(code, subject.clone(), usize::MAX));
+            let (mut others, mut is_known) = (0, false);
+            for (_, other) in same {
+                others += 1;
+                is_known |= other.what == problem.what;
+            }
+            if is_known {
+                continue;
+            }
+            let key = (code, subject, others);
             let old = before.remove(&key);
             problem.since = old.as_ref().and_then(|old| old.since).or(Some(now));
             if old.is_none_or(|old| old.what != problem.what) {
@@ -104,6 +116,24 @@ mod tests {
         let change = ledger.update([problem(Code::SourceStale, "etcd", "timed out")], 20);
         assert_eq!(change.come[0].since, Some(10));
         assert_eq!(change.gone, []);
+    }
+
+    /// Two stages may find the same, and one subject may have two problems of a kind.
+    #[test]
+    fn what_is_found_twice_is_one_problem_and_what_differs_is_two() {
+        let mut ledger = Ledger::default();
+        let twice = || {
+            [problem(Code::Claim, "10.20.0.0/26", "a"), problem(Code::Claim, "10.20.0.0/26", "a")]
+        };
+        assert_eq!(ledger.update(twice(), 10).come.len(), 1);
+        assert_eq!(ledger.update(twice(), 11), Change::default());
+        let two = || {
+            [problem(Code::Claim, "10.20.0.0/26", "a"), problem(Code::Claim, "10.20.0.0/26", "b")]
+        };
+        assert_eq!(ledger.update(two(), 12).come.len(), 1);
+        assert_eq!(ledger.update(two(), 13), Change::default());
+        assert_eq!(ledger.problems().len(), 2);
+        assert_eq!(ledger.problems()[0].since, Some(10));
     }
 
     #[test]
