@@ -92,10 +92,15 @@ fn closed_connections_end_in_time_wait() {
             assert!(talk.wait_for(10, SOON));
             drop(talk);
             for node in [&scene.lab.node1, &scene.lab.node2] {
+                let mut seen = None;
                 until("TIME_WAIT", SOON, || {
                     let entries = conntrack::list(&node.netns).unwrap();
                     let entry = entries.into_iter().find(|entry| entry.source == client)?;
-                    (entry.state.as_deref() == Some("TIME_WAIT")).then_some(())
+                    if seen != entry.state {
+                        seen = entry.state;
+                        println!("{}: {seen:?}", node.label);
+                    }
+                    (seen.as_deref() == Some("TIME_WAIT")).then_some(())
                 });
             }
         }

@@ -91,13 +91,15 @@ impl Node {
         }
     }
 
-    /// What Felix sets on a `cali*` interface (`endpoint_mgr.go`).
+    /// What Felix sets on a `cali*` interface (`endpoint_mgr.go`); and that the node does not ask
+    /// a pod for its MAC again while a test counts packets.
     fn cali_sysctls(&self, pods: &[Pod]) -> Vec<(String, &'static str)> {
         let rp_filter = self.shared.rp_filter.value();
         let of_one = |Pod { cali, .. }: &Pod| {
             [
                 (format!("ipv4/conf/{cali}/route_localnet"), "1"),
                 (format!("ipv4/neigh/{cali}/proxy_delay"), "0"),
+                (format!("ipv4/neigh/{cali}/delay_first_probe_time"), "3600"),
                 (format!("ipv4/conf/{cali}/proxy_arp"), "1"),
                 (format!("ipv4/conf/{cali}/forwarding"), "1"),
                 (format!("ipv4/conf/{cali}/rp_filter"), rp_filter),

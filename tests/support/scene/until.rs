@@ -7,7 +7,7 @@ use std::{
 
 /// How long anything may take that should be done at once. Only a bug waits so
 /// long; a slow machine does not come near it.
-pub const SOON: Duration = Duration::from_secs(15);
+pub const SOON: Duration = Duration::from_secs(60);
 
 /// Polls until `done` gives something.
 ///
