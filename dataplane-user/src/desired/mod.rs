@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     address::is_single,
     bpf::Attachment,
-    config::{Config, DecapHook, Fastpath, Mtu, Spoof},
+    config::{Config, DecapHook, Fastpath, Mode, Mtu, Spoof},
     kernel::{Host, Link, Path, TUNL0, TUNNEL, TunnelDevice},
     netfilter::MarkRules,
     sources::table::{ChosenRoute, Surroundings},
@@ -158,7 +158,13 @@ impl Facts {
             Mtu::Auto => inner(smallest.map(|link| link.mtu).min().unwrap_or(1500)),
         };
         let tunnel = match mode {
-            TunnelMode::Replace => TunnelDevice { mtu, address: config.node.tunnel_address },
+            TunnelMode::Replace => TunnelDevice {
+                mtu,
+                address: config.node.tunnel_address,
+                // Felix may be moving routes to tunl0, one after the other. Decapsulation has
+                // judged the sources before `rp_filter` does.
+                is_loose: config.mode == Mode::Auto && config.spoof == Spoof::Drop,
+            },
             TunnelMode::Accelerate => {
                 let tunl0 = host.tunl0();
                 let has_it = |(owner, _): &&(u32, Ipv4Net)| {
@@ -167,6 +173,7 @@ impl Facts {
                 TunnelDevice {
                     mtu: tunl0.map_or(mtu, |(_, link)| link.mtu),
                     address: host.addresses.iter().find(has_it).map(|(_, net)| net.addr()),
+                    is_loose: false,
                 }
             }
         };

@@ -14,7 +14,7 @@ use ipnet::Ipv4Net;
 use super::{ChosenRoutes, Inputs, TunnelMode, inner};
 use crate::{
     config::Mtu,
-    kernel::TunnelRoute,
+    kernel::{METRIC, TunnelRoute},
     sources::{SourceKind, table::ChosenRoute},
 };
 
@@ -227,6 +227,7 @@ fn kernel_route(
             gateway: Some(route.node),
             source: None,
             mtu: None,
+            metric: METRIC,
         });
     }
     let mtu = nodes.get(&route.node).map_or(0, |node| inner(node.mtu.0));
@@ -235,5 +236,6 @@ fn kernel_route(
         gateway: None,
         source: facts.tunnel.address,
         mtu: (mtu != 0 && mtu < facts.tunnel.mtu).then_some(mtu),
+        metric: METRIC,
     })
 }

@@ -47,6 +47,9 @@ pub struct TunnelDevice {
     pub mtu: u32,
     /// Its address; `None`: it has none.
     pub address: Option<Ipv4Addr>,
+    /// Whether it takes packets from sources that other interfaces lead to (`rp_filter` 2), as
+    /// pods have whose routes Felix has just moved to tunl0.
+    pub is_loose: bool,
 }
 
 impl Kernel {
@@ -99,6 +102,7 @@ impl Kernel {
             changed = true;
         }
         isolate_peer();
+        set_rp_filter(wanted.is_loose);
         Ok(changed | self.add_address(host, ifindex, wanted.address).await?)
     }
 
@@ -163,6 +167,7 @@ impl Kernel {
             self.set_up(ifindex, wanted.mtu).await?;
         }
         self.add_address(host, tunnel, wanted.address).await?;
+        set_rp_filter(wanted.is_loose);
         Ok(())
     }
 
@@ -230,6 +235,26 @@ fn is_unfinished(host: &Host, ifindex: u32, link: &Link) -> bool {
         && !link.is_up
         && host.link(TUNNEL_PEER).is_some()
         && addresses(host, ifindex).next().is_none()
+}
+
+/// Sets the tunnel device's own `rp_filter`; of this and that of `all` the greater counts
+/// (`net/ipv4/fib_frontend.c`, `IN_DEV_RPFILTER`).
+fn set_rp_filter(is_loose: bool) {
+    const LOOSE: &str = "2";
+    let path = |name: &str| format!("/proc/sys/net/ipv4/conf/{name}/rp_filter");
+    let read = |name: &str| fs::read_to_string(path(name)).map(|value| value.trim().to_owned());
+    let (Ok(value), Ok(default)) = (read(TUNNEL), read("default")) else { return };
+    let wanted = match (is_loose, value.as_str()) {
+        (true, _) => LOOSE,
+        // Loose by our own doing; what an administrator has set otherwise stays.
+        (false, LOOSE) => default.as_str(),
+        (false, value) => value,
+    };
+    if value != wanted
+        && let Err(error) = fs::write(path(TUNNEL), wanted)
+    {
+        tracing::debug!("{}: {error}", path(TUNNEL));
+    }
 }
 
 /// What reaches the other end goes no further, even if it were addressed to it.

@@ -22,7 +22,7 @@ pub use self::{
     filters::Filter,
     host::{Host, KernelRoute, Link, Neighbour},
     path::Path,
-    routes::{PROTOCOL, TunnelRoute},
+    routes::{METRIC, PROTOCOL, TunnelRoute},
     rule_events::RuleEvents,
     tunl0::TUNL0,
 };

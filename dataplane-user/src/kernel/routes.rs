@@ -19,8 +19,16 @@ use super::{Kernel, errno, explain};
 /// that we know them from everybody else's.
 pub const PROTOCOL: u8 = b't';
 
-/// `10.20.42.0/26 dev tunless0 src 10.20.105.192 mtu 1480`, or plain
-/// `10.20.42.0/26 via 172.16.36.11 dev eth0`.
+/// The metric of our routes: behind those of Felix and of BIRD 1.6 (0), before those of BIRD 2
+/// (32) and of NetworkManager (from 100).
+///
+/// The kernel knows a route of a table by prefix and metric. At 0, ours would be replaced by
+/// Felix's or would keep BIRD from adding its own, and which of the two programs started first
+/// would decide what `mode: auto` finds.
+pub const METRIC: u32 = 16;
+
+/// `10.20.42.0/26 dev tunless0 metric 16 src 10.20.105.192 mtu 1480`, or plain
+/// `10.20.42.0/26 via 172.16.36.11 dev eth0 metric 16`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TunnelRoute {
     /// The tunnel device; where packets travel plain, the underlay's interface.
@@ -31,6 +39,8 @@ pub struct TunnelRoute {
     pub source: Option<Ipv4Addr>,
     /// Where the node takes less than the device, bytes.
     pub mtu: Option<u32>,
+    /// [`METRIC`]; versions before 0.2 had 0.
+    pub metric: u32,
 }
 
 impl Kernel {
@@ -42,8 +52,8 @@ impl Kernel {
         match self.handle.route().add(message(destination, route)).execute().await {
             Ok(()) => Ok(()),
             Err(error) if errno(&error) == Some(libc::EEXIST) => bail!(
-                "the kernel already has a route to {destination} that is not ours; remove it \
-                 (`ip route show {destination}`) or take the CIDR out of the configuration"
+                "the kernel already has a route to {destination} with metric {METRIC} that is not \
+                 ours; remove it (`ip route show {destination}`) or give it another metric"
             ),
             Err(error) => Err(explain(error)),
         }
@@ -63,7 +73,8 @@ impl Kernel {
             .map_err(explain)
     }
 
-    /// Removes the route; that it is gone already is fine.
+    /// Removes the route; that it is gone already is fine. Metric 0 stands for every metric
+    /// (`net/ipv4/fib_semantics.c`, `fib_nh_match`); the kernel then removes the first it finds.
     ///
     /// # Errors
     /// If the kernel refuses.
@@ -113,6 +124,7 @@ fn message(destination: Ipv4Net, route: &TunnelRoute) -> RouteMessage {
     let mut builder = RouteMessageBuilder::<Ipv4Addr>::new()
         .destination_prefix(destination.addr(), destination.prefix_len())
         .output_interface(route.ifindex)
+        .priority(route.metric)
         .protocol(RouteProtocol::from(PROTOCOL));
     builder = match route.gateway {
         Some(gateway) => builder.gateway(gateway),

@@ -6,7 +6,7 @@ use anyhow::Result;
 use ipnet::Ipv4Net;
 
 use super::{Table, set_or_remove};
-use crate::kernel::{Host, Kernel, KernelRoute, PROTOCOL, TUNNEL, TunnelRoute};
+use crate::kernel::{Host, Kernel, KernelRoute, METRIC, PROTOCOL, TUNNEL, TunnelRoute};
 
 /// Our part of the main table: routes with our protocol number over the tunnel
 /// device, or plain to a node of ours. The number alone is no proof: nobody
@@ -23,17 +23,21 @@ impl<'a> KernelRoutes<'a> {
         Self { kernel, present: Self::ours(host, is_node) }
     }
 
-    /// Those of a host's routes that are ours.
+    /// Those of a host's routes that are ours. Of two to one prefix the one that an older version
+    /// made, with another metric: it has to go.
     #[must_use]
     pub fn ours(host: &Host, is_node: impl Fn(Ipv4Addr) -> bool) -> BTreeMap<Ipv4Net, TunnelRoute> {
         let tunnel = host.link(TUNNEL).map(|(ifindex, _)| ifindex);
         let present = host.routes.iter().filter_map(|route| {
             let ifindex = route.ifindex.filter(|_| route.protocol == PROTOCOL)?;
             let is_ours = Some(ifindex) == tunnel || route.gateway.is_some_and(&is_node);
-            let KernelRoute { gateway, source, mtu, .. } = *route;
-            is_ours.then_some((route.destination, TunnelRoute { ifindex, gateway, source, mtu }))
+            let KernelRoute { gateway, source, mtu, metric, .. } = *route;
+            let route = (route.destination, TunnelRoute { ifindex, gateway, source, mtu, metric });
+            is_ours.then_some(route)
         });
-        present.collect()
+        let (current, older): (Vec<_>, Vec<_>) =
+            present.partition(|(_, route)| route.metric == METRIC);
+        current.into_iter().chain(older).collect()
     }
 
     /// As we left them, without another look.
@@ -58,7 +62,13 @@ impl Table for KernelRoutes<'_> {
 
     async fn upsert(&mut self, prefix: &Ipv4Net, route: &TunnelRoute) -> Result<()> {
         match self.present.get(prefix) {
-            Some(_) => self.kernel.replace_route(*prefix, route).await,
+            Some(old) => {
+                self.kernel.replace_route(*prefix, route).await?;
+                if old.metric != route.metric {
+                    self.kernel.delete_route(*prefix, old).await?;
+                }
+                Ok(())
+            }
             None => self.kernel.add_route(*prefix, route).await,
         }
     }

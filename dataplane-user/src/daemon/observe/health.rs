@@ -1,11 +1,7 @@
 //! What of tunless is at work on this host now: asked by the daemon after each reconcile, and
 //! by `tunless status`, also while the daemon is down.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    net::Ipv4Addr,
-};
+use std::{collections::BTreeMap, fs, net::Ipv4Addr};
 
 use anyhow::Result;
 use dataplane_common::Route;
@@ -80,33 +76,34 @@ fn forwarding(interface: &str) -> Option<bool> {
     fs::read_to_string(path).ok().map(|value| value.trim() != "0")
 }
 
-/// Kernel routes of others that are longer than the route to remote pods they lie in, and lead
-/// elsewhere: not over the tunnel device, to the node itself, nor to a local pod.
+/// Kernel routes of others to remote pods that the kernel prefers to ours, since their prefix is
+/// longer or their metric lower, and that lead elsewhere: not over the tunnel device, to the node
+/// itself, nor to a local pod.
 #[must_use]
 pub fn foreign_routes(
     host: &Host,
     routes: &BTreeMap<Ipv4Net, Route>,
     tunnel: Option<u32>,
 ) -> Vec<Foreign> {
-    let remote: BTreeMap<&Ipv4Net, &Route> =
-        routes.iter().filter(|(_, route)| route.is_destination() && !route.is_direct()).collect();
-    let locals: BTreeSet<&Ipv4Net> =
-        routes.iter().filter(|(_, route)| route.is_local()).map(|(cidr, _)| cidr).collect();
-    let ours = |route: &KernelRoute| {
-        let wider = supernets(route.destination).skip(1);
-        let mut wider = wider.filter_map(|net| remote.get_key_value(&net));
-        wider.next().map(|(cidr, ours)| (**cidr, Ipv4Addr::from(ours.node)))
-    };
-    let mut found = Vec::new();
+    // Of several routes to a prefix the kernel takes the first with the lowest metric.
+    let mut best: BTreeMap<Ipv4Net, &KernelRoute> = BTreeMap::new();
     for route in &host.routes {
-        if route.protocol == PROTOCOL
-            || route.is_blackhole
-            || routes.contains_key(&route.destination)
-            || locals.contains(&route.destination)
-        {
+        let known = best.entry(route.destination).or_insert(route);
+        if route.metric < known.metric {
+            *known = route;
+        }
+    }
+    let mut found = Vec::new();
+    for route in best.into_values() {
+        if route.protocol == PROTOCOL || route.is_blackhole {
             continue;
         }
-        let Some((ours, node)) = ours(route) else { continue };
+        let mut around = supernets(route.destination).filter_map(|net| routes.get_key_value(&net));
+        let Some((ours, to)) = around.next() else { continue };
+        if to.is_local() || to.is_direct() || !to.is_destination() {
+            continue;
+        }
+        let node = Ipv4Addr::from(to.node);
         let leads_there = |(ifindex, gateway): (u32, Option<Ipv4Addr>)| {
             Some(ifindex) == tunnel || gateway == Some(node)
         };
@@ -114,7 +111,11 @@ pub fn foreign_routes(
         if hops.peek().is_some() && hops.all(leads_there) {
             continue;
         }
-        found.push(Foreign { destination: route.destination, leads: leads(host, route), ours });
+        found.push(Foreign {
+            destination: route.destination,
+            leads: leads(host, route),
+            ours: *ours,
+        });
     }
     found
 }
@@ -135,6 +136,7 @@ fn leads(host: &Host, route: &KernelRoute) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::METRIC;
 
     const TUNNEL: u32 = 4;
     const ETH0: u32 = 2;
@@ -179,13 +181,22 @@ mod tests {
             (route("10.20.42.9/32", Some(9), None), false),
             (blackhole, false),
             (ours, false),
+            // The same prefix: the lower metric counts.
+            (route("10.20.42.0/26", Some(ETH0), Some(ROUTER)), true),
+            (KernelRoute { metric: 32, ..route("10.20.42.0/26", Some(ETH0), Some(ROUTER)) }, false),
+            (route("10.20.42.0/26", Some(ETH0), Some(NODE)), false),
             // Wider, elsewhere, or in a route that travels unencapsulated anyway.
             (route("10.20.0.0/16", Some(ETH0), Some(ROUTER)), false),
             (route("10.99.0.0/16", Some(ETH0), Some(ROUTER)), false),
             (route("10.20.43.0/27", Some(ETH0), Some(ROUTER)), false),
         ];
         for (route, is_foreign) in cases {
-            let host = Host { routes: vec![route.clone()], ..Host::default() };
+            let own = KernelRoute {
+                protocol: PROTOCOL,
+                metric: METRIC,
+                ..self::route("10.20.42.0/26", Some(TUNNEL), None)
+            };
+            let host = Host { routes: vec![own, route.clone()], ..Host::default() };
             let found = foreign_routes(&host, &routes, Some(TUNNEL));
             assert_eq!(!found.is_empty(), is_foreign, "{route:?}");
         }

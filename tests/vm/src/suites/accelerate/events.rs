@@ -3,6 +3,7 @@
 use std::{fs, path::Path, process::Command, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 use tunless_lab::{Daemon, Lab, Node, cmd, trace::Snapshot, traffic::ping};
 
 use super::{
@@ -19,7 +20,7 @@ use crate::{
     checks::Outcome,
     suites::{
         Guest,
-        smoke::{config, pings},
+        smoke::{boot_order, config, pings},
     },
     tunl0::{self, Owner},
 };
@@ -43,6 +44,9 @@ pub const ALL: &[Event] = &[
     ("Felix reconciles", reconciled),
     ("Felix cleans up at its start", cleaned_up),
     ("mode: auto", auto),
+    ("mode: auto, tunless boots first", boot_order::tunless_first),
+    ("mode: auto, tunl0 boots first", boot_order::tunl0_first),
+    ("mode: auto, the address comes late", boot_order::address_late),
     ("a pod running VXLAN", vxlan::pod_runs_vxlan),
     ("source kernel: Felix's routes", kernel_source::felix),
     ("source kernel: BIRD's routes", kernel_source::bird),
@@ -117,18 +121,20 @@ fn detached(guest: &Guest) -> Result<()> {
     Ok(())
 }
 
+/// It goes on with the text that was accepted last.
 fn refused(guest: &Guest) -> Result<()> {
     with_streams(guest, |lab, daemon, streams| {
         let good = yaml(lab);
         daemon.kill9()?;
         daemon.rewrite_config(&format!("{good}nonsense: true\n"))?;
-        ensure!(daemon.restart().is_err(), "it started with a configuration that it must refuse");
+        daemon.restart()?;
+        guest.checks.check("says so", || lists(daemon, "config-refused"));
         streams.flow()?;
-        daemon.rewrite_config(&good)?;
-        daemon.restart()
+        daemon.rewrite_config(&good)
     })
 }
 
+/// The programs of the daemon before go on.
 fn does_not_load(guest: &Guest) -> Result<()> {
     with_streams(guest, |lab, daemon, streams| {
         // Another setting, so that other programs are wanted.
@@ -136,11 +142,23 @@ fn does_not_load(guest: &Guest) -> Result<()> {
         daemon.rewrite_config(&format!("{}spoof: stack\n", yaml(lab)))?;
         take_power()?;
         let started = daemon.restart();
+        let listed = started.and_then(|()| lists(daemon, "reconcile-failed"));
         grant_power()?;
-        ensure!(started.is_err(), "it started without the right to load programs");
+        guest.checks.check("says so", || listed);
         streams.flow()?;
+        daemon.kill9()?;
         daemon.restart()
     })
+}
+
+/// Waits until `tunless status` lists a problem of this code.
+fn lists(daemon: &Daemon, code: &str) -> Result<Outcome> {
+    until(&format!("`tunless status` lists {code}"), || {
+        let status: Value = serde_json::from_str(&daemon.cli(&["status", "-o", "json"])?.stdout)?;
+        let problems = status["problems"].as_array().context("no list of problems")?;
+        Ok(problems.iter().any(|problem| problem["code"] == code))
+    })?;
+    Ok(Outcome::GOOD)
 }
 
 /// tunless is at work; something happens; it is at work again, and no flow has
@@ -198,7 +216,7 @@ pub fn reload_ipip(lab: &Lab, others: impl FnOnce() -> Result<()>) -> Result<()>
     Ok(())
 }
 
-fn index(node: &Node) -> Result<serde_json::Value> {
+fn index(node: &Node) -> Result<Value> {
     Ok(link(node, "tunl0")?.context("there is no tunl0")?["ifindex"].clone())
 }
 

@@ -10,6 +10,7 @@ mod scene;
 mod streams;
 mod vxlan;
 
+pub use self::streams::Streams;
 use super::{Case, Suite};
 use crate::Kernel;
 

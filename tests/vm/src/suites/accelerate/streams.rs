@@ -22,6 +22,7 @@ const SOON: Duration = Duration::from_secs(20);
 pub struct Streams([Stream; 2]);
 
 impl Streams {
+    /// Starts them and waits until both flow.
     pub fn start(lab: &Lab) -> Result<Self> {
         let one = |from: &Pod, to: &Pod, port| {
             let address = SocketAddrV4::new(to.ip, port);

@@ -1,5 +1,6 @@
 //! Does it work at all, on this kernel, with tunl0 at the other end?
 
+pub mod boot_order;
 pub mod interop;
 mod machine;
 
@@ -18,5 +19,6 @@ pub const SUITE: Suite = Suite {
 fn cases(_: Kernel) -> Vec<Case> {
     let mut cases = machine::CASES.to_vec();
     cases.extend_from_slice(interop::CASES);
+    cases.push(boot_order::CASE);
     cases
 }
