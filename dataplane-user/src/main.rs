@@ -10,7 +10,7 @@ fn main() -> ExitCode {
     // Every file that we make is root's alone.
     umask(Mode::S_IRWXG | Mode::S_IRWXO);
     let cli = Cli::parse();
-    let log = Log::start();
+    let log = Log::start(cli.is_silent());
     match cli.execute() {
         Ok(exit) => exit.into(),
         Err(failure) => {

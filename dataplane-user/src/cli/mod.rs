@@ -217,6 +217,12 @@ impl Cli {
         })
     }
 
+    /// Whether its output is all that the command has to report, so that it logs nothing.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        !matches!(self.command, Command::Run | Command::Detach)
+    }
+
     fn dispatch(self) -> Result<Exit> {
         let Self { global, command } = self;
         let format = global.output;

@@ -13,13 +13,16 @@ const VARIABLE: &str = "RUST_LOG";
 /// the source reports what is worth it.
 const DEFAULT: &str = "info,kube_client=off";
 
+/// What is logged by default by a command whose output is all that it has to report.
+const SILENCE: &str = "off";
+
 /// Returns the filter that `RUST_LOG` asks for; a value that makes no sense is the
-/// default, and a complaint.
-pub fn from_environment() -> (EnvFilter, Option<String>) {
-    from_value(env::var_os(VARIABLE))
+/// default, and a complaint. `is_silent`: without the variable nothing is logged.
+pub fn from_environment(is_silent: bool) -> (EnvFilter, Option<String>) {
+    from_value(env::var_os(VARIABLE), is_silent)
 }
 
-fn from_value(value: Option<OsString>) -> (EnvFilter, Option<String>) {
+fn from_value(value: Option<OsString>, is_silent: bool) -> (EnvFilter, Option<String>) {
     let default = || EnvFilter::new(DEFAULT);
     match value {
         Some(value) if !value.is_empty() => match parse(&value) {
@@ -33,6 +36,7 @@ fn from_value(value: Option<OsString>) -> (EnvFilter, Option<String>) {
                 (default(), Some(complaint))
             }
         },
+        _ if is_silent => (EnvFilter::new(SILENCE), None),
         _ => (default(), None),
     }
 }
@@ -55,7 +59,7 @@ mod tests {
     use super::*;
 
     fn complaint(value: &str) -> Option<String> {
-        from_value(Some(value.into())).1
+        from_value(Some(value.into()), true).1
     }
 
     #[test]
@@ -66,7 +70,7 @@ mod tests {
             ("dataplane_user=debug", "dataplane_user=debug"),
             ("off", "off"),
         ] {
-            let (taken, complaint) = from_value(Some(value.into()));
+            let (taken, complaint) = from_value(Some(value.into()), true);
             assert_eq!((taken.to_string().as_str(), complaint), (filter, None));
         }
         assert_eq!(complaint("info,dataplane_user::sources=trace"), None);
@@ -76,8 +80,10 @@ mod tests {
     fn without_a_value_there_is_a_default() {
         let default = EnvFilter::new(DEFAULT).to_string();
         for value in [None, Some(OsString::new())] {
-            let (filter, complaint) = from_value(value);
+            let (filter, complaint) = from_value(value.clone(), false);
             assert_eq!((filter.to_string(), complaint), (default.clone(), None));
+            let (filter, complaint) = from_value(value, true);
+            assert_eq!((filter.to_string().as_str(), complaint), ("off", None));
         }
     }
 
@@ -89,7 +95,7 @@ mod tests {
             ("dataplane_user=loud", "`loud` is not a level"),
             ("[span=", "invalid filter directive"),
         ] {
-            let (filter, complaint) = from_value(Some(value.into()));
+            let (filter, complaint) = from_value(Some(value.into()), true);
             let complaint = complaint.expect("a complaint");
             assert!(complaint.contains(why) && complaint.contains(value), "{complaint}");
             assert_eq!(filter.to_string(), EnvFilter::new(DEFAULT).to_string());

@@ -29,10 +29,11 @@ pub enum Log {
 }
 
 impl Log {
-    /// Starts logging, as `RUST_LOG` and stderr have it.
+    /// Starts logging, as `RUST_LOG` and stderr have it. `is_silent`: the command reports by
+    /// its output, so only `RUST_LOG` makes it log.
     #[must_use]
-    pub fn start() -> Self {
-        let (filter, complaint) = filter::from_environment();
+    pub fn start(is_silent: bool) -> Self {
+        let (filter, complaint) = filter::from_environment(is_silent);
         let log = if journal::is_stderr() { Self::Journal } else { Self::Stderr };
         let registry = tracing_subscriber::registry().with(filter);
         match log {

@@ -12,10 +12,8 @@ use super::{Origin, Report, SourceKind, error::Outage};
 pub enum LogLine {
     /// The source works.
     Info(String),
-    /// One object cannot be used.
+    /// One object cannot be used, or the source cannot be read: the node is degraded.
     Warning(String),
-    /// The source cannot be read.
-    Error(String),
 }
 
 impl LogLine {
@@ -24,7 +22,6 @@ impl LogLine {
         match self {
             Self::Info(text) => tracing::info!("{text}"),
             Self::Warning(text) => tracing::warn!("{text}"),
-            Self::Error(text) => tracing::error!("{text}"),
         }
     }
 }
@@ -120,7 +117,7 @@ impl Reported {
         } else {
             "it has not reported any routes yet"
         };
-        let line = is_new.then(|| LogLine::Error(format!("{}: {why}; {effect}", self.kind)));
+        let line = is_new.then(|| LogLine::Warning(format!("{}: {why}; {effect}", self.kind)));
         self.down = Some((why, since));
         line
     }
@@ -161,10 +158,6 @@ mod tests {
         LogLine::Warning(text.to_owned())
     }
 
-    fn error(text: &str) -> LogLine {
-        LogLine::Error(text.to_owned())
-    }
-
     #[test]
     fn what_is_reported_again_is_logged_once() {
         let reports = [
@@ -187,8 +180,8 @@ mod tests {
             [
                 warning("etcd: x: is empty"),
                 info("etcd: synced, 0 routes"),
-                error("etcd: E: refused; the routes it reported last stay active"),
-                error("etcd: E: no answer; the routes it reported last stay active"),
+                warning("etcd: E: refused; the routes it reported last stay active"),
+                warning("etcd: E: no answer; the routes it reported last stay active"),
                 info("etcd: synced again"),
                 warning("etcd: x: is empty"),
             ]
@@ -201,9 +194,9 @@ mod tests {
         assert_eq!(
             lines(SourceKind::Bird, &reports),
             [
-                error("bird: E: refused; it has not reported any routes yet"),
+                warning("bird: E: refused; it has not reported any routes yet"),
                 info("bird: synced, 0 routes"),
-                error("bird: E: refused; the routes it reported last stay active"),
+                warning("bird: E: refused; the routes it reported last stay active"),
                 info("bird: synced, 0 routes"),
             ]
         );

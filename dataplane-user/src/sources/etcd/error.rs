@@ -24,7 +24,7 @@ pub fn of(endpoint: &Endpoint, error: &Error) -> SourceError {
     };
     match error {
         Error::GRpcStatus(status) => add(match status.message() {
-            "" => format!("{:?}", status.code()),
+            "" => status.code().to_string(),
             message => message.to_owned(),
         }),
         Error::TransportError(_) => {}

@@ -114,7 +114,9 @@ async fn within<T>(
 ) -> Result<T, SourceError> {
     match tokio::time::timeout(ANSWER, answer).await {
         Ok(answer) => answer.map_err(|error| failure::of(&api.endpoint, attempt, &error)),
-        Err(_) => Err(api.endpoint.error(format!("no answer in {ANSWER:?} when we {attempt}"))),
+        Err(_) => Err(api
+            .endpoint
+            .error(format!("no answer in {} s when we {attempt}", ANSWER.as_secs()))),
     }
 }
 
