@@ -157,6 +157,7 @@ fn routes_get_answers_for_one_address() {
             "interface": "eth0",
             "mtu": 1480,
             "next_hop_mac": mac_text(scene.lab.node2.gateway_mac),
+            "foreign_route": null,
         });
         assert_eq!(answer, expected);
         let own = daemon.cli_json(&["routes", "get", "10.20.105.215"]).unwrap();
@@ -272,7 +273,13 @@ fn without_pins_the_answer_is_no() {
     assert!(status.stdout.contains("NO"), "{}", status.stdout);
     let waited = tunless.run(&["status", "--wait=1s", "-o", "json"]).unwrap();
     assert_eq!(waited.status, Some(3));
-    assert_eq!(serde_json::from_str::<Value>(&waited.stdout).unwrap()["ready"], false);
+    let waited: Value = serde_json::from_str(&waited.stdout).unwrap();
+    assert_eq!(waited["ready"], false);
+    // What is not known is not invented.
+    for key in ["mode", "fastpath", "spoof", "node", "tunnel", "routes", "leased_flows"] {
+        assert_eq!(waited[key], Value::Null, "{key}");
+    }
+    assert!(!status.stdout.contains("mode:"), "{}", status.stdout);
     for noun in ["routes", "nodes", "endpoints", "counters"] {
         let output = tunless.run(&[noun, "list"]).unwrap();
         assert_eq!((output.status, output.stdout.as_str()), (Some(1), ""), "{noun}");
@@ -365,4 +372,8 @@ fn commands_that_need_nothing() {
     let output = tunless.run(&["config", "validate", &bad.display().to_string()]).unwrap();
     assert_eq!(output.status, Some(1));
     assert!(output.stderr.contains(&format!("{}:2: ", bad.display())), "{}", output.stderr);
+    let directory = tunless.run(&["config", "validate", &lab.dir().display().to_string()]).unwrap();
+    assert_eq!(directory.status, Some(1));
+    assert!(directory.stderr.contains("this is a directory"), "{}", directory.stderr);
+    assert!(!directory.stderr.contains("os error"), "{}", directory.stderr);
 }

@@ -8,7 +8,7 @@
 //! | Leases | [`leases`], [`lease_policy`], [`lease_services`], [`lease_traps`], [`lease_life`], [`lease_load`], [`lease_config`] |
 //! | Where routes come from | [`sources`], [`bird`], [`source_bird`], [`source_etcd`], [`source_kubernetes`], [`source_scale`] |
 //! | The daemon's life | [`daemon`], [`restart`], [`upgrade`], [`reload`], [`config`], [`underlay`], [`pods`], [`attach`] |
-//! | What an operator sees | [`cli`], [`lease_cli`], [`problems`], [`journal`] |
+//! | What an operator sees | [`cli`], [`here`], [`lease_cli`], [`problems`], [`journal`] |
 //! | The host around it | [`security`], [`packaging`], [`systemd`], [`systemd_problems`] |
 
 mod attach;
@@ -17,6 +17,7 @@ mod cli;
 mod config;
 mod daemon;
 mod errors;
+mod here;
 mod journal;
 mod lease_cli;
 mod lease_config;

@@ -66,6 +66,26 @@ fn a_kernel_that_does_not_forward_is_down() {
     forward("1").unwrap();
     scene.daemon2.wait_json(&["status"], SOON, |status| status["ready"] == true).unwrap();
     assert_logged_once(&scene.daemon2, "net.ipv4.conf.tunless0.forwarding is 0");
+
+    // Each pod's own interface counts as well: one of two, then both.
+    let node2 = &scene.lab.node2;
+    let second = node2.add_pod("second", Lab::pod_ip(node2, 20)).unwrap();
+    let both = [scene.lab.perf().cali.clone(), second.cali.clone()];
+    let forward = |cali: &str, value| {
+        let key = format!("ipv4/conf/{cali}/forwarding");
+        node2.netns.set_sysctl(&key, value).unwrap();
+    };
+    forward(&both[0], "0");
+    until("two pods are listed", SOON, || (status(&scene.daemon2)["endpoints"] == 2).then_some(()));
+    let found = problem(&scene.daemon2, "pod-forwarding-off");
+    assert_eq!((&found["level"], &found["where"]), (&"degraded".into(), &"pods".into()));
+    let what = found["what"].as_str().unwrap();
+    assert!(what.contains("1 of 2 pod interfaces") && what.ends_with(&both[0]), "{what}");
+    assert!(!answers(&scene.lab.perf().netns, scene.lab.sit().ip), "it is as bad as reported");
+    forward(&both[1], "0");
+    assert_eq!(problem(&scene.daemon2, "forwarding-off")["where"], "pods");
+    both.iter().for_each(|cali| forward(cali, "1"));
+    wait_well(&scene.daemon2);
     scene.finish();
 }
 
@@ -111,10 +131,29 @@ fn a_foreign_route_inside_ours_is_listed() {
     assert_eq!(diff.status, Some(3));
     let diff: Value = serde_json::from_str(&diff.stdout).unwrap();
     assert_eq!(diff["items"][0]["cidr"], longer, "{diff}");
+    let get = |address: &str| {
+        let output = scene.daemon2.cli(&["routes", "get", address, "-o", "json"]).unwrap();
+        let answer: Value = serde_json::from_str(&output.stdout).unwrap();
+        (output.status, answer["foreign_route"].clone())
+    };
+    let leads = format!("via {} dev eth0", node.gateway);
+    let taken = serde_json::json!({"cidr": longer, "leads": leads});
+    assert_eq!(get("10.20.42.31"), (Some(3), taken));
+    assert_eq!(get("10.20.42.33"), (Some(0), Value::Null), "not in the longer route");
+    let text = scene.daemon2.cli(&["routes", "get", "10.20.42.31"]).unwrap().stdout;
+    assert!(text.contains(&format!("but the kernel routes {longer} {leads}")), "{text}");
+    let remedy = found["remedy"].as_str().unwrap();
+    assert!(text.contains(remedy) && remedy.contains("ip route del"), "{remedy}: {text}");
     node.netns.ip(&format!("route del {longer}")).unwrap();
     wait_well(&scene.daemon2);
     let diff = scene.daemon2.cli(&["routes", "diff"]).unwrap();
     assert_eq!(diff.status, Some(0), "{}", diff.stdout);
+    // A rule leads to another table: only the kernel knows.
+    node.netns.ip(&format!("route add default via {} table 77", node.gateway)).unwrap();
+    node.netns.ip("rule add to 10.20.42.31 lookup 77").unwrap();
+    assert_eq!(get("10.20.42.31"), (Some(3), serde_json::json!({"cidr": null, "leads": leads})));
+    node.netns.ip("rule del to 10.20.42.31 lookup 77").unwrap();
+    assert_eq!(get("10.20.42.31"), (Some(0), Value::Null));
     scene.finish();
 }
 

@@ -7,7 +7,8 @@ use aya::maps::{
     Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, PerCpuHashMap,
 };
 use dataplane_common::{
-    Counter, Endpoint, Flow, Ipv4Be, Lease, Node, NodeCounter, Prefix, PrefixRoute, Reason, Route,
+    Counter, Endpoint, Flow, Ipv4Be, Lease, Node, NodeCounter, Prefix, PrefixRoute, Program,
+    Reason, Route, Verdict,
     layout::{MAX_ENDPOINTS, MAX_MASKS, MAX_NODES, MAX_ROUTES},
 };
 use ipnet::Ipv4Net;
@@ -169,6 +170,25 @@ impl Maps {
             add(&mut sum, cpu);
         }
         Ok(sum)
+    }
+
+    /// Returns how many packets the programs have decapsulated, by CPU.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn decapsulated_by_cpu(&self) -> Result<Vec<u64>> {
+        let mut sums = Vec::new();
+        let is_decapsulated = |reason: &&Reason| {
+            reason.program() == Program::DecapTc && reason.verdict() == Verdict::Forwarded
+        };
+        for reason in Reason::ALL.iter().filter(is_decapsulated) {
+            let counters = self.counters.get(&(*reason as u32), 0)?;
+            sums.resize(counters.len().max(sums.len()), 0u64);
+            for (sum, cpu) in sums.iter_mut().zip(counters.iter()) {
+                *sum += cpu.packets;
+            }
+        }
+        Ok(sums)
     }
 
     /// Sets all reason counters and all node counters to zero. When a node was last

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     config::{ConfigFile, EXAMPLE},
-    daemon,
+    daemon::preview::{Preview, preview},
     exit::Exit,
     output::{self, Format},
 };
@@ -15,25 +15,69 @@ use crate::{
 #[derive(Serialize)]
 struct Validated {
     valid: bool,
+    /// Routes and nodes in the file itself.
     routes: usize,
     nodes: usize,
+    /// What the daemon would do; only if the host was looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    here: Option<Preview>,
 }
 
-pub async fn validate(path: &Path, here: bool, format: Format) -> Result<Exit> {
-    let file = ConfigFile::read(path)?;
-    if here {
-        daemon::check_here(&file).await?;
+/// Checks a file; `here`: by this host, too. `bpffs`: wins over the file's.
+pub async fn validate(
+    path: &Path,
+    here: bool,
+    bpffs: Option<&Path>,
+    format: Format,
+) -> Result<Exit> {
+    let mut file = ConfigFile::read(path)?;
+    if let Some(directory) = bpffs {
+        directory.clone_into(&mut file.config.bpffs.0);
     }
     let routes = file.config.routes.fixed.len();
     let nodes = crate::desired::configured_nodes(&file.config).len();
+    let here = if here { Some(preview(file).await?) } else { None };
     let text = format!(
         "{}: fine: {} to {}",
         path.display(),
         output::count(routes, "route"),
         output::count(nodes, "node")
     );
-    output::done(format, &Validated { valid: true, routes, nodes }, &text)?;
+    let validated = Validated { valid: true, routes, nodes, here };
+    output::done(format, &validated, &text)?;
+    if let Some(preview) = validated.here.filter(|_| format.is_for_people()) {
+        output::text(&describe(&preview))?;
+    }
     Ok(Exit::Ok)
+}
+
+/// What the daemon would do, for people.
+fn describe(preview: &Preview) -> String {
+    let mut lines = vec!["On this host the daemon would use".to_owned()];
+    lines.push(match (preview.node, preview.node_ground) {
+        (Some(node), Some(ground)) => format!("  node:       {node} ({ground})"),
+        _ => "  node:       no address".to_owned(),
+    });
+    if let (Some(mode), Some(ground)) = (preview.mode, preview.mode_ground) {
+        let (name, fastpath) = (mode.as_str(), preview.fastpath.as_str());
+        lines.push(format!("  mode:       {name} ({ground}), fast path {fastpath}"));
+        let address = preview.tunnel_address.map(|address| address.to_string());
+        let address = address.unwrap_or_else(|| "without address".to_owned());
+        let mtu = preview.tunnel_mtu.unwrap_or_default();
+        lines.push(format!("  tunnel:     {} {address} mtu {mtu}", mode.device()));
+    }
+    let routes = output::count(preview.routes, "route");
+    let endpoints = output::count(preview.endpoints, "endpoint");
+    lines.push(format!("  tables:     {routes}, {endpoints}"));
+    if preview.problems.is_empty() {
+        lines.push("and `tunless status` would list no problem".to_owned());
+    } else {
+        lines.push("and `tunless status` would list".to_owned());
+    }
+    for problem in &preview.problems {
+        lines.push(format!("  {}: {}", problem.level.as_str(), problem.text()));
+    }
+    lines.join("\n")
 }
 
 /// In the file's own language, unless JSON is asked for.

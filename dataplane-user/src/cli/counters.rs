@@ -24,7 +24,7 @@ struct CounterItem {
 
 impl Row for CounterItem {
     const COLUMNS: &'static [&'static str] =
-        &["REASON", "PROGRAM", "DIRECTION", "VERDICT", "PACKETS", "BYTES", "A PACKET THAT"];
+        &["REASON", "PROGRAM", "DIRECTION", "VERDICT", "PACKETS", "BYTES", "MEANING"];
 
     fn cells(&self) -> Vec<String> {
         vec![

@@ -32,9 +32,9 @@ use crate::{
 
 /// IP-in-IP between Calico nodes without the kernel's tunl0.
 ///
-/// eBPF programs on the pods' and the host's interfaces wrap and unwrap packets;
-/// `tunless run` keeps them and their maps true. Every other command reads what
-/// is pinned, so it works while the daemon is down.
+/// eBPF programs on the pods' and the host's interfaces encapsulate and decapsulate packets;
+/// `tunless run`, the daemon, keeps programs, maps and routes as they should be. Every other
+/// command reads what is pinned, so it works while the daemon is down.
 #[derive(Parser, Debug)]
 #[command(name = "tunless", version, propagate_version = true, after_help = exit::MEANINGS)]
 pub struct Cli {
@@ -70,7 +70,7 @@ struct Global {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Run the daemon: attach, keep everything true, go on until SIGTERM.
+    /// Run the daemon: attach programs and keep everything up to date, until SIGTERM.
     ///
     /// Stopping it stops no traffic; `tunless detach` does. SIGHUP, or saving the
     /// file, applies a new configuration; a bad one is refused and the old stays.
@@ -102,13 +102,13 @@ enum Command {
     /// Pod CIDRs and their nodes.
     #[command(subcommand, visible_alias = "route")]
     Routes(RoutesCommand),
-    /// The other nodes: way, MTU, traffic.
+    /// The other nodes: path, MTU, traffic.
     #[command(subcommand, visible_alias = "node")]
     Nodes(NodesCommand),
     /// The local pods.
     #[command(subcommand, visible_alias = "endpoint")]
     Endpoints(EndpointsCommand),
-    /// Flows that skip the stack for now, with netfilter's consent.
+    /// Flows that skip the kernel's stack for some seconds, because netfilter accepted them.
     #[command(subcommand, visible_alias = "lease")]
     Leases(LeasesCommand),
     /// Why packets left the programs the way they did.
@@ -136,7 +136,10 @@ enum RoutesCommand {
     /// All remote pod CIDRs.
     #[command(visible_alias = "ls")]
     List,
-    /// Where a packet to this address would go. Exit code 3 if nowhere.
+    /// Where a packet to this address would go.
+    ///
+    /// Asks the kernel, too. Exit code 3 if the packet reaches no node by us: there is no
+    /// route, the node is unreachable, or a kernel route of others takes the packet elsewhere.
     Get {
         /// A pod's address.
         ip: Ipv4Addr,
@@ -194,7 +197,10 @@ enum ConfigCommand {
     Validate {
         /// The file [default: the one of --config].
         file: Option<PathBuf>,
-        /// Also judge it by this host: its interfaces, addresses and pods.
+        /// Also check it against this host, and show what the daemon would do here.
+        ///
+        /// Looks at interfaces, addresses, pods and sources, changes nothing, and lists the
+        /// problems that `tunless status` would.
         #[arg(long)]
         here: bool,
     },
@@ -244,7 +250,9 @@ impl Cli {
                 block_on(status::status(&global.pins()?, format, options))
             }
             Command::Routes(RoutesCommand::List) => routes::list(&global.maps()?, format),
-            Command::Routes(RoutesCommand::Get { ip }) => routes::get(&global.maps()?, format, ip),
+            Command::Routes(RoutesCommand::Get { ip }) => {
+                block_on(routes::get(&global.pins()?, &global.maps()?, format, ip))
+            }
             Command::Routes(RoutesCommand::Diff { timeout }) => {
                 let bpffs = global.bpffs.as_deref();
                 block_on(routes_diff::diff(&global.config, bpffs, format, timeout))
@@ -262,7 +270,8 @@ impl Cli {
                 counters::flush(&mut global.maps()?, format)
             }
             Command::Config(ConfigCommand::Validate { file, here }) => {
-                block_on(config::validate(file.as_deref().unwrap_or(&global.config), here, format))
+                let path = file.as_deref().unwrap_or(&global.config);
+                block_on(config::validate(path, here, global.bpffs.as_deref(), format))
             }
             Command::Config(ConfigCommand::Show) => config::show(&global.config, format),
             Command::Config(ConfigCommand::Example) => config::example(),

@@ -8,9 +8,14 @@ use ipnet::Ipv4Net;
 use serde::Serialize;
 
 use crate::{
-    bpf::Maps,
+    bpf::{Maps, Pins},
     clock,
+    daemon::{
+        observe::foreign::{foreign_routes, hop},
+        report::State,
+    },
     exit::Exit,
+    kernel::{Kernel, TUNNEL},
     output::{self, Format, Row},
     sources::SourceKind,
 };
@@ -106,10 +111,25 @@ struct Answer {
     mtu: Option<u32>,
     /// The next hop's MAC, if it is cached.
     next_hop_mac: Option<String>,
+    /// What takes packets to this address past us; `null`: nothing.
+    foreign_route: Option<PastUs>,
 }
 
-/// Where a packet to `ip` goes.
-pub fn get(maps: &Maps, format: Format, ip: Ipv4Addr) -> Result<Exit> {
+/// Where the kernel sends packets that should come to us.
+#[derive(Serialize)]
+struct PastUs {
+    /// The kernel's route; `null` if it is not in the main table, but in one that a rule
+    /// leads to.
+    cidr: Option<Ipv4Net>,
+    /// Where it leads, as `ip route` shows it.
+    leads: String,
+    /// For people.
+    #[serde(skip)]
+    text: String,
+}
+
+/// Where a packet to `ip` goes. The kernel is asked, too: a route of others may take it past us.
+pub async fn get(pins: &Pins, maps: &Maps, format: Format, ip: Ipv4Addr) -> Result<Exit> {
     let Some((cidr, route)) = maps.route_to(ip)? else {
         let text = format!("no route covers {ip}: its packets are not ours");
         output::done(format, &Uncovered { ip, found: false }, &text)?;
@@ -131,19 +151,61 @@ pub fn get(maps: &Maps, format: Format, ip: Ipv4Addr) -> Result<Exit> {
         next_hop_mac: node
             .filter(|node| node.hop.destination.is_known())
             .map(|node| node.hop.destination.to_string()),
+        foreign_route: match route.is_destination() && !route.is_direct() && !route.is_local() {
+            true => past_us(pins, maps, ip, (cidr, &route)).await?,
+            false => None,
+        },
     };
     output::object(format, &answer, || describe(&answer))?;
+    if answer.foreign_route.is_some() {
+        return Ok(Exit::No);
+    }
     Ok(match (answer.route.encap, answer.route.state) {
         ("none", _) | (_, "unreachable") => Exit::No,
         _ => Exit::Ok,
     })
 }
 
+/// What takes packets to `ip` past us: a longer or better route in the main table, as `status`
+/// and `routes diff` find it, or another table.
+async fn past_us(
+    pins: &Pins,
+    maps: &Maps,
+    ip: Ipv4Addr,
+    (cidr, route): (Ipv4Net, &Route),
+) -> Result<Option<PastUs>> {
+    let kernel = Kernel::connect()?;
+    let host = kernel.look().await?;
+    let decided = State::read(pins).ok().flatten().and_then(|state| state.decided);
+    let device = decided.map_or_else(|| TUNNEL.to_owned(), |decided| decided.tunnel.interface);
+    let Some((tunnel, _)) = host.link(&device) else { return Ok(None) };
+    let found = foreign_routes(&host, &maps.all_routes()?, Some(tunnel)).into_iter();
+    let found = found.filter(|foreign| foreign.destination.contains(&ip));
+    if let Some(foreign) = found.max_by_key(|foreign| foreign.destination.prefix_len()) {
+        return Ok(Some(PastUs {
+            cidr: Some(foreign.destination),
+            text: format!("{foreign}; {}", foreign.remedy()),
+            leads: foreign.leads,
+        }));
+    }
+    let path = kernel.path(ip).await?;
+    let node = Ipv4Addr::from(route.node);
+    Ok(path.filter(|path| path.ifindex != tunnel && path.next_hop != node).map(|path| {
+        let gateway = (path.next_hop != ip).then_some(path.next_hop);
+        let leads = hop(&host, path.ifindex, gateway);
+        let text = format!(
+            "the kernel sends packets to {ip} {leads}, past tunless, though {cidr} leads over \
+             {device}; `ip rule` shows which other table it asks"
+        );
+        PastUs { cidr: None, leads, text }
+    }))
+}
+
 fn describe(answer: &Answer) -> String {
-    let Answer { ip, route, interface, mtu, next_hop_mac, found: _ } = answer;
+    let Answer { ip, route, interface, mtu, next_hop_mac, foreign_route, found: _ } = answer;
     let RouteItem { cidr, node, encap, source, state, .. } = route;
     let mut text = match *encap {
-        "local" => format!("{ip} is ours"),
+        "local" => format!("{ip} is an address of this node or of a pod here"),
         "direct" => format!(
             "{ip} is behind node {node}, plain as the kernel routes it ({cidr}, from {source}, {state})"
         ),
@@ -158,6 +220,9 @@ fn describe(answer: &Answer) -> String {
     }
     if let Some(mac) = next_hop_mac {
         text += &format!(" next hop {mac}");
+    }
+    if let Some(foreign) = foreign_route {
+        text += &format!("\n  but {}", foreign.text);
     }
     text
 }

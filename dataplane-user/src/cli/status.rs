@@ -132,6 +132,13 @@ struct AttachmentStatus {
     live: bool,
 }
 
+impl Status {
+    /// Whether there are maps of this version to read.
+    fn has_maps(&self) -> bool {
+        self.routes.is_some()
+    }
+}
+
 /// Prints the status; with `wait`, only once it is ready or the time is up.
 pub async fn status(pins: &Pins, format: Format, options: Options) -> Result<Exit> {
     // A wait beyond the end of time has no deadline to compare with.
@@ -254,6 +261,8 @@ fn is_checked(code: Code) -> bool {
             | Code::ProgramMissing
             | Code::PodProgramMissing
             | Code::ForwardingOff
+            | Code::PodForwardingOff
+            | Code::UnderlayForwardingOff
             | Code::MarkTable
             | Code::Sysctl
             | Code::ForeignRoute

@@ -17,6 +17,7 @@ mod debounce;
 pub mod decide;
 mod lock;
 pub mod observe;
+pub mod preview;
 mod raw_socket;
 mod reconcile;
 mod reload;
@@ -35,7 +36,7 @@ use tokio::{sync::watch, time::Instant};
 use self::{
     apply::{Applier, memory::MemoryStore},
     decide::Decider,
-    observe::Observer,
+    observe::{Observer, cores::Cores},
     reconcile::Extent,
     report::Reporter,
     underlay_errors::Scope,
@@ -43,7 +44,7 @@ use self::{
 };
 pub use self::{
     lock::{Held, Lock, is_running, running},
-    start::{check_here, run},
+    start::run,
 };
 use crate::bpf::Pins;
 
@@ -87,6 +88,8 @@ struct Daemon {
     retry: Duration,
     /// When the rules of others were last looked at.
     policy_seen: Instant,
+    /// How busy the CPUs are.
+    cores: Cores,
     alarms: Alarms,
     /// Keeps the kernel from answering "protocol unreachable" for us.
     _raw_socket: Option<socket2::Socket>,

@@ -48,7 +48,9 @@ impl Daemon {
             return None;
         }
         let resync = matches!(extent, Extent::Whole { resync: true });
+        let began = Instant::now();
         let outcome = self.whole(resync).await;
+        tracing::debug!("compared everything in {} ms", began.elapsed().as_millis());
         let is_complete = matches!(&outcome, Ok(outcome) if outcome.failures.is_empty());
         let is_finished = !matches!(&outcome, Ok(outcome) if !outcome.postponed.is_empty());
         let mut postponed = BTreeSet::new();
@@ -232,7 +234,8 @@ impl Daemon {
     async fn report(&mut self, postponed: &BTreeSet<Attachment>) {
         let programs = self.applier.as_ref().map(Applier::programs);
         self.reporter.set_decision(self.decider.last(), programs, postponed);
-        let decided = problems::decision(&self.decider, self.observer.host());
+        let mut decided = problems::decision(&self.decider, self.observer.host());
+        decided.extend(self.cores.hot().map(problems::hot_cpu));
         self.reporter.set(Stage::Decide, decided);
         let tables = self.decider.last().map(|last| problems::tables(&last.desired.tables));
         self.reporter.set(Stage::Tables, tables.unwrap_or_default());
@@ -296,6 +299,11 @@ impl Daemon {
     pub(super) async fn resync(&mut self) {
         if let Some(applier) = &mut self.applier {
             applier.refresh_next_hops(&self.observer).await;
+            let looked = applier.maps().decapsulated_by_cpu();
+            let looked = looked.and_then(|counted| Ok(self.cores.look(&counted)?));
+            if let Err(error) = looked {
+                tracing::debug!("how busy the CPUs are is not known: {error:#}");
+            }
         }
         let file = self.decider.file();
         if file.config.fastpath != Fastpath::Verified {

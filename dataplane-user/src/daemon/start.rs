@@ -15,6 +15,7 @@ use super::{
     decide::{Decider, Fitness, Memory, NodeAddress, address::node_address},
     observe::{
         Observer,
+        cores::Cores,
         fitness::{self, Depth},
     },
     raw_socket,
@@ -114,24 +115,12 @@ pub async fn run(path: &Path, bpffs: Option<&Path>) -> Result<()> {
         is_ready: false,
         retry: RETRY,
         policy_seen: now,
+        cores: Cores::default(),
         alarms: Alarms { look: now, check: now + CHECK, resume: None, leases: None },
         _raw_socket: raw_socket::open(),
         _lock: lock,
     };
     daemon.run().await
-}
-
-/// Judges a file by this host, as the daemon would at its start.
-///
-/// # Errors
-/// If it does not fit.
-pub async fn check_here(file: &ConfigFile) -> Result<()> {
-    let kernel = Kernel::connect()?;
-    let pins = Pins::new(file.config.bpffs.as_ref());
-    pins.check_place()?;
-    let memory = memory::read(&pins).unwrap_or_default();
-    check_host(&kernel, file, memory.node).await?;
-    fitness::judge(&kernel, &pins, file, Depth::Whole).await.map(drop)
 }
 
 /// Where the pins are, even if the rest of the file is refused.

@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     apply::{memory, serving},
     decide::{Decider, Decision},
-    observe::{Observer, health},
+    observe::{Observer, foreign},
     start,
 };
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
     config::ConfigFile,
     desired::{Facts, RouteTables, TunnelMode},
     kernel::{Host, Kernel, TUNNEL, TunnelRoute},
-    sources::{SourceKind, status::State, table::RouteTable},
+    sources::{SourceKind, hub::Reports, status::State, table::RouteTable},
     tables::KernelRoutes,
 };
 
@@ -74,11 +74,7 @@ pub async fn survey(config: &Path, bpffs: Option<&Path>, timeout: Duration) -> R
     start::check_host(observer.kernel(), &file, remembered.node).await?;
     let (mut decider, mut reports) = Decider::new(file, remembered, serving::routes(&pins));
     decider.start_sources(start::host_name());
-    let deadline = Instant::now() + timeout;
-    while !has_heard_all(&decider) {
-        let Ok(Some((kind, report))) = timeout_at(deadline, reports.recv()).await else { break };
-        decider.take(kind, report);
-    }
+    hear(&mut decider, &mut reports, timeout).await;
     let decision = decide(&mut observer, &mut decider).await?;
     let (host, tables) = (observer.host(), &decision.desired.tables);
     let mut differences = compare_sources(decider.table());
@@ -93,6 +89,15 @@ pub async fn survey(config: &Path, bpffs: Option<&Path>, timeout: Duration) -> R
         silent: silent(&decider),
         alarms: decider.table().alarms().values().cloned().collect(),
     })
+}
+
+/// Waits until every source has reported, at most `timeout`.
+pub(super) async fn hear(decider: &mut Decider, reports: &mut Reports, timeout: Duration) {
+    let deadline = Instant::now() + timeout;
+    while !has_heard_all(decider) {
+        let Ok(Some((kind, report))) = timeout_at(deadline, reports.recv()).await else { break };
+        decider.take(kind, report);
+    }
 }
 
 /// Observes and decides as the daemon does. There is no applier, so nothing is changed.
@@ -131,8 +136,8 @@ fn silent(decider: &Decider) -> Vec<String> {
 /// Kernel routes of others that take packets past us.
 fn compare_foreign(tables: &RouteTables, host: &Host, mode: TunnelMode) -> Vec<Difference> {
     let tunnel = host.link(mode.device()).map(|(ifindex, _)| ifindex);
-    let foreign = health::foreign_routes(host, &tables.routes, tunnel).into_iter();
-    let difference = |foreign: health::Foreign| Difference {
+    let foreign = foreign::foreign_routes(host, &tables.routes, tunnel).into_iter();
+    let difference = |foreign: foreign::Foreign| Difference {
         cidr: foreign.destination,
         place: "kernel".to_owned(),
         wanted: format!("as {}", foreign.ours),

@@ -107,6 +107,12 @@ impl RouteTables {
             .collect()
     }
 
+    /// Whether any route's packets travel unencapsulated.
+    #[must_use]
+    pub fn has_direct(&self) -> bool {
+        self.routes.values().any(|route| route.is_destination() && route.is_direct())
+    }
+
     /// Whether packets to a prefix travel plain now. Its `unreachable` route then goes
     /// before the one over the tunnel device, or packets would find only that.
     #[must_use]

@@ -31,7 +31,7 @@ pub struct Host {
 }
 
 /// An interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
     /// Its name.
     pub name: String,
@@ -47,6 +47,9 @@ pub struct Link {
     pub does_arp: bool,
     /// What kind of virtual interface it is: `veth`, `bond`, `vlan`; `None` for hardware.
     pub kind: Option<String>,
+    /// Whether the kernel forwards IPv4 packets that arrive here
+    /// (`net.ipv4.conf.<name>.forwarding`); `None`: the kernel did not report it.
+    pub forwards: Option<bool>,
 }
 
 /// A route of the main table.
@@ -119,6 +122,13 @@ impl Host {
     #[must_use]
     pub fn link(&self, name: &str) -> Option<(u32, &Link)> {
         self.links.iter().find(|(_, link)| link.name == name).map(|(index, link)| (*index, link))
+    }
+
+    /// Interfaces whose packets the kernel does not forward.
+    #[must_use]
+    pub fn not_forwarding(&self) -> BTreeSet<u32> {
+        let off = self.links.iter().filter(|(_, link)| link.forwards == Some(false));
+        off.map(|(index, _)| *index).collect()
     }
 
     /// The interface that has `address`.

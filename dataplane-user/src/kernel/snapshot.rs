@@ -9,7 +9,7 @@ use ipnet::Ipv4Net;
 use netlink_packet_route::{
     AddressFamily,
     address::AddressAttribute,
-    link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    link::{AfSpecInet, AfSpecUnspec, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{
         RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteNextHop,
@@ -88,13 +88,9 @@ impl Kernel {
 
 fn link(message: LinkMessage) -> Link {
     let mut link = Link {
-        name: String::new(),
-        alias: None,
-        mac: Mac::default(),
-        mtu: 0,
         is_up: message.header.flags.contains(LinkFlags::Up),
         does_arp: !message.header.flags.contains(LinkFlags::Noarp),
-        kind: None,
+        ..Link::default()
     };
     for attribute in message.attributes {
         match attribute {
@@ -109,10 +105,23 @@ fn link(message: LinkMessage) -> Link {
                     }
                 }
             }
+            LinkAttribute::AfSpecUnspec(families) => {
+                link.forwards = families.iter().find_map(forwards);
+            }
             _ => {}
         }
     }
     link
+}
+
+/// `net.ipv4.conf.<name>.forwarding`, which comes with the interface: no file has to be read
+/// for each pod.
+fn forwards(family: &AfSpecUnspec) -> Option<bool> {
+    let AfSpecUnspec::Inet(values) = family else { return None };
+    values.iter().find_map(|value| match value {
+        AfSpecInet::DevConf(values) => Some(values.forwarding != 0),
+        _ => None,
+    })
 }
 
 /// One way of a multipath route: interface, gateway.

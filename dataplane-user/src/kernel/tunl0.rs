@@ -66,6 +66,7 @@ mod tests {
             is_up: true,
             does_arp: false,
             kind: None,
+            forwards: None,
         };
         let route = |&(destination, ifindex, gateway, metric): &(&str, u32, _, u32)| KernelRoute {
             destination: destination.parse().unwrap(),

@@ -19,8 +19,9 @@ pub fn text(status: &Status, detail: Detail) -> String {
     if detail == Detail::Brief {
         return brief(status);
     }
-    for problem in &status.problems {
-        let _ = writeln!(text, "            {}", line(problem));
+    for (position, problem) in status.problems.iter().enumerate() {
+        let head = if position == 0 { "problems:" } else { "" };
+        let _ = writeln!(text, "{head:<12}{}", line(problem));
     }
     let unknown = || "unknown".to_owned();
     let _ = writeln!(text, "daemon:     {}", daemon(status));
@@ -41,15 +42,16 @@ pub fn text(status: &Status, detail: Detail) -> String {
         let _ = writeln!(text, "tunnel:     {} {address} mtu {}", tunnel.interface, tunnel.mtu);
     }
     if status.fastpath.is_some_and(|fastpath| fastpath != Fastpath::Off) {
-        let percent = |share: Option<f64>| {
-            share.map_or_else(|| "-".to_owned(), |share| format!("{:.2} %", share * 100.0))
+        let percent = |share: Option<f64>, direction: &str| match share {
+            Some(share) => format!("{:.2} % of {direction} packets", share * 100.0),
+            None => format!("no {direction} packet yet"),
         };
         let FastpathShare { encap, decap } = &status.fastpath_share;
         let _ = writeln!(
             text,
-            "fast path:  {} of packets encap, {} decap; {} leased",
-            percent(*encap),
-            percent(*decap),
+            "fast path:  {}, {}; {} leased",
+            percent(*encap, "encap"),
+            percent(*decap, "decap"),
             output::count(status.leased_flows.unwrap_or(0), "flow")
         );
     }
@@ -63,13 +65,15 @@ pub fn text(status: &Status, detail: Detail) -> String {
     let count = |number: Option<usize>, noun| {
         number.map_or_else(unknown, |number| output::count(number, noun))
     };
-    let _ = writeln!(
-        text,
-        "tables:     {}, {}, {}",
-        count(status.routes, "route"),
-        count(status.nodes, "node"),
-        count(status.endpoints, "endpoint")
-    );
+    if status.has_maps() {
+        let _ = writeln!(
+            text,
+            "tables:     {}, {}, {}",
+            count(status.routes, "route"),
+            count(status.nodes, "node"),
+            count(status.endpoints, "endpoint")
+        );
+    }
     sources(&mut text, status);
     match detail {
         Detail::Wide => all_programs(&mut text, status),
@@ -96,20 +100,24 @@ fn brief(status: &Status) -> String {
 }
 
 fn line(problem: &Problem) -> String {
-    let since = problem.since.map_or_else(String::new, |since| {
-        format!(" (for {})", output::age(unix_now().saturating_sub(since)))
-    });
+    let age = problem.since.map(|since| unix_now().saturating_sub(since));
+    let since = age
+        .filter(|age| *age > 0)
+        .map_or_else(String::new, |age| format!(" (for {})", output::age(age)));
     format!("{}: {}{since}", problem.level.as_str(), problem.text())
 }
 
 fn daemon(status: &Status) -> String {
     match (status.daemon.running, status.daemon.last_round_seconds) {
         (true, Some(ago)) => format!(
-            "running (pid {}), last compared {ago:.1}s ago",
+            "running (pid {}), last checked everything {ago:.1}s ago",
             status.daemon.pid.map_or_else(|| "?".to_owned(), |pid| pid.to_string())
         ),
         (true, None) => "running, nothing reported yet".to_owned(),
-        (false, _) => "not running; forwarding does not need it, changes do".to_owned(),
+        (false, _) if status.has_maps() => {
+            "not running; forwarding does not need it, changes do".to_owned()
+        }
+        (false, _) => "not running".to_owned(),
     }
 }
 

@@ -104,6 +104,7 @@ mod tests {
             is_up: true,
             does_arp: false,
             kind: None,
+            forwards: None,
         };
         let route = |cidr: &&str| KernelRoute {
             destination: cidr.parse().unwrap(),

@@ -2,11 +2,14 @@
 
 use std::path::Path;
 
-use super::{Decider, Decision};
+use super::{ChosenMode, Decider};
 use crate::{
-    config::Mode,
-    daemon::report::{Code, Problem},
-    desired::{RouteTables, TunnelMode},
+    config::{Config, Mode, Mtu},
+    daemon::{
+        observe::cores::Hot,
+        report::{Code, Problem},
+    },
+    desired::{self, Facts, RouteTables, TunnelMode},
     kernel::{Host, TUNL0, TUNNEL},
     sources::status::{SourceStatus, SourcesStatus, State},
 };
@@ -21,18 +24,7 @@ pub fn decision(decider: &Decider, host: &Host) -> Vec<Problem> {
     let mut problems = Vec::new();
     match decider.last() {
         Some(last) => {
-            problems.extend(mode(decider, last, host));
-            if last.facts.tunnel.address.is_none() {
-                problems.push(
-                    Problem::new(
-                        Code::NoTunnelAddress,
-                        last.facts.mode.device(),
-                        "this host has no tunnel address: it talks to remote pods from its node \
-                         address, and their answers will not come through the tunnel",
-                    )
-                    .remedy("set node.tunnel_address"),
-                );
-            }
+            problems.extend(ground(decider, last.mode, &last.facts, host));
         }
         None => problems.push(undecided(decider, path)),
     }
@@ -46,7 +38,62 @@ pub fn decision(decider: &Decider, host: &Host) -> Vec<Problem> {
     problems
 }
 
-fn undecided(decider: &Decider, path: &Path) -> Problem {
+/// What is wrong with the mode, the MTU and the address that the host and the file come to.
+#[must_use]
+pub fn ground(decider: &Decider, chosen: ChosenMode, facts: &Facts, host: &Host) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    problems.extend(mode(decider, chosen, host));
+    problems.extend(mtu(&decider.file().config, facts, host));
+    if facts.tunnel.address.is_none() {
+        problems.push(
+            Problem::new(
+                Code::NoTunnelAddress,
+                facts.mode.device(),
+                "this host has no tunnel address: it talks to remote pods from its node address, \
+                 and their answers will not come through the tunnel",
+            )
+            .remedy("set node.tunnel_address"),
+        );
+    }
+    problems
+}
+
+/// One CPU handles most encapsulated packets and has no time left.
+#[must_use]
+pub fn hot_cpu(hot: Hot) -> Problem {
+    let Hot { cpu, has_dropped } = hot;
+    let drops = if has_dropped { "; it drops packets" } else { "" };
+    let what = format!(
+        "CPU {cpu} decapsulates most packets and spends over 90 % of its time on received ones, \
+         while other CPUs have time{drops}"
+    );
+    let remedy = "spread received packets over the CPUs: RPS hashes the inner header \
+                  (`/sys/class/net/<NIC>/queues/rx-*/rps_cpus`)";
+    Problem::new(Code::HotCpu, format!("cpu {cpu}"), what).remedy(remedy)
+}
+
+/// An MTU in the file that the underlay does not carry. Pods' packets that are too long for a
+/// node are fragmented, or answered by ICMP, so none is lost.
+fn mtu(config: &Config, facts: &Facts, host: &Host) -> Option<Problem> {
+    let Mtu::Bytes(configured) = config.mtu else { return None };
+    let underlay = facts.underlay.iter().filter_map(|ifindex| host.links.get(ifindex));
+    let narrowest = underlay.min_by_key(|link| link.mtu)?;
+    let most = desired::inner(narrowest.mtu);
+    if facts.mode != TunnelMode::Replace || configured <= most {
+        return None;
+    }
+    let what = format!(
+        "mtu: {configured} in the file is more than {} carries: {most} inside an outer header, of \
+         its MTU of {}",
+        narrowest.name, narrowest.mtu
+    );
+    let remedy = format!("use `mtu: auto`, or at most {most}, and the same for the pods");
+    Some(Problem::new(Code::Mtu, &narrowest.name, what).remedy(remedy))
+}
+
+/// Why nothing can be decided.
+#[must_use]
+pub fn undecided(decider: &Decider, path: &Path) -> Problem {
     if decider.memory().node.is_none() {
         let what = "this node's underlay address is not known: no node can be reached and there \
                     is no default route";
@@ -103,10 +150,10 @@ fn more(code: Code, count: usize, noun: &str) -> Option<Problem> {
 }
 
 /// Whether `auto` stays without a tunl0 that carries pods' routes.
-fn mode(decider: &Decider, last: &Decision, host: &Host) -> Option<Problem> {
+fn mode(decider: &Decider, chosen: ChosenMode, host: &Host) -> Option<Problem> {
     let carried = host.tunl0_routes();
     let is_auto = decider.file().config.mode == Mode::Auto;
-    if last.mode.mode == TunnelMode::Accelerate || carried.is_empty() {
+    if chosen.mode == TunnelMode::Accelerate || carried.is_empty() {
         return None;
     }
     let routes = decider.table().routes().iter();
@@ -175,4 +222,19 @@ fn source(source: &SourceStatus) -> Vec<Problem> {
         problems.push(Problem::new(Code::SourceObject, format!("{name} others"), what));
     }
     problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hot_cpu_is_named_with_what_it_does_and_what_to_do() {
+        let problem = hot_cpu(Hot { cpu: 3, has_dropped: false });
+        assert_eq!((problem.code, problem.subject.as_str()), (Code::HotCpu, "cpu 3"));
+        assert!(problem.what.starts_with("CPU 3 decapsulates most packets"), "{}", problem.what);
+        assert!(problem.remedy.is_some_and(|remedy| remedy.contains("rps_cpus")));
+        let dropping = hot_cpu(Hot { cpu: 3, has_dropped: true });
+        assert!(dropping.what.ends_with("; it drops packets"), "{}", dropping.what);
+    }
 }

@@ -1,7 +1,9 @@
 //! First stage: what this host is like now. No opinion, and nothing is changed.
 
 mod changes;
+pub mod cores;
 pub mod fitness;
+pub mod foreign;
 pub mod health;
 mod next_hops;
 mod paths;

@@ -1,13 +1,21 @@
 //! What is wrong with what is at work: compares it with what the daemon decided. Pure, so that
 //! the daemon and `tunless status` come to the same answer.
 
-use super::{Code, Problem, state::Decided};
+use super::{
+    Code, Problem,
+    forwarding::{Ways, forwarding},
+    state::Decided,
+};
 use dataplane_common::Program;
 
-use crate::{config::Fastpath, daemon::observe::health::Seen, output};
+use crate::{
+    config::Fastpath,
+    daemon::observe::{foreign::Foreign, health::Seen},
+    output,
+};
 
-/// So many problems of a kind are listed one by one.
-const LISTED: usize = 20;
+/// So many problems of a kind, or names in one, are listed one by one.
+pub(super) const LISTED: usize = 20;
 
 /// Compares what was decided with what was seen.
 #[must_use]
@@ -18,39 +26,24 @@ pub fn check(decided: &Decided, seen: &Seen) -> Vec<Problem> {
     }
     problems.extend(tunnel(decided, seen));
     problems.extend(attachments(decided, seen));
-    if decided.has_routes && seen.forwarding == Some(false) {
-        let device = &decided.tunnel.interface;
-        problems.push(
-            Problem::new(
-                Code::ForwardingOff,
-                device,
-                format!(
-                    "net.ipv4.conf.{device}.forwarding is 0, so the kernel forwards nothing to or \
-                     from pods"
-                ),
-            )
-            .remedy("run `sysctl -w net.ipv4.ip_forward=1`"),
-        );
+    if decided.has_routes {
+        let Decided { tunnel, pods, plain_underlay, .. } = decided;
+        let (device, tunnel) = (tunnel.interface.as_str(), tunnel.ifindex);
+        let ways = Ways { device, tunnel, pods, plain_underlay };
+        problems.extend(forwarding(ways, &seen.not_forwarding, &seen.names));
     }
     if decided.fastpath == Fastpath::Verified && decided.marks {
         problems.extend(leases(seen));
     }
-    for foreign in seen.foreign.iter().take(LISTED) {
-        let (cidr, ours) = (foreign.destination, foreign.ours);
-        problems.push(
-            Problem::new(
-                Code::ForeignRoute,
-                cidr.to_string(),
-                format!(
-                    "the kernel routes {cidr} {}, which takes packets to pods of {ours} past \
-                     tunless",
-                    foreign.leads
-                ),
-            )
-            .remedy(format!("remove it: `ip route del {cidr}`")),
-        );
-    }
+    problems.extend(seen.foreign.iter().take(LISTED).map(Problem::from));
     problems
+}
+
+impl From<&Foreign> for Problem {
+    fn from(foreign: &Foreign) -> Self {
+        Self::new(Code::ForeignRoute, foreign.destination.to_string(), foreign.to_string())
+            .remedy(foreign.remedy())
+    }
 }
 
 fn tunnel(decided: &Decided, seen: &Seen) -> Option<Problem> {
@@ -88,13 +81,8 @@ fn attachments(decided: &Decided, seen: &Seen) -> Vec<Problem> {
         problems.push(Problem::new(Code::ProgramMissing, format!("{program} {name}"), what));
     }
     if !pods.is_empty() {
-        let more = pods.len().saturating_sub(LISTED);
-        pods.truncate(LISTED);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        let what = format!(
-            "{}{more} not attached: these pods' packets take the stack path",
-            pods.join(", ")
-        );
+        let what =
+            format!("{} not attached: these pods' packets take the stack path", listed(&pods));
         problems.push(Problem::new(Code::PodProgramMissing, "", what));
     }
     problems
@@ -128,6 +116,15 @@ fn leases(seen: &Seen) -> Vec<Problem> {
         }
     }
     problems
+}
+
+/// The first of some names, and how many more there are.
+pub(super) fn listed(names: &[String]) -> String {
+    let shown = names.iter().take(LISTED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(LISTED) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
 }
 
 /// One line for `systemctl status`.

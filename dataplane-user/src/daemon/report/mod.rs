@@ -2,6 +2,7 @@
 //! systemd's status line, the log.
 
 mod check;
+mod forwarding;
 mod ledger;
 mod problem;
 mod state;
@@ -11,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use self::ledger::Ledger;
 pub use self::{
     check::{check, summary},
+    forwarding::{Ways, forwarding},
     problem::{Code, HOLD, Level, Problem, is_ready},
     state::{ConfigState, Decided, SCHEMA, State, Tunnel, unix_now},
 };
@@ -117,6 +119,11 @@ impl Reporter {
             attachments: (&desired.attachments - postponed).into_iter().collect(),
             marks: desired.mark_rules.is_some(),
             has_routes: desired.tables.routes.values().any(dataplane_common::Route::is_destination),
+            pods: facts.pods.values().map(|pod| pod.hop.ifindex.0).collect(),
+            plain_underlay: match desired.tables.has_direct() {
+                true => facts.underlay.clone(),
+                false => BTreeSet::new(),
+            },
         });
     }
 

@@ -28,10 +28,10 @@ impl Level {
 
 /// Defines [`Code`]: each code's name in JSON and its level, with what it means.
 macro_rules! codes {
-    ($($(#[$doc:meta])* $name:ident = $text:literal: $level:ident,)*) => {
+    ($(#[doc = $doc:literal] $name:ident = $text:literal: $level:ident,)*) => {
         /// What kind of problem it is. The names are an interface: alerts match them.
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Deserialize, Serialize)]
-        pub enum Code { $($(#[$doc])* #[serde(rename = $text)] $name,)* }
+        pub enum Code { $(#[doc = $doc] #[serde(rename = $text)] $name,)* }
 
         impl Code {
             /// All of them, the gravest first.
@@ -48,6 +48,12 @@ macro_rules! codes {
             pub const fn level(self) -> Level {
                 match self { $(Self::$name => Level::$level,)* }
             }
+
+            /// What it means, in a sentence, for the documents.
+            #[must_use]
+            pub fn meaning(self) -> &'static str {
+                match self { $(Self::$name => $doc.trim(),)* }
+            }
         }
     };
 }
@@ -59,9 +65,9 @@ codes! {
     ReconcileFailed = "reconcile-failed": Down,
     /// The daemon has not reconciled for longer than it ever should.
     DaemonStuck = "daemon-stuck": Down,
-    /// There are no pins: tunless is not attached, or somebody removed them.
+    /// There are no pins: tunless is not attached, or another program removed them.
     PinsLost = "pins-lost": Down,
-    /// Nothing says which underlay address this node has.
+    /// Nothing names this node's underlay address.
     NoNodeAddress = "no-node-address": Down,
     /// The tunnel device is missing.
     TunnelDeviceMissing = "tunnel-device-missing": Down,
@@ -91,6 +97,12 @@ codes! {
     MarkTable = "mark-table": Degraded,
     /// A sysctl that leased flows need has another value.
     Sysctl = "sysctl": Degraded,
+    /// The kernel does not forward packets from some pods.
+    PodForwardingOff = "pod-forwarding-off": Degraded,
+    /// The kernel does not forward unencapsulated packets from the underlay.
+    UnderlayForwardingOff = "underlay-forwarding-off": Degraded,
+    /// One CPU handles most encapsulated packets and has no time left.
+    HotCpu = "hot-cpu": Degraded,
     /// A program is missing on a pod's interface: its packets take the stack path.
     PodProgramMissing = "pod-program-missing": Degraded,
     /// The daemon's report cannot be read.
@@ -107,6 +119,8 @@ codes! {
     LeftToTunl0 = "left-to-tunl0": Info,
     /// The host itself has no address towards pods.
     NoTunnelAddress = "no-tunnel-address": Info,
+    /// The configured MTU is more than the underlay carries.
+    Mtu = "mtu-too-large": Info,
     /// The daemon is not running. Forwarding does not need it.
     DaemonStopped = "daemon-stopped": Info,
 }
@@ -199,6 +213,27 @@ mod tests {
             let json = serde_json::to_string(code).unwrap();
             assert_eq!(json, format!("\"{}\"", code.as_str()));
         }
+    }
+
+    /// `docs/problems.md` is this table; `BLESS=1 cargo test` writes it anew.
+    #[test]
+    fn the_document_is_fresh() {
+        use std::fmt::Write as _;
+
+        let mut table = include_str!("problems.md").to_owned();
+        for code in Code::ALL {
+            let (name, level) = (code.as_str(), code.level().as_str());
+            writeln!(table, "| `{name}` | {level} | {} |", code.meaning()).unwrap();
+        }
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/problems.md");
+        if std::env::var_os("BLESS").is_some() {
+            std::fs::write(path, &table).unwrap();
+        }
+        assert_eq!(
+            std::fs::read_to_string(path).unwrap_or_default(),
+            table,
+            "docs/problems.md is stale: run `BLESS=1 cargo test -p dataplane-user`"
+        );
     }
 
     #[test]

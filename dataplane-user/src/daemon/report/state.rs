@@ -2,6 +2,7 @@
 //! read while the daemon is down.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     net::Ipv4Addr,
     path::PathBuf,
@@ -81,6 +82,12 @@ pub struct Decided {
     pub marks: bool,
     /// Whether the node has routes, and so needs forwarding.
     pub has_routes: bool,
+    /// Interfaces of local pods, by index.
+    #[serde(default)]
+    pub pods: BTreeSet<u32>,
+    /// Interfaces by which unencapsulated packets for pods arrive, by index.
+    #[serde(default)]
+    pub plain_underlay: BTreeSet<u32>,
 }
 
 /// The tunnel device.
@@ -173,6 +180,8 @@ mod tests {
                 attachments: vec![Attachment { program: Program::EncapHost, ifindex: 4 }],
                 marks: true,
                 has_routes: false,
+                pods: [9].into(),
+                plain_underlay: BTreeSet::new(),
             }),
             sources: SourcesStatus::default(),
         };

@@ -1,0 +1,143 @@
+//! What the daemon would do with a file on this host, and what would be wrong then.
+//!
+//! It observes and decides as the daemon does, and has no applier: nothing is changed. The
+//! tunnel device need not exist.
+
+use std::{collections::BTreeSet, fs, net::Ipv4Addr, time::Duration};
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::{
+    apply::{memory, serving},
+    decide::{Decider, problems},
+    observe::{
+        Observer,
+        fitness::{self, Depth},
+        foreign::foreign_routes,
+    },
+    report::{Problem, Ways, forwarding},
+    start, survey,
+};
+use crate::{
+    bpf::Pins,
+    config::{ConfigFile, Fastpath},
+    desired::{Facts, Inputs, RouteTables, TunnelMode},
+    kernel::{Host, Kernel},
+    sources::status::SourcesStatus,
+};
+
+/// How long sources may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the daemon would do.
+#[derive(Serialize)]
+pub struct Preview {
+    /// This node's underlay address; `None`: nothing names one.
+    pub node: Option<Ipv4Addr>,
+    /// Why that one, for people.
+    pub node_ground: Option<&'static str>,
+    /// With tunl0 or without.
+    pub mode: Option<TunnelMode>,
+    /// Why, for people.
+    pub mode_ground: Option<&'static str>,
+    /// The fast path.
+    pub fastpath: Fastpath,
+    /// The tunnel device's address.
+    pub tunnel_address: Option<Ipv4Addr>,
+    /// The tunnel device's MTU, bytes.
+    pub tunnel_mtu: Option<u32>,
+    /// How many routes all sources come to.
+    pub routes: usize,
+    /// How many local pods there are.
+    pub endpoints: usize,
+    /// What `tunless status` would list, the gravest first.
+    pub problems: Vec<Problem>,
+}
+
+/// Checks a file by this host, as the daemon would at its start, and says what it would do.
+///
+/// # Errors
+/// If the file does not fit the host, or the kernel cannot be asked.
+pub async fn preview(file: ConfigFile) -> Result<Preview> {
+    let pins = Pins::new(file.config.bpffs.as_ref());
+    pins.check_place()?;
+    let mut observer = Observer::new(Kernel::connect()?);
+    let mut memory = memory::read(&pins).unwrap_or_default();
+    let node = start::check_host(observer.kernel(), &file, memory.node).await?;
+    memory.node = node.or(memory.node);
+    fitness::judge(observer.kernel(), &pins, &file, Depth::Whole).await?;
+    let fastpath = file.config.fastpath;
+    let (mut decider, mut reports) = Decider::new(file, memory, serving::routes(&pins));
+    decider.start_sources(start::host_name());
+    survey::hear(&mut decider, &mut reports, PATIENCE).await;
+    observer.look().await?;
+    observer.ask(decider.nodes()).await;
+    if let Some((_, _, facts)) = decider.ground(observer.host(), observer.paths()) {
+        decider.consult(observer.host(), &facts, true);
+        observer.ask_unknown(decider.nodes()).await?;
+    }
+    let (host, paths) = (observer.host(), observer.paths());
+    let ground = decider.ground(host, paths);
+    let status = SourcesStatus::new(decider.sources().status(), decider.table().alarms().values());
+    let mut found = problems::sources(&status);
+    match &ground {
+        None => found.push(problems::undecided(&decider, &decider.file().path)),
+        Some((mode, _, facts)) => {
+            let tunnel = mode.mode.find(host).map(|(ifindex, _)| ifindex);
+            let config = &decider.file().config;
+            let inputs = Inputs { config, host, paths, facts, tunnel: tunnel.unwrap_or_default() };
+            let tables = RouteTables::whole(inputs, decider.table().routes());
+            if tunnel.is_none() && mode.mode == TunnelMode::Accelerate {
+                found.push(problems::undecided(&decider, &decider.file().path));
+            }
+            found.extend(problems::ground(&decider, *mode, facts, host));
+            found.extend(problems::tables(&tables));
+            found.extend(not_forwarded(facts, host, tunnel, &tables));
+            let foreign = foreign_routes(host, &tables.routes, tunnel);
+            found.extend(foreign.iter().map(Problem::from));
+        }
+    }
+    found.sort_by_key(|problem| std::cmp::Reverse(problem.level));
+    let facts = ground.as_ref().map(|(_, _, facts)| facts);
+    Ok(Preview {
+        node: ground.as_ref().map(|(_, node, _)| node.address),
+        node_ground: ground.as_ref().map(|(_, node, _)| node.ground.as_str()),
+        mode: ground.as_ref().map(|(mode, ..)| mode.mode),
+        mode_ground: ground.as_ref().map(|(mode, ..)| mode.ground.as_str()),
+        fastpath,
+        tunnel_address: facts.and_then(|facts| facts.tunnel.address),
+        tunnel_mtu: facts.map(|facts| facts.tunnel.mtu),
+        routes: decider.table().routes().len(),
+        endpoints: facts.map_or(0, |facts| facts.pods.len()),
+        problems: found,
+    })
+}
+
+/// Interfaces whose packets the kernel does not forward. `tunnel`: the device's index, if it is
+/// there; one that is made gets `net.ipv4.conf.default`.
+fn not_forwarded(
+    facts: &Facts,
+    host: &Host,
+    tunnel: Option<u32>,
+    tables: &RouteTables,
+) -> Vec<Problem> {
+    let mut off = host.not_forwarding();
+    if tunnel.is_none() && !is_default_on() {
+        off.insert(0);
+    }
+    let names = host.links.iter().map(|(index, link)| (*index, link.name.clone())).collect();
+    let ways = Ways {
+        device: facts.mode.device(),
+        tunnel: tunnel.unwrap_or_default(),
+        pods: &facts.pods.values().map(|pod| pod.hop.ifindex.0).collect(),
+        plain_underlay: if tables.has_direct() { &facts.underlay } else { &BTreeSet::new() },
+    };
+    forwarding(ways, &off, &names)
+}
+
+/// Whether a new interface forwards.
+fn is_default_on() -> bool {
+    let value = fs::read_to_string("/proc/sys/net/ipv4/conf/default/forwarding");
+    value.map_or(true, |value| value.trim() != "0")
+}
