@@ -80,7 +80,8 @@ enum Command {
     /// Under systemd the log goes to the journal, with priorities.
     ///
     /// Exit code 78 (`EX_CONFIG`): the configuration file is refused, and only another one
-    /// helps. Exit code 1: something else is missing, and trying again may help.
+    /// helps. Exit code 1: something else is missing, and trying again may help. Under systemd
+    /// the same failure pauses longer each time; saving the file ends the pause.
     Run,
     /// Is everything in place? Exit code 3 if this node carries no pod traffic.
     ///

@@ -22,6 +22,7 @@ use crate::{
     config::{Fastpath, Spoof},
     daemon::{
         self,
+        failed_start::FailedStart,
         observe::health::{self, Seen},
         report::{self, Code, Decided, Level, Problem, State, Tunnel, is_ready, unix_now},
     },
@@ -292,6 +293,16 @@ fn daemon_problems(
                 problems.push(Problem::new(Code::DaemonStuck, "", what));
             }
         }
+        (None, _) if FailedStart::read(pins).is_some() => {
+            problems.extend(FailedStart::read(pins).map(|failed| {
+                let what = format!("the daemon does not start: {}", failed.error);
+                let since = Some(failed.since);
+                Problem { since, ..Problem::new(Code::StartFailed, "", what) }
+                    .remedy("it starts by itself once that is repaired, if systemd runs it")
+            }));
+        }
+        // Below, the problem that there are no pins has the same remedy.
+        (None, _) if !seen.has_maps => {}
         (None, _) => problems.push(
             Problem::new(
                 Code::DaemonStopped,

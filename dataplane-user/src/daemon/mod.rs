@@ -15,6 +15,7 @@ pub mod apply;
 mod config_watch;
 mod debounce;
 pub mod decide;
+pub mod failed_start;
 mod lock;
 pub mod observe;
 pub mod preview;
@@ -97,13 +98,19 @@ struct Daemon {
 }
 
 impl Daemon {
-    async fn run(mut self) -> Result<()> {
+    /// Reconciles for the first time.
+    async fn begin(&mut self) -> Result<()> {
         let failure = self.reconcile(Extent::Whole { resync: true }).await;
         // While something serves, the daemon goes on and tries again; else systemd does that.
         if let Some(error) = failure.filter(|_| !self.is_serving()) {
             return Err(error);
         }
         self.announce();
+        Ok(())
+    }
+
+    /// Reconciles whenever something changes, until a signal ends it.
+    async fn run(mut self) -> Result<()> {
         loop {
             service::alive();
             self.alarms.leases = self.applier.as_ref().and_then(Applier::leases_end_at);

@@ -33,6 +33,13 @@ pub fn alive() {
     send(&[NotifyState::Watchdog]);
 }
 
+/// Not ready yet: pausing for so long, with one line for `systemctl status`.
+pub fn pausing(summary: &str, pause: Duration) {
+    let start = pause + Duration::from_secs(30);
+    let extend = u32::try_from(start.as_micros()).unwrap_or(u32::MAX);
+    send(&[NotifyState::Status(summary), NotifyState::ExtendTimeoutUsec(extend)]);
+}
+
 /// The daemon is about to end.
 pub fn stopping() {
     send(&[NotifyState::Stopping]);

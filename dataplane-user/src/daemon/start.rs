@@ -13,6 +13,7 @@ use super::{
     },
     config_watch::ConfigWatch,
     decide::{Decider, Fitness, Memory, NodeAddress, address::node_address},
+    failed_start::{self, FailedStart, Paused},
     observe::{
         Observer,
         cores::Cores,
@@ -26,7 +27,7 @@ use super::{
 };
 use crate::{
     bpf::{Pins, frozen, links},
-    config::{ConfigFile, HostFacts, file as config_file},
+    config::{BpffsDir, ConfigFile, HostFacts, file as config_file},
     desired::{self, Paths},
     kernel::{Events, Host, Kernel, TUNNEL, tunnel_owner},
 };
@@ -37,6 +38,34 @@ use crate::{
 /// If the configuration is refused and no earlier run left one that was accepted, or if
 /// another instance has the same pins. Later failures are reported and retried instead.
 pub async fn run(path: &Path, bpffs: Option<&Path>) -> Result<()> {
+    // Where the record of failed starts is, even if the file cannot be read.
+    let pins = || pins_of(path, bpffs).unwrap_or_else(|_| Pins::new(BpffsDir::default().as_ref()));
+    loop {
+        let error = match start(path, bpffs).await {
+            Ok(daemon) => {
+                FailedStart::forget(&daemon.pins)?;
+                return daemon.run().await;
+            }
+            Err(error) if !failed_start::is_service() => return Err(error),
+            Err(error) => error,
+        };
+        let (failed, pause) = FailedStart::record(&pins(), path, &error);
+        if pause.is_zero() {
+            return Err(error);
+        }
+        match failed.pause(path, pause).await? {
+            Paused::Saved => {}
+            Paused::Elapsed => return Err(error),
+            Paused::Stopped(signal) => {
+                tracing::info!("{signal}: stopped before it could start: {error:#}");
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Starts, and puts in place what can be decided.
+async fn start(path: &Path, bpffs: Option<&Path>) -> Result<Daemon> {
     // Before the first look, so that nothing happens unseen in between.
     let events = Events::subscribe()?;
     let kernel = Kernel::connect()?;
@@ -97,7 +126,7 @@ pub async fn run(path: &Path, bpffs: Option<&Path>) -> Result<()> {
     let underlay_errors = UnderlayErrors::listen(scope.subscribe());
     let watch = ConfigWatch::new(path, decider.file().text())?;
     let now = Instant::now();
-    let daemon = Daemon {
+    let mut daemon = Daemon {
         observer: Observer::new(kernel),
         decider,
         applier: None,
@@ -120,7 +149,8 @@ pub async fn run(path: &Path, bpffs: Option<&Path>) -> Result<()> {
         _raw_socket: raw_socket::open(),
         _lock: lock,
     };
-    daemon.run().await
+    daemon.begin().await?;
+    Ok(daemon)
 }
 
 /// Where the pins are, even if the rest of the file is refused.
@@ -132,8 +162,8 @@ fn pins_of(path: &Path, bpffs: Option<&Path>) -> Result<Pins> {
             // The refusal of the whole file has more to say.
             Err(refusal) => match ConfigFile::read(path) {
                 Ok(file) => Ok(Pins::new(file.config.bpffs.as_ref())),
-                Err(_) if crate::config::BpffsDir::default().as_ref().is_dir() => {
-                    Ok(Pins::new(crate::config::BpffsDir::default().as_ref()))
+                Err(_) if BpffsDir::default().as_ref().is_dir() => {
+                    Ok(Pins::new(BpffsDir::default().as_ref()))
                 }
                 Err(error) => {
                     let _ = refusal;

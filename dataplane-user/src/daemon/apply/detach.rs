@@ -12,7 +12,7 @@ use dataplane_common::Program;
 use super::memory;
 use crate::{
     bpf::{Hook as _, Maps, Pins, filters, links, programs::unpin, verifier},
-    daemon::{Lock, report::State},
+    daemon::{Lock, failed_start::FailedStart, report::State},
     kernel::{Kernel, PROTOCOL, TUNNEL, is_tunnel_of},
     netfilter, output, run_dir,
     tables::{KernelRoutes, forget_sysctls_of_0_1, restore_sysctls, sysctls_of_0_1},
@@ -96,6 +96,7 @@ pub async fn remove_all(pins: &Pins, lock: Lock) -> Result<Removed> {
         ));
     }
     State::remove(pins)?;
+    FailedStart::forget(pins)?;
     run_dir::remove(&verifier::log_file(pins))?;
     // Of 0.1.
     run_dir::remove(&run_dir::file(pins, "sources"))?;

@@ -81,6 +81,8 @@ codes! {
     Unreachable = "node-unreachable": Degraded,
     /// The file on disk was refused; the daemon uses an older text.
     ConfigRefused = "config-refused": Degraded,
+    /// The daemon does not start.
+    StartFailed = "start-failed": Degraded,
     /// A source of routes cannot be reached.
     SourceStale = "source-stale": Degraded,
     /// A source of routes has not reported its routes yet.
