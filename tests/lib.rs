@@ -14,6 +14,7 @@
 //! | [`model`] | what the programs ought to do, written from the design |
 //! | [`fuzz`] | random frames |
 //! | [`bird`] | the source `bird` by itself |
+//! | [`route_source`] | each source of routes in a lab: there, silent, down |
 //! | [`netns`], [`wire`] | a namespace with interfaces, raw sockets on them |
 //! | [`capabilities`] | less than root |
 //! | [`test_run`] | `BPF_PROG_TEST_RUN` itself |
@@ -46,6 +47,8 @@ pub mod netns;
 pub mod packet;
 #[path = "support/prog.rs"]
 pub mod prog;
+#[path = "support/route_source.rs"]
+pub mod route_source;
 #[path = "support/run.rs"]
 pub mod run;
 #[path = "support/scene.rs"]

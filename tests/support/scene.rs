@@ -256,9 +256,15 @@ pub fn stream_between(from: &Pod, to: &Pod, port: u16) -> stream::Stream {
 
 /// That a stream lost nothing, up to now.
 pub fn assert_lossless(stream: stream::Stream) {
+    lossless(stream);
+}
+
+/// Checks that a stream lost nothing, up to now; returns what was sent.
+pub fn lossless(stream: stream::Stream) -> stream::Report {
     // What happened a moment ago shows in the packets that come now.
     assert!(stream.wait_for(50, SOON), "the stream stands still");
     let report = stream.stop().unwrap();
     assert_eq!(report.lost, Vec::<u64>::new(), "{report:?}");
     assert_eq!(report.send_error, None);
+    report
 }

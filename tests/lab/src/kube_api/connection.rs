@@ -2,7 +2,8 @@
 
 use std::{
     io::{Read, Write},
-    thread,
+    sync::PoisonError,
+    time::Instant,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -42,13 +43,18 @@ impl Request {
 pub(super) fn serve(mut socket: impl Read + Write, shared: &Shared) -> Result<()> {
     let mut read = Vec::new();
     while let Some(request) = next(&mut socket, &mut read)? {
-        let delay = {
-            let mut state = shared.lock();
-            state.requests.push(request.target.clone());
-            state.delay
-        };
-        thread::sleep(delay);
-        let answer = answer(&mut shared.lock(), &request);
+        let mut state = shared.lock();
+        state.requests.push(request.target.clone());
+        let came = Instant::now();
+        // As long as it is slow: it may become quick, or go down, meanwhile.
+        while let Some(left) = state.delay.checked_sub(came.elapsed()).filter(|it| !it.is_zero())
+            && !state.is_down
+        {
+            let waited = shared.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let answer = answer(&mut state, &request);
+        drop(state);
         match answer {
             Answer::Text(status, text) => {
                 write!(
