@@ -1,7 +1,7 @@
 //! The daemon dies, returns, is told to stop: packets do not care. And when it
 //! is told to take everything away, everything of it goes.
 
-use std::fs;
+use std::{fs, process::Command};
 
 use dataplane_common::Reason;
 use nix::{
@@ -10,12 +10,17 @@ use nix::{
 };
 use serde_json::Value;
 use tunless_lab::{
-    Daemon, Lab, LabBuilder, Node, daemon::expect_failure, trace::Snapshot, traffic::stream::Stream,
+    Daemon, Lab, LabBuilder, Node,
+    daemon::{expect_failure, expect_failure_by, tunless_binary},
+    trace::Snapshot,
+    traffic::stream::Stream,
 };
 use tunless_tests::scene::{
-    Counters, SOON, Scene, Setup, assert_answered, assert_lossless, link_pins, stream_between,
-    until,
+    Counters, HASTY, SOON, Scene, Setup, answers, assert_answered, assert_lossless, link_pins,
+    stream_between, until,
 };
+
+use crate::security::run_files;
 
 fn lab() -> LabBuilder {
     Lab::new().fabric_filter(true)
@@ -209,21 +214,88 @@ fn assert_detached_without_trace(lab: &Lab, setup: Setup, after_a_restart: bool)
     daemon1.finish().unwrap();
 }
 
+/// Runs `tunless` as in a container: with a mount namespace and a `/run` of its own, on the same
+/// bpffs.
+fn in_a_container(node: &Node, tunless: &str) -> Command {
+    let mut command = node.netns.command("unshare");
+    let script = "mount -t tmpfs tmpfs /run/tunless && exec \"$@\"";
+    command.args(["--mount", "sh", "-c", script, "sh", tunless]);
+    command
+}
+
 #[test]
 fn one_daemon_per_set_of_pins() {
     Scene::new(lab(), Setup::OFF).case(|scene| {
         let (node1, node2) = (&scene.lab.node1, &scene.lab.node2);
         let pid = scene.daemon2.pid().unwrap().to_string();
-        let (code, stderr) = expect_failure(node2, &Setup::OFF.config(node2, node1, "")).unwrap();
+        let config = Setup::OFF.config(node2, node1, "");
+        let root = node2.bpffs.display().to_string();
+        let (code, stderr) = expect_failure(node2, &config).unwrap();
         assert_eq!(code, 1, "{stderr}");
-        for said in [&format!("process {pid}"), &node2.bpffs.display().to_string(), "--bpffs"] {
+        for said in [&format!("process {pid}"), &root, "--bpffs"] {
             assert!(stderr.contains(said), "no {said} in {stderr}");
         }
+        let assert_refused_in_a_container = || {
+            let container = |tunless: &str| in_a_container(node2, tunless);
+            let (code, stderr) = expect_failure_by(node2, &config, container).unwrap();
+            assert_eq!(code, 1, "{stderr}");
+            for said in ["container", &root, "--bpffs"] {
+                assert!(stderr.contains(said), "no {said} in {stderr}");
+            }
+        };
+        assert_refused_in_a_container();
+        let run = |command: &str| {
+            let tunless = tunless_binary().unwrap();
+            let mut process = in_a_container(node2, tunless.to_str().unwrap());
+            process.args([command, "--bpffs", &root, "-o", "json"]).output().unwrap()
+        };
+        let detach = run("detach");
+        assert_eq!(detach.status.code(), Some(1));
+        let stderr = String::from_utf8(detach.stderr).unwrap();
+        assert!(stderr.contains(&root) && stderr.contains("stop it first"), "{stderr}");
+        let status: Value = serde_json::from_slice(&run("status").stdout).unwrap();
+        assert_eq!(status["daemon"]["running"], true, "{status}");
+        assert_eq!(status["problems"][0]["code"], "report-unreadable", "{status}");
+
+        // The directory is made anew, and locked again before anything else is in it.
+        fs::remove_dir_all(&node2.bpffs).unwrap();
+        until("the routes are back", SOON, || {
+            let routes = scene.daemon2.cli_json(&["routes", "list"]).ok()?;
+            (routes["items"][0]["state"] == "active").then_some(())
+        });
+        assert_refused_in_a_container();
         assert!(scene.daemon2.is_running());
-        assert_answered(&scene.lab.perf().netns, scene.lab.sit().ip);
+        until("they talk", SOON, || {
+            answers(&scene.lab.perf().netns, scene.lab.sit().ip).then_some(())
+        });
         // node1's daemon never minded: it has pins of its own.
         assert!(node1.bpffs.exists() && node2.bpffs.exists() && node1.bpffs != node2.bpffs);
     });
+}
+
+/// `/run` loses its files: the daemon goes on, stays alone, and writes them again.
+#[test]
+fn a_run_directory_that_vanished_is_made_again() {
+    let mut scene = Scene::with(lab(), Setup::VERIFIED, "", &HASTY);
+    scene.warm_up();
+    let (node1, node2) = (scene.lab.node1.clone(), scene.lab.node2.clone());
+    let streams = both_ways(&scene);
+    let pid = scene.daemon2.pid().unwrap();
+    let files = run_files(&node2);
+    assert!(files.len() >= 2, "{files:?}");
+    for file in files {
+        fs::remove_file(file).unwrap();
+    }
+    let (code, stderr) = expect_failure(&node2, &scene.setup.config(&node2, &node1, "")).unwrap();
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.contains(&node2.bpffs.display().to_string()), "{stderr}");
+    let is_whole = |status: &Value| {
+        status["ready"] == true && status["daemon"]["pid"] == pid && status["node"].is_string()
+    };
+    scene.daemon2.wait_json(&["status"], SOON, is_whole).unwrap();
+    assert!(scene.daemon2.is_running());
+    streams.into_iter().for_each(assert_lossless);
+    scene.finish();
 }
 
 #[test]

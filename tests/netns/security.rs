@@ -60,7 +60,7 @@ fn set_mode(path: &Path, mode: u32) {
 }
 
 /// The files that the node's daemon keeps in `/run`.
-fn run_files(node: &Node) -> Vec<PathBuf> {
+pub fn run_files(node: &Node) -> Vec<PathBuf> {
     let pins = node.bpffs.display().to_string();
     let prefix = format!("{}.", pins.trim_start_matches('/').replace('/', "%2F"));
     let entries = fs::read_dir(RUN_DIR).unwrap().map(|entry| entry.unwrap().path());

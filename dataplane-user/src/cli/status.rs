@@ -279,6 +279,14 @@ fn daemon_problems(
 ) -> Vec<Problem> {
     let mut problems = Vec::new();
     match (running, state) {
+        (Some(0), None) => problems.push(
+            Problem::new(
+                Code::ReportUnreadable,
+                "",
+                "a daemon keeps these pins whose report is not in this /run, as one in a container",
+            )
+            .remedy("run the command where the daemon runs"),
+        ),
         (Some(_), None) => problems.push(Problem::new(
             Code::Starting,
             "",

@@ -94,7 +94,7 @@ struct Daemon {
     alarms: Alarms,
     /// Keeps the kernel from answering "protocol unreachable" for us.
     _raw_socket: Option<socket2::Socket>,
-    _lock: Lock,
+    lock: Lock,
 }
 
 impl Daemon {

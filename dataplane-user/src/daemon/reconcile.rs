@@ -115,6 +115,7 @@ impl Daemon {
             // The directories were removed, or the bpffs was mounted anew.
             self.pins.prepare()?;
         }
+        self.lock.renew(&self.pins)?;
         self.memory.write(&self.pins, self.decider.memory())?;
 
         let config = self.decider.file().config.clone();

@@ -147,7 +147,7 @@ async fn start(path: &Path, bpffs: Option<&Path>) -> Result<Daemon> {
         cores: Cores::default(),
         alarms: Alarms { look: now, check: now + CHECK, resume: None, leases: None },
         _raw_socket: raw_socket::open(),
-        _lock: lock,
+        lock,
     };
     daemon.begin().await?;
     Ok(daemon)
