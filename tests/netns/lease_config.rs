@@ -2,9 +2,12 @@
 
 use std::{fs, process::Command};
 
-use aya::programs::{
-    LinkOrder, TcAttachType,
-    tc::{NlOptions, TcAttachOptions, qdisc_add_clsact},
+use aya::{
+    maps::{MapInfo, loaded_maps},
+    programs::{
+        LinkOrder, TcAttachType,
+        tc::{NlOptions, TcAttachOptions, qdisc_add_clsact},
+    },
 };
 use dataplane_common::Settings;
 use serde_json::Value;
@@ -15,9 +18,9 @@ use tunless_lab::{
 use tunless_tests::{
     prog::{Loaded, Program},
     scene::{
-        HASTY, SOON, Scene, Setup,
+        HASTY, SOON, Scene, Setup, assert_lossless,
         leased::{assert_all_answer, assert_unleased, leases},
-        until,
+        stream_between, until,
     },
     world,
 };
@@ -238,4 +241,46 @@ fn leases_stay_within_conntracks_memory() {
     }
     daemon.finish().unwrap();
     assert_eq!(lab.problems(), Vec::<String>::new());
+}
+
+/// Another size is another map. Leases end when programs are loaded, so they are granted anew in
+/// it; nothing is lost meanwhile, and the kernel keeps no old map.
+#[test]
+fn another_size_is_another_map() {
+    for setup in Setup::BOTH_VERIFIED {
+        let mut scene = Scene::with(lab(), setup, "leases: {size: 2048}\n", &[]);
+        scene.warm_up();
+        let (node1, node2) = (scene.lab.node1.clone(), scene.lab.node2.clone());
+        let talks = scene.talks();
+        scene.assert_leased(&talks);
+        let (perf, sit) = scene.pods();
+        let streams = [stream_between(perf, sit, 5001), stream_between(sit, perf, 5002)];
+        let pinned = || MapInfo::from_pin(node2.bpffs.join("serving/LEASES")).ok();
+        let mut old = pinned().unwrap().id();
+        for (size, is_restarted) in [(4096, false), (1024, true)] {
+            let config = setup.config(&node2, &node1, &format!("leases: {{size: {size}}}\n"));
+            if is_restarted {
+                scene.daemon2.terminate().unwrap();
+            }
+            scene.daemon2.rewrite_config(&config).unwrap();
+            if is_restarted {
+                scene.daemon2.restart().unwrap();
+            }
+            let new = until("the map has the new size", SOON, || {
+                pinned().filter(|map| map.max_entries() == size)
+            });
+            scene.daemon2.wait_json(&["status"], SOON, |it| it["ready"] == true).unwrap();
+            scene.assert_leased(&talks);
+            assert_all_answer(&talks);
+            until("the old map is gone", SOON, || {
+                let mut maps = loaded_maps().filter_map(Result::ok);
+                (!maps.any(|map| map.id() == old)).then_some(())
+            });
+            old = new.id();
+        }
+        streams.into_iter().for_each(assert_lossless);
+        drop(talks);
+        scene.assert_nothing_plain();
+        scene.finish();
+    }
 }
