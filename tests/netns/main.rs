@@ -7,11 +7,12 @@
 //! | Packets between two nodes | [`traffic`], [`size`], [`mtu`], [`errors`], [`spoof`], [`safety`], [`service`], [`regressions`] |
 //! | Leases | [`leases`], [`lease_policy`], [`lease_services`], [`lease_traps`], [`lease_life`], [`lease_load`], [`lease_config`] |
 //! | Where routes come from | [`sources`], [`bird`], [`source_bird`], [`source_etcd`], [`source_kubernetes`], [`source_scale`] |
-//! | The daemon's life | [`daemon`], [`restart`], [`upgrade`], [`reload`], [`config`], [`underlay`], [`pods`], [`attach`] |
+//! | The daemon's life | [`daemon`], [`restart`], [`upgrade`], [`bad_pins`], [`reload`], [`config`], [`underlay`], [`pods`], [`attach`] |
 //! | What an operator sees | [`cli`], [`here`], [`lease_cli`], [`problems`], [`journal`] |
 //! | The host around it | [`security`], [`packaging`], [`systemd`], [`systemd_problems`] |
 
 mod attach;
+mod bad_pins;
 mod bird;
 mod cli;
 mod config;

@@ -94,7 +94,7 @@ impl Daemon {
         let Some(facts) = self.consult(looked.routes_differ).await? else {
             return Ok(Outcome::default());
         };
-        if self.is_blocked && !self.decider.sources().have_spoken() {
+        if self.is_held_back() {
             return Ok(Outcome::default());
         }
         tunnel::ensure(&mut self.observer, &facts, &self.pins).await?;
@@ -147,8 +147,16 @@ impl Daemon {
         self.scope.send_replace(Scope::new(&decision.desired, self.observer.host()));
         if outcome.failures.is_empty() && outcome.postponed.is_empty() {
             serving::remove_other_versions(&self.pins);
+            // What could not be read at the start is of no use any more.
+            self.is_blocked = false;
+            self.reporter.set(Stage::Pins, Vec::new());
         }
         Ok(outcome)
+    }
+
+    /// Whether nothing is decided and applied yet, so that routes which cannot be read stay active.
+    fn is_held_back(&self) -> bool {
+        self.is_blocked && !self.decider.sources().have_spoken()
     }
 
     /// Lets the sources' claims be weighed by what the host is like, and asks for the paths to
@@ -235,7 +243,11 @@ impl Daemon {
     async fn report(&mut self, postponed: &BTreeSet<Attachment>) {
         let programs = self.applier.as_ref().map(Applier::programs);
         self.reporter.set_decision(self.decider.last(), programs, postponed);
-        let mut decided = problems::decision(&self.decider, self.observer.host());
+        let mut decided = match self.is_held_back() && self.decider.memory().node.is_some() {
+            // There is no decision on purpose, not because something is missing.
+            true => Vec::new(),
+            false => problems::decision(&self.decider, self.observer.host()),
+        };
         decided.extend(self.cores.hot().map(problems::hot_cpu));
         self.reporter.set(Stage::Decide, decided);
         let tables = self.decider.last().map(|last| problems::tables(&last.desired.tables));

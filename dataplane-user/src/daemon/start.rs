@@ -82,7 +82,7 @@ async fn start(path: &Path, bpffs: Option<&Path>) -> Result<Daemon> {
         tracing::warn!("starting without memory: {error:#}");
         Memory::default()
     });
-    let (file, mut wrong) = match read {
+    let (file, wrong) = match read {
         Ok((file, node)) => {
             memory.node = node.or(memory.node);
             (file, Vec::new())
@@ -115,8 +115,8 @@ async fn start(path: &Path, bpffs: Option<&Path>) -> Result<Daemon> {
     let mut reporter = Reporter::new(&pins, getrandom::u64().unwrap_or_default(), config);
     let unreadable = unreadable(&pins);
     let is_blocked = unreadable.is_some();
-    wrong.extend(unreadable);
     reporter.set(Stage::File, wrong);
+    reporter.set(Stage::Pins, unreadable.into_iter().collect());
     let (mut decider, reports) = Decider::new(file, memory, serving::routes(&pins));
     decider.set_fitness(fitness);
     let host_name = host_name();

@@ -29,6 +29,8 @@ use crate::{
 pub enum Stage {
     /// The configuration file.
     File,
+    /// The pins as the daemon found them.
+    Pins,
     /// Sources of routes, and claims.
     Sources,
     /// What was decided.
