@@ -92,9 +92,20 @@ fn parse(value: &[u8]) -> Option<(Ipv4Net, Route)> {
 #[must_use]
 pub fn secret(directory: &Path) -> Option<u32> {
     let state = RawMap::open(&directory.join("STATE")).ok()?;
-    let value = state.element(&0_u32.to_ne_bytes()).ok()?;
-    let bytes = value.get(STATE_SECRET..STATE_SECRET + 4)?.try_into().ok()?;
+    parse_secret(&state.element(&0_u32.to_ne_bytes()).ok()?)
+}
+
+/// Reads the secret in 0.1's `STATE`; `None` if there is none.
+fn parse_secret(state: &[u8]) -> Option<u32> {
+    let bytes = state.get(STATE_SECRET..STATE_SECRET + 4)?.try_into().ok()?;
     Some(u32::from_ne_bytes(bytes)).filter(|secret| *secret != 0)
+}
+
+/// Raises the number that an element of `EPOCH` begins with; `None` if it has none.
+fn raise(epoch: &mut [u8]) -> Option<()> {
+    let number = epoch.first_chunk_mut::<4>()?;
+    *number = u32::from_ne_bytes(*number).wrapping_add(1).to_ne_bytes();
+    Some(())
 }
 
 /// Ends all leases of a version: raises the number that good leases bear.
@@ -107,9 +118,7 @@ pub fn end_leases(directory: &Path) -> Result<()> {
     let index = 0_u32.to_ne_bytes();
     let context = || format!("ending all leases in {}", pin.display());
     let mut value = map.element(&index).with_context(context)?;
-    let epoch = value.get(..4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes);
-    let next = epoch.with_context(context)?.wrapping_add(1);
-    value[..4].copy_from_slice(&next.to_ne_bytes());
+    raise(&mut value).with_context(context)?;
     sys::update(&map.map, &index, &value).with_context(context)
 }
 
@@ -153,36 +162,101 @@ pub fn write_memory(pin: &Path, text: &[u8]) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// An entry in 0.1's layout, written by hand from its `PrefixRoute`, not dumped from a map:
-    /// `10.20.42.0/26 via 172.16.35.4`, learnt from BIRD, direct, 0x1234 s after boot.
-    const WRITTEN: [u8; 20] =
-        [10, 20, 42, 0, 255, 255, 255, 192, 172, 16, 35, 4, 0x34, 0x12, 0, 0, 4, 0, 4, 0];
+    /// Maps of 0.1.0 and 0.1.1, dumped from the kernel; each file names its command.
+    const DUMPS: [&str; 2] = [include_str!("frozen/0.1.0.txt"), include_str!("frozen/0.1.1.txt")];
 
-    #[test]
-    fn the_routes_of_0_1_are_read() {
-        let (net, route) = parse(&WRITTEN).unwrap();
-        assert_eq!(net.to_string(), "10.20.42.0/26");
-        assert_eq!(std::net::Ipv4Addr::from(route.node).to_string(), "172.16.35.4");
-        assert_eq!((route.since, route.flags, route.source), (0x1234, Route::DIRECT, 4));
-        // A later version may have more behind it.
-        let mut longer = WRITTEN.to_vec();
-        longer.extend([7; 12]);
-        assert_eq!(parse(&longer), parse(&WRITTEN));
+    /// The routes in each of them: prefix, node, flags, source.
+    const ROUTES: [&str; 5] = [
+        "10.20.105.192/32 172.16.36.10 1 1",
+        "10.20.42.0/26 172.16.35.4 0 0",
+        "10.20.43.0/26 172.16.36.11 4 0",
+        "10.20.44.0/26 172.16.36.12 0 5",
+        "172.16.36.10/32 172.16.36.10 1 1",
+    ];
+
+    /// Keys and values of a map in a dump.
+    fn entries(dump: &str, map: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let byte = |digits: &str| u8::from_str_radix(digits, 16).expect("hexadecimal digits");
+        let bytes =
+            |hex: &str| (0..hex.len()).step_by(2).map(|at| byte(&hex[at..at + 2])).collect();
+        let entry = |line: &str| {
+            let mut words = line.strip_prefix(map)?.split_whitespace();
+            Some((bytes(words.next()?), bytes(words.next()?)))
+        };
+        dump.lines().filter_map(entry).collect()
+    }
+
+    /// The value of a dump's route to this prefix.
+    fn value(dump: &str, cidr: &str) -> Vec<u8> {
+        let is_it = |value: &Vec<u8>| parse(value).is_some_and(|(net, _)| net.to_string() == cidr);
+        let mut values = entries(dump, "ROUTES").into_iter().map(|(_, value)| value);
+        values.find(is_it).expect("a route to it")
     }
 
     #[test]
-    fn what_makes_no_sense_is_no_route() {
-        assert_eq!(parse(&WRITTEN[..19]), None);
-        let mut holes = WRITTEN;
-        holes[5] = 0;
-        assert_eq!(parse(&holes), None, "a mask with holes");
+    fn the_routes_of_0_1_are_read() {
+        for dump in DUMPS {
+            let entries = entries(dump, "ROUTES");
+            let mut read = Vec::new();
+            for (key, value) in &entries {
+                assert_eq!(key, &value[..ROUTES_KEY], "a value begins with its key");
+                let (net, Route { node, since, flags, source }) = parse(value).unwrap();
+                assert_eq!(since == 0, flags == Route::LOCAL, "{net}");
+                let node = std::net::Ipv4Addr::from(node);
+                read.push(format!("{net} {node} {flags} {source}"));
+            }
+            read.sort();
+            assert_eq!(read, ROUTES);
+        }
+    }
+
+    #[test]
+    fn the_secret_of_0_1_is_found() {
+        for dump in DUMPS {
+            let [(_, state)] = &entries(dump, "STATE")[..] else { panic!("one element") };
+            let [(_, rodata)] = &entries(dump, "RODATA")[..] else { panic!("one element") };
+            let secret = parse_secret(state).unwrap();
+            // The programs were loaded with the same number.
+            let is_secret = |word: &[u8]| word == secret.to_ne_bytes();
+            assert!(rodata.chunks(4).any(is_secret), "{secret:08x}");
+            assert_eq!(parse_secret(&state[..STATE_SECRET + 3]), None, "truncated");
+        }
+    }
+
+    #[test]
+    fn the_epoch_of_0_1_is_raised() {
+        for dump in DUMPS {
+            let [(_, epoch)] = &entries(dump, "EPOCH")[..] else { panic!("one element") };
+            let number = |epoch: &[u8]| u32::from_ne_bytes(epoch[..4].try_into().unwrap());
+            let mut raised = epoch.clone();
+            raise(&mut raised).unwrap();
+            assert_eq!(number(&raised), number(epoch) + 1);
+            assert_eq!(raised[4..], epoch[4..]);
+        }
+        assert_eq!(raise(&mut [1, 2, 3]), None);
+    }
+
+    #[test]
+    fn a_later_version_may_have_more_behind_it() {
+        let known = value(DUMPS[0], "10.20.42.0/26");
+        let longer = [&known[..], &[7; 12]].concat();
+        assert_eq!(parse(&longer), parse(&known));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_not_a_route() {
+        let mut known = value(DUMPS[0], "10.20.42.0/26");
+        assert_eq!(parse(&known[..ROUTES_VALUE - 1]), None);
+        known[5] = 0;
+        assert_eq!(parse(&known), None, "a mask with holes");
     }
 
     /// This version still lays its routes out like that.
     #[test]
     fn our_own_layout_begins_like_it() {
         use dataplane_common::PrefixRoute;
-        let (net, route) = parse(&WRITTEN).unwrap();
+        let known = value(DUMPS[0], "10.20.42.0/26");
+        let (net, route) = parse(&known).unwrap();
         let prefix = Prefix::new(net.addr().into(), net.prefix_len());
         let entry = PrefixRoute { prefix, route };
         assert_eq!(size_of::<Prefix>(), ROUTES_KEY);
@@ -190,7 +264,7 @@ mod tests {
         let bytes = unsafe {
             std::slice::from_raw_parts((&raw const entry).cast::<u8>(), size_of::<PrefixRoute>())
         };
-        assert_eq!(bytes[..ROUTES_VALUE], WRITTEN);
+        assert_eq!(bytes[..ROUTES_VALUE], known);
         assert_eq!(size_of::<dataplane_common::Handover>(), 8);
     }
 }
