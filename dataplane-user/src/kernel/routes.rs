@@ -20,7 +20,7 @@ use super::{Kernel, errno, explain};
 pub const PROTOCOL: u8 = b't';
 
 /// The metric of our routes: behind those of Felix and of BIRD 1.6 (0), before those of BIRD 2
-/// (32) and of NetworkManager (from 100).
+/// (32) and of `NetworkManager` (from 100).
 ///
 /// The kernel knows a route of a table by prefix and metric. At 0, ours would be replaced by
 /// Felix's or would keep BIRD from adding its own, and which of the two programs started first
