@@ -28,6 +28,7 @@ mod start;
 pub mod survey;
 mod underlay_errors;
 mod wakes;
+mod weigh;
 
 use std::time::Duration;
 
@@ -47,7 +48,7 @@ pub use self::{
     lock::{Held, Lock, is_running, running},
     start::run,
 };
-use crate::bpf::Pins;
+use crate::{bpf::Pins, sources::hub::Hub};
 
 /// At least this often everything is compared, whatever was announced.
 const RESYNC: Duration = Duration::from_secs(10);
@@ -63,6 +64,8 @@ const POLICY: Duration = Duration::from_secs(30);
 struct Daemon {
     observer: Observer,
     decider: Decider,
+    /// Runs the sources that report to the decider.
+    hub: Hub,
     /// Once programs are loaded.
     applier: Option<Applier>,
     reporter: Reporter,

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{
     apply::{memory, serving},
-    decide::{Decider, problems},
+    decide::{Basis, Decider, problems},
     observe::{
         Observer,
         fitness::{self, Depth},
@@ -18,6 +18,7 @@ use super::{
     },
     report::{Problem, Ways, forwarding},
     start, survey,
+    weigh::weigh,
 };
 use crate::{
     bpf::Pins,
@@ -63,27 +64,23 @@ pub async fn preview(file: ConfigFile) -> Result<Preview> {
     let pins = Pins::new(file.config.bpffs.as_ref());
     pins.check_place()?;
     let mut observer = Observer::new(Kernel::connect()?);
-    let mut memory = memory::read(&pins).unwrap_or_default();
+    let memory = memory::read(&pins).unwrap_or_default();
     let node = start::check_host(observer.kernel(), &file, memory.node).await?;
-    memory.node = node.or(memory.node);
+    let address = memory.node.or(node);
     fitness::judge(observer.kernel(), &pins, &file, Depth::Whole).await?;
     let fastpath = file.config.fastpath;
-    let (mut decider, mut reports) = Decider::new(file, memory, serving::routes(&pins));
-    decider.start_sources(start::host_name());
-    survey::hear(&mut decider, &mut reports, PATIENCE).await;
+    let mut decider = Decider::new(file, memory, serving::routes(&pins));
+    survey::hear(&mut decider, address, PATIENCE).await;
     observer.look().await?;
-    observer.ask(decider.nodes()).await;
-    if let Some((_, _, facts)) = decider.ground(observer.host(), observer.paths()) {
-        decider.consult(observer.host(), &facts, true);
-        observer.ask_unknown(decider.nodes()).await?;
-    }
+    weigh(&mut observer, &mut decider).await?;
     let (host, paths) = (observer.host(), observer.paths());
-    let ground = decider.ground(host, paths);
-    let status = SourcesStatus::new(decider.sources().status(), decider.table().alarms().values());
+    let basis = decider.basis(host, paths);
+    decider.memory_mut().node = basis.as_ref().map(|basis| basis.node);
+    let status = SourcesStatus::new(decider.claims().status(), decider.table().alarms().values());
     let mut found = problems::sources(&status);
-    match &ground {
+    match &basis {
         None => found.push(problems::undecided(&decider, &decider.file().path)),
-        Some((mode, _, facts)) => {
+        Some(Basis { mode, facts, .. }) => {
             let tunnel = mode.mode.find(host).map(|(ifindex, _)| ifindex);
             let config = &decider.file().config;
             let inputs = Inputs { config, host, paths, facts, tunnel: tunnel.unwrap_or_default() };
@@ -99,12 +96,12 @@ pub async fn preview(file: ConfigFile) -> Result<Preview> {
         }
     }
     found.sort_by_key(|problem| std::cmp::Reverse(problem.level));
-    let facts = ground.as_ref().map(|(_, _, facts)| facts);
+    let facts = basis.as_ref().map(|basis| &basis.facts);
     Ok(Preview {
-        node: ground.as_ref().map(|(_, node, _)| node.address),
-        node_ground: ground.as_ref().map(|(_, node, _)| node.ground.as_str()),
-        mode: ground.as_ref().map(|(mode, ..)| mode.mode),
-        mode_ground: ground.as_ref().map(|(mode, ..)| mode.ground.as_str()),
+        node: basis.as_ref().map(|basis| basis.node.address),
+        node_ground: basis.as_ref().map(|basis| basis.node.ground.as_str()),
+        mode: basis.as_ref().map(|basis| basis.mode.mode),
+        mode_ground: basis.as_ref().map(|basis| basis.mode.ground.as_str()),
         fastpath,
         tunnel_address: facts.and_then(|facts| facts.tunnel.address),
         tunnel_mtu: facts.map(|facts| facts.tunnel.mtu),

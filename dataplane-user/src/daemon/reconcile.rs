@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{
     Daemon, POLICY, RESYNC, RETRY,
     apply::{Applier, Outcome, Whole, serving, tunnel},
-    decide::{Fitness, handovers::Counted, problems},
+    decide::{Fitness, NodeAddress, handovers::Counted, problems},
     observe::{
         Interest, Noticed, fitness,
         fitness::Depth,
@@ -17,13 +17,15 @@ use super::{
     report::{self, Code, Problem, Stage},
     service,
     underlay_errors::Scope,
+    weigh::weigh,
 };
 use crate::{
     bpf::{Attachment, Maps, links},
+    clock,
     config::Fastpath,
     desired::RouteTables,
     kernel::Changes,
-    sources::status::SourcesStatus,
+    sources::{Me, status::SourcesStatus},
     tables::remember_sysctls,
 };
 use dataplane_common::{Program, Reason};
@@ -84,27 +86,33 @@ impl Daemon {
     /// Everything: what is, what should be, the difference made.
     async fn whole(&mut self, resync: bool) -> Result<Outcome> {
         let looked = self.observer.look().await?;
+        if looked.routes_differ {
+            self.decider.routes_differ();
+        }
         if let Some(applier) = &mut self.applier {
             let (kernel, host) = (self.observer.kernel(), self.observer.host());
             applier.make_way_for_other_tunl0(kernel, host).await?;
         }
         if resync || looked.paths_may_differ {
-            self.observer.ask(self.decider.nodes()).await;
+            let nodes = self.decider.nodes(self.observer.host(), self.observer.paths());
+            self.observer.ask(nodes).await;
         }
-        let Some(facts) = self.consult(looked.routes_differ).await? else {
+        let Some(facts) = weigh(&mut self.observer, &mut self.decider).await? else {
+            // The sources' nodes may show which address is ours.
+            self.decider.forget_decision();
             return Ok(Outcome::default());
         };
         if self.is_held_back() {
             return Ok(Outcome::default());
         }
         tunnel::ensure(&mut self.observer, &facts, &self.pins).await?;
-        self.decider.set_xdp(self.counted()?, self.observer.host(), &facts);
+        let counted = self.counted()?;
         let memory = self.decider.memory_mut();
         if memory.secret == 0 {
             memory.secret = serving::secret(&self.pins, 0)?;
         }
         let (host, paths) = (self.observer.host(), self.observer.paths());
-        let Some(decision) = self.decider.decide(host, paths).cloned() else {
+        let Some(decision) = self.decider.decide(host, paths, counted).cloned() else {
             return Ok(Outcome::default());
         };
         let new_sysctls = match decision.desired.mark_rules {
@@ -117,6 +125,7 @@ impl Daemon {
         }
         self.lock.renew(&self.pins)?;
         self.memory.write(&self.pins, self.decider.memory())?;
+        self.run_sources(None);
 
         let config = self.decider.file().config.clone();
         let mut outcome = Outcome::default();
@@ -140,7 +149,7 @@ impl Daemon {
         let applied = applier.apply(self.observer.kernel(), whole).await?;
         outcome.failures.extend(applied.failures);
         outcome.postponed = applied.postponed;
-        self.decider.refuse_xdp(applied.refused_xdp);
+        self.decider.refuse_xdp(&applied.refused_xdp, self.observer.host());
         let ifindex = decision.desired.settings.tunnel_ifindex;
         let tidied = tunnel::tidy_up(&self.observer, &decision.facts, ifindex, &self.pins).await;
         outcome.failures.extend(tidied.err().map(|error| format!("{error:#}")));
@@ -156,29 +165,21 @@ impl Daemon {
 
     /// Whether nothing is decided and applied yet, so that routes which cannot be read stay active.
     fn is_held_back(&self) -> bool {
-        self.is_blocked && !self.decider.sources().have_spoken()
+        self.is_blocked && !self.decider.claims().have_spoken()
     }
 
-    /// Lets the sources' claims be weighed by what the host is like, and asks for the paths to
-    /// nodes that are new. `None` while nothing names our node address.
-    async fn consult(&mut self, routes_differ: bool) -> Result<Option<crate::desired::Facts>> {
-        let Self { observer, decider, .. } = self;
-        let Some((_, _, facts)) = decider.ground(observer.host(), observer.paths()) else {
-            // The sources' nodes may tell which address is ours.
-            decider.forget_decision();
-            return Ok(None);
-        };
-        decider.consult(observer.host(), &facts, routes_differ);
-        let nodes = decider.nodes();
-        observer.ask_unknown(nodes.iter().copied()).await?;
-        observer.keep_paths(|node| nodes.contains(&node));
-        Ok(decider.ground(observer.host(), observer.paths()).map(|(_, _, facts)| facts))
+    /// Runs the sources of the active file. `address`: ours, as long as none was decided.
+    pub(super) fn run_sources(&mut self, address: Option<NodeAddress>) {
+        let config = &self.decider.file().config;
+        let name = config.node.name.clone().unwrap_or_else(|| self.host_name.clone());
+        let address = self.decider.memory().node.or(address).map(|node| node.address);
+        self.hub.run(&config.sources, &Me { name, address });
     }
 
     /// What changed since the last reconcile, if that can be put in place without a whole one.
     /// Returns whether it is.
     async fn step(&mut self) -> bool {
-        let Some((prefixes, nodes)) = self.decider.changed() else { return false };
+        let Some((prefixes, nodes)) = self.decider.changed(clock::seconds()) else { return false };
         if self.applier.is_none() {
             return false;
         }
@@ -273,7 +274,7 @@ impl Daemon {
 
     fn report_sources(&mut self) {
         let table = self.decider.table();
-        let status = SourcesStatus::new(self.decider.sources().status(), table.alarms().values());
+        let status = SourcesStatus::new(self.decider.claims().status(), table.alarms().values());
         self.reporter.set(Stage::Sources, problems::sources(&status));
         self.reporter.set_sources(status);
     }
@@ -353,7 +354,7 @@ impl Daemon {
             decided.tunnel.address.map_or_else(|| "none".to_owned(), |address| address.to_string()),
             decided.mode.as_str(),
             decided.mode_ground,
-            crate::output::count(self.decider.nodes().len(), "node"),
+            crate::output::count(self.decider.table().nodes().count(), "node"),
             crate::output::count(decided.attachments.len(), "program"),
             crate::output::count(interfaces.len(), "interface"),
             decided.fastpath.as_str(),

@@ -37,8 +37,8 @@ impl Daemon {
                     .set_config(ConfigState { path: file.path.clone(), since: unix_now() });
                 let memory = self.decider.memory_mut();
                 memory.config = Some(file.text().to_owned());
-                memory.node = node.or(memory.node);
-                self.decider.replace_file(file, fitness, self.host_name.clone());
+                self.decider.replace_file(file, fitness);
+                self.run_sources(node);
                 self.observer.forget();
             }
             Err(error) => {

@@ -30,6 +30,7 @@ use crate::{
     config::{BpffsDir, ConfigFile, HostFacts, file as config_file},
     desired::{self, Paths},
     kernel::{Events, Host, Kernel, TUNNEL, tunnel_owner},
+    sources::hub::Hub,
 };
 
 /// Runs until a signal ends it.
@@ -82,16 +83,13 @@ async fn start(path: &Path, bpffs: Option<&Path>) -> Result<Daemon> {
         tracing::warn!("starting without memory: {error:#}");
         Memory::default()
     });
-    let (file, wrong) = match read {
-        Ok((file, node)) => {
-            memory.node = node.or(memory.node);
-            (file, Vec::new())
-        }
+    let (file, node, wrong) = match read {
+        Ok((file, node)) => (file, node, Vec::new()),
         Err(error) => {
             let Some(text) = memory.config.clone() else { return Err(error) };
             let mut file = ConfigFile::from_text(path, text)?;
             pins.root().clone_into(&mut file.config.bpffs.0);
-            (file, vec![refused(&format!("{error:#}"))])
+            (file, None, vec![refused(&format!("{error:#}"))])
         }
     };
     let fitness = match fitness::judge(&kernel, &pins, &file, Depth::Whole).await {
@@ -117,10 +115,9 @@ async fn start(path: &Path, bpffs: Option<&Path>) -> Result<Daemon> {
     let is_blocked = unreadable.is_some();
     reporter.set(Stage::File, wrong);
     reporter.set(Stage::Pins, unreadable.into_iter().collect());
-    let (mut decider, reports) = Decider::new(file, memory, serving::routes(&pins));
+    let mut decider = Decider::new(file, memory, serving::routes(&pins));
     decider.set_fitness(fitness);
-    let host_name = host_name();
-    decider.start_sources(host_name.clone());
+    let (hub, reports) = Hub::new();
     let scope = watch::Sender::<Scope>::default();
     // Before packets go out about which there could be errors.
     let underlay_errors = UnderlayErrors::listen(scope.subscribe());
@@ -129,13 +126,14 @@ async fn start(path: &Path, bpffs: Option<&Path>) -> Result<Daemon> {
     let mut daemon = Daemon {
         observer: Observer::new(kernel),
         decider,
+        hub,
         applier: None,
         reporter,
         wakes: Wakes::new(events, reports, underlay_errors, watch)?,
         pins,
         memory: MemoryStore::default(),
         scope,
-        host_name,
+        host_name: host_name(),
         bpffs_override: bpffs.is_some(),
         is_refused,
         is_blocked,
@@ -149,6 +147,7 @@ async fn start(path: &Path, bpffs: Option<&Path>) -> Result<Daemon> {
         _raw_socket: raw_socket::open(),
         lock,
     };
+    daemon.run_sources(node);
     daemon.begin().await?;
     Ok(daemon)
 }

@@ -16,16 +16,17 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     apply::{memory, serving},
-    decide::{Decider, Decision},
+    decide::{Decider, Decision, NodeAddress},
     observe::{Observer, foreign},
     start,
+    weigh::weigh,
 };
 use crate::{
     bpf::{Maps, Pins},
     config::ConfigFile,
     desired::{Facts, RouteTables, TunnelMode},
     kernel::{Host, Kernel, TUNNEL, TunnelRoute},
-    sources::{SourceKind, hub::Reports, status::State, table::RouteTable},
+    sources::{Me, SourceKind, hub::Hub, status::State, table::RouteTable},
     tables::KernelRoutes,
 };
 
@@ -71,10 +72,10 @@ pub async fn survey(config: &Path, bpffs: Option<&Path>, timeout: Duration) -> R
     })?;
     let remembered = memory::read(&pins)?;
     let mut observer = Observer::new(Kernel::connect()?);
-    start::check_host(observer.kernel(), &file, remembered.node).await?;
-    let (mut decider, mut reports) = Decider::new(file, remembered, serving::routes(&pins));
-    decider.start_sources(start::host_name());
-    hear(&mut decider, &mut reports, timeout).await;
+    let node = start::check_host(observer.kernel(), &file, remembered.node).await?;
+    let address = remembered.node.or(node);
+    let mut decider = Decider::new(file, remembered, serving::routes(&pins));
+    hear(&mut decider, address, timeout).await;
     let decision = decide(&mut observer, &mut decider).await?;
     let (host, tables) = (observer.host(), &decision.desired.tables);
     let mut differences = compare_sources(decider.table());
@@ -91,8 +92,13 @@ pub async fn survey(config: &Path, bpffs: Option<&Path>, timeout: Duration) -> R
     })
 }
 
-/// Waits until every source has reported, at most `timeout`.
-pub(super) async fn hear(decider: &mut Decider, reports: &mut Reports, timeout: Duration) {
+/// Runs the sources until each has reported, at most for `timeout`. `address`: ours, if known.
+pub(super) async fn hear(decider: &mut Decider, address: Option<NodeAddress>, timeout: Duration) {
+    let config = &decider.file().config;
+    let name = config.node.name.clone().unwrap_or_else(start::host_name);
+    let me = Me { name, address: address.map(|node| node.address) };
+    let (mut hub, mut reports) = Hub::new();
+    hub.run(&config.sources, &me);
     let deadline = Instant::now() + timeout;
     while !has_heard_all(decider) {
         let Ok(Some((kind, report))) = timeout_at(deadline, reports.recv()).await else { break };
@@ -104,18 +110,14 @@ pub(super) async fn hear(decider: &mut Decider, reports: &mut Reports, timeout: 
 async fn decide(observer: &mut Observer, decider: &mut Decider) -> Result<Decision> {
     const NO_ADDRESS: &str = "this node has no underlay address; set node.address";
     observer.look().await?;
-    observer.ask(decider.nodes()).await;
-    let ground = decider.ground(observer.host(), observer.paths());
-    let (_, _, facts) = ground.context(NO_ADDRESS)?;
-    decider.consult(observer.host(), &facts, true);
-    observer.ask_unknown(decider.nodes()).await?;
-    let decision = decider.decide(observer.host(), observer.paths());
+    weigh(observer, decider).await?.context(NO_ADDRESS)?;
+    let decision = decider.decide(observer.host(), observer.paths(), None);
     decision.cloned().context("the tunnel device is missing, so there is nothing to compare with")
 }
 
 /// Whether every source has reported what it knows, or why it does not.
 fn has_heard_all(decider: &Decider) -> bool {
-    decider.sources().status().iter().all(|source| {
+    decider.claims().status().iter().all(|source| {
         source.source == SourceKind::Kernel
             || source.state != State::Waiting
             || source.reason.is_some()
@@ -123,7 +125,7 @@ fn has_heard_all(decider: &Decider) -> bool {
 }
 
 fn silent(decider: &Decider) -> Vec<String> {
-    let states = decider.sources().status();
+    let states = decider.claims().status();
     let silent = states.iter().filter(|source| source.state != State::Synced);
     silent
         .map(|source| {

@@ -1,7 +1,8 @@
 //! What the chosen routes come to in the maps and in the kernel.
 //!
-//! [`RouteTables::whole`] makes all entries; [`RouteTables::update`] makes those of
-//! a few prefixes anew, for which it need not look at any other.
+//! Each entry is a function of its own prefix or node. [`RouteTables::whole`] makes all;
+//! [`RouteTables::update`] makes those of a few prefixes anew, for which it need not look at any
+//! other.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +14,8 @@ use ipnet::Ipv4Net;
 
 use super::{ChosenRoutes, Inputs, TunnelMode, inner};
 use crate::{
-    config::Mtu,
+    address::is_single,
+    config::{Mtu, NodeExtras},
     kernel::{METRIC, TunnelRoute},
     sources::{SourceKind, table::ChosenRoute},
 };
@@ -41,25 +43,22 @@ impl RouteTables {
     #[must_use]
     pub fn whole(inputs: Inputs<'_>, routes: &ChosenRoutes) -> Self {
         let mut tables = Self::default();
-        for extras in &inputs.config.routes.nodes {
-            tables.set_node(inputs, extras.node, true);
-            for source in &extras.extra_sources {
-                let flags = Route::SOURCE_ONLY;
-                let route =
-                    Route { node: extras.node.into(), since: 0, flags, source: Route::SOURCE_FILE };
-                tables.routes.insert(source.0, route);
+        let extras = &inputs.config.routes.nodes;
+        let nodes = routes.values().map(|route| route.node);
+        for node in nodes.chain(extras.iter().map(|extras| extras.node)) {
+            if !tables.nodes.contains_key(&node) {
+                tables.set_node(inputs, node, true);
             }
-        }
-        for (cidr, route) in routes {
-            if !tables.nodes.contains_key(&route.node) {
-                tables.set_node(inputs, route.node, true);
-            }
-            tables.set_route(inputs, *cidr, Some(route));
         }
         let facts = inputs.facts;
         let own = facts.pods.keys().copied().chain([facts.node]).chain(facts.tunnel.address);
-        for address in own {
-            tables.routes.insert(Ipv4Net::from(address), local(facts.node));
+        let others = extras.iter().flat_map(|extras| &extras.extra_sources);
+        let others = own.map(Ipv4Net::from).chain(others.map(|source| source.0));
+        for cidr in others.filter(|cidr| !routes.contains_key(cidr)) {
+            tables.set_route(inputs, cidr, None);
+        }
+        for (cidr, route) in routes {
+            tables.set_route(inputs, *cidr, Some(route));
         }
         tables
     }
@@ -128,13 +127,12 @@ impl RouteTables {
     fn set_route(&mut self, inputs: Inputs<'_>, cidr: Ipv4Net, route: Option<&ChosenRoute>) {
         // Our own addresses hide wider routes of others: a pod with a borrowed
         // address is still ours.
-        let is_own = self.routes.get(&cidr).is_some_and(Route::is_local);
+        let own = own(inputs, cidr);
         let left = route.and_then(|route| left_to_tunl0(inputs, cidr, route));
-        let taken = route.filter(|_| left.is_none() && !is_own);
+        let taken = route.filter(|_| left.is_none() && own.is_none());
         put(&mut self.left_to_tunl0, cidr, left);
-        if !is_own {
-            put(&mut self.routes, cidr, taken.map(entry));
-        }
+        let entry = own.or_else(|| taken.map(entry)).or_else(|| extra_source(inputs, cidr));
+        put(&mut self.routes, cidr, entry);
         let kernel_route = taken.and_then(|route| kernel_route(inputs, &self.nodes, route));
         put(&mut self.kernel_routes, cidr, kernel_route);
     }
@@ -165,8 +163,24 @@ fn pick<K: Ord + Copy, V: Clone>(map: &BTreeMap<K, V>, keys: &BTreeSet<K>) -> BT
     keys.iter().filter_map(|key| Some((*key, map.get(key)?.clone()))).collect()
 }
 
-fn local(node: Ipv4Addr) -> Route {
-    Route { node: node.into(), since: 0, flags: Route::LOCAL, source: Route::SOURCE_LOCAL }
+/// The entry of one of our own addresses: this node's, the tunnel device's, a local pod's.
+fn own(inputs: Inputs<'_>, cidr: Ipv4Net) -> Option<Route> {
+    let (facts, address) = (inputs.facts, cidr.addr());
+    let is_own = is_single(cidr)
+        && (facts.node == address
+            || facts.tunnel.address == Some(address)
+            || facts.pods.contains_key(&address));
+    let (node, flags, source) = (facts.node.into(), Route::LOCAL, Route::SOURCE_LOCAL);
+    is_own.then_some(Route { node, since: 0, flags, source })
+}
+
+/// The entry of what the file lets a node send from besides its pod CIDRs.
+fn extra_source(inputs: Inputs<'_>, cidr: Ipv4Net) -> Option<Route> {
+    let has_it = |extras: &&NodeExtras| extras.extra_sources.iter().any(|net| net.0 == cidr);
+    // Of several nodes the last counts.
+    let extras = inputs.config.routes.nodes.iter().rfind(has_it)?;
+    let (flags, source) = (Route::SOURCE_ONLY, Route::SOURCE_FILE);
+    Some(Route { node: extras.node.into(), since: 0, flags, source })
 }
 
 fn entry(route: &ChosenRoute) -> Route {
@@ -244,4 +258,126 @@ fn kernel_route(
         mtu: (mtu != 0 && mtu < facts.tunnel.mtu).then_some(mtu),
         metric: METRIC,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use dataplane_common::{Endpoint, Mac};
+
+    use super::*;
+    use crate::{
+        config::Config,
+        desired::Facts,
+        kernel::{Host, Link, Path, TunnelDevice},
+    };
+
+    const ETH0: u32 = 2;
+    const TUNNEL: u32 = 4;
+    const OURS: Ipv4Addr = Ipv4Addr::new(172, 16, 36, 10);
+    const FAR: Ipv4Addr = Ipv4Addr::new(172, 16, 35, 4);
+    /// In our own subnet.
+    const NEAR: Ipv4Addr = Ipv4Addr::new(172, 16, 36, 11);
+    const LOST: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 7);
+    const ROUTER: Ipv4Addr = Ipv4Addr::new(172, 16, 36, 1);
+    const BLOCK: &str = "10.20.42.0/26";
+    const POD: &str = "10.20.105.215/32";
+    const EXTRA: &str = "192.0.2.1/32";
+
+    fn net(text: &str) -> Ipv4Net {
+        text.parse().unwrap()
+    }
+
+    /// A route's fate, in words: its entry, the kernel's route, what is wrong.
+    fn fate(tables: &RouteTables, cidr: &str) -> String {
+        let cidr = net(cidr);
+        let entry = tables.routes.get(&cidr).map_or("none", |route| match route.flags {
+            0 => "ipip",
+            Route::DIRECT => "direct",
+            Route::LOCAL => "local",
+            Route::SOURCE_ONLY => "source only",
+            _ => "?",
+        });
+        let kernel = tables.kernel_routes.get(&cidr).map_or("none".to_owned(), |route| {
+            let mtu = route.mtu.map_or_else(String::new, |mtu| format!(" mtu {mtu}"));
+            format!("dev {}{mtu}", route.ifindex)
+        });
+        let left = if tables.left_to_tunl0.contains_key(&cidr) { ", left to tunl0" } else { "" };
+        let lost = if tables.unreachable.is_empty() { "" } else { ", unreachable" };
+        format!("{entry}, {kernel}{left}{lost}")
+    }
+
+    /// Each route's fate alone, made whole and made by an update of empty tables: they agree.
+    #[test]
+    fn a_routes_fate() {
+        const REPLACE: TunnelMode = TunnelMode::Replace;
+        const ACCELERATE: TunnelMode = TunnelMode::Accelerate;
+        let config: Config = serde_yaml::from_str(&format!(
+            "routes: {{nodes: [{{node: {FAR}, extra_sources: [{EXTRA}]}}]}}"
+        ))
+        .unwrap();
+        let link = |name: &str, mtu| Link {
+            name: name.into(),
+            alias: None,
+            mac: Mac([1, 1, 1]),
+            mtu,
+            is_up: true,
+            does_arp: true,
+            forwards: None,
+            kind: None,
+        };
+        let links = [(ETH0, link("eth0", 1500)), (TUNNEL, link("tunless0", 1480))];
+        let host = Host { links: links.into(), ..Host::default() };
+        let path = |next_hop, mtu| Path { ifindex: ETH0, next_hop, source: Some(OURS), mtu };
+        let paths = [(FAR, path(ROUTER, Some(1400))), (NEAR, path(NEAR, None))].into();
+        for (mode, cidr, to, by_tunl0, expected) in [
+            (REPLACE, BLOCK, Some((FAR, false)), None, "ipip, dev 4 mtu 1380"),
+            (REPLACE, BLOCK, Some((NEAR, false)), None, "ipip, dev 4"),
+            (REPLACE, BLOCK, Some((NEAR, true)), None, "direct, dev 2"),
+            // The fabric's own routes lead there.
+            (REPLACE, BLOCK, Some((FAR, true)), None, "direct, none"),
+            (REPLACE, BLOCK, Some((LOST, false)), None, "ipip, dev 4, unreachable"),
+            (REPLACE, BLOCK, None, None, "none, none"),
+            // Ours, whoever claims it; and what the file grants, unless it is a route.
+            (REPLACE, POD, Some((FAR, false)), None, "local, none"),
+            (REPLACE, POD, None, None, "local, none"),
+            (REPLACE, EXTRA, None, None, "source only, none"),
+            (REPLACE, EXTRA, Some((NEAR, false)), None, "ipip, dev 4"),
+            (ACCELERATE, BLOCK, Some((FAR, false)), None, "ipip, none"),
+            (ACCELERATE, BLOCK, Some((FAR, false)), Some(FAR), "ipip, none"),
+            (ACCELERATE, BLOCK, Some((FAR, false)), Some(NEAR), "none, none, left to tunl0"),
+        ] {
+            let tunl0_routes = by_tunl0.map(|node| (net(cidr), node)).into_iter().collect();
+            let facts = Facts {
+                node: OURS,
+                underlay: [ETH0].into(),
+                mode,
+                tunnel: TunnelDevice { mtu: 1480, address: None, is_loose: false },
+                pods: [(net(POD).addr(), Endpoint::default())].into(),
+                tunl0_routes,
+            };
+            let inputs = Inputs {
+                config: &config,
+                host: &host,
+                paths: &paths,
+                facts: &facts,
+                tunnel: TUNNEL,
+            };
+            let source = SourceKind::Etcd;
+            let route =
+                to.map(|(node, is_direct)| ChosenRoute { node, is_direct, source, since: 0 });
+            let routes = route.map(|route| (net(cidr), route)).into_iter().collect();
+            let whole = RouteTables::whole(inputs, &routes);
+            assert_eq!(fate(&whole, cidr), expected, "{mode:?} {cidr} {to:?} {by_tunl0:?}");
+            // It comes and goes again.
+            let empty = RouteTables::whole(inputs, &ChosenRoutes::new());
+            let mut tables = empty.clone();
+            let (prefixes, nodes) = ([net(cidr)].into(), to.map(|to| to.0).into_iter().collect());
+            let mut update = |routes: &ChosenRoutes| {
+                let has = |node| routes.values().any(|route| route.node == node);
+                tables.update(inputs, routes, &prefixes, &nodes, has);
+                tables.clone()
+            };
+            assert_eq!([update(&routes), update(&ChosenRoutes::new())], [whole, empty]);
+        }
+    }
 }

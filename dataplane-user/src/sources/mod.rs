@@ -7,7 +7,8 @@
 //!
 //! | module | part |
 //! |---|---|
-//! | [`hub`] | starts and stops sources, takes in their reports |
+//! | [`hub`] | starts and stops sources |
+//! | [`claims`] | takes in their reports; runs nothing |
 //! | [`reported`] | the only memory of what a source reported |
 //! | [`table`] | all claims, and the route chosen for each prefix |
 //! | `feed`, `backoff` | the loop that etcd, kubernetes and bird share |
@@ -17,6 +18,7 @@
 mod backoff;
 pub mod bird;
 pub mod calico;
+pub mod claims;
 pub mod error;
 pub mod etcd;
 mod feed;

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use dataplane_common::Route;
 use ipnet::Ipv4Net;
 
 use crate::{
@@ -27,6 +28,14 @@ pub fn routes(pins: &Pins) -> BTreeMap<Ipv4Net, ChosenRoute> {
         tracing::warn!("the routes that are active cannot be read: {error:#}");
         BTreeMap::new()
     });
+    remembered(routes)
+}
+
+/// What entries of `ROUTES` remember of the routes they came from.
+#[must_use]
+pub fn remembered(
+    routes: impl IntoIterator<Item = (Ipv4Net, Route)>,
+) -> BTreeMap<Ipv4Net, ChosenRoute> {
     let remote = routes.into_iter().filter(|(_, route)| route.is_destination());
     let chosen = remote.filter_map(|(cidr, route)| {
         let source = SourceKind::from_number(route.source)?;

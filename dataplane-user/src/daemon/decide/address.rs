@@ -1,9 +1,10 @@
 //! Which underlay address this node has.
 //!
 //! Every peer knows us by one address, so it stays as long as the host has it, whatever source
-//! the kernel would use towards one node or another.
+//! the kernel would use towards one node or another. Only the default route's source gives way:
+//! it stands in until a node is known, and may be known before or after.
 
-use std::net::Ipv4Addr;
+use std::{cmp::Reverse, collections::BTreeMap, net::Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
@@ -57,17 +58,29 @@ pub fn node_address(
     }
     // What the file said before is no ground any more.
     let active = active.filter(|active| active.ground != Ground::Configured);
-    active
-        .filter(|active| host.owner(active.address).is_some())
-        .or_else(|| paths.values().find_map(|path| path.source).map(by(Ground::Path)))
+    let here = active.filter(|active| host.owner(active.address).is_some());
+    here.filter(|active| active.ground == Ground::Path)
+        .or_else(|| usual_source(paths).map(by(Ground::Path)))
+        .or(here)
         .or_else(|| default_route_source(host).map(by(Ground::DefaultRoute)))
         // A NIC that is down has no routes to tell it by.
         .or(active)
 }
 
+/// The source of the most paths; of several the lowest.
+fn usual_source(paths: &Paths) -> Option<Ipv4Addr> {
+    let mut counts: BTreeMap<Ipv4Addr, usize> = BTreeMap::new();
+    for source in paths.values().filter_map(|path| path.source) {
+        *counts.entry(source).or_default() += 1;
+    }
+    let best = counts.into_iter().max_by_key(|(source, count)| (*count, Reverse(*source)));
+    best.map(|(source, _)| source)
+}
+
 /// Without any node to ask about: the address on the default route's interface.
 fn default_route_source(host: &Host) -> Option<Ipv4Addr> {
-    let route = host.routes.iter().find(|route| route.destination.prefix_len() == 0)?;
+    let default = host.routes.iter().filter(|route| route.destination.prefix_len() == 0);
+    let route = default.min_by_key(|route| route.metric)?;
     route.source.or_else(|| {
         host.addresses
             .iter()
@@ -116,6 +129,28 @@ mod tests {
                 active(OURS, Ground::Path),
                 active(OURS, Ground::Path),
             ),
+            // The default route's stood in.
+            (
+                &plain,
+                vec![OURS, OTHER],
+                Some(OTHER),
+                active(OURS, Ground::DefaultRoute),
+                active(OTHER, Ground::Path),
+            ),
+            (
+                &plain,
+                vec![OURS],
+                Some(OURS),
+                active(OURS, Ground::DefaultRoute),
+                active(OURS, Ground::Path),
+            ),
+            (
+                &plain,
+                vec![OURS],
+                None,
+                active(OURS, Ground::DefaultRoute),
+                active(OURS, Ground::DefaultRoute),
+            ),
             // It left the host.
             (
                 &plain,
@@ -147,6 +182,47 @@ mod tests {
             assert_eq!(found, after, "{addresses:?} {source:?} {before:?}");
             // Deciding again changes nothing.
             assert_eq!(node_address(config, &host, &paths, found), found);
+        }
+    }
+
+    #[test]
+    fn of_several_sources_the_most_frequent_counts_then_the_lowest() {
+        for (sources, expected) in [
+            (vec![], None),
+            (vec![None], None),
+            (vec![Some(OTHER)], Some(OTHER)),
+            (vec![Some(OTHER), Some(OURS)], Some(OURS)),
+            (vec![Some(OURS), Some(OTHER), Some(OTHER), None], Some(OTHER)),
+        ] {
+            let path = |source| Path { ifindex: ETH0, next_hop: PEER, source, mtu: None };
+            let nodes = (1_u8..).map(|last| Ipv4Addr::new(172, 16, 35, last));
+            let paths: Paths = nodes.zip(sources.into_iter().map(path)).collect();
+            assert_eq!(usual_source(&paths), expected, "{paths:?}");
+        }
+    }
+
+    #[test]
+    fn of_several_default_routes_the_lowest_metric_counts() {
+        let route = |metric, source| crate::kernel::KernelRoute {
+            destination: "0.0.0.0/0".parse().unwrap(),
+            ifindex: Some(ETH0),
+            is_unreachable: false,
+            is_blackhole: false,
+            gateway: Some(PEER),
+            hops: Vec::new(),
+            metric,
+            source,
+            mtu: None,
+            protocol: 3,
+        };
+        for (routes, expected) in [
+            (vec![], None),
+            (vec![route(0, None)], Some(OURS)),
+            (vec![route(0, Some(OTHER))], Some(OTHER)),
+            (vec![route(200, Some(OTHER)), route(100, Some(OURS))], Some(OURS)),
+        ] {
+            let host = Host { routes, ..host(&[OURS, OTHER]) };
+            assert_eq!(default_route_source(&host), expected, "{:?}", host.routes);
         }
     }
 }

@@ -4,7 +4,10 @@
 //! counts the answer. A driver that never has room only has each packet looked at
 //! twice, so `decap: auto` leaves such interfaces to TC.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Memory, link_key};
+use crate::kernel::Host;
 
 /// What `decap_xdp` has counted.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -15,54 +18,113 @@ pub struct Counted {
     pub unwrapped: u64,
 }
 
-/// What the counters have told so far.
-///
-/// They outlive the daemon: a new one knows before it attaches anything, as
-/// attaching may reset a NIC. `counters flush` has it tried again.
+/// The counters as they were seen last. They outlive the daemon: a new one starts from zero, so
+/// it knows before it attaches anything, as attaching may reset a NIC.
 #[derive(Default)]
 pub struct Handovers {
     seen: Counted,
-    without: BTreeSet<u32>,
 }
 
 impl Handovers {
-    /// Looks at the counters anew; returns interfaces of `attached` that it knows
-    /// from now on to be without metadata.
+    /// Looks at the counters anew. Returns whether packets could not be handed over since the
+    /// last time, and none was.
     ///
-    /// The counters are everybody's. Where some packets were unwrapped and others
-    /// not, nobody can tell by whom, and all is left as it is.
-    pub fn look(&mut self, now: Counted, attached: &BTreeSet<u32>) -> BTreeSet<u32> {
+    /// The counters are those of all interfaces. Where some packets were unwrapped and others
+    /// not, they do not show by which, and all is left as it is.
+    pub fn look(&mut self, now: Counted) -> bool {
         let then = std::mem::replace(&mut self.seen, now);
         let is_moved = |now: u64, then: u64| now > if now < then { 0 } else { then };
-        if is_moved(now.unwrapped, then.unwrapped) || !is_moved(now.unable, then.unable) {
-            return BTreeSet::new();
-        }
-        let new = attached - &self.without;
-        self.without.extend(&new);
-        new
+        !is_moved(now.unwrapped, then.unwrapped) && is_moved(now.unable, then.unable)
+    }
+}
+
+/// Remembers that drivers of their own among these interfaces have no room for metadata. The
+/// memory ends with `tunless detach` or a reboot; `decap: xdp` in the file overrides it.
+pub fn remember(memory: &mut Memory, host: &Host, underlay: &BTreeSet<u32>) {
+    let links = underlay.iter().filter_map(|ifindex| host.links.get(ifindex));
+    // A veth, bond or VLAN gets no `decap_xdp` to begin with.
+    for link in links.filter(|link| link.kind.is_none()) {
+        let why = || "its driver has no XDP metadata".to_owned();
+        memory.no_xdp.entry(link_key(link)).or_insert_with(why);
+    }
+}
+
+/// Interfaces whose driver refused `decap_xdp` when it was attached.
+///
+/// That is an observation, not history: a refused attachment changes nothing on a NIC, and its
+/// cause may be gone (the MTU, another program), so a restart and a reload try again. So does a
+/// link that is another one now, or has another MTU.
+#[derive(Default)]
+pub struct Refusals {
+    links: BTreeMap<u32, (String, u32)>,
+}
+
+impl Refusals {
+    /// Takes in which interfaces refused it.
+    pub fn add(&mut self, refused: &BTreeSet<u32>, host: &Host) {
+        let links = refused.iter().filter_map(|ifindex| Some((*ifindex, host.links.get(ifindex)?)));
+        self.links.extend(links.map(|(ifindex, link)| (ifindex, (link_key(link), link.mtu))));
     }
 
-    /// Interfaces without.
-    pub fn without(&self) -> &BTreeSet<u32> {
-        &self.without
+    /// Returns the interfaces that still are as they were when they refused it.
+    #[must_use]
+    pub fn of(&self, host: &Host) -> BTreeSet<u32> {
+        let is_same = |ifindex: &u32, refused: &(String, u32)| {
+            host.links.get(ifindex).is_some_and(|link| (link_key(link), link.mtu) == *refused)
+        };
+        let same = self.links.iter().filter(|(ifindex, refused)| is_same(ifindex, refused));
+        same.map(|(ifindex, _)| *ifindex).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::Link;
 
     const NICS: [u32; 2] = [2, 3];
     const NONE: [u32; 0] = [];
 
-    fn look(handovers: &mut Handovers, unable: u64, unwrapped: u64) -> Vec<u32> {
-        let new = handovers.look(Counted { unable, unwrapped }, &NICS.into());
-        new.into_iter().collect()
+    fn host() -> Host {
+        let link = |name: &str, kind: Option<&str>| Link {
+            name: name.into(),
+            alias: None,
+            mac: dataplane_common::Mac([1, 2, 3]),
+            mtu: 1500,
+            is_up: true,
+            does_arp: true,
+            forwards: None,
+            kind: kind.map(Into::into),
+        };
+        let links =
+            [(2, link("eth0", None)), (3, link("eth1", None)), (4, link("bond0", Some("bond")))];
+        Host { links: links.into(), ..Host::default() }
+    }
+
+    #[derive(Default)]
+    struct Counts {
+        handovers: Handovers,
+        memory: Memory,
+    }
+
+    /// The interfaces that are remembered from this look on.
+    fn look(counts: &mut Counts, unable: u64, unwrapped: u64) -> Vec<u32> {
+        let host = host();
+        let known = |memory: &Memory| -> BTreeSet<u32> {
+            let links = host.links.iter();
+            let known = links.filter(|(_, link)| memory.no_xdp.contains_key(&link_key(link)));
+            known.map(|(ifindex, _)| *ifindex).collect()
+        };
+        let before = known(&counts.memory);
+        if counts.handovers.look(Counted { unable, unwrapped }) {
+            remember(&mut counts.memory, &host, &[2, 3, 4].into());
+        }
+        (&known(&counts.memory) - &before).into_iter().collect()
     }
 
     #[test]
     fn a_driver_that_is_able_is_left_alone() {
-        let mut handovers = Handovers::default();
+        let mut handovers = Counts::default();
         for (unable, unwrapped) in [(0, 0), (0, 7), (0, 7), (3, 9), (3, 9), (3, 12)] {
             assert_eq!(look(&mut handovers, unable, unwrapped), NONE);
         }
@@ -70,23 +132,42 @@ mod tests {
 
     #[test]
     fn one_that_is_not_is_known_once() {
-        let mut handovers = Handovers::default();
+        let mut handovers = Counts::default();
         assert_eq!(look(&mut handovers, 0, 5), NONE);
         assert_eq!(look(&mut handovers, 1, 5), NICS);
         assert_eq!(look(&mut handovers, 2, 5), NONE);
-        assert_eq!(*handovers.without(), NICS.into());
+        assert_eq!(handovers.memory.no_xdp.len(), NICS.len());
     }
 
     #[test]
     fn what_an_earlier_daemon_counted_is_known_at_once() {
-        assert_eq!(look(&mut Handovers::default(), 9, 0), NICS);
+        assert_eq!(look(&mut Counts::default(), 9, 0), NICS);
     }
 
     #[test]
     fn flushed_counters_begin_anew() {
-        let mut handovers = Handovers::default();
+        let mut handovers = Counts::default();
         assert_eq!(look(&mut handovers, 8, 8), NONE);
         assert_eq!(look(&mut handovers, 0, 0), NONE);
         assert_eq!(look(&mut handovers, 3, 0), NICS);
+    }
+
+    /// A card that was replaced may have the index of the old one.
+    #[test]
+    fn a_refusal_is_that_of_a_link_as_it_was() {
+        let mut refusals = Refusals::default();
+        refusals.add(&[2, 9].into(), &host());
+        assert_eq!(refusals.of(&host()), [2].into());
+        let changes: [fn(&mut Link); 3] = [
+            |link| link.mtu = 1400,
+            |link| link.mac = dataplane_common::Mac([7, 7, 7]),
+            |link| link.name = "eth7".into(),
+        ];
+        for change in changes {
+            let mut host = host();
+            change(host.links.get_mut(&2).unwrap());
+            assert_eq!(refusals.of(&host), BTreeSet::new());
+        }
+        assert_eq!(refusals.of(&Host::default()), BTreeSet::new());
     }
 }

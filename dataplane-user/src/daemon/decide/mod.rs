@@ -3,6 +3,7 @@
 //!
 //! | question | file |
 //! |---|---|
+//! | all of it, as one function | [`decision`] |
 //! | which underlay address is ours | [`address`] |
 //! | with tunl0 or without | [`mode`] |
 //! | which claim makes a route | `sources::table::judge` |
@@ -13,10 +14,13 @@
 
 pub mod address;
 mod claims;
+pub mod decision;
 pub mod handovers;
 pub mod memory;
 pub mod mode;
 pub mod problems;
+#[cfg(test)]
+mod properties;
 mod step;
 
 use std::{
@@ -28,22 +32,22 @@ use ipnet::Ipv4Net;
 
 pub use self::{
     address::NodeAddress,
+    decision::{Basis, Decision},
     memory::{Memory, link_key},
     mode::ChosenMode,
     step::Step,
 };
 use self::{
-    address::node_address,
-    handovers::{Counted, Handovers},
-    mode::mode,
+    claims::KernelRead,
+    decision::{Given, Observed},
+    handovers::{Counted, Handovers, Refusals},
 };
 use crate::{
-    config::{ConfigFile, DecapHook, Fastpath},
-    desired::{Desired, Facts, Inputs, Paths, Terms, TunnelMode},
+    config::ConfigFile,
+    desired::Paths,
     kernel::Host,
     sources::{
-        Encap,
-        hub::{Reports, Sources},
+        claims::Claims,
         table::{ChosenRoute, RouteTable},
     },
 };
@@ -51,59 +55,51 @@ use crate::{
 /// Whether this host is fit for the configured fast path.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Fitness {
-    /// Interfaces of pods with filters or shapers of others: their flows get no leases.
+    /// Interfaces of pods with filters or shapers of others: their flows get no leases. Of no
+    /// effect while the fast path is withheld.
     pub filtered: BTreeSet<u32>,
     /// Why the fast path must not be used, if so.
     pub refusal: Option<String>,
 }
 
-/// Decides, and holds what decisions are made of.
+/// Holds what decisions are made of, from one to the next.
+///
+/// Only `memory` and the routes that are active outlive the daemon. All else is the file's, is
+/// reported by the sources, or is observed anew.
 pub struct Decider {
     file: ConfigFile,
-    sources: Sources,
+    claims: Claims,
     memory: Memory,
     fitness: Fitness,
     handovers: Handovers,
-    /// Interfaces whose driver refused XDP since this file was taken.
-    refused_xdp: BTreeSet<u32>,
-    /// Nodes whose next hop has another MAC since the last decision.
+    refusals: Refusals,
+    /// By what the kernel's routes were last read; `None`: they have to be read anew.
+    kernel_read: Option<KernelRead>,
+    /// Nodes whose next hop has another MAC since the last decision: they are to be decided.
     moved: BTreeSet<Ipv4Addr>,
     last: Option<Decision>,
-}
-
-/// What was decided.
-#[derive(Clone, Debug)]
-pub struct Decision {
-    /// What the host and the file come to.
-    pub facts: Facts,
-    /// Why the mode is what it is.
-    pub mode: ChosenMode,
-    /// Why the node address is what it is.
-    pub node: NodeAddress,
-    /// What should be.
-    pub desired: Desired,
+    /// The last decision was made by another file, so a step must not build on it.
+    is_outdated: bool,
 }
 
 impl Decider {
-    /// With this file, what an earlier run remembered, and the routes it left active.
+    /// Starts with this file, what an earlier run remembered, and the routes it left active.
     #[must_use]
-    pub fn new(
-        file: ConfigFile,
-        memory: Memory,
-        active: BTreeMap<Ipv4Net, ChosenRoute>,
-    ) -> (Self, Reports) {
-        let (sources, reports) = Sources::new(active);
-        let decider = Self {
+    pub fn new(file: ConfigFile, memory: Memory, active: BTreeMap<Ipv4Net, ChosenRoute>) -> Self {
+        let mut claims = Claims::new(active);
+        claims.configure(&file.config);
+        Self {
             file,
-            sources,
+            claims,
             memory,
             fitness: Fitness::default(),
             handovers: Handovers::default(),
-            refused_xdp: BTreeSet::new(),
+            refusals: Refusals::default(),
+            kernel_read: None,
             moved: BTreeSet::new(),
             last: None,
-        };
-        (decider, reports)
+            is_outdated: false,
+        }
     }
 
     /// The active file.
@@ -129,16 +125,16 @@ impl Decider {
         self.last.as_ref()
     }
 
-    /// The sources and what they claim.
+    /// What the sources claim.
     #[must_use]
-    pub fn sources(&self) -> &Sources {
-        &self.sources
+    pub fn claims(&self) -> &Claims {
+        &self.claims
     }
 
     /// All claims and the routes they come to.
     #[must_use]
     pub fn table(&self) -> &RouteTable {
-        self.sources.table()
+        self.claims.table()
     }
 
     /// Whether the host is fit for the fast path.
@@ -158,98 +154,57 @@ impl Decider {
     }
 
     /// Decides by another file from now on.
-    pub fn replace_file(&mut self, file: ConfigFile, fitness: Fitness, name: String) {
-        if file.config.mode != self.file.config.mode {
-            self.memory.mode = None;
-        }
+    pub fn replace_file(&mut self, file: ConfigFile, fitness: Fitness) {
+        self.claims.configure(&file.config);
         self.file = file;
         self.fitness = fitness;
-        self.refused_xdp.clear();
-        self.start_sources(name);
-    }
-
-    /// The nodes that have routes, and those the file names.
-    #[must_use]
-    pub fn nodes(&self) -> BTreeSet<Ipv4Addr> {
-        let extras = self.file.config.routes.nodes.iter().map(|extras| extras.node);
-        self.sources.nodes().chain(extras).collect()
-    }
-
-    /// What the host comes to, before the tunnel device exists; `None` without a node address.
-    #[must_use]
-    pub fn ground(&self, host: &Host, paths: &Paths) -> Option<(ChosenMode, NodeAddress, Facts)> {
-        let config = &self.file.config;
-        let node = node_address(config, host, paths, self.memory.node)?;
-        let mode = mode(config.mode, host, self.table().routes(), self.memory.mode);
-        let facts = Facts::find(mode.mode, node.address, config, host, paths);
-        Some((mode, node, facts))
-    }
-
-    /// Takes in what `decap_xdp` has counted, and where the driver refused it. Where XDP can
-    /// hand nothing over, TC decapsulates, unless the file insists.
-    pub fn set_xdp(&mut self, counted: Option<Counted>, host: &Host, facts: &Facts) {
-        if self.file.config.underlay.decap != DecapHook::Auto {
-            return;
-        }
-        let Some(counted) = counted else { return };
-        for ifindex in self.handovers.look(counted, &facts.underlay) {
-            let Some(link) = host.links.get(&ifindex) else { continue };
-            let why = "its driver has no XDP metadata".to_owned();
-            tracing::info!("{}: {why}, so TC decapsulates there", link.name);
-            self.memory.no_xdp.insert(link_key(link), why);
-        }
+        self.refusals = Refusals::default();
+        self.is_outdated = true;
     }
 
     /// A driver refused XDP.
-    pub fn refuse_xdp(&mut self, refused: BTreeSet<u32>) {
-        self.refused_xdp.extend(refused);
-    }
-
-    fn no_xdp(&self, host: &Host) -> BTreeSet<u32> {
-        let is_known = |link| self.memory.no_xdp.contains_key(&link_key(link));
-        let known = host.links.iter().filter(|(_, link)| is_known(link));
-        known.map(|(ifindex, _)| *ifindex).chain(self.refused_xdp.iter().copied()).collect()
+    pub fn refuse_xdp(&mut self, refused: &BTreeSet<u32>, host: &Host) {
+        self.refusals.add(refused, host);
     }
 
     /// Decides everything anew; `None` while the tunnel device or the node address is missing.
-    /// The memory is what is to be persisted before anything is applied.
-    pub fn decide(&mut self, host: &Host, paths: &Paths) -> Option<&Decision> {
+    /// The memory is what is to be persisted before anything is applied. `counted`: what
+    /// `decap_xdp` has counted, if that is known.
+    pub fn decide(
+        &mut self,
+        host: &Host,
+        paths: &Paths,
+        counted: Option<Counted>,
+    ) -> Option<&Decision> {
         self.moved.clear();
-        self.last = self.decision(host, paths);
-        if let Some(Decision { mode, node, .. }) = &self.last {
-            self.memory.mode = Some(*mode);
-            self.memory.node = Some(*node);
+        self.is_outdated = false;
+        let lacks_handover = counted.is_some_and(|counted| self.handovers.look(counted));
+        let refused_xdp = self.refusals.of(host);
+        let observed = Observed {
+            host,
+            paths,
+            fitness: &self.fitness,
+            refused_xdp: &refused_xdp,
+            lacks_handover,
+        };
+        let (decision, memory) = self.given(observed).decide();
+        for (link, why) in memory.no_xdp.iter().filter(|it| !self.memory.no_xdp.contains_key(it.0))
+        {
+            let name = link.split(' ').next().unwrap_or_default();
+            tracing::info!("{name}: {why}, so TC decapsulates there");
         }
+        self.memory = memory;
+        self.last = decision;
         self.last.as_ref()
     }
 
-    fn decision(&self, host: &Host, paths: &Paths) -> Option<Decision> {
-        let (mode, node, facts) = self.ground(host, paths)?;
-        let (tunnel_ifindex, tunnel) = facts.mode.find(host)?;
-        let fastpath = match self.fitness.refusal {
-            Some(_) => Fastpath::Off,
-            None => self.file.config.fastpath,
-        };
-        let no_xdp = self.no_xdp(host);
-        let terms = Terms {
-            fastpath,
-            no_xdp: &no_xdp,
-            secret: self.memory.secret,
-            shaped: &self.fitness.filtered,
-        };
-        let inputs = Inputs {
+    fn given<'a>(&'a self, observed: Observed<'a>) -> Given<'a> {
+        Given {
             config: &self.file.config,
-            host,
-            paths,
-            facts: &facts,
-            tunnel: tunnel_ifindex,
-        };
-        let mut desired = Desired::new(inputs, self.table().routes(), tunnel, terms);
-        if mode.mode == TunnelMode::Replace && !self.sources.have_spoken() {
-            let pools = self.file.config.routes.pools.iter();
-            let encapsulated = pools.filter(|pool| pool.encap != Encap::Direct);
-            desired.tables.unknown_pools = encapsulated.map(|pool| pool.cidr.0).collect();
+            routes: self.claims.table().routes(),
+            have_spoken: self.claims.have_spoken(),
+            observed,
+            memory: &self.memory,
         }
-        Some(Decision { facts, mode, node, desired })
     }
 }

@@ -7,7 +7,6 @@ use ipnet::Ipv4Net;
 
 use super::{Decider, Decision};
 use crate::{
-    clock,
     daemon::observe::Noticed,
     desired::{Inputs, Paths, RouteTables},
     kernel::Host,
@@ -57,19 +56,24 @@ impl Decider {
         }
         let reader = Reader::new(config, host, &last.facts.underlay, last.facts.node);
         for (cidr, claims) in reader.claims_to(&host.routes, &noticed.claims) {
-            self.sources.table_mut().replace_prefix(SourceKind::Kernel, cidr, claims);
+            self.claims.table_mut().replace_prefix(SourceKind::Kernel, cidr, claims);
         }
         last.facts.tunl0_routes_changed(host, &noticed.claims);
     }
 
     /// Settles what sources have changed since the last decision. Returns the prefixes and the
-    /// nodes that a step has to decide anew; `None` if everything has to be.
-    pub fn changed(&mut self) -> Option<(BTreeSet<Ipv4Net>, BTreeSet<Ipv4Addr>)> {
-        let last = self.last.as_ref()?;
-        let prefixes = self.sources.table_mut().settle(clock::seconds());
+    /// nodes that a step has to decide anew; `None` if everything has to be. `now`:
+    /// `CLOCK_MONOTONIC`, seconds.
+    pub fn changed(&mut self, now: u32) -> Option<(BTreeSet<Ipv4Net>, BTreeSet<Ipv4Addr>)> {
+        let last = self.last.as_ref().filter(|_| !self.is_outdated)?;
+        // What was unreachable for want of a source need not be any more: not a matter of routes.
+        if !last.desired.tables.unknown_pools.is_empty() && self.claims.have_spoken() {
+            return None;
+        }
+        let prefixes = self.claims.table_mut().settle(now);
         let before = prefixes.iter().filter_map(|p| last.desired.tables.routes.get(p));
         let before = before.map(|route| Ipv4Addr::from(route.node));
-        let routes = self.sources.table().routes();
+        let routes = self.claims.table().routes();
         let now = prefixes.iter().filter_map(|p| routes.get(p)).map(|route| route.node);
         let moved = std::mem::take(&mut self.moved);
         let nodes = before.chain(now).chain(moved).filter(|node| *node != last.facts.node);
@@ -101,7 +105,7 @@ impl Decider {
             facts,
             tunnel: desired.settings.tunnel_ifindex,
         };
-        let table = self.sources.table();
+        let table = self.claims.table();
         let has_routes = |node| table.knows(node);
         let tables = &mut desired.tables;
         tables.update(inputs, table.routes(), &step.prefixes, &step.nodes, has_routes);

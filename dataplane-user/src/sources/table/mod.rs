@@ -220,9 +220,10 @@ impl RouteTable {
         }
     }
 
-    /// A new source is about to speak: what is in force stays until it has.
+    /// A new source is about to report: what is active stays until every source has, and so
+    /// does what is held already.
     pub fn hold(&mut self) {
-        self.held.clone_from(&self.chosen);
+        self.held.extend(&self.chosen);
     }
 
     /// Everybody has spoken: what nobody claims goes.
@@ -239,7 +240,8 @@ impl RouteTable {
         }
         // What was refused may be had now; there are few of them, if any.
         self.dirty.extend(self.alarms.keys());
-        while let Some(cidr) = self.dirty.pop_first() {
+        let mut has_freed = false;
+        while let Some(cidr) = self.next_dirty(&mut has_freed) {
             let verdict = judge::judge(self, cidr);
             let Verdict { route, alarm } = verdict;
             let before = self.chosen.get(&cidr).copied();
@@ -254,11 +256,22 @@ impl RouteTable {
                 None => drop(self.alarms.remove(&cidr)),
             }
             if route != before {
+                let node = |route: Option<ChosenRoute>| route.map(|route| route.node);
+                has_freed |= before.is_some() && node(before) != node(route);
                 self.put(cidr, route);
                 changed.insert(cidr);
             }
         }
         changed
+    }
+
+    /// The next prefix to judge. A route that went, or left its node, may have been the reason
+    /// why another prefix was refused a moment ago: such prefixes are judged once more.
+    fn next_dirty(&mut self, has_freed: &mut bool) -> Option<Ipv4Net> {
+        if self.dirty.is_empty() && std::mem::take(has_freed) {
+            self.dirty.extend(self.alarms.keys());
+        }
+        self.dirty.pop_first()
     }
 
     fn put(&mut self, cidr: Ipv4Net, route: Option<ChosenRoute>) {
@@ -288,6 +301,11 @@ impl RouteTable {
     /// The nodes that have routes.
     pub fn nodes(&self) -> impl Iterator<Item = Ipv4Addr> {
         self.nodes.keys().copied()
+    }
+
+    /// The nodes that any claim names.
+    pub fn claimed_nodes(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.claims.values().flat_map(BTreeMap::values).map(|claim| claim.node)
     }
 
     /// Whether a node has any route.

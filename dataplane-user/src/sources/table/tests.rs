@@ -153,6 +153,36 @@ fn a_source_to_come_holds_what_is_there() {
     assert!(table.routes().is_empty());
 }
 
+/// A file may be saved twice before a silent source has reported: what the first one moved to
+/// it stays, and so does what the second one moves to another.
+#[test]
+fn what_is_held_stays_when_another_source_is_to_come() {
+    let [early, late] = ["10.20.42.0/26", "10.20.43.0/26"];
+    let mut table = table();
+    say(&mut table, SourceKind::File, early, "f", Some(A));
+    table.hold();
+    table.replace(SourceKind::File, vec![change(late, "f", Some(B))]);
+    table.settle(5);
+    table.hold();
+    table.replace(SourceKind::File, Vec::new());
+    assert!(table.settle(6).is_empty());
+    assert_eq!([node(&table, early), node(&table, late)], [Some(A), Some(B)]);
+}
+
+/// A prefix was refused for a node inside it; the node's last route goes in the same step.
+#[test]
+fn what_was_refused_is_had_once_its_reason_goes_in_the_same_step() {
+    let mut table = table();
+    say(&mut table, SourceKind::Etcd, "10.20.42.0/26", "inside", Some(Ipv4Addr::new(9, 9, 9, 9)));
+    say(&mut table, SourceKind::Etcd, "9.9.9.0/24", "wide", Some(A));
+    assert!(alarm(&table, "9.9.9.0/24").contains("node 9.9.9.9"));
+    // The wide prefix is judged first, and refused once more.
+    table.replace(SourceKind::Etcd, vec![change("9.9.9.0/24", "wide", Some(A))]);
+    table.settle(2);
+    assert_eq!(node(&table, "9.9.9.0/24"), Some(A));
+    assert!(table.alarms().is_empty());
+}
+
 #[test]
 fn pools_and_subnets_say_how_packets_travel() {
     let mut table = table();
@@ -343,5 +373,55 @@ proptest! {
         table.release();
         table.settle(5);
         prop_assert_eq!(chosen(&table), chosen(&expected));
+    }
+}
+
+/// Prefixes, and nodes inside some of them.
+fn tangled() -> impl Strategy<Value = Vec<Vec<(SourceKind, Change)>>> {
+    let cidr = prop::sample::select(vec![
+        "9.9.9.0/24",
+        "10.20.42.0/26",
+        "10.20.43.0/26",
+        "10.20.43.8/29",
+        "10.20.105.192/26",
+        "10.20.105.215/32",
+        "172.16.35.0/24",
+    ]);
+    let nodes = [US, A, B, NEAR, Ipv4Addr::new(10, 20, 42, 3), Ipv4Addr::new(9, 9, 9, 9)];
+    let node = prop::option::of(prop::sample::select(nodes.to_vec()));
+    let kind = prop::sample::select(vec![SourceKind::Etcd, SourceKind::Bird]);
+    let origin = prop::sample::select(vec!["a", "b"]);
+    let one = (kind, cidr, origin, node);
+    let one = one.prop_map(|(kind, cidr, origin, node)| (kind, change(cidr, origin, node)));
+    prop::collection::vec(prop::collection::vec(one, 1..5), 0..12)
+}
+
+proptest! {
+    /// What is remembered of each prefix is what a fresh decision about it comes to, after any
+    /// history.
+    #[test]
+    fn what_is_settled_is_what_a_fresh_decision_comes_to(
+        batches in tangled(),
+        pods: Vec<bool>,
+    ) {
+        let mut table = table();
+        for (index, batch) in batches.into_iter().enumerate() {
+            for (kind, change) in batch {
+                table.apply(kind, [change]);
+            }
+            if pods.get(index) == Some(&true) {
+                let pods = if index.is_multiple_of(2) { BTreeSet::new() } else { [POD].into() };
+                table.set_surroundings(Surroundings { pods, ..surroundings() });
+            }
+            table.settle(1);
+            let prefixes: BTreeSet<Ipv4Net> =
+                table.claims.keys().chain(table.chosen.keys()).copied().collect();
+            for cidr in prefixes {
+                let Verdict { route, alarm } = judge::judge(&table, cidr);
+                let route = route.map(|route| ChosenRoute { since: 1, ..route });
+                prop_assert_eq!(route.as_ref(), table.routes().get(&cidr));
+                prop_assert_eq!(alarm.is_some(), table.alarms().contains_key(&cidr));
+            }
+        }
     }
 }

@@ -1,0 +1,474 @@
+//! The four properties of the [decision](super::decision): order, idempotence, independence,
+//! incumbents. Each is a test of the whole decider over random histories, restarts included.
+
+mod world;
+
+use std::{collections::BTreeSet, net::Ipv4Addr};
+
+use ipnet::Ipv4Net;
+use proptest::{
+    collection::{btree_set, vec},
+    prelude::*,
+    sample::select,
+};
+
+use self::world::{
+    A, B, BLOCKS, Daemon, ETH0, FAR, FILES, LOST, NEAR, OURS, POD_INDEX, REMOTE, SECOND, Settled,
+    World, block, claim, net, owner, pod,
+};
+use super::handovers::Counted;
+use crate::{
+    desired::{Desired, TunnelMode},
+    sources::{Change, SourceKind},
+};
+
+/// Something that happens: a part of the world becomes what it is in another one.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Part {
+    File,
+    Addresses,
+    Eth1,
+    Mtu,
+    Tunl0,
+    Pods,
+    Macs,
+    Xdp,
+    Fitness,
+    Claims(SourceKind),
+}
+
+const PARTS: [Part; 12] = [
+    Part::File,
+    Part::Addresses,
+    Part::Eth1,
+    Part::Mtu,
+    Part::Tunl0,
+    Part::Pods,
+    Part::Macs,
+    Part::Xdp,
+    Part::Fitness,
+    Part::Claims(SourceKind::Etcd),
+    Part::Claims(SourceKind::Bird),
+    Part::Claims(SourceKind::Kernel),
+];
+
+/// What follows a change of the world.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Then {
+    /// More changes, before the daemon looks.
+    Nothing,
+    Reconcile,
+    Restart,
+}
+
+fn then() -> impl Strategy<Value = Then> {
+    select(vec![Then::Nothing, Then::Reconcile, Then::Reconcile, Then::Restart])
+}
+
+/// The part of `to` happens to `world`, and the daemon hears of it.
+fn happen(world: &mut World, daemon: &mut Daemon, to: &World, part: Part, then: Then) {
+    match part {
+        Part::File => {
+            world.file = to.file;
+            daemon.reload(world);
+        }
+        Part::Addresses => world.has_addresses = to.has_addresses,
+        Part::Eth1 => world.has_eth1 = to.has_eth1,
+        Part::Mtu => world.mtu = to.mtu,
+        Part::Tunl0 => world.has_tunl0 = to.has_tunl0,
+        Part::Pods => world.pods.clone_from(&to.pods),
+        Part::Macs => world.is_router_moved = to.is_router_moved,
+        Part::Xdp => world.refuses_xdp = to.refuses_xdp,
+        Part::Fitness => {
+            world.refusal.clone_from(&to.refusal);
+            daemon.decider.set_fitness(super::Fitness {
+                refusal: world.refusal.clone(),
+                ..super::Fitness::default()
+            });
+        }
+        Part::Claims(SourceKind::Kernel) => world.kernel.clone_from(&to.kernel),
+        Part::Claims(kind) => {
+            world.claims.insert(kind, to.claims.get(&kind).cloned().unwrap_or_default());
+            daemon.report(world, kind);
+            if then == Then::Reconcile {
+                daemon.step(world);
+            }
+        }
+    }
+    match then {
+        Then::Nothing => {}
+        Then::Reconcile => daemon.whole(world),
+        Then::Restart => daemon.restart(world),
+    }
+}
+
+fn claims(kind: SourceKind, blocks: &[u8]) -> Vec<Change> {
+    blocks.iter().map(|third| claim(block(*third), "object", owner(kind, *third))).collect()
+}
+
+prop_compose! {
+    /// A world in which each source names one node for a prefix.
+    fn worlds(has_tunl0: bool, refuses_xdp: bool)(
+        file in 0..FILES.len(),
+        (has_addresses, has_eth1, is_router_moved) in any::<(bool, bool, bool)>(),
+        mtu in select(vec![1500_u32, 9000]),
+        pods in btree_set(0_u8..4, 0..4),
+        refusal in proptest::option::weighted(0.2, Just("netfilter is not asked".to_owned())),
+        kernel in btree_set(0..BLOCKS, 0..4),
+        etcd in btree_set(0..BLOCKS, 0..4),
+        bird in btree_set(0..BLOCKS, 0..4),
+    ) -> World {
+        let of = |kind, blocks: BTreeSet<u8>| {
+            (kind, claims(kind, &blocks.into_iter().collect::<Vec<_>>()))
+        };
+        let mut world = World {
+            file, has_addresses, has_eth1, mtu, has_tunl0, pods, is_router_moved, refuses_xdp,
+            refusal, kernel,
+            claims: [of(SourceKind::Etcd, etcd), of(SourceKind::Bird, bird)].into(),
+            ..World::default()
+        };
+        // Refused, whatever came before: our own address, and the node itself, lie inside.
+        let claims = world.claims.get_mut(&SourceKind::Etcd).unwrap();
+        claims.push(claim(net("172.16.36.0/24"), "ours", B));
+        claims.push(claim(net("172.16.32.0/22"), "node", A));
+        world
+    }
+}
+
+/// A world in which something can be decided.
+fn ends(has_tunl0: bool, refuses_xdp: bool) -> impl Strategy<Value = World> {
+    let end = |world| World { file: 0, has_addresses: true, ..world };
+    worlds(has_tunl0, refuses_xdp).prop_map(end)
+}
+
+/// A final world, parts of others on the way to it, and how its own arrive.
+type History = (World, Vec<(World, Part, Then)>, Vec<(Part, Then)>);
+
+fn histories() -> impl Strategy<Value = History> {
+    any::<(bool, bool)>().prop_flat_map(|(has_tunl0, refuses_xdp)| {
+        let end = ends(has_tunl0, refuses_xdp);
+        let before = (worlds(has_tunl0, refuses_xdp), select(PARTS.to_vec()), then());
+        let arrivals = Just(PARTS.to_vec()).prop_shuffle();
+        let thens = vec(then(), PARTS.len());
+        let arrivals = (arrivals, thens)
+            .prop_map(|(parts, thens)| parts.into_iter().zip(thens).collect::<Vec<_>>());
+        (end, vec(before, 0..8), arrivals)
+    })
+}
+
+fn cases(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(cases(64))]
+
+    /// Order, and idempotence (`settle`).
+    #[test]
+    fn the_order_of_arrivals_and_restarts_do_not_matter(
+        (end, before, arrivals) in histories(),
+        reports in Just(REMOTE.to_vec()).prop_shuffle(),
+    ) {
+        let expected = Daemon::start(&end).settle(&end, &REMOTE);
+        let mut world = World::default();
+        let mut daemon = Daemon::start(&world);
+        for (other, part, then) in before {
+            happen(&mut world, &mut daemon, &other, part, then);
+        }
+        for (part, then) in arrivals {
+            happen(&mut world, &mut daemon, &end, part, then);
+        }
+        let found = daemon.settle(&world, &reports);
+        prop_assert_eq!(found, expected);
+    }
+
+    /// Independence: of all that was decided, a change alters only its own part.
+    #[test]
+    fn a_change_alters_only_its_own_part(
+        world in any::<bool>().prop_flat_map(|has_tunl0| ends(has_tunl0, false)),
+        change in changes(),
+        is_step: bool,
+    ) {
+        let mut daemon = Daemon::start(&world);
+        let before = daemon.settle(&world, &REMOTE);
+        let mut now = world.clone();
+        change.apply(&mut now);
+        if is_step {
+            daemon.report(&now, SourceKind::Etcd);
+            daemon.report(&now, SourceKind::Bird);
+            daemon.step(&now);
+        }
+        let after = daemon.settle(&now, &REMOTE);
+        prop_assert_eq!(change.others(&before), change.others(&after));
+    }
+
+    /// Incumbents: whatever comes or goes, and however often the daemon starts anew, a route
+    /// stays with its node while that node claims it.
+    #[test]
+    fn a_route_stays_with_its_node_while_that_claims_it(
+        steps in vec((0_u8..3, 0_usize..3, any::<bool>(), then()), 1..30),
+    ) {
+        let mut world = World { has_addresses: true, ..World::default() };
+        let mut daemon = Daemon::start(&world);
+        daemon.settle(&world, &REMOTE);
+        let mut active = daemon.decider.table().routes().clone();
+        for (third, claimant, is_claimed, then) in steps {
+            let (origin, node) = [("a", A), ("b", B), ("ours", OURS)][claimant];
+            let claims = world.claims.entry(SourceKind::Etcd).or_default();
+            claims.retain(|it| (it.cidr, &*it.origin) != (block(third), origin));
+            claims.extend(is_claimed.then(|| claim(block(third), origin, node)));
+            let to = world.clone();
+            happen(&mut world, &mut daemon, &to, Part::Claims(SourceKind::Etcd), then);
+            if then == Then::Nothing {
+                continue;
+            }
+            daemon.whole(&world);
+            let routes = daemon.decider.table().routes();
+            for (cidr, before) in &active {
+                let claims = world.claims[&SourceKind::Etcd].iter();
+                let mut claims = claims.filter(|it| it.cidr == *cidr);
+                let is_claimed =
+                    claims.any(|it| it.claim.is_some_and(|claim| claim.node == before.node));
+                if is_claimed {
+                    prop_assert_eq!(routes.get(cidr).map(|route| route.node), Some(before.node));
+                }
+            }
+            active.clone_from(routes);
+        }
+    }
+}
+
+/// A change that concerns one prefix and its node, or one pod.
+#[derive(Clone, Copy, Debug)]
+enum One {
+    Comes(SourceKind, Ipv4Addr),
+    Goes(SourceKind, u8),
+    Pod(u8),
+}
+
+/// A block that no source names otherwise.
+const NEW: u8 = 50;
+
+fn changes() -> impl Strategy<Value = One> {
+    let kind = || select(vec![SourceKind::Etcd, SourceKind::Bird]);
+    prop_oneof![
+        (kind(), select(vec![A, B, NEAR, LOST])).prop_map(|(kind, node)| One::Comes(kind, node)),
+        (kind(), 0..BLOCKS).prop_map(|(kind, third)| One::Goes(kind, third)),
+        (0_u8..4).prop_map(One::Pod),
+    ]
+}
+
+impl One {
+    fn apply(self, world: &mut World) {
+        match self {
+            Self::Comes(kind, node) => {
+                world.claims.get_mut(&kind).unwrap().push(claim(block(NEW), "new", node));
+            }
+            // Without nodes behind it an interface is not of the underlay any more.
+            Self::Goes(_, third) if REMOTE.iter().any(|kind| owner(*kind, third) == FAR) => {}
+            Self::Goes(kind, third) => {
+                world.claims.get_mut(&kind).unwrap().retain(|it| it.cidr != block(third));
+            }
+            Self::Pod(index) => {
+                if !world.pods.remove(&index) {
+                    world.pods.insert(index);
+                }
+            }
+        }
+    }
+
+    /// What was decided, but for what this change concerns.
+    fn others(self, settled: &Settled) -> (Desired, Vec<Ipv4Net>) {
+        let mut desired = settled.decision().desired.clone();
+        let (cidr, nodes) = match self {
+            Self::Comes(_, node) => (block(NEW), vec![node]),
+            // A less trusted source may name another node.
+            Self::Goes(_, third) => {
+                (block(third), REMOTE.iter().map(|kind| owner(*kind, third)).collect())
+            }
+            Self::Pod(index) => (Ipv4Net::from(pod(index)), Vec::new()),
+        };
+        desired.tables.routes.remove(&cidr);
+        desired.tables.kernel_routes.remove(&cidr);
+        desired.tables.left_to_tunl0.remove(&cidr);
+        for node in &nodes {
+            desired.tables.nodes.remove(node);
+            desired.tables.unreachable.remove(node);
+        }
+        if let Self::Pod(index) = self {
+            desired.endpoints.remove(&pod(index));
+            let ifindex = POD_INDEX + u32::from(index);
+            desired.attachments.retain(|attachment| attachment.ifindex != ifindex);
+        }
+        // Of several nodes inside a prefix, its refusal names one.
+        let alarms = settled.alarms.keys().filter(|other| **other != cidr);
+        (desired, alarms.copied().collect())
+    }
+}
+
+/// A world where two things come, in both orders: each is what it is by the first one alone.
+fn first_and_second(
+    first: impl Fn(&mut World),
+    second: impl Fn(&mut World),
+    found: impl Fn(&Settled) -> String,
+) -> [String; 2] {
+    let both: [&dyn Fn(&mut World); 2] = [&first, &second];
+    [[0, 1], [1, 0]].map(|order| {
+        let mut world = World { has_addresses: true, ..World::default() };
+        let mut daemon = Daemon::start(&world);
+        for index in order {
+            both[index](&mut world);
+            daemon.settle(&world, &REMOTE);
+        }
+        let live = daemon.settle(&world, &REMOTE);
+        daemon.restart(&world);
+        assert_eq!(found(&live), found(&daemon.settle(&world, &REMOTE)), "a restart decides alike");
+        found(&live)
+    })
+}
+
+fn claims_of(world: &mut World, kind: SourceKind) -> &mut Vec<Change> {
+    world.claims.entry(kind).or_default()
+}
+
+/// The exceptions from order: what came first stays, also after a restart.
+#[test]
+fn of_equals_the_first_stays() {
+    let node = |cidr: Ipv4Net| {
+        move |settled: &Settled| {
+            let route = settled.decision().desired.tables.routes.get(&cidr);
+            let route = route.filter(|route| route.is_destination());
+            route.map_or_else(|| "-".to_owned(), |route| Ipv4Addr::from(route.node).to_string())
+        }
+    };
+    // Two nodes claim one prefix.
+    let by = |origin: &'static str, owner| {
+        move |world: &mut World| {
+            claims_of(world, SourceKind::Etcd).push(claim(block(1), origin, owner));
+        }
+    };
+    let found = first_and_second(by("a", A), by("b", B), node(block(1)));
+    assert_eq!(found, [A.to_string(), B.to_string()]);
+    // A prefix, and a node inside it.
+    let inside = Ipv4Addr::new(10, 20, 1, 7);
+    let wide = |world: &mut World| {
+        claims_of(world, SourceKind::Etcd).push(claim(block(1), "wide", A));
+    };
+    let narrow = move |world: &mut World| {
+        claims_of(world, SourceKind::Etcd).push(claim(block(2), "narrow", inside));
+    };
+    assert_eq!(first_and_second(wide, narrow, node(block(1))), [A.to_string(), "-".into()]);
+    assert_eq!(first_and_second(wide, narrow, node(block(2))), ["-".into(), inside.to_string()]);
+    // The datastore has another node for a block with a pod of ours.
+    let ours = net("10.20.105.192/26");
+    let taken = move |world: &mut World| {
+        claims_of(world, SourceKind::Etcd).push(claim(ours, "block", A));
+    };
+    let pods = |world: &mut World| world.pods = [0].into();
+    assert_eq!(first_and_second(taken, pods, node(ours)), [A.to_string(), "-".into()]);
+    // tunl0 carries routes to all prefixes but one.
+    let lacking = |world: &mut World| {
+        claims_of(world, SourceKind::Etcd).push(claim(block(NEW), "new", A));
+    };
+    let tunl0 = |world: &mut World| world.has_tunl0 = true;
+    let mode = |settled: &Settled| settled.decision().mode.mode.as_str().to_owned();
+    assert_eq!(first_and_second(lacking, tunl0, mode), ["replace", "accelerate"]);
+}
+
+/// Which address is ours, which mode, and where XDP is of no use: the decision stays when its
+/// ground is gone, restarts included.
+#[test]
+fn history_is_what_memory_holds() {
+    type Change = fn(&mut World);
+    let steps: [(&str, Change); 6] = [
+        ("at first", |world| world.has_tunl0 = true),
+        ("XDP hands nothing over", |world| world.counted.unable = 5),
+        ("XDP handed something over", |world| world.counted.unwrapped = 9),
+        ("the kernel prefers another source", |world| world.by_second = [A, B].into()),
+        ("tunl0 lacks a route", |world| {
+            claims_of(world, SourceKind::Etcd).push(claim(block(NEW), "new", B));
+        }),
+        ("counters were flushed", |world| world.counted = Counted::default()),
+    ];
+    for restarts in [false, true] {
+        let mut world = World { has_addresses: true, ..World::default() };
+        let mut daemon = Daemon::start(&world);
+        let mut found = Vec::new();
+        for (step, change) in steps {
+            change(&mut world);
+            if restarts {
+                daemon.restart(&world);
+            }
+            let settled = daemon.settle(&world, &REMOTE);
+            let decision = settled.decision();
+            let xdp =
+                decision.desired.attachments.iter().any(|it| {
+                    it.ifindex == ETH0 && it.program == dataplane_common::Program::DecapXdp
+                });
+            found.push((step, decision.node.address, decision.mode.mode, xdp));
+        }
+        let later = (OURS, TunnelMode::Accelerate, false);
+        let expected = steps.map(|(step, _)| (step, later.0, later.1, step == "at first"));
+        assert_eq!(found, expected, "restarts: {restarts}");
+    }
+}
+
+/// The default route prefers another source than the paths to nodes: whether it or the first
+/// node came first does not matter.
+#[test]
+fn the_default_routes_source_gives_way_to_that_of_paths() {
+    let mut world = World { has_addresses: true, file: 0, ..World::default() };
+    let mut daemon = Daemon::start(&world);
+    assert_eq!(daemon.settle(&world, &REMOTE).decision().node.address, OURS);
+    world.by_second = [A].into();
+    let mut other = Daemon::start(&world);
+    assert_eq!(other.settle(&world, &REMOTE).decision().node.address, SECOND);
+}
+
+/// What is wrong, for worlds that lack one thing each.
+#[test]
+fn problems_follow_from_the_decision() {
+    use crate::daemon::report::Code;
+    type Change = fn(&mut World);
+    let cases: [(Change, &[Code]); 6] = [
+        (|world| world.has_tunl0 = true, &[]),
+        (|_| (), &[Code::NoTunnelAddress]),
+        (
+            |world| {
+                world.has_tunl0 = true;
+                world.refusal = Some("no conntrack".into());
+            },
+            &[Code::FastpathWithheld],
+        ),
+        (
+            |world| {
+                world.has_tunl0 = true;
+                claims_of(world, SourceKind::Etcd).push(claim(block(NEW), "new", LOST));
+                world.file = 3;
+            },
+            &[],
+        ),
+        (
+            |world| claims_of(world, SourceKind::Etcd).push(claim(block(NEW), "new", LOST)),
+            &[Code::NoTunnelAddress, Code::Unreachable],
+        ),
+        // Without tunl0 nothing can be decided.
+        (|world| world.file = 3, &[Code::TunnelDeviceMissing]),
+    ];
+    for (index, (change, expected)) in cases.into_iter().enumerate() {
+        let mut world = World { has_addresses: true, has_eth1: true, ..World::default() };
+        change(&mut world);
+        let mut daemon = Daemon::start(&world);
+        let mut found: Vec<Code> = daemon.problems(&world);
+        found.sort_unstable();
+        let mut expected = expected.to_vec();
+        expected.sort_unstable();
+        assert_eq!(found, expected, "case {index}");
+    }
+    let mut world = World::default();
+    assert_eq!(Daemon::start(&world).problems(&world), [Code::NoNodeAddress]);
+    // The host has no default route: the nodes that are claimed show which address is ours.
+    world.has_addresses = true;
+    world.has_default = false;
+    assert_eq!(Daemon::start(&world).settle(&world, &REMOTE).decision().node.address, OURS);
+}

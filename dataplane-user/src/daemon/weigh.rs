@@ -1,0 +1,25 @@
+//! Between observing and deciding: claims name nodes, the paths to nodes show what the host is
+//! like, and by that claims are weighed.
+
+use anyhow::Result;
+
+use super::{decide::Decider, observe::Observer};
+use crate::{clock, desired::Facts};
+
+/// Lets the claims be weighed, and asks the kernel for the paths to nodes that are new, until
+/// no more are. Returns what the host comes to; `None` while nothing names our node address.
+///
+/// # Errors
+/// If the kernel cannot answer.
+pub async fn weigh(observer: &mut Observer, decider: &mut Decider) -> Result<Option<Facts>> {
+    loop {
+        let known = observer.paths().len();
+        let facts = decider.weigh(observer.host(), observer.paths(), clock::seconds());
+        let nodes = decider.nodes(observer.host(), observer.paths());
+        observer.ask_unknown(nodes.iter().copied()).await?;
+        if observer.paths().len() == known {
+            observer.keep_paths(|node| nodes.contains(&node));
+            return Ok(facts);
+        }
+    }
+}
