@@ -117,9 +117,11 @@ impl Daemon {
         loop {
             service::alive();
             self.alarms.leases = self.applier.as_ref().and_then(Applier::leases_end_at);
+            self.alarms.report = self.reporter.write_at();
             let wake = self.wakes.next(self.alarms).await?;
             if let Wake::Stop(signal) = wake {
                 service::stopping();
+                self.reporter.write_pending();
                 tracing::info!(
                     "{signal}: stopped; forwarding goes on without the daemon (`tunless detach` \
                      ends it)"
@@ -157,6 +159,10 @@ impl Daemon {
                 if let Some(applier) = &mut self.applier {
                     applier.end_leases();
                 }
+                None
+            }
+            Wake::ReportDue => {
+                self.reporter.write_pending();
                 None
             }
             Wake::Resume => Some(whole),

@@ -143,7 +143,7 @@ async fn start(path: &Path, bpffs: Option<&Path>) -> Result<Daemon> {
         retry: RETRY,
         policy_seen: now,
         cores: Cores::default(),
-        alarms: Alarms { look: now, check: now + CHECK, resume: None, leases: None },
+        alarms: Alarms { look: now, check: now + CHECK, resume: None, leases: None, report: None },
         _raw_socket: raw_socket::open(),
         lock,
     };

@@ -30,6 +30,8 @@ pub enum Wake {
     Sources(Vec<(SourceKind, Report)>),
     /// Leases of what changed a moment ago are to be ended.
     LeasesDue,
+    /// A report that was put off is to be written.
+    ReportDue,
     /// nftables were changed.
     Rules,
     /// Outer packets were too big for the paths to these nodes.
@@ -59,6 +61,8 @@ pub struct Alarms {
     pub resume: Option<Instant>,
     /// [`Wake::LeasesDue`], if at all.
     pub leases: Option<Instant>,
+    /// [`Wake::ReportDue`], if at all.
+    pub report: Option<Instant>,
 }
 
 /// Where wakes come from.
@@ -112,6 +116,7 @@ impl Wakes {
     pub async fn next(&mut self, alarms: Alarms) -> Result<Wake> {
         let leases = alarms.leases.unwrap_or(alarms.look);
         let resume = alarms.resume.unwrap_or(alarms.look);
+        let report = alarms.report.unwrap_or(alarms.look);
         loop {
             tokio::select! {
                 changes = self.events.changed() => {
@@ -152,6 +157,9 @@ impl Wakes {
                 () = sleep_until(alarms.look) => return Ok(Wake::Look),
                 () = sleep_until(resume), if alarms.resume.is_some() => return Ok(Wake::Resume),
                 () = sleep_until(alarms.check) => return Ok(Wake::Check),
+                () = sleep_until(report), if alarms.report.is_some() => {
+                    return Ok(Wake::ReportDue);
+                }
                 () = sleep_until(leases), if alarms.leases.is_some() => {
                     return Ok(Wake::LeasesDue);
                 }

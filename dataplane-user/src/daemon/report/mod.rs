@@ -4,18 +4,21 @@
 mod check;
 mod forwarding;
 mod ledger;
+mod pace;
 mod problem;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use self::ledger::Ledger;
+use tokio::time::Instant;
+
 pub use self::{
     check::{check, summary},
     forwarding::{Ways, forwarding},
     problem::{Code, HOLD, Level, Problem, is_ready},
     state::{ConfigState, Decided, SCHEMA, State, Tunnel, unix_now},
 };
+use self::{ledger::Ledger, pace::Pace};
 use super::{decide::Decision, service};
 use crate::{
     bpf::{Attachment, Pins, Programs},
@@ -52,6 +55,7 @@ pub struct Reporter {
     state: State,
     /// As it was last written.
     written: Option<State>,
+    pace: Pace,
 }
 
 impl Reporter {
@@ -78,6 +82,7 @@ impl Reporter {
             ledger: Ledger::default(),
             state,
             written: None,
+            pace: Pace::default(),
         };
         let starting = Problem::new(Code::Starting, "", "the daemon has not reconciled yet");
         reporter.state.problems = vec![starting];
@@ -145,14 +150,37 @@ impl Reporter {
         self.state.heartbeat = clock::monotonic().as_secs_f64();
     }
 
-    /// Logs what came and what went, and writes the report if it differs.
+    /// Logs what came and what went, and writes the report if it differs: at once if other
+    /// problems are in it, else some times a second at most.
     pub fn publish(&mut self) {
         let problems = self.found.values().flatten().cloned();
         self.ledger.update(problems, unix_now()).log();
         self.state.problems = self.ledger.problems();
-        if self.written.as_ref() == Some(&self.state) {
-            return;
+        let Some(written) = &self.written else {
+            return self.write();
+        };
+        if *written == self.state {
+            self.pace.clear();
+        } else if self.pace.may_write(is_urgent(written, &self.state)) {
+            self.write();
         }
+    }
+
+    /// When [`Self::write_pending`] is to be called, if at all.
+    #[must_use]
+    pub fn write_at(&self) -> Option<Instant> {
+        self.pace.due()
+    }
+
+    /// Writes what was put off, if anything was.
+    pub fn write_pending(&mut self) {
+        if self.pace.due().is_some() {
+            self.pace.clear();
+            self.write();
+        }
+    }
+
+    fn write(&mut self) {
         match self.state.write(&self.pins) {
             Ok(()) => self.written = Some(self.state.clone()),
             Err(error) => tracing::warn!("`tunless status` will be out of date: {error:#}"),
@@ -175,4 +203,16 @@ impl Reporter {
     pub fn run(&self) -> &str {
         &self.run
     }
+}
+
+/// Whether the report must not be put off: other problems, another level, another file, or the
+/// first decision. That a cause has other words is not urgent.
+fn is_urgent(written: &State, now: &State) -> bool {
+    let problems = |state: &State| -> BTreeSet<_> {
+        let problems = state.problems.iter();
+        problems.map(|problem| (problem.key(), problem.level)).collect()
+    };
+    written.config != now.config
+        || written.decided.is_some() != now.decided.is_some()
+        || problems(written) != problems(now)
 }
