@@ -244,10 +244,11 @@ impl Daemon {
     async fn report(&mut self, postponed: &BTreeSet<Attachment>) {
         let programs = self.applier.as_ref().map(Applier::programs);
         self.reporter.set_decision(self.decider.last(), programs, postponed);
-        let mut decided = match self.is_held_back() && self.decider.memory().node.is_some() {
+        let (host, paths) = (self.observer.host(), self.observer.paths());
+        let mut decided = match self.is_held_back() && self.decider.basis(host, paths).is_some() {
             // There is no decision on purpose, not because something is missing.
             true => Vec::new(),
-            false => problems::decision(&self.decider, self.observer.host()),
+            false => problems::decision(&self.decider, host),
         };
         decided.extend(self.cores.hot().map(problems::hot_cpu));
         self.reporter.set(Stage::Decide, decided);
