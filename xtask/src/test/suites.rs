@@ -143,10 +143,10 @@ fn kernel_cases(outcome: &mut Outcome, suite: Suite, filter: &[String], deadline
     let mut command = workspace::cargo(["test", "--no-fail-fast", "--package", TESTS_PACKAGE]);
     command.args(["--test", suite.name()]);
     if suite == Suite::Netns {
-        // Most cases wait for something: by two at a time two processors had nothing to do for
-        // two thirds of the time. Many more, and those that watch for lost packets would see
+        // Most cases wait for something: by three at a time two processors had nothing to do for
+        // more than half of the time. Many more, and those that watch for lost packets would see
         // the scheduler's.
-        command.env("RUST_TEST_THREADS", "3");
+        command.env("RUST_TEST_THREADS", "5");
     }
     cases(outcome, &mut command, filter, deadline);
 }
