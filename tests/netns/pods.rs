@@ -99,3 +99,31 @@ fn a_hundred_pods_at_once() {
         scene.assert_nothing_plain();
     });
 }
+
+/// A node that starts with many pods attaches programs to them for seconds; a route that is saved
+/// meanwhile does not wait for the last of them.
+#[test]
+fn a_saved_route_does_not_wait_for_a_hundred_pods() {
+    const PODS: u8 = 150;
+    const LATER: &str = "10.20.44.0/26";
+    let lab = lab().build().unwrap();
+    let (node1, node2) = (&lab.node1, &lab.node2);
+    let crowd: Vec<_> =
+        (1..=PODS).map(|n| (format!("crowd-{n}"), Ipv4Addr::new(10, 20, 106, n))).collect();
+    node2.add_pods(&crowd).unwrap();
+    let config =
+        |routes: &[(&'static str, Ipv4Addr)]| Setup::VERIFIED.config_with(node2, routes, "");
+    let first = (node1.block, node1.ip);
+    let daemon = Daemon::start(node2, &config(&[first])).unwrap();
+    daemon.rewrite_config(&config(&[first, (LATER, node1.ip)])).unwrap();
+    let attached = until("the route is active", SOON, || {
+        let attached = pod_links(node2).len();
+        let routes = daemon.cli_json(&["routes", "list"]).unwrap();
+        routes["items"].to_string().contains(LATER).then_some(attached)
+    });
+    assert!(attached < usize::from(PODS), "all pods came first");
+    until("every pod has its program", SOON, || {
+        (pod_links(node2).len() == usize::from(PODS) + 1).then_some(())
+    });
+    daemon.finish().unwrap();
+}

@@ -10,6 +10,7 @@ use tunless_lab::{Daemon, Lab, Node};
 
 use super::interop::pings;
 use crate::{
+    checks::Outcome,
     suites::{Case, Guest, accelerate::Streams},
     tunl0::{self, Owner},
 };
@@ -68,23 +69,27 @@ fn some(_: &Guest) -> Result<()> {
 }
 
 /// tunless starts before tunl0 is up.
-pub fn tunless_first(_: &Guest) -> Result<()> {
-    beside_both(TUNLESS_FIRST)
+pub fn tunless_first(guest: &Guest) -> Result<()> {
+    guest.checks.check("accelerate", || beside_both(TUNLESS_FIRST));
+    Ok(())
 }
 
 /// tunl0 is up before tunless starts, with some of its routes.
-pub fn tunl0_first(_: &Guest) -> Result<()> {
-    beside_both(TUNL0_FIRST)
+pub fn tunl0_first(guest: &Guest) -> Result<()> {
+    guest.checks.check("accelerate", || beside_both(TUNL0_FIRST));
+    Ok(())
 }
 
 /// The node's address comes last, or nearly.
-pub fn address_late(_: &Guest) -> Result<()> {
-    beside_both(ADDRESS_LATE)
+pub fn address_late(guest: &Guest) -> Result<()> {
+    guest.checks.check("accelerate", || beside_both(ADDRESS_LATE));
+    Ok(())
 }
 
-fn beside_both(orders: &[&[Step]]) -> Result<()> {
+fn beside_both(orders: &[&[Step]]) -> Result<Outcome> {
     beside(Owner::Felix, orders)?;
-    beside(Owner::Bird, orders)
+    beside(Owner::Bird, orders)?;
+    Ok(Outcome::GOOD)
 }
 
 /// Felix replaces routes, BIRD adds them.
