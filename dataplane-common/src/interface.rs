@@ -4,6 +4,7 @@ use core::fmt;
 
 /// An interface's index; 0 is none.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[cfg_attr(feature = "user", derive(serde::Deserialize, serde::Serialize), serde(transparent))]
 #[repr(transparent)]
 pub struct IfIndex(pub u32);
 

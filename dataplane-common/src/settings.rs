@@ -1,6 +1,6 @@
 //! What a program knows from the moment it is loaded.
 
-use crate::{Ipv4Be, Mac, layout::plain};
+use crate::{IfIndex, Ipv4Be, Mac, layout::plain};
 
 plain! {
     /// Load-time settings: a read-only global of every program, so the
@@ -13,7 +13,7 @@ plain! {
         /// Our underlay address: the source we write, the destination we accept.
         pub node: Ipv4Be,
         /// The tunnel device's interface index.
-        pub tunnel_ifindex: u32,
+        pub tunnel_ifindex: IfIndex,
         /// The tunnel device's MAC: a frame handed to its ingress must carry it.
         pub tunnel_mac: Mac,
         /// [`Settings::OFF`], [`Settings::TRUSTED`] or [`Settings::VERIFIED`].

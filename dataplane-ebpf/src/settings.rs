@@ -13,7 +13,7 @@ use dataplane_common::{IfIndex, Ipv4Be, Mac, Settings};
 static SETTINGS: Settings = Settings {
     lease: 0,
     node: Ipv4Be::UNSPECIFIED,
-    tunnel_ifindex: 0,
+    tunnel_ifindex: IfIndex::NONE,
     tunnel_mac: Mac([0; 3]),
     fastpath: Settings::OFF,
     spoof: Settings::SPOOF_DROP,
@@ -34,7 +34,7 @@ pub fn node() -> Ipv4Be {
 #[inline(always)]
 pub fn tunnel_ifindex() -> IfIndex {
     // SAFETY: as above.
-    IfIndex(unsafe { read_volatile(&SETTINGS.tunnel_ifindex) })
+    unsafe { read_volatile(&SETTINGS.tunnel_ifindex) }
 }
 
 /// Whether the tunnel device is ours, a veth; tunl0 has no link header.

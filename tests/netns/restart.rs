@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, fs, net::Ipv4Addr};
 
 use aya::programs::TcAttachType;
+use dataplane_common::IfIndex;
 use dataplane_user::bpf::sys::tcx_programs;
 use nix::net::if_::if_nametoindex;
 use tunless_lab::{Daemon, Lab, Node, Pod};
@@ -96,7 +97,7 @@ fn interfaces_are_narrowed_and_widened() {
     let cali = scene.lab.perf().cali.clone();
     let attached = |node: &Node| {
         let count = || {
-            let ifindex = if_nametoindex(cali.as_str())?;
+            let ifindex = IfIndex(if_nametoindex(cali.as_str())?);
             let directions = [TcAttachType::Ingress, TcAttachType::Egress];
             let programs = directions.map(|direction| tcx_programs(ifindex, direction));
             Ok(programs.into_iter().map(|programs| programs.unwrap().len()).sum::<usize>())

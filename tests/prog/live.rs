@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use aya::programs::TcAttachType;
 use dataplane_common::{
-    Direction,
+    Direction, IfIndex,
     Reason::{
         self, DecapNotForHost, DecapNotIpip, DecapNotIpv4, DecapOuterTruncated, DecapToPod,
         DecapToStack, HostEncapsulated, HostTooBig, HostTruncated, PodEncapsulated, PodNotIpv4,
@@ -49,7 +49,7 @@ fn gso_from_node_to_node() {
         let (node2, device) = net.outside(|| {
             let settings = Settings {
                 node: NODE2.into(),
-                tunnel_ifindex: DROP_IF,
+                tunnel_ifindex: IfIndex(DROP_IF),
                 ..settings(Settings::OFF, Settings::SPOOF_DROP)
             };
             let entries = [route(POD, 32, NODE1, 0), node(NODE1, WIRE_IF, MTU)];

@@ -236,7 +236,7 @@ pub fn settings(fastpath: u8, spoof: u8) -> Settings {
     Settings {
         lease: LEASE,
         node: NODE1.into(),
-        tunnel_ifindex: TUNNEL_IF,
+        tunnel_ifindex: IfIndex(TUNNEL_IF),
         tunnel_mac: TUNNEL_MAC.into(),
         fastpath,
         spoof,

@@ -21,7 +21,7 @@ use aya::programs::{
         qdisc_add_clsact,
     },
 };
-use dataplane_common::Program;
+use dataplane_common::{IfIndex, Program};
 use nix::net::if_::if_nametoindex;
 
 use super::{AttachedLink, Attachment, Hook as _, Pins, pins};
@@ -60,7 +60,7 @@ pub fn attach(
         attached => attached?,
     };
     leave(program, id)?;
-    if if_nametoindex(interface).ok() != Some(at.ifindex) {
+    if if_nametoindex(interface).ok() != Some(at.ifindex.0) {
         bail!("{interface} was replaced meanwhile; the new one is next");
     }
     if made_qdisc {
@@ -92,7 +92,7 @@ pub async fn detach(
 ///
 /// # Errors
 /// If the kernel refuses.
-pub async fn remove_qdisc(kernel: &Kernel, pins: &Pins, ifindex: u32) -> Result<()> {
+pub async fn remove_qdisc(kernel: &Kernel, pins: &Pins, ifindex: IfIndex) -> Result<()> {
     if pins.own_qdisc(ifindex).exists() && kernel.filters(ifindex).await?.is_empty() {
         kernel.delete_clsact(ifindex).await?;
     }
@@ -103,7 +103,7 @@ pub async fn remove_qdisc(kernel: &Kernel, pins: &Pins, ifindex: u32) -> Result<
 ///
 /// # Errors
 /// If the pin that says so cannot be removed.
-pub fn forget_qdisc(pins: &Pins, ifindex: u32) -> Result<()> {
+pub fn forget_qdisc(pins: &Pins, ifindex: IfIndex) -> Result<()> {
     remove(&pins.own_qdisc(ifindex))
 }
 

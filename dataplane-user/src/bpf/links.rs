@@ -7,7 +7,7 @@
 use std::{fs, io, os::fd::AsRawFd as _, path::Path};
 
 use anyhow::{Context as _, Result};
-use dataplane_common::Program;
+use dataplane_common::{IfIndex, Program};
 use serde::{Deserialize, Serialize};
 
 use super::{Pins, sys};
@@ -19,7 +19,7 @@ pub struct Attachment {
     #[serde(with = "super::hook::by_name")]
     pub program: Program,
     /// The interface.
-    pub ifindex: u32,
+    pub ifindex: IfIndex,
 }
 
 /// A pinned link as the kernel sees it.
@@ -74,14 +74,17 @@ fn is_missing(error: &anyhow::Error) -> bool {
 
 fn parse_name(path: &Path) -> Option<Attachment> {
     let (program, ifindex) = path.file_name()?.to_str()?.rsplit_once('_')?;
-    Some(Attachment { program: Program::from_name(program)?, ifindex: ifindex.parse().ok()? })
+    Some(Attachment {
+        program: Program::from_name(program)?,
+        ifindex: IfIndex(ifindex.parse().ok()?),
+    })
 }
 
 /// Looks at a pinned link. The kernel tells program and interface in the
 /// descriptor's fdinfo (`kernel/bpf/tcx.c`, `net/core/dev.c`), where reading
 /// needs no privilege beyond opening the pin; `BPF_PROG_QUERY` by aya would ask
 /// for `CAP_SYS_ADMIN`.
-fn look(pin: &Path, ifindex: u32) -> Result<AttachedLink> {
+fn look(pin: &Path, ifindex: IfIndex) -> Result<AttachedLink> {
     let descriptor = sys::open(pin).with_context(|| format!("opening {}", pin.display()))?;
     let path = format!("/proc/self/fdinfo/{}", descriptor.as_raw_fd());
     let fdinfo = fs::read_to_string(&path).context(path)?;
@@ -90,7 +93,7 @@ fn look(pin: &Path, ifindex: u32) -> Result<AttachedLink> {
     };
     Ok(AttachedLink {
         program_id: field("prog_id:").unwrap_or(0),
-        is_live: field("ifindex:") == Some(ifindex),
+        is_live: field("ifindex:") == Some(ifindex.0),
         is_filter: !fdinfo.contains("link_type:"),
     })
 }
@@ -102,8 +105,8 @@ mod tests {
     #[test]
     fn names_say_program_and_interface() {
         for program in Program::ALL {
-            let attachment = Attachment { program, ifindex: 17 };
-            let pin = Pins::new("/sys/fs/bpf/t".as_ref()).link(program, 17);
+            let attachment = Attachment { program, ifindex: IfIndex(17) };
+            let pin = Pins::new("/sys/fs/bpf/t".as_ref()).link(program, attachment.ifindex);
             assert_eq!(parse_name(&pin), Some(attachment));
             assert!(!pin.file_name().unwrap().to_str().unwrap().contains('.'));
         }

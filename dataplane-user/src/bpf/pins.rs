@@ -23,7 +23,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use dataplane_common::{Program, abi::ABI};
+use dataplane_common::{IfIndex, Program, abi::ABI};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::links;
@@ -77,23 +77,25 @@ impl Pins {
 
     /// A link's pin.
     #[must_use]
-    pub fn link(&self, program: Program, ifindex: u32) -> PathBuf {
+    pub fn link(&self, program: Program, ifindex: IfIndex) -> PathBuf {
         self.links().join(format!("{program}_{ifindex}"))
     }
 
     /// Says that an interface's `clsact` qdisc is of our making (see
     /// [`super::filters`]).
     #[must_use]
-    pub fn own_qdisc(&self, ifindex: u32) -> PathBuf {
+    pub fn own_qdisc(&self, ifindex: IfIndex) -> PathBuf {
         self.links().join(format!("clsact_{ifindex}"))
     }
 
     /// The interfaces whose `clsact` qdisc is of our making.
     #[must_use]
-    pub fn own_qdiscs(&self) -> Vec<u32> {
+    pub fn own_qdiscs(&self) -> Vec<IfIndex> {
         let entries = fs::read_dir(self.links()).into_iter().flatten().flatten();
-        let ifindex =
-            |entry: fs::DirEntry| entry.file_name().to_str()?.strip_prefix("clsact_")?.parse().ok();
+        let ifindex = |entry: fs::DirEntry| {
+            let name = entry.file_name();
+            Some(IfIndex(name.to_str()?.strip_prefix("clsact_")?.parse().ok()?))
+        };
         entries.filter_map(ifindex).collect()
     }
 

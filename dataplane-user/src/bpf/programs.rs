@@ -165,12 +165,12 @@ impl Programs {
             }
             None => {
                 let program = self.xdp()?;
-                let id = program.attach_to_if_index(at.ifindex, XdpMode::Driver)?;
+                let id = program.attach_to_if_index(at.ifindex.0, XdpMode::Driver)?;
                 // Without a link the kernel would keep the program for ever.
                 FdLink::try_from(program.take_link(id)?)?
             }
         };
-        if if_nametoindex(interface).ok() != Some(at.ifindex) {
+        if if_nametoindex(interface).ok() != Some(at.ifindex.0) {
             bail!("{interface} was replaced meanwhile; the new one is next");
         }
         let pin = pins.link(at.program, at.ifindex);

@@ -11,6 +11,7 @@ use std::{
 };
 
 use aya::programs::TcAttachType;
+use dataplane_common::IfIndex;
 
 const BPF_MAP_CREATE: libc::c_int = 0;
 const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
@@ -130,7 +131,7 @@ pub fn pin(object: &OwnedFd, pin: &Path) -> io::Result<()> {
 
 /// The numbers of the programs on an interface's TCX hook. aya's query opens
 /// each of them, which takes `CAP_SYS_ADMIN`.
-pub fn tcx_programs(ifindex: u32, direction: TcAttachType) -> io::Result<Vec<u32>> {
+pub fn tcx_programs(ifindex: IfIndex, direction: TcAttachType) -> io::Result<Vec<u32>> {
     /// As above.
     #[repr(C)]
     struct Attributes {
@@ -150,7 +151,7 @@ pub fn tcx_programs(ifindex: u32, direction: TcAttachType) -> io::Result<Vec<u32
     // `BPF_MPROG_MAX` (kernel/bpf/mprog.c): no hook holds more.
     let mut ids = vec![0_u32; 64];
     let mut attributes = Attributes {
-        target_ifindex: ifindex,
+        target_ifindex: ifindex.0,
         attach_type: match direction {
             TcAttachType::Egress => BPF_TCX_EGRESS,
             _ => BPF_TCX_INGRESS,

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use anyhow::Result;
-use dataplane_common::Endpoint;
+use dataplane_common::{Endpoint, IfIndex};
 use serde::Serialize;
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
 struct EndpointItem {
     ip: Ipv4Addr,
     interface: String,
-    ifindex: u32,
+    ifindex: IfIndex,
     /// The pod's MAC; `None` until the kernel has resolved it.
     mac: Option<String>,
 }
@@ -40,8 +40,8 @@ pub fn list(maps: &Maps, format: Format) -> Result<Exit> {
         let (ip, Endpoint { hop }) = entry?;
         items.push(EndpointItem {
             ip: ip.into(),
-            interface: super::interface_name(hop.ifindex.0),
-            ifindex: hop.ifindex.0,
+            interface: super::interface_name(hop.ifindex),
+            ifindex: hop.ifindex,
             mac: hop.destination.is_known().then(|| hop.destination.to_string()),
         });
     }

@@ -85,7 +85,7 @@ fn item(flow: &Flow, lease: &Lease, now: Duration) -> LeaseItem {
         destination: end(flow.destination.into(), flow.destination_port),
         direction: flow.direction().as_str(),
         node: lease.node.into(),
-        interface: super::interface_name(lease.endpoint.0),
+        interface: super::interface_name(lease.endpoint),
         expires_in_seconds: Duration::from_nanos(lease.expires).saturating_sub(now).as_secs_f64(),
         packets: lease.packets,
         bytes: lease.bytes,

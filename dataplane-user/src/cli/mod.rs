@@ -19,6 +19,7 @@ use std::{
 
 use anyhow::{Context as _, Error, Result, bail};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use dataplane_common::IfIndex;
 
 use self::status::Detail;
 use crate::{
@@ -373,9 +374,9 @@ fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
 }
 
 /// An interface's name in this network namespace; `#7` of one that is gone.
-fn interface_name(ifindex: u32) -> String {
+fn interface_name(ifindex: IfIndex) -> String {
     // nix returns an empty name where the kernel knows none.
-    nix::net::if_::if_indextoname(ifindex)
+    nix::net::if_::if_indextoname(ifindex.0)
         .ok()
         .and_then(|name| name.into_string().ok())
         .filter(|name| !name.is_empty())
@@ -410,8 +411,8 @@ mod tests {
 
     #[test]
     fn an_interface_that_is_gone_has_a_number() {
-        assert_eq!(interface_name(1), "lo");
-        assert_eq!(interface_name(u32::MAX >> 1), "#2147483647");
+        assert_eq!(interface_name(IfIndex(1)), "lo");
+        assert_eq!(interface_name(IfIndex(u32::MAX >> 1)), "#2147483647");
     }
 
     #[test]

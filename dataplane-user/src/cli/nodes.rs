@@ -77,7 +77,7 @@ fn item(maps: &Maps, address: Ipv4Addr, node: &Node, now: std::time::Duration) -
     let seen = std::time::Duration::from_nanos(counters.last_seen);
     NodeItem {
         node: address,
-        interface: reachable.then(|| super::interface_name(node.hop.ifindex.0)),
+        interface: reachable.then(|| super::interface_name(node.hop.ifindex)),
         mtu: reachable.then_some(node.mtu.0),
         next_hop_mac: node.hop.destination.is_known().then(|| node.hop.destination.to_string()),
         encap_packets: counters.encap.packets,

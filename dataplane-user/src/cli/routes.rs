@@ -138,8 +138,8 @@ pub async fn get(pins: &Pins, maps: &Maps, format: Format, ip: Ipv4Addr) -> Resu
     let item = RouteItem::new(maps, cidr, &route);
     let node = maps.nodes.get(&route.node, 0).ok().filter(|node| !node.hop.ifindex.is_none());
     let interface = match (route.is_local(), node) {
-        (true, _) => maps.endpoints.get(&Ipv4Be::from(ip), 0).ok().map(|pod| pod.hop.ifindex.0),
-        (false, node) => node.map(|node| node.hop.ifindex.0),
+        (true, _) => maps.endpoints.get(&Ipv4Be::from(ip), 0).ok().map(|pod| pod.hop.ifindex),
+        (false, node) => node.map(|node| node.hop.ifindex),
     };
     let answer = Answer {
         ip,

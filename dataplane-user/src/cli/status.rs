@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::Result;
-use dataplane_common::{Direction, Reason, Route, Verdict};
+use dataplane_common::{Direction, IfIndex, Reason, Route, Verdict};
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
@@ -129,7 +129,7 @@ struct AttachmentStatus {
     program: &'static str,
     hook: &'static str,
     interface: String,
-    ifindex: u32,
+    ifindex: IfIndex,
     live: bool,
 }
 

@@ -6,6 +6,7 @@
 use std::{collections::BTreeSet, fs, net::Ipv4Addr, time::Duration};
 
 use anyhow::Result;
+use dataplane_common::IfIndex;
 use serde::Serialize;
 
 use super::{
@@ -116,18 +117,18 @@ pub async fn preview(file: ConfigFile) -> Result<Preview> {
 fn not_forwarded(
     facts: &Facts,
     host: &Host,
-    tunnel: Option<u32>,
+    tunnel: Option<IfIndex>,
     tables: &RouteTables,
 ) -> Vec<Problem> {
     let mut off = host.not_forwarding();
     if tunnel.is_none() && !is_default_on() {
-        off.insert(0);
+        off.insert(IfIndex::NONE);
     }
     let names = host.links.iter().map(|(index, link)| (*index, link.name.clone())).collect();
     let ways = Ways {
         device: facts.mode.device(),
         tunnel: tunnel.unwrap_or_default(),
-        pods: &facts.pods.values().map(|pod| pod.hop.ifindex.0).collect(),
+        pods: &facts.pods.values().map(|pod| pod.hop.ifindex).collect(),
         plain_underlay: if tables.has_direct() { &facts.underlay } else { &BTreeSet::new() },
     };
     forwarding(ways, &off, &names)

@@ -28,7 +28,7 @@ use crate::{
     sources::{Me, status::SourcesStatus},
     tables::remember_sysctls,
 };
-use dataplane_common::{Program, Reason};
+use dataplane_common::{IfIndex, Program, Reason};
 
 /// How much is compared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -345,7 +345,7 @@ impl Daemon {
     /// What was found out, for the first lines of the log.
     pub(super) fn announce(&self) {
         let Some(decided) = self.reporter.decided() else { return };
-        let interfaces: BTreeSet<u32> =
+        let interfaces: BTreeSet<IfIndex> =
             decided.attachments.iter().map(|attachment| attachment.ifindex).collect();
         tracing::info!(
             "node {} ({}), tunnel address {}, mode {} ({}), {}, {} attached to {}, fast path {}, \

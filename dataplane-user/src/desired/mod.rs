@@ -35,7 +35,7 @@ pub struct Facts {
     /// Our underlay address.
     pub node: Ipv4Addr,
     /// Underlay interfaces.
-    pub underlay: BTreeSet<u32>,
+    pub underlay: BTreeSet<IfIndex>,
     /// With tunl0, or without?
     pub mode: TunnelMode,
     /// The tunnel device as it should be; as it is, if it is tunl0.
@@ -62,7 +62,7 @@ pub enum TunnelMode {
 impl TunnelMode {
     /// The tunnel device, if it is there; tunl0 has to be up.
     #[must_use]
-    pub fn find(self, host: &Host) -> Option<(u32, &Link)> {
+    pub fn find(self, host: &Host) -> Option<(IfIndex, &Link)> {
         match self {
             Self::Replace => host.link(TUNNEL),
             Self::Accelerate => host.tunl0(),
@@ -126,7 +126,7 @@ pub fn local_pods(config: &Config, host: &Host) -> BTreeMap<Ipv4Addr, Endpoint> 
         let address = route.destination.addr();
         let neighbour = host.neighbours.get(&(ifindex, address));
         let destination = neighbour.map(|neighbour| neighbour.mac).unwrap_or_default();
-        let hop = Hop { ifindex: IfIndex(ifindex), destination, source: link.mac };
+        let hop = Hop { ifindex, destination, source: link.mac };
         pods.insert(address, Endpoint { hop });
     }
     pods
@@ -142,10 +142,10 @@ impl Facts {
         host: &Host,
         paths: &Paths,
     ) -> Self {
-        let underlay: BTreeSet<u32> = if config.underlay.interfaces.is_empty() {
+        let underlay: BTreeSet<IfIndex> = if config.underlay.interfaces.is_empty() {
             // The interfaces the nodes are reached by, and the one with our address.
             let ethernet =
-                |ifindex: &u32| host.links.get(ifindex).is_some_and(|link| link.mac.is_known());
+                |ifindex: &IfIndex| host.links.get(ifindex).is_some_and(|link| link.mac.is_known());
             let used = paths.values().map(|path| path.ifindex).chain(host.owner(node));
             used.filter(ethernet).collect()
         } else {
@@ -167,7 +167,7 @@ impl Facts {
             },
             TunnelMode::Accelerate => {
                 let tunl0 = host.tunl0();
-                let has_it = |(owner, _): &&(u32, Ipv4Net)| {
+                let has_it = |(owner, _): &&(IfIndex, Ipv4Net)| {
                     tunl0.is_some_and(|(ifindex, _)| *owner == ifindex)
                 };
                 TunnelDevice {
@@ -213,11 +213,11 @@ pub struct Terms<'a> {
     /// The configured fast path, or `off` where it is withheld.
     pub fastpath: Fastpath,
     /// Interfaces whose driver refused XDP.
-    pub no_xdp: &'a BTreeSet<u32>,
+    pub no_xdp: &'a BTreeSet<IfIndex>,
     /// The secret among our programs.
     pub secret: u32,
     /// Pods whose interface has filters or shapers of others.
-    pub shaped: &'a BTreeSet<u32>,
+    pub shaped: &'a BTreeSet<IfIndex>,
 }
 
 /// All that the desired state is made of.
@@ -232,7 +232,7 @@ pub struct Inputs<'a> {
     /// What we make of the host.
     pub facts: &'a Facts,
     /// The tunnel device's interface index.
-    pub tunnel: u32,
+    pub tunnel: IfIndex,
 }
 
 impl Desired {
@@ -273,7 +273,7 @@ fn desired_attachments(
     config: &Config,
     host: &Host,
     facts: &Facts,
-    tunnel_ifindex: u32,
+    tunnel_ifindex: IfIndex,
     terms: Terms<'_>,
 ) -> BTreeSet<Attachment> {
     let mut attachments = BTreeSet::new();
@@ -300,12 +300,12 @@ fn desired_attachments(
     for pod in facts.pods.values() {
         match terms.fastpath {
             Fastpath::Off => {}
-            Fastpath::Trusted => attach(Program::EncapPod, pod.hop.ifindex.0),
+            Fastpath::Trusted => attach(Program::EncapPod, pod.hop.ifindex),
             // Never leased, and an `ingress` qdisc takes clsact's place.
-            Fastpath::Verified if is_shaped(host, terms, pod.hop.ifindex.0) => {}
+            Fastpath::Verified if is_shaped(host, terms, pod.hop.ifindex) => {}
             Fastpath::Verified => {
-                attach(Program::EncapPod, pod.hop.ifindex.0);
-                attach(Program::GrantDecap, pod.hop.ifindex.0);
+                attach(Program::EncapPod, pod.hop.ifindex);
+                attach(Program::GrantDecap, pod.hop.ifindex);
             }
         }
     }
@@ -313,14 +313,14 @@ fn desired_attachments(
 }
 
 /// Whether a pod's interface has a shaper, or filters of others.
-fn is_shaped(host: &Host, terms: Terms<'_>, ifindex: u32) -> bool {
+fn is_shaped(host: &Host, terms: Terms<'_>, ifindex: IfIndex) -> bool {
     host.shaped.contains(&ifindex) || terms.shaped.contains(&ifindex)
 }
 
 /// Never leased: what the configuration excludes, and pods behind a shaper,
 /// which must see every packet.
 fn desired_mark_rules(config: &Config, host: &Host, facts: &Facts, terms: Terms<'_>) -> MarkRules {
-    let shaped = facts.pods.iter().filter(|(_, pod)| is_shaped(host, terms, pod.hop.ifindex.0));
+    let shaped = facts.pods.iter().filter(|(_, pod)| is_shaped(host, terms, pod.hop.ifindex));
     let excluded = config.leases.exclude.iter().map(|cidr| cidr.0);
     let unleased: Vec<Ipv4Net> =
         shaped.map(|(address, _)| Ipv4Net::from(*address)).chain(excluded).collect();

@@ -9,7 +9,7 @@ use std::{
     net::Ipv4Addr,
 };
 
-use dataplane_common::{Hop, IfIndex, Mtu as PathMtu, Node, Route, ipv4::OUTER_LENGTH};
+use dataplane_common::{Hop, Mtu as PathMtu, Node, Route, ipv4::OUTER_LENGTH};
 use ipnet::Ipv4Net;
 
 use super::{ChosenRoutes, Inputs, TunnelMode, inner};
@@ -223,7 +223,7 @@ fn node(inputs: Inputs<'_>, address: Ipv4Addr) -> Result<Node, String> {
     let neighbour = host.neighbours.get(&(path.ifindex, path.next_hop));
     let destination = neighbour.map(|neighbour| neighbour.mac).unwrap_or_default();
     Ok(Node {
-        hop: Hop { ifindex: IfIndex(path.ifindex), destination, source: link.mac },
+        hop: Hop { ifindex: path.ifindex, destination, source: link.mac },
         mtu: PathMtu(mtu),
     })
 }
@@ -262,7 +262,7 @@ fn kernel_route(
 
 #[cfg(test)]
 mod tests {
-    use dataplane_common::{Endpoint, Mac};
+    use dataplane_common::{Endpoint, IfIndex, Mac};
 
     use super::*;
     use crate::{
@@ -271,8 +271,8 @@ mod tests {
         kernel::{Host, Link, Path, TunnelDevice},
     };
 
-    const ETH0: u32 = 2;
-    const TUNNEL: u32 = 4;
+    const ETH0: IfIndex = IfIndex(2);
+    const TUNNEL: IfIndex = IfIndex(4);
     const OURS: Ipv4Addr = Ipv4Addr::new(172, 16, 36, 10);
     const FAR: Ipv4Addr = Ipv4Addr::new(172, 16, 35, 4);
     /// In our own subnet.

@@ -10,6 +10,7 @@
 use std::{fs, net::Ipv4Addr, path::Path};
 
 use anyhow::{Context as _, Result, bail};
+use dataplane_common::IfIndex;
 use ipnet::Ipv4Net;
 use netlink_packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute};
 use rtnetlink::{AddressMessageBuilder, LinkUnspec, LinkVeth};
@@ -116,7 +117,7 @@ impl Kernel {
             Some((ifindex, link)) if is_tunnel_of(link, pins) => {
                 self.handle
                     .link()
-                    .del(ifindex)
+                    .del(ifindex.0)
                     .execute()
                     .await
                     .map_err(explain)
@@ -134,7 +135,7 @@ impl Kernel {
     pub async fn claim_tunnel(&self, host: &Host, pins: &Path) -> Result<()> {
         for name in [TUNNEL, TUNNEL_PEER] {
             let Some((ifindex, _)) = host.link(name) else { continue };
-            let message = LinkUnspec::new_with_index(ifindex).alias(alias(pins)).build();
+            let message = LinkUnspec::new_with_index(ifindex.0).alias(alias(pins)).build();
             let outcome = self.handle.link().set(message).execute().await.map_err(explain);
             outcome.with_context(|| format!("marking {name} as ours"))?;
         }
@@ -152,7 +153,7 @@ impl Kernel {
         let find = |name| host.link(name).map(|(index, _)| index).context("it vanished at once");
         let (tunnel, peer) = (find(TUNNEL)?, find(TUNNEL_PEER)?);
         for ifindex in [tunnel, peer] {
-            let message = LinkUnspec::new_with_index(ifindex).alias(alias).build();
+            let message = LinkUnspec::new_with_index(ifindex.0).alias(alias).build();
             self.handle.link().set(message).execute().await.map_err(explain)?;
             // IPv6 would send router solicitations into the tunnel. A kernel or
             // namespace without it refuses, and needs it not.
@@ -160,7 +161,7 @@ impl Kernel {
                 AfSpecInet6::AddrGenMode(In6AddrGenMode::None),
             ])]);
             let message =
-                LinkUnspec::new_with_index(ifindex).append_extra_attribute(no_ipv6).build();
+                LinkUnspec::new_with_index(ifindex.0).append_extra_attribute(no_ipv6).build();
             if let Err(error) = self.handle.link().set(message).execute().await {
                 tracing::debug!("{TUNNEL}: no IPv6 to turn off: {:#}", explain(error));
             }
@@ -171,15 +172,15 @@ impl Kernel {
         Ok(())
     }
 
-    async fn set_up(&self, ifindex: u32, mtu: u32) -> Result<()> {
-        let message = LinkUnspec::new_with_index(ifindex).mtu(mtu).arp(false).up().build();
+    async fn set_up(&self, ifindex: IfIndex, mtu: u32) -> Result<()> {
+        let message = LinkUnspec::new_with_index(ifindex.0).mtu(mtu).arp(false).up().build();
         self.handle.link().set(message).execute().await.map_err(explain)
     }
 
     async fn add_address(
         &self,
         host: &Host,
-        ifindex: u32,
+        ifindex: IfIndex,
         wanted: Option<Ipv4Addr>,
     ) -> Result<bool> {
         let Some(address) = wanted else { return Ok(false) };
@@ -188,7 +189,7 @@ impl Kernel {
         }
         self.handle
             .address()
-            .add(ifindex, address.into(), 32)
+            .add(ifindex.0, address.into(), 32)
             .execute()
             .await
             .map_err(explain)
@@ -205,12 +206,12 @@ impl Kernel {
     pub async fn trim_addresses(
         &self,
         host: &Host,
-        ifindex: u32,
+        ifindex: IfIndex,
         wanted: Option<Ipv4Addr>,
     ) -> Result<()> {
         for net in addresses(host, ifindex).filter(|net| Some(net.addr()) != wanted) {
             let message = AddressMessageBuilder::<Ipv4Addr>::new()
-                .index(ifindex)
+                .index(ifindex.0)
                 .address(net.addr(), net.prefix_len())
                 .build();
             match self.handle.address().del(message).execute().await {
@@ -225,12 +226,12 @@ impl Kernel {
     }
 }
 
-fn addresses(host: &Host, ifindex: u32) -> impl Iterator<Item = Ipv4Net> {
+fn addresses(host: &Host, ifindex: IfIndex) -> impl Iterator<Item = Ipv4Net> {
     host.addresses.iter().filter(move |(owner, _)| *owner == ifindex).map(|(_, net)| *net)
 }
 
 /// As it is right after it was made, and as nobody would leave one of his own.
-fn is_unfinished(host: &Host, ifindex: u32, link: &Link) -> bool {
+fn is_unfinished(host: &Host, ifindex: IfIndex, link: &Link) -> bool {
     link.kind.as_deref() == Some("veth")
         && !link.is_up
         && host.link(TUNNEL_PEER).is_some()

@@ -9,6 +9,7 @@
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use anyhow::{Context as _, Result};
+use dataplane_common::IfIndex;
 use futures::{StreamExt as _, channel::mpsc::UnboundedReceiver};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{RouteNetlinkMessage, neighbour::NeighbourMessage, route::RouteMessage};
@@ -38,7 +39,7 @@ pub struct Changes {
     /// Routes, in order.
     pub routes: Vec<RouteChange>,
     /// Neighbours, by interface and address; `None`: cannot be sent to any more.
-    pub neighbours: BTreeMap<(u32, Ipv4Addr), Option<Neighbour>>,
+    pub neighbours: BTreeMap<(IfIndex, Ipv4Addr), Option<Neighbour>>,
     /// Something else, or nobody knows what: look at everything.
     pub is_unknown: bool,
 }

@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use aya::programs::TcAttachType;
+use dataplane_common::IfIndex;
 use futures::TryStreamExt as _;
 use netlink_packet_route::tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption};
 
@@ -30,8 +31,8 @@ impl Kernel {
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub async fn filters(&self, ifindex: u32) -> Result<Vec<Filter>> {
-        let index = i32::try_from(ifindex)?;
+    pub async fn filters(&self, ifindex: IfIndex) -> Result<Vec<Filter>> {
+        let index = i32::try_from(ifindex.0)?;
         let mut found = Vec::new();
         for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
             let request = self.handle.traffic_filter(index).get();
@@ -58,8 +59,8 @@ impl Kernel {
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub async fn delete_clsact(&self, ifindex: u32) -> Result<()> {
-        let mut request = self.handle.qdisc().del(i32::try_from(ifindex)?);
+    pub async fn delete_clsact(&self, ifindex: IfIndex) -> Result<()> {
+        let mut request = self.handle.qdisc().del(i32::try_from(ifindex.0)?);
         request.message_mut().header.parent = TcHandle::CLSACT;
         match request.execute().await {
             Err(error)

@@ -5,7 +5,7 @@ use std::{
     net::Ipv4Addr,
 };
 
-use dataplane_common::Mac;
+use dataplane_common::{IfIndex, Mac};
 use ipnet::Ipv4Net;
 
 use super::{PROTOCOL, RouteChange, TUNL0};
@@ -16,18 +16,18 @@ use crate::address::is_single;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Host {
     /// By interface index.
-    pub links: BTreeMap<u32, Link>,
+    pub links: BTreeMap<IfIndex, Link>,
     /// (interface index, address with its prefix).
-    pub addresses: Vec<(u32, Ipv4Net)>,
+    pub addresses: Vec<(IfIndex, Ipv4Net)>,
     /// The main table.
     pub routes: Vec<KernelRoute>,
     /// Interfaces with a qdisc that shapes or polices: any but `noqueue`, and
     /// `clsact`, which is only a place for filters.
-    pub shaped: BTreeSet<u32>,
+    pub shaped: BTreeSet<IfIndex>,
     /// Interfaces with a `clsact` qdisc.
-    pub clsact: BTreeSet<u32>,
+    pub clsact: BTreeSet<IfIndex>,
     /// By interface index and address.
-    pub neighbours: BTreeMap<(u32, Ipv4Addr), Neighbour>,
+    pub neighbours: BTreeMap<(IfIndex, Ipv4Addr), Neighbour>,
 }
 
 /// An interface.
@@ -58,7 +58,7 @@ pub struct KernelRoute {
     /// Its prefix.
     pub destination: Ipv4Net,
     /// Out of which interface; `None` for blackholes and multipath routes.
-    pub ifindex: Option<u32>,
+    pub ifindex: Option<IfIndex>,
     /// Whether it says that there is no way (`unreachable`).
     pub is_unreachable: bool,
     /// Whether it swallows packets (`blackhole`).
@@ -66,7 +66,7 @@ pub struct KernelRoute {
     /// The next hop, if it is not the destination itself.
     pub gateway: Option<Ipv4Addr>,
     /// The next hops of a multipath route: interface, gateway.
-    pub hops: Vec<(u32, Option<Ipv4Addr>)>,
+    pub hops: Vec<(IfIndex, Option<Ipv4Addr>)>,
     /// Of several routes to a prefix the one with the lowest counts.
     pub metric: u32,
     /// The source the host itself uses.
@@ -88,7 +88,7 @@ pub struct Neighbour {
 
 impl KernelRoute {
     /// All its next hops: interface, gateway.
-    pub fn next_hops(&self) -> impl Iterator<Item = (u32, Option<Ipv4Addr>)> {
+    pub fn next_hops(&self) -> impl Iterator<Item = (IfIndex, Option<Ipv4Addr>)> {
         let single = self.ifindex.map(|ifindex| (ifindex, self.gateway));
         single.into_iter().chain(self.hops.iter().copied())
     }
@@ -120,20 +120,20 @@ impl Host {
 
     /// The interface called `name`.
     #[must_use]
-    pub fn link(&self, name: &str) -> Option<(u32, &Link)> {
+    pub fn link(&self, name: &str) -> Option<(IfIndex, &Link)> {
         self.links.iter().find(|(_, link)| link.name == name).map(|(index, link)| (*index, link))
     }
 
     /// Interfaces whose packets the kernel does not forward.
     #[must_use]
-    pub fn not_forwarding(&self) -> BTreeSet<u32> {
+    pub fn not_forwarding(&self) -> BTreeSet<IfIndex> {
         let off = self.links.iter().filter(|(_, link)| link.forwards == Some(false));
         off.map(|(index, _)| *index).collect()
     }
 
     /// The interface that has `address`.
     #[must_use]
-    pub fn owner(&self, address: Ipv4Addr) -> Option<u32> {
+    pub fn owner(&self, address: Ipv4Addr) -> Option<IfIndex> {
         self.addresses
             .iter()
             .find(|(_, assigned)| assigned.addr() == address)
@@ -150,7 +150,7 @@ mod tests {
     fn change(third: u8, metric: u32, gateway: u8, is_there: bool) -> RouteChange {
         let route = KernelRoute {
             destination: Ipv4Net::new_assert(Ipv4Addr::new(10, 20, third, 0), 26),
-            ifindex: Some(2),
+            ifindex: Some(IfIndex(2)),
             is_unreachable: false,
             is_blackhole: false,
             gateway: Some(Ipv4Addr::new(172, 16, 36, gateway)),

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use anyhow::Result;
+use dataplane_common::IfIndex;
 use netlink_packet_route::neighbour::{NeighbourFlags, NeighbourState};
 
 use super::{Kernel, explain};
@@ -13,10 +14,10 @@ impl Kernel {
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub async fn use_neighbour(&self, ifindex: u32, address: Ipv4Addr) -> Result<()> {
+    pub async fn use_neighbour(&self, ifindex: IfIndex, address: Ipv4Addr) -> Result<()> {
         self.handle
             .neighbours()
-            .add(ifindex, address.into())
+            .add(ifindex.0, address.into())
             .state(NeighbourState::None)
             .flags(NeighbourFlags::Use)
             .replace()

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Context as _, Result};
+use dataplane_common::IfIndex;
 use futures::TryStreamExt as _;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute};
 use rtnetlink::RouteMessageBuilder;
@@ -13,7 +14,7 @@ use super::{Kernel, errno, explain, snapshot};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Path {
     /// Out of which interface.
-    pub ifindex: u32,
+    pub ifindex: IfIndex,
     /// The neighbour to send to: the gateway, or the node itself.
     pub next_hop: Ipv4Addr,
     /// The source the kernel would choose.
@@ -42,10 +43,10 @@ impl Kernel {
                 return Err(explain(error)).with_context(|| format!("asking the way to {node}"));
             }
         };
-        let mut path = Path { ifindex: 0, next_hop: node, source: None, mtu: None };
+        let mut path = Path { ifindex: IfIndex::NONE, next_hop: node, source: None, mtu: None };
         for attribute in &message.attributes {
             match attribute {
-                RouteAttribute::Oif(ifindex) => path.ifindex = *ifindex,
+                RouteAttribute::Oif(ifindex) => path.ifindex = IfIndex(*ifindex),
                 RouteAttribute::Gateway(RouteAddress::Inet(address)) => path.next_hop = *address,
                 RouteAttribute::PrefSource(RouteAddress::Inet(address)) => {
                     path.source = Some(*address);
@@ -54,7 +55,7 @@ impl Kernel {
                 _ => {}
             }
         }
-        Ok((path.ifindex != 0).then_some(path))
+        Ok((!path.ifindex.is_none()).then_some(path))
     }
 }
 

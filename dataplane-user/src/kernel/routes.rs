@@ -7,6 +7,7 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Result, bail};
+use dataplane_common::IfIndex;
 use ipnet::Ipv4Net;
 use netlink_packet_route::route::{
     RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
@@ -32,7 +33,7 @@ pub const METRIC: u32 = 16;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TunnelRoute {
     /// The tunnel device; where packets travel plain, the underlay's interface.
-    pub ifindex: u32,
+    pub ifindex: IfIndex,
     /// The node itself, where packets travel plain.
     pub gateway: Option<Ipv4Addr>,
     /// The host's own source towards these pods; `None`: as the kernel chooses.
@@ -123,7 +124,7 @@ fn backstop(destination: Ipv4Net) -> RouteMessage {
 fn message(destination: Ipv4Net, route: &TunnelRoute) -> RouteMessage {
     let mut builder = RouteMessageBuilder::<Ipv4Addr>::new()
         .destination_prefix(destination.addr(), destination.prefix_len())
-        .output_interface(route.ifindex)
+        .output_interface(route.ifindex.0)
         .priority(route.metric)
         .protocol(RouteProtocol::from(PROTOCOL));
     builder = match route.gateway {

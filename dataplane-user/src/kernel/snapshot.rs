@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context as _, Result};
-use dataplane_common::Mac;
+use dataplane_common::{IfIndex, Mac};
 use futures::TryStreamExt as _;
 use ipnet::Ipv4Net;
 use netlink_packet_route::{
@@ -33,7 +33,7 @@ impl Kernel {
         while let Some(message) =
             links.try_next().await.map_err(explain).context("reading interfaces")?
         {
-            host.links.insert(message.header.index, link(message));
+            host.links.insert(IfIndex(message.header.index), link(message));
         }
 
         let mut addresses = std::pin::pin!(self.handle.address().get().execute());
@@ -45,7 +45,7 @@ impl Kernel {
                 if let AddressAttribute::Local(IpAddr::V4(address)) = attribute
                     && let Ok(net) = Ipv4Net::new(*address, prefix_len)
                 {
-                    host.addresses.push((message.header.index, net));
+                    host.addresses.push((IfIndex(message.header.index), net));
                 }
             }
         }
@@ -62,7 +62,7 @@ impl Kernel {
         while let Some(message) =
             qdiscs.try_next().await.map_err(explain).context("reading qdiscs")?
         {
-            let Ok(ifindex) = u32::try_from(message.header.index) else { continue };
+            let Ok(ifindex) = u32::try_from(message.header.index).map(IfIndex) else { continue };
             let kind = message.attributes.iter().find_map(|attribute| match attribute {
                 TcAttribute::Kind(kind) => Some(kind.as_str()),
                 _ => None,
@@ -125,12 +125,12 @@ fn forwards(family: &AfSpecUnspec) -> Option<bool> {
 }
 
 /// One way of a multipath route: interface, gateway.
-fn next_hop(hop: &RouteNextHop) -> (u32, Option<Ipv4Addr>) {
+fn next_hop(hop: &RouteNextHop) -> (IfIndex, Option<Ipv4Addr>) {
     let gateway = hop.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Gateway(RouteAddress::Inet(address)) => Some(*address),
         _ => None,
     });
-    (hop.interface_index, gateway)
+    (IfIndex(hop.interface_index), gateway)
 }
 
 /// A route of the main table, else `None`.
@@ -158,7 +158,7 @@ pub(super) fn route(message: &RouteMessage) -> Option<KernelRoute> {
             }
             RouteAttribute::Priority(metric) => route.metric = *metric,
             RouteAttribute::MultiPath(hops) => route.hops = hops.iter().map(next_hop).collect(),
-            RouteAttribute::Oif(ifindex) => route.ifindex = Some(*ifindex),
+            RouteAttribute::Oif(ifindex) => route.ifindex = Some(IfIndex(*ifindex)),
             RouteAttribute::Table(id) => table = *id,
             RouteAttribute::Metrics(metrics) => route.mtu = mtu(metrics),
             _ => {}
@@ -177,16 +177,16 @@ pub(super) fn mtu(metrics: &[RouteMetric]) -> Option<u32> {
 }
 
 /// Which neighbour a message is about: interface and address; `None` if not IPv4.
-pub(super) fn neighbour_key(message: &NeighbourMessage) -> Option<(u32, Ipv4Addr)> {
+pub(super) fn neighbour_key(message: &NeighbourMessage) -> Option<(IfIndex, Ipv4Addr)> {
     let address = message.attributes.iter().find_map(|attribute| match attribute {
         NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(*address),
         _ => None,
     });
-    Some((message.header.ifindex, address?))
+    Some((IfIndex(message.header.ifindex), address?))
 }
 
 /// A neighbour that can be sent to (the kernel's `NUD_VALID`), else `None`.
-pub(super) fn neighbour(message: &NeighbourMessage) -> Option<((u32, Ipv4Addr), Neighbour)> {
+pub(super) fn neighbour(message: &NeighbourMessage) -> Option<((IfIndex, Ipv4Addr), Neighbour)> {
     let is_stale = match message.header.state {
         NeighbourState::Stale => true,
         NeighbourState::Reachable
@@ -204,7 +204,7 @@ pub(super) fn neighbour(message: &NeighbourMessage) -> Option<((u32, Ipv4Addr), 
             _ => {}
         }
     }
-    Some(((message.header.ifindex, address?), Neighbour { mac: lladdr, is_stale }))
+    Some(((IfIndex(message.header.ifindex), address?), Neighbour { mac: lladdr, is_stale }))
 }
 
 fn mac(octets: &[u8]) -> Mac {

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
+use dataplane_common::IfIndex;
 use ipnet::Ipv4Net;
 
 use super::{Host, KernelRoute, Link};
@@ -13,7 +14,7 @@ pub const TUNL0: &str = "tunl0";
 impl Host {
     /// tunl0, if it is up.
     #[must_use]
-    pub fn tunl0(&self) -> Option<(u32, &Link)> {
+    pub fn tunl0(&self) -> Option<(IfIndex, &Link)> {
         self.link(TUNL0).filter(|(_, link)| link.is_up)
     }
 
@@ -52,12 +53,12 @@ mod tests {
 
     use super::*;
 
-    const TUNL: u32 = 4;
-    const ETH0: u32 = 2;
+    const TUNL: IfIndex = IfIndex(4);
+    const ETH0: IfIndex = IfIndex(2);
     const PEER: Ipv4Addr = Ipv4Addr::new(172, 16, 35, 4);
     const OTHER: Ipv4Addr = Ipv4Addr::new(172, 16, 34, 7);
 
-    fn host(routes: &[(&str, u32, Option<Ipv4Addr>, u32)]) -> Host {
+    fn host(routes: &[(&str, IfIndex, Option<Ipv4Addr>, u32)]) -> Host {
         let link = Link {
             name: TUNL0.into(),
             alias: None,
@@ -68,18 +69,19 @@ mod tests {
             kind: None,
             forwards: None,
         };
-        let route = |&(destination, ifindex, gateway, metric): &(&str, u32, _, u32)| KernelRoute {
-            destination: destination.parse().unwrap(),
-            ifindex: Some(ifindex),
-            is_unreachable: false,
-            is_blackhole: false,
-            gateway,
-            hops: Vec::new(),
-            metric,
-            source: None,
-            mtu: None,
-            protocol: 80,
-        };
+        let route =
+            |&(destination, ifindex, gateway, metric): &(&str, IfIndex, _, u32)| KernelRoute {
+                destination: destination.parse().unwrap(),
+                ifindex: Some(ifindex),
+                is_unreachable: false,
+                is_blackhole: false,
+                gateway,
+                hops: Vec::new(),
+                metric,
+                source: None,
+                mtu: None,
+                protocol: 80,
+            };
         Host {
             links: BTreeMap::from([(TUNL, link)]),
             routes: routes.iter().map(route).collect(),

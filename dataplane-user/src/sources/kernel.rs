@@ -12,6 +12,7 @@ use std::{
     net::Ipv4Addr,
 };
 
+use dataplane_common::IfIndex;
 use ipnet::Ipv4Net;
 
 use super::{Change, Claim, Encap};
@@ -26,9 +27,9 @@ pub struct Reader<'a> {
     config: &'a KernelConfig,
     node: Ipv4Addr,
     /// Devices whose routes' gateways are nodes.
-    tunnels: BTreeSet<u32>,
+    tunnels: BTreeSet<IfIndex>,
     /// Where plain routes lead.
-    underlay: &'a BTreeSet<u32>,
+    underlay: &'a BTreeSet<IfIndex>,
     /// Gateways that carry other traffic than pods': routers, no nodes.
     routers: BTreeSet<Ipv4Addr>,
 }
@@ -39,7 +40,7 @@ impl<'a> Reader<'a> {
     pub fn new(
         config: &'a KernelConfig,
         host: &Host,
-        underlay: &'a BTreeSet<u32>,
+        underlay: &'a BTreeSet<IfIndex>,
         node: Ipv4Addr,
     ) -> Self {
         let tunnels = [TUNL0, TUNNEL].iter().filter_map(|name| host.link(name));
@@ -115,7 +116,7 @@ impl<'a> Reader<'a> {
         if route.is_blackhole {
             return vec![change(format!("blackhole proto {protocol}"), self.node, None)];
         }
-        let claim = |(ifindex, gateway): (u32, Option<Ipv4Addr>)| {
+        let claim = |(ifindex, gateway): (IfIndex, Option<Ipv4Addr>)| {
             let gateway = gateway?;
             let (way, encap) = if self.tunnels.contains(&ifindex) {
                 ("over the tunnel", Encap::Ipip)
@@ -142,10 +143,10 @@ mod tests {
     const PEER: Ipv4Addr = Ipv4Addr::new(172, 16, 35, 4);
     const OTHER: Ipv4Addr = Ipv4Addr::new(172, 16, 34, 7);
     const NEAR: Ipv4Addr = Ipv4Addr::new(172, 16, 36, 11);
-    const ETH0: u32 = 2;
-    const TUNL: u32 = 3;
+    const ETH0: IfIndex = IfIndex(2);
+    const TUNL: IfIndex = IfIndex(3);
 
-    fn route(cidr: &str, way: Option<(u32, Ipv4Addr)>, protocol: u8) -> KernelRoute {
+    fn route(cidr: &str, way: Option<(IfIndex, Ipv4Addr)>, protocol: u8) -> KernelRoute {
         KernelRoute {
             destination: cidr.parse().expect("a prefix"),
             ifindex: way.map(|(ifindex, _)| ifindex),
@@ -211,7 +212,7 @@ mod tests {
 
     #[test]
     fn what_is_not_theirs_or_names_no_node_is_not() {
-        let mut over_cali = route("10.20.105.215/32", Some((7, NEAR)), 80);
+        let mut over_cali = route("10.20.105.215/32", Some((IfIndex(7), NEAR)), 80);
         over_cali.gateway = None;
         let found = claims(vec![
             route("0.0.0.0/0", Some((ETH0, ROUTER)), 3),

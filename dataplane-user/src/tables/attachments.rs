@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
-use dataplane_common::Program;
+use dataplane_common::{IfIndex, Program};
 use tokio::time::Instant;
 
 use super::Table;
@@ -23,9 +23,9 @@ pub struct Attachments<'a> {
     pins: &'a Pins,
     programs: &'a mut Programs,
     present: BTreeMap<Attachment, AttachedLink>,
-    names: &'a BTreeMap<u32, String>,
+    names: &'a BTreeMap<IfIndex, String>,
     /// Interfaces whose driver refused XDP; `None`: a refusal is a failure.
-    no_xdp: Option<&'a mut BTreeSet<u32>>,
+    no_xdp: Option<&'a mut BTreeSet<IfIndex>>,
     watch: Option<Watch<'a>>,
     postponed: BTreeSet<Attachment>,
 }
@@ -44,8 +44,8 @@ impl<'a> Attachments<'a> {
         kernel: &'a Kernel,
         pins: &'a Pins,
         programs: &'a mut Programs,
-        names: &'a BTreeMap<u32, String>,
-        no_xdp: Option<&'a mut BTreeSet<u32>>,
+        names: &'a BTreeMap<IfIndex, String>,
+        no_xdp: Option<&'a mut BTreeSet<IfIndex>>,
     ) -> Self {
         Self {
             kernel,
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn an_attachment_is_described_by_program_and_interface() {
-        let at = Attachment { program: Program::DecapTc, ifindex: 2 };
+        let at = Attachment { program: Program::DecapTc, ifindex: IfIndex(2) };
         assert_eq!(describe(&at, Some("eth0"), true), "attaching decap_tc to eth0 (ifindex 2)");
         assert_eq!(
             describe(&at, None, false),

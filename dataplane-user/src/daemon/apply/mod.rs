@@ -18,6 +18,7 @@ use std::{
 };
 
 use anyhow::Result;
+use dataplane_common::IfIndex;
 use tokio::time::Instant;
 
 use self::{
@@ -64,7 +65,7 @@ pub struct Outcome {
     /// What failed, for people; it is tried again.
     pub failures: Vec<String>,
     /// Interfaces whose driver refused XDP.
-    pub refused_xdp: BTreeSet<u32>,
+    pub refused_xdp: BTreeSet<IfIndex>,
     /// What is still to be attached to pods: the time was up.
     pub postponed: BTreeSet<Attachment>,
 }
@@ -141,7 +142,7 @@ impl Applier {
         let mut refused_xdp = BTreeSet::new();
         let Self { pins, programs, maps, leases_end, rules: known, attached, .. } = self;
         let deadline = Instant::now() + if is_first { FIRST_SLICE } else { SLICE };
-        let names: BTreeMap<u32, String> =
+        let names: BTreeMap<IfIndex, String> =
             host.links.iter().map(|(index, link)| (*index, link.name.clone())).collect();
         let as_filters = match config.attach {
             Attach::Auto => !has_tcx(),

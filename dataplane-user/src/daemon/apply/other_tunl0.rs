@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use dataplane_common::Program;
+use dataplane_common::{IfIndex, Program};
 
 use super::Applier;
 use crate::{
@@ -31,7 +31,7 @@ impl Applier {
             "tunl0 was recreated (ifindex {used} → {ifindex}); until programs are attached to it \
              the kernel decapsulates"
         );
-        let names: BTreeMap<u32, String> =
+        let names: BTreeMap<IfIndex, String> =
             host.links.iter().map(|(index, link)| (*index, link.name.clone())).collect();
         let mut attachments =
             Attachments::new(kernel, &self.pins, &mut self.programs, &names, None);

@@ -2,6 +2,7 @@
 //! anything else is applied, because programs are loaded for its interface index.
 
 use anyhow::Result;
+use dataplane_common::IfIndex;
 
 use crate::{
     bpf::Pins,
@@ -27,7 +28,12 @@ pub async fn ensure(observer: &mut Observer, facts: &Facts, pins: &Pins) -> Resu
 ///
 /// # Errors
 /// If the kernel refuses.
-pub async fn tidy_up(observer: &Observer, facts: &Facts, tunnel: u32, pins: &Pins) -> Result<()> {
+pub async fn tidy_up(
+    observer: &Observer,
+    facts: &Facts,
+    tunnel: IfIndex,
+    pins: &Pins,
+) -> Result<()> {
     let (kernel, host) = (observer.kernel(), observer.host());
     match facts.mode {
         TunnelMode::Replace => kernel.trim_addresses(host, tunnel, facts.tunnel.address).await,

@@ -91,10 +91,12 @@ fn default_route_source(host: &Host) -> Option<Ipv4Addr> {
 
 #[cfg(test)]
 mod tests {
+    use dataplane_common::IfIndex;
+
     use super::*;
     use crate::kernel::Path;
 
-    const ETH0: u32 = 2;
+    const ETH0: IfIndex = IfIndex(2);
     const OURS: Ipv4Addr = Ipv4Addr::new(172, 16, 36, 10);
     const OTHER: Ipv4Addr = Ipv4Addr::new(172, 16, 36, 11);
     const PEER: Ipv4Addr = Ipv4Addr::new(172, 16, 35, 4);

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
+use dataplane_common::IfIndex;
+
 use super::{Basis, Decider, address::Ground, decision::Observed};
 use crate::{
     config::KernelConfig,
@@ -15,8 +17,8 @@ use crate::{
 pub struct KernelRead {
     config: KernelConfig,
     node: Ipv4Addr,
-    underlay: BTreeSet<u32>,
-    tunnels: [Option<u32>; 2],
+    underlay: BTreeSet<IfIndex>,
+    tunnels: [Option<IfIndex>; 2],
 }
 
 impl Decider {

@@ -26,6 +26,8 @@
 
 use std::collections::BTreeSet;
 
+use dataplane_common::IfIndex;
+
 use super::{
     Fitness, Memory, NodeAddress, address::node_address, handovers, link_key, mode::ChosenMode,
     mode::mode,
@@ -62,7 +64,7 @@ pub struct Observed<'a> {
     /// Whether the host is fit for the fast path.
     pub fitness: &'a Fitness,
     /// Interfaces whose driver refused XDP.
-    pub refused_xdp: &'a BTreeSet<u32>,
+    pub refused_xdp: &'a BTreeSet<IfIndex>,
     /// `decap_xdp` could hand over no packet, though it tried.
     pub lacks_handover: bool,
 }

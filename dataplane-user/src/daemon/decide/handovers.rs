@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use dataplane_common::IfIndex;
+
 use super::{Memory, link_key};
 use crate::kernel::Host;
 
@@ -40,7 +42,7 @@ impl Handovers {
 
 /// Remembers that drivers of their own among these interfaces have no room for metadata. The
 /// memory ends with `tunless detach` or a reboot; `decap: xdp` in the file overrides it.
-pub fn remember(memory: &mut Memory, host: &Host, underlay: &BTreeSet<u32>) {
+pub fn remember(memory: &mut Memory, host: &Host, underlay: &BTreeSet<IfIndex>) {
     let links = underlay.iter().filter_map(|ifindex| host.links.get(ifindex));
     // A veth, bond or VLAN gets no `decap_xdp` to begin with.
     for link in links.filter(|link| link.kind.is_none()) {
@@ -56,20 +58,20 @@ pub fn remember(memory: &mut Memory, host: &Host, underlay: &BTreeSet<u32>) {
 /// link that is another one now, or has another MTU.
 #[derive(Default)]
 pub struct Refusals {
-    links: BTreeMap<u32, (String, u32)>,
+    links: BTreeMap<IfIndex, (String, u32)>,
 }
 
 impl Refusals {
     /// Takes in which interfaces refused it.
-    pub fn add(&mut self, refused: &BTreeSet<u32>, host: &Host) {
+    pub fn add(&mut self, refused: &BTreeSet<IfIndex>, host: &Host) {
         let links = refused.iter().filter_map(|ifindex| Some((*ifindex, host.links.get(ifindex)?)));
         self.links.extend(links.map(|(ifindex, link)| (ifindex, (link_key(link), link.mtu))));
     }
 
     /// Returns the interfaces that still are as they were when they refused it.
     #[must_use]
-    pub fn of(&self, host: &Host) -> BTreeSet<u32> {
-        let is_same = |ifindex: &u32, refused: &(String, u32)| {
+    pub fn of(&self, host: &Host) -> BTreeSet<IfIndex> {
+        let is_same = |ifindex: &IfIndex, refused: &(String, u32)| {
             host.links.get(ifindex).is_some_and(|link| (link_key(link), link.mtu) == *refused)
         };
         let same = self.links.iter().filter(|(ifindex, refused)| is_same(ifindex, refused));
@@ -82,8 +84,9 @@ mod tests {
     use super::*;
     use crate::kernel::Link;
 
-    const NICS: [u32; 2] = [2, 3];
-    const NONE: [u32; 0] = [];
+    const NICS: [IfIndex; 2] = [IfIndex(2), IfIndex(3)];
+    const BOND: IfIndex = IfIndex(4);
+    const NONE: [IfIndex; 0] = [];
 
     fn host() -> Host {
         let link = |name: &str, kind: Option<&str>| Link {
@@ -96,8 +99,11 @@ mod tests {
             forwards: None,
             kind: kind.map(Into::into),
         };
-        let links =
-            [(2, link("eth0", None)), (3, link("eth1", None)), (4, link("bond0", Some("bond")))];
+        let links = [
+            (NICS[0], link("eth0", None)),
+            (NICS[1], link("eth1", None)),
+            (BOND, link("bond0", Some("bond"))),
+        ];
         Host { links: links.into(), ..Host::default() }
     }
 
@@ -108,16 +114,16 @@ mod tests {
     }
 
     /// The interfaces that are remembered from this look on.
-    fn look(counts: &mut Counts, unable: u64, unwrapped: u64) -> Vec<u32> {
+    fn look(counts: &mut Counts, unable: u64, unwrapped: u64) -> Vec<IfIndex> {
         let host = host();
-        let known = |memory: &Memory| -> BTreeSet<u32> {
+        let known = |memory: &Memory| -> BTreeSet<IfIndex> {
             let links = host.links.iter();
             let known = links.filter(|(_, link)| memory.no_xdp.contains_key(&link_key(link)));
             known.map(|(ifindex, _)| *ifindex).collect()
         };
         let before = known(&counts.memory);
         if counts.handovers.look(Counted { unable, unwrapped }) {
-            remember(&mut counts.memory, &host, &[2, 3, 4].into());
+            remember(&mut counts.memory, &host, &[NICS[0], NICS[1], BOND].into());
         }
         (&known(&counts.memory) - &before).into_iter().collect()
     }
@@ -156,8 +162,8 @@ mod tests {
     #[test]
     fn a_refusal_is_that_of_a_link_as_it_was() {
         let mut refusals = Refusals::default();
-        refusals.add(&[2, 9].into(), &host());
-        assert_eq!(refusals.of(&host()), [2].into());
+        refusals.add(&[NICS[0], IfIndex(9)].into(), &host());
+        assert_eq!(refusals.of(&host()), [NICS[0]].into());
         let changes: [fn(&mut Link); 3] = [
             |link| link.mtu = 1400,
             |link| link.mac = dataplane_common::Mac([7, 7, 7]),
@@ -165,7 +171,7 @@ mod tests {
         ];
         for change in changes {
             let mut host = host();
-            change(host.links.get_mut(&2).unwrap());
+            change(host.links.get_mut(&NICS[0]).unwrap());
             assert_eq!(refusals.of(&host), BTreeSet::new());
         }
         assert_eq!(refusals.of(&Host::default()), BTreeSet::new());

@@ -28,6 +28,7 @@ use std::{
     net::Ipv4Addr,
 };
 
+use dataplane_common::IfIndex;
 use ipnet::Ipv4Net;
 
 pub use self::{
@@ -57,7 +58,7 @@ use crate::{
 pub struct Fitness {
     /// Interfaces of pods with filters or shapers of others: their flows get no leases. Of no
     /// effect while the fast path is withheld.
-    pub filtered: BTreeSet<u32>,
+    pub filtered: BTreeSet<IfIndex>,
     /// Why the fast path must not be used, if so.
     pub refusal: Option<String>,
 }
@@ -163,7 +164,7 @@ impl Decider {
     }
 
     /// A driver refused XDP.
-    pub fn refuse_xdp(&mut self, refused: &BTreeSet<u32>, host: &Host) {
+    pub fn refuse_xdp(&mut self, refused: &BTreeSet<IfIndex>, host: &Host) {
         self.refusals.add(refused, host);
     }
 

@@ -87,6 +87,8 @@ fn covers(tunl0: &BTreeMap<Ipv4Net, Ipv4Addr>, routes: &ChosenRoutes) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use dataplane_common::IfIndex;
+
     use super::*;
     use crate::{
         kernel::{KernelRoute, Link, TUNL0},
@@ -108,7 +110,7 @@ mod tests {
         };
         let route = |cidr: &&str| KernelRoute {
             destination: cidr.parse().unwrap(),
-            ifindex: Some(7),
+            ifindex: Some(IfIndex(7)),
             is_unreachable: false,
             is_blackhole: false,
             gateway: Some(NODE),
@@ -119,7 +121,7 @@ mod tests {
             protocol: 80,
         };
         Host {
-            links: [(7, link)].into(),
+            links: [(IfIndex(7), link)].into(),
             routes: prefixes.iter().map(route).collect(),
             ..Host::default()
         }

@@ -13,8 +13,8 @@ use proptest::{
 };
 
 use self::world::{
-    A, B, BLOCKS, Daemon, ETH0, FAR, FILES, LOST, NEAR, OURS, POD_INDEX, REMOTE, SECOND, Settled,
-    World, block, claim, net, owner, pod,
+    A, B, BLOCKS, Daemon, ETH0, FAR, FILES, LOST, NEAR, OURS, REMOTE, SECOND, Settled, World,
+    block, claim, net, owner, pod, pod_index,
 };
 use super::handovers::Counted;
 use crate::{
@@ -297,7 +297,7 @@ impl One {
         }
         if let Self::Pod(index) = self {
             desired.endpoints.remove(&pod(index));
-            let ifindex = POD_INDEX + u32::from(index);
+            let ifindex = pod_index(index);
             desired.attachments.retain(|attachment| attachment.ifindex != ifindex);
         }
         // Of several nodes inside a prefix, its refusal names one.

@@ -8,6 +8,7 @@ use std::{
     net::Ipv4Addr,
 };
 
+use dataplane_common::IfIndex;
 use ipnet::Ipv4Net;
 
 use super::Observer;
@@ -75,7 +76,7 @@ impl Observer {
     /// A next hop's MAC is in the entries of the nodes behind it, a pod's in its own.
     fn notice_neighbours(
         &mut self,
-        changes: BTreeMap<(u32, Ipv4Addr), Option<Neighbour>>,
+        changes: BTreeMap<(IfIndex, Ipv4Addr), Option<Neighbour>>,
         interest: &Interest<'_>,
         noticed: &mut Noticed,
     ) {
@@ -97,7 +98,7 @@ impl Observer {
         let is_behind = |path: &Path| moved.contains(&(path.ifindex, path.next_hop));
         let behind = self.paths.iter().filter(|(_, path)| is_behind(path));
         noticed.moved = behind.map(|(node, _)| *node).collect();
-        let is_pods = |ifindex: &u32| {
+        let is_pods = |ifindex: &IfIndex| {
             let link = self.host.links.get(ifindex);
             link.is_none_or(|link| (interest.is_workload)(&link.name))
         };

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, bail};
+use dataplane_common::IfIndex;
 
 use crate::{
     bpf::{Pins, links},
@@ -36,7 +37,7 @@ pub async fn judge(
     pins: &Pins,
     file: &ConfigFile,
     depth: Depth,
-) -> Result<BTreeSet<u32>> {
+) -> Result<BTreeSet<IfIndex>> {
     match file.config.fastpath {
         Fastpath::Off => Ok(BTreeSet::new()),
         Fastpath::Trusted => refuse_untrusted(file).map(|()| BTreeSet::new()),
@@ -68,7 +69,7 @@ async fn judge_verified(
     pins: &Pins,
     file: &ConfigFile,
     depth: Depth,
-) -> Result<BTreeSet<u32>> {
+) -> Result<BTreeSet<IfIndex>> {
     let shown = file.path.display();
     let leases = &file.config.leases;
     let remedy = "or use `fastpath: off`";
@@ -93,7 +94,7 @@ async fn judge_verified(
     let host = kernel.look().await?;
     let pods = desired::local_pods(&file.config, &host);
     let ours = links::list(pins)?.into_iter().map(|(_, link)| link.program_id).collect();
-    let interfaces: BTreeSet<u32> = pods.values().map(|pod| pod.hop.ifindex.0).collect();
+    let interfaces: BTreeSet<IfIndex> = pods.values().map(|pod| pod.hop.ifindex).collect();
     let Foreign { program, filtered } = policy::foreign(kernel, &host, &interfaces, &ours)
         .await
         .context("looking for programs of others on the pods' interfaces")?;

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, fmt, net::Ipv4Addr};
 
-use dataplane_common::Route;
+use dataplane_common::{IfIndex, Route};
 use ipnet::Ipv4Net;
 
 use crate::{
@@ -49,7 +49,7 @@ impl Foreign {
 pub fn foreign_routes(
     host: &Host,
     routes: &BTreeMap<Ipv4Net, Route>,
-    tunnel: Option<u32>,
+    tunnel: Option<IfIndex>,
 ) -> Vec<Foreign> {
     // Of several routes to a prefix the kernel takes the first with the lowest metric.
     let mut best: BTreeMap<Ipv4Net, &KernelRoute> = BTreeMap::new();
@@ -70,7 +70,7 @@ pub fn foreign_routes(
             continue;
         }
         let node = Ipv4Addr::from(to.node);
-        let leads_there = |(ifindex, gateway): (u32, Option<Ipv4Addr>)| {
+        let leads_there = |(ifindex, gateway): (IfIndex, Option<Ipv4Addr>)| {
             Some(ifindex) == tunnel || gateway == Some(node)
         };
         let mut hops = route.next_hops().peekable();
@@ -97,7 +97,7 @@ fn leads(host: &Host, route: &KernelRoute) -> String {
 
 /// A next hop, as `ip route` shows it.
 #[must_use]
-pub fn hop(host: &Host, ifindex: u32, gateway: Option<Ipv4Addr>) -> String {
+pub fn hop(host: &Host, ifindex: IfIndex, gateway: Option<Ipv4Addr>) -> String {
     let name = host.links.get(&ifindex).map_or("?", |link| link.name.as_str());
     match gateway {
         Some(gateway) => format!("via {gateway} dev {name}"),
@@ -110,8 +110,8 @@ mod tests {
     use super::*;
     use crate::kernel::METRIC;
 
-    const TUNNEL: u32 = 4;
-    const ETH0: u32 = 2;
+    const TUNNEL: IfIndex = IfIndex(4);
+    const ETH0: IfIndex = IfIndex(2);
     const NODE: Ipv4Addr = Ipv4Addr::new(172, 16, 35, 4);
     const ROUTER: Ipv4Addr = Ipv4Addr::new(172, 16, 36, 1);
 
@@ -119,7 +119,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn route(cidr: &str, ifindex: Option<u32>, gateway: Option<Ipv4Addr>) -> KernelRoute {
+    fn route(cidr: &str, ifindex: Option<IfIndex>, gateway: Option<Ipv4Addr>) -> KernelRoute {
         KernelRoute {
             destination: net(cidr),
             ifindex,
@@ -150,7 +150,7 @@ mod tests {
             // The same next hop, the tunnel device, a local workload, our own.
             (route("10.20.42.0/27", Some(ETH0), Some(NODE)), false),
             (route("10.20.42.0/27", Some(TUNNEL), None), false),
-            (route("10.20.42.9/32", Some(9), None), false),
+            (route("10.20.42.9/32", Some(IfIndex(9)), None), false),
             (blackhole, false),
             (ours, false),
             // The same prefix: the lower metric counts.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
-use dataplane_common::Route;
+use dataplane_common::{IfIndex, Route};
 use ipnet::Ipv4Net;
 
 use super::foreign::{Foreign, foreign_routes};
@@ -22,9 +22,9 @@ pub struct Seen {
     /// Pinned links, and whether they are attached.
     pub links: BTreeMap<Attachment, AttachedLink>,
     /// Interface names.
-    pub names: BTreeMap<u32, String>,
+    pub names: BTreeMap<IfIndex, String>,
     /// Interfaces whose packets the kernel does not forward (`net.ipv4.conf.<name>.forwarding`).
-    pub not_forwarding: BTreeSet<u32>,
+    pub not_forwarding: BTreeSet<IfIndex>,
     /// Whether the nft table is there; `None`: nft cannot be asked.
     pub marks: Option<bool>,
     /// Sysctls that leases need to be 1; `None`: missing.

@@ -8,6 +8,7 @@ use std::{collections::BTreeSet, fs, io, process::Command};
 
 use anyhow::{Context as _, Result};
 use aya::programs::TcAttachType;
+use dataplane_common::IfIndex;
 use nftables::{
     helper::get_current_ruleset_with_args,
     schema::{NfListObject, NfObject},
@@ -24,7 +25,7 @@ pub struct Foreign {
     /// A program that may judge packets in netfilter's stead: which, and where.
     pub program: Option<String>,
     /// Interfaces with filters of another kind, which want to see every packet.
-    pub filtered: BTreeSet<u32>,
+    pub filtered: BTreeSet<IfIndex>,
 }
 
 /// Looks for programs and filters that are not `ours` on the pods' interfaces.
@@ -34,7 +35,7 @@ pub struct Foreign {
 pub async fn foreign(
     kernel: &Kernel,
     host: &Host,
-    pods: &BTreeSet<u32>,
+    pods: &BTreeSet<IfIndex>,
     ours: &BTreeSet<u32>,
 ) -> Result<Foreign> {
     let mut found = Foreign::default();

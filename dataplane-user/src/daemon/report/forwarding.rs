@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use dataplane_common::IfIndex;
+
 use super::{Code, Problem, check::listed};
 use crate::output;
 
@@ -11,11 +13,11 @@ pub struct Ways<'a> {
     /// The tunnel device's name.
     pub device: &'a str,
     /// Its index.
-    pub tunnel: u32,
+    pub tunnel: IfIndex,
     /// Local pods' interfaces.
-    pub pods: &'a BTreeSet<u32>,
+    pub pods: &'a BTreeSet<IfIndex>,
     /// Where unencapsulated packets for pods arrive.
-    pub plain_underlay: &'a BTreeSet<u32>,
+    pub plain_underlay: &'a BTreeSet<IfIndex>,
 }
 
 /// Returns the problems of interfaces that are `off`. Where the tunnel device is one, or all
@@ -23,8 +25,8 @@ pub struct Ways<'a> {
 #[must_use]
 pub fn forwarding(
     ways: Ways<'_>,
-    off: &BTreeSet<u32>,
-    names: &BTreeMap<u32, String>,
+    off: &BTreeSet<IfIndex>,
+    names: &BTreeMap<IfIndex, String>,
 ) -> Vec<Problem> {
     let Ways { device, tunnel, pods, plain_underlay } = ways;
     if off.contains(&tunnel) {
@@ -34,7 +36,7 @@ pub fn forwarding(
         let problem = Problem::new(Code::ForwardingOff, device, what);
         return vec![problem.remedy("run `sysctl -w net.ipv4.ip_forward=1`")];
     }
-    let named = |interfaces: &BTreeSet<u32>| -> Vec<String> {
+    let named = |interfaces: &BTreeSet<IfIndex>| -> Vec<String> {
         // An interface without a name is gone.
         interfaces.intersection(off).filter_map(|index| names.get(index).cloned()).collect()
     };
@@ -69,12 +71,12 @@ mod tests {
 
     #[test]
     fn each_interface_that_does_not_forward_is_named_once() {
-        let names: BTreeMap<u32, String> =
+        let names: BTreeMap<IfIndex, String> =
             [(2, "eth0"), (4, "tunless0"), (7, "cali7"), (8, "cali8"), (9, "cali9")]
-                .map(|(index, name)| (index, name.to_owned()))
+                .map(|(index, name)| (IfIndex(index), name.to_owned()))
                 .into();
-        let pods = [7, 8, 9].into();
-        let (none, eth0) = (BTreeSet::new(), [2].into());
+        let pods = [7, 8, 9].map(IfIndex).into();
+        let (none, eth0) = (BTreeSet::new(), [IfIndex(2)].into());
         for (off, underlay, expected) in [
             (vec![], &eth0, vec![]),
             (vec![4, 7, 8, 9, 2], &eth0, vec![(Code::ForwardingOff, "tunless0")]),
@@ -85,9 +87,9 @@ mod tests {
             // Gone, and another program's.
             (vec![5, 77], &eth0, vec![]),
         ] {
-            let ways =
-                Ways { device: "tunless0", tunnel: 4, pods: &pods, plain_underlay: underlay };
-            let found = forwarding(ways, &off.iter().copied().collect(), &names);
+            let (device, tunnel) = ("tunless0", IfIndex(4));
+            let ways = Ways { device, tunnel, pods: &pods, plain_underlay: underlay };
+            let found = forwarding(ways, &off.iter().copied().map(IfIndex).collect(), &names);
             let found: Vec<_> =
                 found.iter().map(|problem| (problem.code, problem.subject.as_str())).collect();
             assert_eq!(found, expected, "{off:?}");
@@ -97,12 +99,13 @@ mod tests {
     /// One problem for many pods, with the number and the first names.
     #[test]
     fn many_pods_are_one_problem() {
-        let pods: BTreeSet<u32> = (1..=600).collect();
-        let names: BTreeMap<u32, String> =
+        let pods: BTreeSet<IfIndex> = (1..=600).map(IfIndex).collect();
+        let names: BTreeMap<IfIndex, String> =
             pods.iter().map(|pod| (*pod, format!("cali{pod}"))).collect();
         let none = BTreeSet::new();
-        let ways = Ways { device: "tunless0", tunnel: 0, pods: &pods, plain_underlay: &none };
-        let off: BTreeSet<u32> = (1..=599).collect();
+        let (device, tunnel) = ("tunless0", IfIndex::NONE);
+        let ways = Ways { device, tunnel, pods: &pods, plain_underlay: &none };
+        let off: BTreeSet<IfIndex> = (1..=599).map(IfIndex).collect();
         let found = forwarding(ways, &off, &names);
         assert_eq!(found.len(), 1);
         let what = &found[0].what;

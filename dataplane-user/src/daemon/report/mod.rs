@@ -126,7 +126,7 @@ impl Reporter {
             attachments: (&desired.attachments - postponed).into_iter().collect(),
             marks: desired.mark_rules.is_some(),
             has_routes: desired.tables.routes.values().any(dataplane_common::Route::is_destination),
-            pods: facts.pods.values().map(|pod| pod.hop.ifindex.0).collect(),
+            pods: facts.pods.values().map(|pod| pod.hop.ifindex).collect(),
             plain_underlay: match desired.tables.has_direct() {
                 true => facts.underlay.clone(),
                 false => BTreeSet::new(),

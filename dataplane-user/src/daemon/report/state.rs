@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use dataplane_common::IfIndex;
 use serde::{Deserialize, Serialize};
 
 use super::Problem;
@@ -84,10 +85,10 @@ pub struct Decided {
     pub has_routes: bool,
     /// Interfaces of local pods, by index.
     #[serde(default)]
-    pub pods: BTreeSet<u32>,
+    pub pods: BTreeSet<IfIndex>,
     /// Interfaces by which unencapsulated packets for pods arrive, by index.
     #[serde(default)]
-    pub plain_underlay: BTreeSet<u32>,
+    pub plain_underlay: BTreeSet<IfIndex>,
 }
 
 /// The tunnel device.
@@ -96,7 +97,7 @@ pub struct Tunnel {
     /// Its name.
     pub interface: String,
     /// Its interface index.
-    pub ifindex: u32,
+    pub ifindex: IfIndex,
     /// Its address, if it has one.
     pub address: Option<Ipv4Addr>,
     /// Its MTU, bytes.
@@ -173,20 +174,22 @@ mod tests {
                 node_ground: "the file".into(),
                 tunnel: Tunnel {
                     interface: "tunless0".into(),
-                    ifindex: 4,
+                    ifindex: IfIndex(4),
                     address: None,
                     mtu: 1480,
                 },
-                attachments: vec![Attachment { program: Program::EncapHost, ifindex: 4 }],
+                attachments: vec![Attachment { program: Program::EncapHost, ifindex: IfIndex(4) }],
                 marks: true,
                 has_routes: false,
-                pods: [9].into(),
+                pods: [IfIndex(9)].into(),
                 plain_underlay: BTreeSet::new(),
             }),
             sources: SourcesStatus::default(),
         };
         let text = serde_json::to_string(&state).unwrap();
         assert_eq!(serde_json::from_str::<State>(&text).unwrap(), state);
-        assert!(text.contains(r#""program":"encap_host""#), "{text}");
+        for part in [r#""program":"encap_host","ifindex":4"#, r#""pods":[9]"#] {
+            assert!(text.contains(part), "{text}");
+        }
     }
 }

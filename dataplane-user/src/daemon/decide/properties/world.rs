@@ -6,7 +6,7 @@ use std::{
     path::Path as FilePath,
 };
 
-use dataplane_common::{Mac, Program};
+use dataplane_common::{IfIndex, Mac, Program};
 use ipnet::Ipv4Net;
 
 use crate::{
@@ -35,12 +35,10 @@ pub const LOST: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 7);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(172, 16, 36, 1);
 const TUNNEL_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 20, 105, 192);
 
-pub const ETH0: u32 = 2;
-const ETH1: u32 = 3;
-const TUNNEL_INDEX: u32 = 4;
-const TUNL0_INDEX: u32 = 5;
-/// The first pod's interface.
-pub const POD_INDEX: u32 = 10;
+pub const ETH0: IfIndex = IfIndex(2);
+const ETH1: IfIndex = IfIndex(3);
+const TUNNEL_INDEX: IfIndex = IfIndex(4);
+const TUNL0_INDEX: IfIndex = IfIndex(5);
 
 /// How many blocks of pods there are.
 pub const BLOCKS: u8 = 6;
@@ -75,6 +73,11 @@ pub fn block(third: u8) -> Ipv4Net {
 
 pub fn pod(index: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 20, 105, 200 + index)
+}
+
+/// The pod's interface.
+pub fn pod_index(index: u8) -> IfIndex {
+    IfIndex(10 + u32::from(index))
 }
 
 /// The node a source names for a block: sources differ, and the more trusted one is right.
@@ -154,7 +157,7 @@ fn link(name: &str, mac: u16, mtu: u32, kind: Option<&str>) -> Link {
 
 fn route(
     destination: Ipv4Net,
-    ifindex: u32,
+    ifindex: IfIndex,
     gateway: Option<Ipv4Addr>,
     protocol: u8,
 ) -> KernelRoute {
@@ -209,7 +212,7 @@ impl World {
             host.routes.push(KernelRoute { metric: 32, ..learnt });
         }
         for index in &self.pods {
-            let ifindex = POD_INDEX + u32::from(*index);
+            let ifindex = pod_index(*index);
             host.links.insert(ifindex, link(&format!("cali{index}"), 50, 1480, Some("veth")));
             host.routes.push(route(Ipv4Net::from(pod(*index)), ifindex, None, 80));
             host.neighbours.insert((ifindex, pod(*index)), mac(60 + u16::from(*index)));
