@@ -22,6 +22,7 @@ impl IfIndex {
 
 /// How large a packet an interface or a path takes, bytes of IP packet.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[cfg_attr(feature = "user", derive(serde::Deserialize, serde::Serialize), serde(transparent))]
 #[repr(transparent)]
 pub struct Mtu(pub u32);
 

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use anyhow::Result;
-use dataplane_common::{Ipv4Be, Node};
+use dataplane_common::{Ipv4Be, Mtu, Node};
 use serde::Serialize;
 
 use crate::{
@@ -19,7 +19,7 @@ struct NodeItem {
     /// `None` while the kernel has no way to it.
     interface: Option<String>,
     /// Largest outer packet, bytes.
-    mtu: Option<u32>,
+    mtu: Option<Mtu>,
     next_hop_mac: Option<String>,
     encap_packets: u64,
     encap_bytes: u64,
@@ -78,7 +78,7 @@ fn item(maps: &Maps, address: Ipv4Addr, node: &Node, now: std::time::Duration) -
     NodeItem {
         node: address,
         interface: reachable.then(|| super::interface_name(node.hop.ifindex)),
-        mtu: reachable.then_some(node.mtu.0),
+        mtu: reachable.then_some(node.mtu),
         next_hop_mac: node.hop.destination.is_known().then(|| node.hop.destination.to_string()),
         encap_packets: counters.encap.packets,
         encap_bytes: counters.encap.bytes,

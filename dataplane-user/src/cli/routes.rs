@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use anyhow::Result;
-use dataplane_common::{Ipv4Be, Route};
+use dataplane_common::{Ipv4Be, Mtu, Route};
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
@@ -14,6 +14,7 @@ use crate::{
         observe::foreign::{foreign_routes, hop},
         report::State,
     },
+    desired::inner,
     exit::Exit,
     kernel::{Kernel, TUNNEL},
     output::{self, Format, Row},
@@ -108,7 +109,7 @@ struct Answer {
     /// Out of which interface, if that is known.
     interface: Option<String>,
     /// Largest inner packet, bytes.
-    mtu: Option<u32>,
+    mtu: Option<Mtu>,
     /// The next hop's MAC, if it is cached.
     next_hop_mac: Option<String>,
     /// What takes packets to this address past us; `null`: nothing.
@@ -146,8 +147,7 @@ pub async fn get(pins: &Pins, maps: &Maps, format: Format, ip: Ipv4Addr) -> Resu
         found: true,
         route: item,
         interface: interface.map(super::interface_name),
-        mtu: node
-            .map(|node| node.mtu.0.saturating_sub(dataplane_common::ipv4::OUTER_LENGTH as u32)),
+        mtu: node.map(|node| inner(node.mtu)),
         next_hop_mac: node
             .filter(|node| node.hop.destination.is_known())
             .map(|node| node.hop.destination.to_string()),

@@ -27,7 +27,7 @@ pub use self::{
     check::{HostFacts, Problem},
     file::{ConfigFile, Refusal},
     sources::{BirdConfig, EtcdConfig, KernelConfig, KubernetesConfig, SourcesConfig},
-    types::{Attach, Cidr, DecapHook, Fastpath, Mode, Mtu, Pattern, Spoof},
+    types::{Attach, Cidr, DecapHook, Fastpath, Mode, Pattern, Spoof, TunnelMtu},
 };
 
 /// Where the daemon looks unless told otherwise.
@@ -59,7 +59,7 @@ pub struct Config {
     /// Allows `fastpath: trusted` where `NetworkPolicy` or Services exist, which then do not work.
     pub i_accept_no_network_policy: bool,
     /// MTU of the tunnel device: what pods should use.
-    pub mtu: Mtu,
+    pub mtu: TunnelMtu,
     /// Log each proven spoof (rate: every one; for debugging).
     pub log_spoofs: bool,
     /// Where pods live, as far as it is said here.

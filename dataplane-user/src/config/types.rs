@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use dataplane_common::Settings;
+use dataplane_common::{Mtu, Settings};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -122,12 +122,12 @@ pub enum Attach {
 
 /// MTU of the tunnel device, bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Mtu {
+pub enum TunnelMtu {
     /// The smallest of the underlay's, less the outer header.
     #[default]
     Auto,
     /// This much.
-    Bytes(u32),
+    Bytes(Mtu),
 }
 
 /// Smallest MTU an IPv4 interface may have (RFC 791 §3.2).
@@ -135,27 +135,27 @@ const MIN_MTU: u64 = 68;
 /// Largest inner packet an outer header can carry.
 const MAX_MTU: u64 = 65_515;
 
-impl<'de> Deserialize<'de> for Mtu {
+impl<'de> Deserialize<'de> for TunnelMtu {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Visitor;
         impl de::Visitor<'_> for Visitor {
-            type Value = Mtu;
+            type Value = TunnelMtu;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 write!(f, "`auto` or a number of bytes from {MIN_MTU} to {MAX_MTU}")
             }
 
-            fn visit_u64<E: de::Error>(self, bytes: u64) -> Result<Mtu, E> {
+            fn visit_u64<E: de::Error>(self, bytes: u64) -> Result<TunnelMtu, E> {
                 u32::try_from(bytes)
                     .ok()
                     .filter(|_| (MIN_MTU..=MAX_MTU).contains(&bytes))
-                    .map(Mtu::Bytes)
+                    .map(|bytes| TunnelMtu::Bytes(Mtu(bytes)))
                     .ok_or_else(|| E::invalid_value(de::Unexpected::Unsigned(bytes), &self))
             }
 
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Mtu, E> {
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<TunnelMtu, E> {
                 match text {
-                    "auto" => Ok(Mtu::Auto),
+                    "auto" => Ok(TunnelMtu::Auto),
                     _ => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
                 }
             }
@@ -164,11 +164,11 @@ impl<'de> Deserialize<'de> for Mtu {
     }
 }
 
-impl Serialize for Mtu {
+impl Serialize for TunnelMtu {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Auto => serializer.serialize_str("auto"),
-            Self::Bytes(bytes) => serializer.serialize_u32(*bytes),
+            Self::Bytes(bytes) => serializer.serialize_u32(bytes.0),
         }
     }
 }
@@ -284,9 +284,9 @@ mod tests {
 
     #[test]
     fn mtu_is_auto_or_bytes() {
-        let parse = |text: &str| serde_yaml::from_str::<Mtu>(text);
-        assert_eq!(parse("auto").unwrap(), Mtu::Auto);
-        assert_eq!(parse("1480").unwrap(), Mtu::Bytes(1480));
+        let parse = |text: &str| serde_yaml::from_str::<TunnelMtu>(text);
+        assert_eq!(parse("auto").unwrap(), TunnelMtu::Auto);
+        assert_eq!(parse("1480").unwrap(), TunnelMtu::Bytes(Mtu(1480)));
         for bad in ["67", "65516", "big", "-1", "1.5"] {
             assert!(parse(bad).is_err(), "{bad}");
         }

@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, fs, net::Ipv4Addr, time::Duration};
 
 use anyhow::Result;
-use dataplane_common::IfIndex;
+use dataplane_common::{IfIndex, Mtu};
 use serde::Serialize;
 
 use super::{
@@ -48,7 +48,7 @@ pub struct Preview {
     /// The tunnel device's address.
     pub tunnel_address: Option<Ipv4Addr>,
     /// The tunnel device's MTU, bytes.
-    pub tunnel_mtu: Option<u32>,
+    pub tunnel_mtu: Option<Mtu>,
     /// How many routes all sources come to.
     pub routes: usize,
     /// How many local pods there are.

@@ -8,14 +8,14 @@ use std::{
     net::Ipv4Addr,
 };
 
-use dataplane_common::{Endpoint, Hop, IfIndex, Program, Settings, ipv4::OUTER_LENGTH};
+use dataplane_common::{Endpoint, Hop, IfIndex, Mtu, Program, Settings, ipv4::OUTER_LENGTH};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     address::is_single,
     bpf::Attachment,
-    config::{Config, DecapHook, Fastpath, Mode, Mtu, Spoof},
+    config::{Config, DecapHook, Fastpath, Mode, Spoof, TunnelMtu},
     kernel::{Host, Link, Path, TUNL0, TUNNEL, TunnelDevice},
     netfilter::MarkRules,
     sources::table::{ChosenRoute, Surroundings},
@@ -154,8 +154,8 @@ impl Facts {
         };
         let smallest = underlay.iter().filter_map(|ifindex| host.links.get(ifindex));
         let mtu = match config.mtu {
-            Mtu::Bytes(mtu) => mtu,
-            Mtu::Auto => inner(smallest.map(|link| link.mtu).min().unwrap_or(1500)),
+            TunnelMtu::Bytes(mtu) => mtu,
+            TunnelMtu::Auto => inner(smallest.map(|link| link.mtu).min().unwrap_or(Mtu(1500))),
         };
         let tunnel = match mode {
             TunnelMode::Replace => TunnelDevice {
@@ -334,6 +334,6 @@ fn desired_mark_rules(config: &Config, host: &Host, facts: &Facts, terms: Terms<
 }
 
 /// What is left of an MTU for the inner packet, bytes.
-pub(crate) const fn inner(mtu: u32) -> u32 {
-    mtu.saturating_sub(OUTER_LENGTH as u32)
+pub(crate) const fn inner(mtu: Mtu) -> Mtu {
+    Mtu(mtu.0.saturating_sub(OUTER_LENGTH as u32))
 }

@@ -9,13 +9,13 @@ use std::{
     net::Ipv4Addr,
 };
 
-use dataplane_common::{Hop, Mtu as PathMtu, Node, Route, ipv4::OUTER_LENGTH};
+use dataplane_common::{Hop, Mtu, Node, Route, ipv4::OUTER_LENGTH};
 use ipnet::Ipv4Net;
 
 use super::{ChosenRoutes, Inputs, TunnelMode, inner};
 use crate::{
     address::is_single,
-    config::{Mtu, NodeExtras},
+    config::{NodeExtras, TunnelMtu},
     kernel::{METRIC, TunnelRoute},
     sources::{SourceKind, table::ChosenRoute},
 };
@@ -217,15 +217,12 @@ fn node(inputs: Inputs<'_>, address: Ipv4Addr) -> Result<Node, String> {
     };
     let mtu = path.mtu.unwrap_or(link.mtu).min(link.mtu);
     let mtu = match config.mtu {
-        Mtu::Auto => mtu,
-        Mtu::Bytes(bytes) => mtu.min(bytes + OUTER_LENGTH as u32),
+        TunnelMtu::Auto => mtu,
+        TunnelMtu::Bytes(bytes) => mtu.min(Mtu(bytes.0 + OUTER_LENGTH as u32)),
     };
     let neighbour = host.neighbours.get(&(path.ifindex, path.next_hop));
     let destination = neighbour.map(|neighbour| neighbour.mac).unwrap_or_default();
-    Ok(Node {
-        hop: Hop { ifindex: path.ifindex, destination, source: link.mac },
-        mtu: PathMtu(mtu),
-    })
+    Ok(Node { hop: Hop { ifindex: path.ifindex, destination, source: link.mac }, mtu })
 }
 
 /// The route of the main table: over the tunnel device; plain to a node that is
@@ -250,12 +247,12 @@ fn kernel_route(
             metric: METRIC,
         });
     }
-    let mtu = nodes.get(&route.node).map_or(0, |node| inner(node.mtu.0));
+    let mtu = nodes.get(&route.node).map_or(Mtu(0), |node| inner(node.mtu));
     Some(TunnelRoute {
         ifindex: tunnel,
         gateway: None,
         source: facts.tunnel.address,
-        mtu: (mtu != 0 && mtu < facts.tunnel.mtu).then_some(mtu),
+        mtu: (mtu != Mtu(0) && mtu < facts.tunnel.mtu).then_some(mtu),
         metric: METRIC,
     })
 }
@@ -325,10 +322,10 @@ mod tests {
             forwards: None,
             kind: None,
         };
-        let links = [(ETH0, link("eth0", 1500)), (TUNNEL, link("tunless0", 1480))];
+        let links = [(ETH0, link("eth0", Mtu(1500))), (TUNNEL, link("tunless0", Mtu(1480)))];
         let host = Host { links: links.into(), ..Host::default() };
         let path = |next_hop, mtu| Path { ifindex: ETH0, next_hop, source: Some(OURS), mtu };
-        let paths = [(FAR, path(ROUTER, Some(1400))), (NEAR, path(NEAR, None))].into();
+        let paths = [(FAR, path(ROUTER, Some(Mtu(1400)))), (NEAR, path(NEAR, None))].into();
         for (mode, cidr, to, by_tunl0, expected) in [
             (REPLACE, BLOCK, Some((FAR, false)), None, "ipip, dev 4 mtu 1380"),
             (REPLACE, BLOCK, Some((NEAR, false)), None, "ipip, dev 4"),
@@ -351,7 +348,7 @@ mod tests {
                 node: OURS,
                 underlay: [ETH0].into(),
                 mode,
-                tunnel: TunnelDevice { mtu: 1480, address: None, is_loose: false },
+                tunnel: TunnelDevice { mtu: Mtu(1480), address: None, is_loose: false },
                 pods: [(net(POD).addr(), Endpoint::default())].into(),
                 tunl0_routes,
             };

@@ -10,7 +10,7 @@
 use std::{fs, net::Ipv4Addr, path::Path};
 
 use anyhow::{Context as _, Result, bail};
-use dataplane_common::IfIndex;
+use dataplane_common::{IfIndex, Mtu};
 use ipnet::Ipv4Net;
 use netlink_packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute};
 use rtnetlink::{AddressMessageBuilder, LinkUnspec, LinkVeth};
@@ -45,7 +45,7 @@ pub fn tunnel_owner(link: &Link) -> Option<&Path> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TunnelDevice {
     /// Its MTU, bytes.
-    pub mtu: u32,
+    pub mtu: Mtu,
     /// Its address; `None`: it has none.
     pub address: Option<Ipv4Addr>,
     /// Whether it takes packets from sources that other interfaces lead to (`rp_filter` 2), as
@@ -172,8 +172,8 @@ impl Kernel {
         Ok(())
     }
 
-    async fn set_up(&self, ifindex: IfIndex, mtu: u32) -> Result<()> {
-        let message = LinkUnspec::new_with_index(ifindex.0).mtu(mtu).arp(false).up().build();
+    async fn set_up(&self, ifindex: IfIndex, mtu: Mtu) -> Result<()> {
+        let message = LinkUnspec::new_with_index(ifindex.0).mtu(mtu.0).arp(false).up().build();
         self.handle.link().set(message).execute().await.map_err(explain)
     }
 

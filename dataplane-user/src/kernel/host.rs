@@ -5,7 +5,7 @@ use std::{
     net::Ipv4Addr,
 };
 
-use dataplane_common::{IfIndex, Mac};
+use dataplane_common::{IfIndex, Mac, Mtu};
 use ipnet::Ipv4Net;
 
 use super::{PROTOCOL, RouteChange, TUNL0};
@@ -40,7 +40,7 @@ pub struct Link {
     /// Its MAC; zero where there is none.
     pub mac: Mac,
     /// Its MTU, bytes.
-    pub mtu: u32,
+    pub mtu: Mtu,
     /// Administratively up.
     pub is_up: bool,
     /// `IFF_NOARP` is not set.
@@ -72,7 +72,7 @@ pub struct KernelRoute {
     /// The source the host itself uses.
     pub source: Option<Ipv4Addr>,
     /// Bytes, if the route has an MTU of its own.
-    pub mtu: Option<u32>,
+    pub mtu: Option<Mtu>,
     /// Who made it (rtnetlink's `RTPROT_*`).
     pub protocol: u8,
 }

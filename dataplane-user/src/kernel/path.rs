@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Context as _, Result};
-use dataplane_common::IfIndex;
+use dataplane_common::{IfIndex, Mtu};
 use futures::TryStreamExt as _;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute};
 use rtnetlink::RouteMessageBuilder;
@@ -20,7 +20,7 @@ pub struct Path {
     /// The source the kernel would choose.
     pub source: Option<Ipv4Addr>,
     /// The route's MTU or the path MTU learnt so far, bytes; `None`: the interface's.
-    pub mtu: Option<u32>,
+    pub mtu: Option<Mtu>,
 }
 
 impl Kernel {

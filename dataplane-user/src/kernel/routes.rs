@@ -7,7 +7,7 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Result, bail};
-use dataplane_common::IfIndex;
+use dataplane_common::{IfIndex, Mtu};
 use ipnet::Ipv4Net;
 use netlink_packet_route::route::{
     RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
@@ -39,7 +39,7 @@ pub struct TunnelRoute {
     /// The host's own source towards these pods; `None`: as the kernel chooses.
     pub source: Option<Ipv4Addr>,
     /// Where the node takes less than the device, bytes.
-    pub mtu: Option<u32>,
+    pub mtu: Option<Mtu>,
     /// [`METRIC`]; versions before 0.2 had 0.
     pub metric: u32,
 }
@@ -135,7 +135,7 @@ fn message(destination: Ipv4Net, route: &TunnelRoute) -> RouteMessage {
         builder = builder.pref_source(source);
     }
     if let Some(mtu) = route.mtu {
-        builder.get_mut().attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
+        builder.get_mut().attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu.0)]));
     }
     builder.build()
 }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context as _, Result};
-use dataplane_common::{IfIndex, Mac};
+use dataplane_common::{IfIndex, Mac, Mtu};
 use futures::TryStreamExt as _;
 use ipnet::Ipv4Net;
 use netlink_packet_route::{
@@ -96,7 +96,7 @@ fn link(message: LinkMessage) -> Link {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
-            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::Mtu(mtu) => link.mtu = Mtu(mtu),
             LinkAttribute::Address(octets) => link.mac = mac(&octets),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
@@ -169,9 +169,9 @@ pub(super) fn route(message: &RouteMessage) -> Option<KernelRoute> {
 }
 
 /// The MTU among a route's metrics, bytes.
-pub(super) fn mtu(metrics: &[RouteMetric]) -> Option<u32> {
+pub(super) fn mtu(metrics: &[RouteMetric]) -> Option<Mtu> {
     metrics.iter().find_map(|metric| match metric {
-        RouteMetric::Mtu(bytes) => Some(*bytes),
+        RouteMetric::Mtu(bytes) => Some(Mtu(*bytes)),
         _ => None,
     })
 }

@@ -49,7 +49,7 @@ impl Host {
 
 #[cfg(test)]
 mod tests {
-    use dataplane_common::Mac;
+    use dataplane_common::{Mac, Mtu};
 
     use super::*;
 
@@ -63,7 +63,7 @@ mod tests {
             name: TUNL0.into(),
             alias: None,
             mac: Mac::default(),
-            mtu: 1480,
+            mtu: Mtu(1480),
             is_up: true,
             does_arp: false,
             kind: None,

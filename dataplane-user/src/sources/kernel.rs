@@ -135,6 +135,8 @@ impl<'a> Reader<'a> {
 mod tests {
     use std::cell::Cell;
 
+    use dataplane_common::Mtu;
+
     use super::*;
     use crate::kernel::Link;
 
@@ -166,7 +168,7 @@ mod tests {
             name: name.into(),
             alias: None,
             mac: dataplane_common::Mac::default(),
-            mtu: 1500,
+            mtu: Mtu(1500),
             is_up: true,
             does_arp: true,
             kind: None,

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dataplane_common::IfIndex;
+use dataplane_common::{IfIndex, Mtu};
 
 use super::{Memory, link_key};
 use crate::kernel::Host;
@@ -58,7 +58,7 @@ pub fn remember(memory: &mut Memory, host: &Host, underlay: &BTreeSet<IfIndex>) 
 /// link that is another one now, or has another MTU.
 #[derive(Default)]
 pub struct Refusals {
-    links: BTreeMap<IfIndex, (String, u32)>,
+    links: BTreeMap<IfIndex, (String, Mtu)>,
 }
 
 impl Refusals {
@@ -71,7 +71,7 @@ impl Refusals {
     /// Returns the interfaces that still are as they were when they refused it.
     #[must_use]
     pub fn of(&self, host: &Host) -> BTreeSet<IfIndex> {
-        let is_same = |ifindex: &IfIndex, refused: &(String, u32)| {
+        let is_same = |ifindex: &IfIndex, refused: &(String, Mtu)| {
             host.links.get(ifindex).is_some_and(|link| (link_key(link), link.mtu) == *refused)
         };
         let same = self.links.iter().filter(|(ifindex, refused)| is_same(ifindex, refused));
@@ -93,7 +93,7 @@ mod tests {
             name: name.into(),
             alias: None,
             mac: dataplane_common::Mac([1, 2, 3]),
-            mtu: 1500,
+            mtu: Mtu(1500),
             is_up: true,
             does_arp: true,
             forwards: None,
@@ -165,7 +165,7 @@ mod tests {
         refusals.add(&[NICS[0], IfIndex(9)].into(), &host());
         assert_eq!(refusals.of(&host()), [NICS[0]].into());
         let changes: [fn(&mut Link); 3] = [
-            |link| link.mtu = 1400,
+            |link| link.mtu = Mtu(1400),
             |link| link.mac = dataplane_common::Mac([7, 7, 7]),
             |link| link.name = "eth7".into(),
         ];

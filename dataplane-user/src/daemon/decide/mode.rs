@@ -87,7 +87,7 @@ fn covers(tunl0: &BTreeMap<Ipv4Net, Ipv4Addr>, routes: &ChosenRoutes) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use dataplane_common::IfIndex;
+    use dataplane_common::{IfIndex, Mtu};
 
     use super::*;
     use crate::{
@@ -102,7 +102,7 @@ mod tests {
             name: TUNL0.into(),
             alias: None,
             mac: dataplane_common::Mac::default(),
-            mtu: 1480,
+            mtu: Mtu(1480),
             is_up: true,
             does_arp: false,
             kind: None,

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{ChosenMode, Decider};
 use crate::{
-    config::{Config, Mode, Mtu},
+    config::{Config, Mode, TunnelMtu},
     daemon::{
         observe::cores::Hot,
         report::{Code, Problem},
@@ -75,7 +75,7 @@ pub fn hot_cpu(hot: Hot) -> Problem {
 /// An MTU in the file that the underlay does not carry. Pods' packets that are too long for a
 /// node are fragmented, or answered by ICMP, so none is lost.
 fn mtu(config: &Config, facts: &Facts, host: &Host) -> Option<Problem> {
-    let Mtu::Bytes(configured) = config.mtu else { return None };
+    let TunnelMtu::Bytes(configured) = config.mtu else { return None };
     let underlay = facts.underlay.iter().filter_map(|ifindex| host.links.get(ifindex));
     let narrowest = underlay.min_by_key(|link| link.mtu)?;
     let most = desired::inner(narrowest.mtu);

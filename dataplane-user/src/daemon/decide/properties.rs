@@ -5,6 +5,7 @@ mod world;
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
+use dataplane_common::Mtu;
 use ipnet::Ipv4Net;
 use proptest::{
     collection::{btree_set, vec},
@@ -111,7 +112,7 @@ prop_compose! {
     fn worlds(has_tunl0: bool, refuses_xdp: bool)(
         file in 0..FILES.len(),
         (has_addresses, has_eth1, is_router_moved) in any::<(bool, bool, bool)>(),
-        mtu in select(vec![1500_u32, 9000]),
+        mtu in select(vec![Mtu(1500), Mtu(9000)]),
         pods in btree_set(0_u8..4, 0..4),
         refusal in proptest::option::weighted(0.2, Just("netfilter is not asked".to_owned())),
         kernel in btree_set(0..BLOCKS, 0..4),

@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use dataplane_common::IfIndex;
+use dataplane_common::{IfIndex, Mtu};
 use serde::{Deserialize, Serialize};
 
 use super::Problem;
@@ -101,7 +101,7 @@ pub struct Tunnel {
     /// Its address, if it has one.
     pub address: Option<Ipv4Addr>,
     /// Its MTU, bytes.
-    pub mtu: u32,
+    pub mtu: Mtu,
 }
 
 impl State {
@@ -176,7 +176,7 @@ mod tests {
                     interface: "tunless0".into(),
                     ifindex: IfIndex(4),
                     address: None,
-                    mtu: 1480,
+                    mtu: Mtu(1480),
                 },
                 attachments: vec![Attachment { program: Program::EncapHost, ifindex: IfIndex(4) }],
                 marks: true,
@@ -188,7 +188,7 @@ mod tests {
         };
         let text = serde_json::to_string(&state).unwrap();
         assert_eq!(serde_json::from_str::<State>(&text).unwrap(), state);
-        for part in [r#""program":"encap_host","ifindex":4"#, r#""pods":[9]"#] {
+        for part in [r#""program":"encap_host","ifindex":4"#, r#""mtu":1480"#, r#""pods":[9]"#] {
             assert!(text.contains(part), "{text}");
         }
     }

@@ -6,7 +6,7 @@ use std::{
     path::Path as FilePath,
 };
 
-use dataplane_common::{IfIndex, Mac, Program};
+use dataplane_common::{IfIndex, Mac, Mtu, Program};
 use ipnet::Ipv4Net;
 
 use crate::{
@@ -102,7 +102,7 @@ pub struct World {
     pub has_addresses: bool,
     pub has_default: bool,
     pub has_eth1: bool,
-    pub mtu: u32,
+    pub mtu: Mtu,
     /// Whether tunl0 is up, with routes to every block.
     pub has_tunl0: bool,
     pub pods: BTreeSet<u8>,
@@ -128,7 +128,7 @@ impl Default for World {
             has_addresses: false,
             has_default: true,
             has_eth1: false,
-            mtu: 1500,
+            mtu: Mtu(1500),
             has_tunl0: false,
             pods: BTreeSet::new(),
             is_router_moved: false,
@@ -142,7 +142,7 @@ impl Default for World {
     }
 }
 
-fn link(name: &str, mac: u16, mtu: u32, kind: Option<&str>) -> Link {
+fn link(name: &str, mac: u16, mtu: Mtu, kind: Option<&str>) -> Link {
     Link {
         name: name.into(),
         alias: None,
@@ -179,7 +179,7 @@ impl World {
     pub fn host(&self) -> Host {
         let mut host = Host::default();
         host.links.insert(ETH0, link("eth0", 2, self.mtu, None));
-        host.links.insert(TUNNEL_INDEX, link(TUNNEL, 4, 1480, Some("veth")));
+        host.links.insert(TUNNEL_INDEX, link(TUNNEL, 4, Mtu(1480), Some("veth")));
         let mac = |mac| Neighbour { mac: Mac([mac, mac, mac]), is_stale: false };
         let router = mac(if self.is_router_moved { 99 } else { 98 });
         host.neighbours.insert((ETH0, ROUTER), router);
@@ -194,12 +194,12 @@ impl World {
             host.routes.push(route(net("172.16.36.0/24"), ETH0, None, 2));
         }
         if self.has_eth1 {
-            host.links.insert(ETH1, link("eth1", 3, 1400, None));
+            host.links.insert(ETH1, link("eth1", 3, Mtu(1400), None));
             host.addresses.push((ETH1, net("172.17.0.10/24")));
             host.routes.push(route(net("172.17.0.0/24"), ETH1, None, 2));
         }
         if self.has_tunl0 {
-            host.links.insert(TUNL0_INDEX, link(TUNL0, 0, 1480, None));
+            host.links.insert(TUNL0_INDEX, link(TUNL0, 0, Mtu(1480), None));
             host.addresses.push((TUNL0_INDEX, Ipv4Net::from(TUNNEL_ADDRESS)));
             for third in (0..BLOCKS).chain([9]) {
                 let node = if third == 9 { A } else { owner(SourceKind::Kernel, third) };
@@ -213,7 +213,7 @@ impl World {
         }
         for index in &self.pods {
             let ifindex = pod_index(*index);
-            host.links.insert(ifindex, link(&format!("cali{index}"), 50, 1480, Some("veth")));
+            host.links.insert(ifindex, link(&format!("cali{index}"), 50, Mtu(1480), Some("veth")));
             host.routes.push(route(Ipv4Net::from(pod(*index)), ifindex, None, 80));
             host.neighbours.insert((ifindex, pod(*index)), mac(60 + u16::from(*index)));
         }
