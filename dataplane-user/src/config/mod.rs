@@ -80,10 +80,10 @@ pub struct NodeConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The underlay address; default: the source the kernel uses towards the nodes.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "types::some_address")]
     pub address: Option<Ipv4Addr>,
     /// The tunnel device's address, the host's source towards pods; default: none.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "types::some_address")]
     pub tunnel_address: Option<Ipv4Addr>,
 }
 
@@ -174,6 +174,7 @@ pub struct StaticRoute {
     /// The block, or a borrowed address as a /32.
     pub cidr: Cidr,
     /// The node's underlay address.
+    #[serde(deserialize_with = "types::address")]
     pub node: Ipv4Addr,
     /// How packets travel there; left out: as the pool says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -185,6 +186,7 @@ pub struct StaticRoute {
 #[serde(deny_unknown_fields, expecting = "a mapping of keys to values")]
 pub struct NodeExtras {
     /// The node's underlay address.
+    #[serde(deserialize_with = "types::address")]
     pub node: Ipv4Addr,
     /// Inner sources it may use besides its pod CIDRs.
     #[serde(default)]

@@ -1,10 +1,16 @@
 //! The values of single keys.
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    str::FromStr,
+};
 
 use dataplane_common::{Mtu, Settings};
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::address::{Unreadable, parse_address, parse_prefix};
 
 /// With or without the kernel's tunl0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
@@ -181,9 +187,15 @@ impl FromStr for Cidr {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let net: Ipv4Net = text.parse().map_err(|_| {
-            format!("`{text}` is no IPv4 prefix; write one like 10.20.42.0/26 or 10.20.42.7/32")
-        })?;
+        let net = match parse_prefix(text) {
+            Ok(IpNet::V4(net)) => net,
+            Err(zeros @ Unreadable::LeadingZeros(_)) => return Err(format!("`{text}` {zeros}")),
+            _ => {
+                return Err(format!(
+                    "`{text}` is no IPv4 prefix; write one like 10.20.42.0/26 or 10.20.42.7/32"
+                ));
+            }
+        };
         if net.addr() != net.network() {
             return Err(format!(
                 "`{text}` has bits set behind its prefix length; did you mean {}?",
@@ -225,6 +237,46 @@ impl fmt::Display for Cidr {
     }
 }
 
+/// Deserializes an IPv4 address of a host.
+///
+/// # Errors
+/// If it is anything else: what, and what to write.
+pub fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Ipv4Addr, D::Error> {
+    // A visitor of its own, so that an error carries this very key's position.
+    struct Visitor;
+    impl de::Visitor<'_> for Visitor {
+        type Value = Ipv4Addr;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an IPv4 address like 172.16.36.10")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Ipv4Addr, E> {
+            match parse_address(text) {
+                Ok(IpAddr::V4(address)) => Ok(address),
+                Ok(IpAddr::V6(_)) | Err(Unreadable::Address | Unreadable::Prefix) => Err(
+                    E::custom(format!("`{text}` is no IPv4 address; write one like 172.16.36.10")),
+                ),
+                Err(why) => Err(E::custom(format!("`{text}` {why}"))),
+            }
+        }
+    }
+    deserializer.deserialize_str(Visitor)
+}
+
+/// Deserializes as [`address`] does, for a key that may be missing or `null`.
+///
+/// # Errors
+/// As those of [`address`].
+pub fn some_address<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Ipv4Addr>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(transparent)]
+    struct Given(#[serde(deserialize_with = "address")] Ipv4Addr);
+    Option::<Given>::deserialize(deserializer).map(|given| given.map(|given| given.0))
+}
+
 /// An interface name in which a trailing `*` stands for any rest.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(transparent)]
@@ -250,6 +302,12 @@ impl Pattern {
             Some(prefix) => name.starts_with(prefix),
             None => name == self.0,
         }
+    }
+
+    /// Whether it stands for one name only.
+    #[must_use]
+    pub fn is_exact(&self) -> bool {
+        !self.0.ends_with('*')
     }
 
     /// Whether it would stand for every interface, the underlay's included.

@@ -166,6 +166,41 @@ const REFUSED: &[(&str, &[&str])] = &[
     ("mtu: 12\n", &["FILE:1:", "mtu", "68 to 65515"]),
     ("fastpath: fast\n", &["FILE:1:", "fastpath", "`off`"]),
     ("mode: [\n", &["FILE:"]),
+    (
+        "mode: auto\nnode: {address: 10.99.1.2/24}\n",
+        &["FILE:2:", "node.address", "leave it out and write 10.99.1.2;"],
+    ),
+    ("node: {tunnel_address: 10.77.1.0/32}\n", &["FILE:1:", "tunnel_address", "write 10.77.1.0;"]),
+    (
+        "node: {address: 010.99.1.2}\n",
+        &["FILE:1:", "`010.99.1.2` has leading zeros; write 10.99.1.2;"],
+    ),
+    ("node: {address: fd00::1}\n", &["FILE:1:", "`fd00::1` is no IPv4 address"]),
+    (
+        "routes:\n  static:\n    - {cidr: 010.077.002.000/26, node: 1.2.3.4}\n",
+        &[
+            "FILE:3:",
+            "routes.static[0].cidr",
+            "`010.077.002.000/26` has leading zeros; write 10.77.2.0/26",
+        ],
+    ),
+    (
+        "routes:\n  static:\n    - {cidr: 10.77.2.0/26, node: 1.2.3.4/24}\n",
+        &["FILE:3:", "routes.static[0].node", "write 1.2.3.4;"],
+    ),
+    (
+        "routes:\n  nodes:\n    - {node: 01.2.3.4}\n",
+        &["FILE:3:", "routes.nodes[0].node", "write 1.2.3.4;"],
+    ),
+    (
+        "routes: {pools: [{cidr: 10.077.0.0/16, encap: ipip}]}\n",
+        &["FILE:1:", "routes.pools[0].cidr", "write 10.77.0.0/16"],
+    ),
+    ("leases: {exclude: [10.77.0.01/32]}\n", &["FILE:1:", "write 10.77.0.1/32"]),
+    (
+        "sources: {bird: {within: [10.077.0.0/16]}}\n",
+        &["FILE:1:", "within[0]", "write 10.77.0.0/16"],
+    ),
 ];
 
 #[test]

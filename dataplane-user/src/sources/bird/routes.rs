@@ -19,10 +19,13 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::reply::Line;
-use crate::sources::{Claim, Origin, error::one_line};
+use crate::{
+    address::{Unreadable, parse_address, parse_prefix},
+    sources::{Claim, Origin, error::one_line},
+};
 
 /// Most problems that are kept: a table of another kind makes one per line.
 const PROBLEMS: usize = 100;
@@ -110,9 +113,12 @@ impl<'a> Reader<'a> {
         } else if !(text.starts_with("Table ") && text.ends_with(':')) {
             self.end_prefix();
             let (prefix, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
-            match prefix.parse::<Ipv4Net>() {
-                Ok(prefix) => self.prefix = Some(prefix.trunc()),
-                Err(_) => self.found.problem(&one_line(prefix), "no IPv4 prefix, skipped"),
+            match parse_prefix(prefix) {
+                Ok(IpNet::V4(prefix)) => self.prefix = Some(prefix.trunc()),
+                Err(zeros @ Unreadable::LeadingZeros(_)) => {
+                    self.found.problem(&one_line(prefix), format!("{zeros}; skipped"));
+                }
+                _ => self.found.problem(&one_line(prefix), "no IPv4 prefix, skipped"),
             }
             self.path(rest.trim());
         }
@@ -181,11 +187,12 @@ impl<'a> Reader<'a> {
 
     fn claim_of(&mut self, prefix: Ipv4Net, path: &Path) {
         let said = path.next_hop.as_deref().unwrap_or("");
-        let wrong = match said.parse() {
+        let wrong = match parse_address(said) {
             Ok(IpAddr::V4(node)) => {
                 return self.claim(prefix, &format!("{}, next hop {node}", path.protocol), node);
             }
             Ok(IpAddr::V6(node)) => format!("its next hop {node} is no IPv4 address"),
+            Err(zeros @ Unreadable::LeadingZeros(_)) => format!("its next hop `{said}` {zeros}"),
             Err(_) if said.is_empty() => "it has no BGP next hop".to_owned(),
             Err(_) => format!("its next hop is not understood: {}", one_line(said)),
         };

@@ -184,6 +184,12 @@ fn what_is_not_understood_is_a_problem_of_its_own() {
 1007-10.20.4.0/26         unicast [a 21:04:49] * (100) [i]
 1008-\tType: BGP univ
 1012-\tBGP.next_hop: 172.16.300.1
+1007-010.020.6.0/26       unicast [a 21:04:49] * (100) [i]
+1008-\tType: BGP univ
+1012-\tBGP.next_hop: 172.16.35.4
+1007-10.20.7.0/26         unicast [a 21:04:49] * (100) [i]
+1008-\tType: BGP univ
+1012-\tBGP.next_hop: 172.016.35.4
 1007-10.20.5.0/26         unicast [a 21:04:49] * (100) [i]
 1008-\tType: BGP univ
 1012-\tBGP.next_hop: 172.16.35.4
@@ -198,8 +204,14 @@ fn what_is_not_understood_is_a_problem_of_its_own() {
     assert_eq!(why("10.20.2.0/26"), "it has no BGP next hop (a), skipped");
     assert_eq!(why("10.20.3.0/26"), "its next hop 2001:db8::1 is no IPv4 address (a), skipped");
     assert_eq!(why("10.20.4.0/26"), "its next hop is not understood: 172.16.300.1 (a), skipped");
+    assert_eq!(why("010.020.6.0/26"), "has leading zeros; write 10.20.6.0/26; skipped");
+    let zeros = "its next hop `172.016.35.4` has leading zeros; write 172.16.35.4 (a), skipped";
+    assert_eq!(why("10.20.7.0/26"), zeros);
     let unclear: Vec<String> = found.unclear.iter().map(ToString::to_string).collect();
-    assert_eq!(unclear, ["10.20.1.0/26", "10.20.2.0/26", "10.20.3.0/26", "10.20.4.0/26"]);
+    assert_eq!(
+        unclear,
+        ["10.20.1.0/26", "10.20.2.0/26", "10.20.3.0/26", "10.20.4.0/26", "10.20.7.0/26"]
+    );
 }
 
 #[test]
