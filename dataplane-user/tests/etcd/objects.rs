@@ -144,7 +144,6 @@ fn a_value_that_cannot_be_understood_takes_no_route_away() {
         (&good.key, "\u{1}\u{2}", "is no allocation block"),
         (&good.key, r#"{"cidr":"10.20.42.0/26","affinity":"rack:7"}"#, "affinity `rack:7`"),
         (&good.key, r#"{"cidr":"10.20.44.0/26","affinity":"host:far"}"#, "10.20.44.0/26, which"),
-        (&good.key, r#"{"cidr":"10.20.42.0/26","allocations":[7]}"#, "attribute 7, of 0"),
         (&far_node, "[]", "is no Node"),
         (&far_node, r#"{"apiVersion":"projectcalico.org/v9","spec":{}}"#, "v9`, which is unknown"),
         (&pool, r#"{"spec":{"cidr":"10.20.0.0/16","ipipMode":"Sometimes"}}"#, "`Sometimes`"),
@@ -154,6 +153,11 @@ fn a_value_that_cannot_be_understood_takes_no_route_away() {
         listener.until_problem(key, "stays active");
         assert_eq!(listener.claims(), [far]);
     }
+    // A wrong entry takes no more than its own address.
+    let dangling = r#"{"cidr":"10.20.42.0/26","affinity":"host:far","allocations":[7]}"#;
+    etcd.put(&good.key, dangling).unwrap();
+    listener.until_problem(&good.key, "attribute 7, of 0: 10.20.42.0 is skipped");
+    assert_eq!(listener.claims(), [far]);
     // Good again.
     etcd.store(&bad).unwrap();
     etcd.store(&good).unwrap();

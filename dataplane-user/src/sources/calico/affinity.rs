@@ -6,7 +6,7 @@
 use ipnet::Ipv4Net;
 use serde::Deserialize;
 
-use super::json;
+use super::{block::cidr_of_key, json};
 use crate::sources::error::Malformed;
 
 /// A node's confirmed claim to a block.
@@ -38,8 +38,7 @@ impl Affinity {
         let Some((host, rest)) = rest.split_once('/') else { return Ok(None) };
         let Some(block) = rest.strip_prefix("ipv4/block/") else { return Ok(None) };
         let wrong = || Malformed::new(format!("`{block}` is no block like 10.65.1.0-26"));
-        let (network, length) = block.rsplit_once('-').ok_or_else(wrong)?;
-        let cidr: Ipv4Net = format!("{network}/{length}").parse().map_err(|_| wrong())?;
+        let cidr = cidr_of_key(block).ok_or_else(wrong)?;
         if cidr.addr() != cidr.network() || host.is_empty() {
             return Err(wrong());
         }
@@ -91,6 +90,7 @@ mod tests {
             ("host/node-b/ipv4/block/10.65.1.0", ""),
             ("host/node-b/ipv4/block/10.65.1.1-26", ""),
             ("host/node-b/ipv4/block/x-26", ""),
+            ("host/node-b/ipv4/block/10.065.1.0-26", ""),
             ("host//ipv4/block/10.65.1.0-26", ""),
         ] {
             let error = Affinity::from_etcd(key, value.as_bytes()).unwrap_err().to_string();

@@ -1,16 +1,13 @@
 //! IPAM blocks: `libcalico-go/lib/backend/model/block.go`.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    net::Ipv4Addr,
-};
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::json;
-use crate::sources::error::Malformed;
+use super::json::{self, Doubts, Understood};
+use crate::{address::parse_prefix, sources::error::Malformed};
 
 const WHAT: &str = "allocation block";
 
@@ -25,30 +22,20 @@ pub struct Block {
     pub borrowed: BTreeMap<Ipv4Addr, String>,
 }
 
-/// As it is stored; what we have no use for is left out.
+/// As it is stored; what we have no use for is left out. The lists are read entry by entry, so
+/// that a wrong one costs only its own address.
 #[derive(Deserialize)]
 struct Stored {
     cidr: String,
     affinity: Option<String>,
     #[serde(rename = "hostAffinity")]
     host_affinity: Option<String>,
-    #[serde(default, deserialize_with = "json::nullable")]
-    allocations: Vec<Option<usize>>,
-    #[serde(default, deserialize_with = "json::nullable")]
-    attributes: Vec<Attribute>,
+    #[serde(default)]
+    allocations: Value,
+    #[serde(default)]
+    attributes: Value,
     #[serde(default, deserialize_with = "json::flag")]
     deleted: bool,
-}
-
-/// Who has the addresses that refer to it.
-#[derive(Deserialize)]
-struct Attribute {
-    /// Not only text, in blocks of others than Calico's CNI plugin.
-    #[serde(default, deserialize_with = "json::nullable")]
-    secondary: HashMap<String, Value>,
-    /// Given back, and only kept from being used again too soon.
-    #[serde(rename = "releasedAt")]
-    released_at: Option<Value>,
 }
 
 impl Block {
@@ -57,7 +44,7 @@ impl Block {
     ///
     /// # Errors
     /// If the object cannot be understood: what is wrong with it.
-    pub fn from_json(bytes: &[u8]) -> Result<Option<Self>, Malformed> {
+    pub fn from_json(bytes: &[u8]) -> Result<Understood<Option<Self>>, Malformed> {
         json::parse(bytes, WHAT).and_then(|stored| Self::from_stored(&stored))
     }
 
@@ -65,32 +52,42 @@ impl Block {
     ///
     /// # Errors
     /// If the object cannot be understood: what is wrong with it.
-    pub fn from_value(spec: Value) -> Result<Option<Self>, Malformed> {
+    pub fn from_value(spec: Value) -> Result<Understood<Option<Self>>, Malformed> {
         json::convert(spec, WHAT).and_then(|stored| Self::from_stored(&stored))
     }
 
-    fn from_stored(stored: &Stored) -> Result<Option<Self>, Malformed> {
+    fn from_stored(stored: &Stored) -> Result<Understood<Option<Self>>, Malformed> {
+        const NOTHING: Understood<Option<Block>> = Understood { object: None, doubt: None };
         if stored.deleted {
-            return Ok(None);
+            return Ok(NOTHING);
         }
         let cidr = match parse_cidr(&stored.cidr)? {
             IpNet::V4(cidr) => cidr,
-            IpNet::V6(_) => return Ok(None),
+            IpNet::V6(_) => return Ok(NOTHING),
         };
         let host = host(stored)?;
-        let borrowed = borrowed(stored, cidr, host.as_deref())?;
-        Ok(Some(Self { cidr, host, borrowed }))
+        let mut doubts = Doubts::default();
+        let borrowed = borrowed(stored, cidr, host.as_deref(), &mut doubts);
+        Ok(Understood { object: Some(Self { cidr, host, borrowed }), doubt: doubts.problem() })
     }
 }
 
 /// A prefix without host bits.
 pub(super) fn parse_cidr(text: &str) -> Result<IpNet, Malformed> {
-    let net: IpNet =
-        text.parse().map_err(|_| Malformed::new(format!("cidr `{text}` is no prefix")))?;
+    let net = parse_prefix(text).map_err(|why| Malformed::new(format!("cidr `{text}` {why}")))?;
     if net.addr() == net.network() {
         Ok(net)
     } else {
         Err(Malformed::new(format!("cidr `{text}` has bits set behind its prefix length")))
+    }
+}
+
+/// Reads a block as keys of etcd name it: `10.65.1.0-26`.
+pub fn cidr_of_key(name: &str) -> Option<Ipv4Net> {
+    let (network, length) = name.rsplit_once('-')?;
+    match parse_prefix(&format!("{network}/{length}")) {
+        Ok(IpNet::V4(cidr)) => Some(cidr),
+        _ => None,
     }
 }
 
@@ -116,37 +113,62 @@ fn host(stored: &Stored) -> Result<Option<String>, Malformed> {
     Ok(Some(host.to_owned()))
 }
 
-/// `AllocationBlock.NonAffineAllocations`.
+/// `AllocationBlock.NonAffineAllocations`. As there, an entry that makes no sense takes no more
+/// than its own address.
 fn borrowed(
     stored: &Stored,
     cidr: Ipv4Net,
     host: Option<&str>,
-) -> Result<BTreeMap<Ipv4Addr, String>, Malformed> {
+    doubts: &mut Doubts,
+) -> BTreeMap<Ipv4Addr, String> {
+    let allocations = doubts.entries("allocations", &stored.allocations);
+    let attributes = doubts.entries("attributes", &stored.attributes);
     let size = 1_u64 << (32 - cidr.prefix_len());
-    if stored.allocations.len() as u64 > size {
-        return Err(Malformed::new(format!(
-            "{} allocations in {cidr}, of {size}",
-            stored.allocations.len()
-        )));
+    if allocations.len() as u64 > size {
+        let count = allocations.len();
+        doubts.add(format!("{count} allocations in {cidr}, of {size}: the last ones are skipped"));
     }
-    let first = u32::from(cidr.network());
+    let addresses = u32::from(cidr.network())..=u32::from(cidr.broadcast());
     let mut borrowed = BTreeMap::new();
-    for (ordinal, index) in stored.allocations.iter().enumerate() {
-        let Some(index) = *index else { continue };
-        let attribute = stored.attributes.get(index).ok_or_else(|| {
-            let count = stored.attributes.len();
-            Malformed::new(format!("allocation {ordinal} refers to attribute {index}, of {count}"))
-        })?;
-        let node = attribute.secondary.get("node").and_then(Value::as_str);
-        if let Some(node) = node.filter(|node| !node.is_empty() && Some(*node) != host)
-            && attribute.released_at.is_none()
-            && let Ok(offset) = u32::try_from(ordinal)
-        {
-            // `ordinal` is below the block's size.
-            borrowed.insert(Ipv4Addr::from(first.saturating_add(offset)), node.to_owned());
+    for (ordinal, (address, index)) in addresses.map(Ipv4Addr::from).zip(allocations).enumerate() {
+        match borrower(index, attributes) {
+            Ok(Some(node)) if Some(node) != host => {
+                borrowed.insert(address, node.to_owned());
+            }
+            Ok(_) => {}
+            Err(why) => doubts.add(format!("allocation {ordinal} {why}: {address} is skipped")),
         }
     }
-    Ok(borrowed)
+    borrowed
+}
+
+/// Returns the node that has an address in use, by the address's entry in `allocations`.
+fn borrower<'v>(index: &Value, attributes: &'v [Value]) -> Result<Option<&'v str>, String> {
+    if index.is_null() {
+        return Ok(None);
+    }
+    let number = index.as_u64().and_then(|number| usize::try_from(number).ok());
+    let number = number.ok_or_else(|| format!("is `{index}` and not a number"))?;
+    let count = attributes.len();
+    let fields = match attributes.get(number) {
+        None => return Err(format!("refers to attribute {number}, of {count}")),
+        Some(Value::Object(fields)) => fields,
+        Some(Value::Null) => return Ok(None),
+        Some(_) => return Err(format!("refers to attribute {number}, which is not an object")),
+    };
+    // Given back, and only kept from being used again too soon.
+    if fields.get("releasedAt").is_some_and(|at| !at.is_null()) {
+        return Ok(None);
+    }
+    match fields.get("secondary") {
+        // Not only text, in blocks of others than Calico's CNI plugin.
+        Some(Value::Object(secondary)) => {
+            let node = secondary.get("node").and_then(Value::as_str);
+            Ok(node.filter(|node| !node.is_empty()))
+        }
+        None | Some(Value::Null) => Ok(None),
+        Some(_) => Err(format!("refers to attribute {number}, whose secondary is not an object")),
+    }
 }
 
 #[cfg(test)]
@@ -155,7 +177,7 @@ mod tests {
 
     use super::*;
 
-    fn parse(value: &Value) -> Result<Option<Block>, Malformed> {
+    fn understand(value: &Value) -> Result<Understood<Option<Block>>, Malformed> {
         let from_json = Block::from_json(value.to_string().as_bytes());
         // The one knows where in the text, too.
         let same = |error: Malformed| error.to_string().split(" at line").next().map(str::to_owned);
@@ -164,6 +186,10 @@ mod tests {
             Block::from_value(value.clone()).map_err(|error| Some(error.to_string()))
         );
         from_json
+    }
+
+    fn parse(value: &Value) -> Result<Option<Block>, Malformed> {
+        understand(value).map(|understood| understood.object)
     }
 
     /// As in Calico's own documentation of the format.
@@ -250,19 +276,69 @@ mod tests {
         assert_eq!(block.borrowed, BTreeMap::from([(Ipv4Addr::BROADCAST, "a".to_owned())]));
     }
 
+    /// Address 2 is lent to node-a by allocation 2, attribute 1.
+    #[test]
+    fn a_wrong_entry_takes_no_more_than_its_own_address() {
+        let mut sixty_five = stored()["allocations"].as_array().unwrap().clone();
+        sixty_five.resize(65, json!(1));
+        let attributes = |first: Value| {
+            let mut attributes = stored()["attributes"].clone();
+            attributes[0] = first;
+            with("attributes", attributes)
+        };
+        for (value, lends, said) in [
+            (
+                with("allocations", json!([9, null, 1])),
+                true,
+                "allocation 0 refers to attribute 9, of 3: 10.65.1.0 is skipped",
+            ),
+            (
+                with("allocations", json!(["0", 9, 1, -1, 0.5])),
+                true,
+                "allocation 0 is `\"0\"` and not a number: 10.65.1.0 is skipped (and 3 more",
+            ),
+            (with("allocations", json!([-1, null, 1])), true, "allocation 0 is `-1` and"),
+            (with("allocations", json!([{}, [], 1])), true, "allocation 0 is `{}` and"),
+            (with("allocations", json!("none")), false, "allocations is `\"none\"` and not a list"),
+            (
+                with("allocations", Value::Array(sixty_five)),
+                true,
+                "65 allocations in 10.65.1.0/26, of 64",
+            ),
+            (attributes(json!("x")), true, "allocation 0 refers to attribute 0, which is not"),
+            (attributes(json!([])), true, "allocation 0 refers to attribute 0, which is not"),
+            (
+                attributes(json!({"secondary": "x"})),
+                true,
+                "allocation 0 refers to attribute 0, whose secondary is not an object",
+            ),
+            (with("attributes", json!("none")), false, "attributes is `\"none\"` and not a list"),
+            (attributes(json!(null)), true, ""),
+            (with("unallocated", json!("x")), true, ""),
+        ] {
+            let Understood { object, doubt } = understand(&value).unwrap();
+            let block = object.unwrap();
+            assert_eq!(
+                (block.cidr.to_string(), block.host.as_deref()),
+                ("10.65.1.0/26".into(), Some("node-b"))
+            );
+            let lent = Ipv4Addr::new(10, 65, 1, 2);
+            assert_eq!(block.borrowed.contains_key(&lent), lends, "{value}");
+            assert!(block.borrowed.keys().all(|address| block.cidr.contains(address)));
+            let doubt = doubt.map(|doubt| doubt.to_string()).unwrap_or_default();
+            assert!(doubt.starts_with(said) && doubt.is_empty() == said.is_empty(), "{doubt}");
+        }
+    }
+
     #[test]
     fn what_is_wrong_is_said_in_one_line() {
-        let sixty_five = Value::Array(vec![Value::Null; 65]);
         for (value, said) in [
             (with("cidr", json!("10.65.1.0")), "cidr `10.65.1.0` is no prefix"),
             (with("cidr", json!("10.65.1.9/26")), "bits set behind"),
+            (with("cidr", json!("010.065.1.0/26")), "has leading zeros; write 10.65.1.0/26"),
             (with("cidr", json!(null)), "is no allocation block"),
             (with("affinity", json!("node-b")), "affinity `node-b` is neither"),
             (with("affinity", json!("host:")), "names no node"),
-            (with("allocations", sixty_five), "65 allocations in 10.65.1.0/26, of 64"),
-            (with("allocations", json!([9])), "allocation 0 refers to attribute 9, of 3"),
-            (with("allocations", json!([-1])), "is no allocation block"),
-            (with("attributes", json!("none")), "is no allocation block"),
             (json!([]), "is no allocation block"),
         ] {
             let error = parse(&value).unwrap_err().to_string();

@@ -8,6 +8,61 @@ use serde_json::Value;
 
 use crate::sources::error::Malformed;
 
+/// An object that was read, and what in it does not count.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Understood<T> {
+    /// What it comes to without that.
+    pub object: T,
+    /// A problem that takes nothing else of the object away.
+    pub doubt: Option<Malformed>,
+}
+
+/// Collects what in an object does not count.
+#[derive(Default, Debug)]
+pub struct Doubts {
+    first: Option<String>,
+    more: usize,
+}
+
+impl Doubts {
+    /// Adds one; the same one again is no other.
+    pub fn add(&mut self, doubt: String) {
+        match &self.first {
+            None => self.first = Some(doubt),
+            Some(first) if *first == doubt => {}
+            Some(_) => self.more += 1,
+        }
+    }
+
+    /// Returns the entries of a list, none if it is left out or not a list.
+    pub fn entries<'v>(&mut self, name: &str, value: &'v Value) -> &'v [Value] {
+        match value {
+            Value::Array(entries) => entries,
+            Value::Null => &[],
+            other => {
+                self.add(format!("{name} is `{other}` and not a list; it is skipped"));
+                &[]
+            }
+        }
+    }
+
+    /// Returns them as one problem that names the first.
+    #[must_use]
+    pub fn problem(self) -> Option<Malformed> {
+        let first = self.first?;
+        Some(match self.more {
+            0 => Malformed::new(first),
+            more => Malformed::new(format!("{first} (and {more} more of the kind)")),
+        })
+    }
+}
+
+/// Returns a text as it is, and anything else as JSON.
+#[must_use]
+pub fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
 /// Reads an object of JSON; the error names what it should have been.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T, Malformed> {
     if bytes.iter().all(u8::is_ascii_whitespace) {

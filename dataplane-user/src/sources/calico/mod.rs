@@ -7,6 +7,7 @@
 //! | [`node`] | a node's address and subnet |
 //! | [`pool`] | how packets to a pool's addresses travel |
 //! | [`affinity`] | what the older owner of the truth says, as a cross-check |
+//! | `json` | what the parsers have in common |
 //! | [`resolver`] | claims, from all of these |
 
 pub mod affinity;
@@ -19,6 +20,7 @@ pub mod resolver;
 pub use self::{
     affinity::Affinity,
     block::Block,
+    json::{Doubts, Understood, text},
     node::CalicoNode,
     pool::Pool,
     resolver::{Aspect, Resolver},

@@ -2,13 +2,15 @@
 
 use std::net::Ipv4Addr;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::json;
-use crate::address::is_host;
-use crate::sources::error::Malformed;
+use super::json::{self, Doubts, Understood};
+use crate::{
+    address::{is_host, parse_prefix_or_address},
+    sources::error::Malformed,
+};
 
 const WHAT: &str = "Node";
 
@@ -34,30 +36,26 @@ struct Stored {
 struct Spec {
     #[serde(default, deserialize_with = "json::object")]
     bgp: Bgp,
-    #[serde(default, deserialize_with = "json::nullable")]
-    addresses: Vec<Address>,
+    #[serde(default)]
+    addresses: Value,
 }
 
 #[derive(Default, Deserialize)]
 struct Bgp {
-    #[serde(rename = "ipv4Address")]
-    ipv4_address: Option<String>,
+    #[serde(default, rename = "ipv4Address")]
+    ipv4_address: Value,
 }
 
-#[derive(Deserialize)]
-struct Address {
-    #[serde(default, deserialize_with = "json::nullable")]
-    address: String,
-    #[serde(default, deserialize_with = "json::nullable", rename = "type")]
-    kind: String,
-}
+/// A field of an object, with the name it has in a problem.
+#[derive(Clone, Copy, Debug)]
+pub struct Field<'a>(pub &'a str, pub &'a Value);
 
 impl CalicoNode {
     /// Of the value of an etcd key. A node may have no address (yet).
     ///
     /// # Errors
     /// If the object cannot be understood: what is wrong with it.
-    pub fn from_json(bytes: &[u8]) -> Result<Self, Malformed> {
+    pub fn from_json(bytes: &[u8]) -> Result<Understood<Self>, Malformed> {
         json::parse(bytes, WHAT).and_then(Self::from_stored)
     }
 
@@ -65,40 +63,86 @@ impl CalicoNode {
     ///
     /// # Errors
     /// If the object cannot be understood: what is wrong with it.
-    pub fn from_value(node: Value) -> Result<Self, Malformed> {
+    pub fn from_value(node: Value) -> Result<Understood<Self>, Malformed> {
         json::convert(node, WHAT).and_then(Self::from_stored)
     }
 
-    /// Of an address with its prefix length, like `172.17.0.6/16`.
-    #[must_use]
-    pub fn from_cidr(text: &str) -> Option<Self> {
-        let net: Ipv4Net = text.parse().ok()?;
-        let address = Some(net.addr()).filter(|address| is_host(*address))?;
-        Some(Self { address: Some(address), subnet: Some(net.trunc()) })
+    /// Of an address with its prefix length, like `172.17.0.6/16`, or alone: as Felix, we take
+    /// that for a network of its own.
+    ///
+    /// # Errors
+    /// If it is anything else: what, as a predicate that follows the text.
+    pub fn from_cidr(text: &str) -> Result<Self, String> {
+        match parse_prefix_or_address(text).map_err(|why| why.to_string())? {
+            IpNet::V4(net) if is_host(net.addr()) => {
+                Ok(Self { address: Some(net.addr()), subnet: Some(net.trunc()) })
+            }
+            IpNet::V4(_) => Err("is no host's address".to_owned()),
+            IpNet::V6(_) => Err("is no IPv4 address".to_owned()),
+        }
     }
 
-    /// Of an address alone; with a prefix length, that tells nothing of the subnet.
+    /// Of what a Node object has, in Felix's order: the BGP address, else the first
+    /// `InternalIP`, else the first `ExternalIP`. A BGP address that cannot be understood is a
+    /// doubt that names what is used instead.
     #[must_use]
-    pub fn from_address(text: &str) -> Option<Self> {
-        let address = text.split('/').next()?.parse().ok().filter(|address| is_host(*address))?;
-        Some(Self { address: Some(address), subnet: None })
+    pub fn from_fields(bgp: Field<'_>, addresses: Field<'_>) -> Understood<Self> {
+        let wrong = match bgp.1 {
+            Value::Null => None,
+            Value::String(text) if text.is_empty() => None,
+            Value::String(text) => match Self::from_cidr(text) {
+                Ok(node) => return Understood { object: node, doubt: None },
+                Err(why) => Some(why),
+            },
+            _ => Some("is not text".to_owned()),
+        };
+        let mut doubts = Doubts::default();
+        let mut others = Doubts::default();
+        let entries = others.entries(addresses.0, addresses.1);
+        for (index, entry) in entries.iter().enumerate() {
+            if !entry.is_null() && !entry.is_object() {
+                let name = addresses.0;
+                others
+                    .add(format!("{name}[{index}] `{entry}` is not an object; it does not count"));
+            }
+        }
+        let found = ["InternalIP", "ExternalIP"].into_iter().find_map(|kind| {
+            first_of(kind, addresses.0, entries, &mut others).map(|address| (kind, address))
+        });
+        if let Some(why) = wrong {
+            let instead = match found {
+                Some((kind, address)) => format!("{kind} {address} is used instead"),
+                None => "there is no other address".to_owned(),
+            };
+            doubts.add(format!("{} `{}` {why}; {instead}", bgp.0, json::text(bgp.1)));
+        }
+        let node = Self { address: found.map(|(_, address)| address), subnet: None };
+        Understood { object: node, doubt: doubts.problem().or_else(|| others.problem()) }
     }
 
-    fn from_stored(stored: Stored) -> Result<Self, Malformed> {
+    fn from_stored(stored: Stored) -> Result<Understood<Self>, Malformed> {
         stored.header.check(WHAT)?;
         let Spec { bgp, addresses } = stored.spec;
-        let of_kind = |kind| {
-            let mut those = addresses.iter().filter(move |address| address.kind == kind);
-            those.find_map(|address| Self::from_address(&address.address))
-        };
-        let known = bgp
-            .ipv4_address
-            .as_deref()
-            .and_then(Self::from_cidr)
-            .or_else(|| of_kind("InternalIP"))
-            .or_else(|| of_kind("ExternalIP"));
-        Ok(known.unwrap_or(Self { address: None, subnet: None }))
+        let bgp = Field("spec.bgp.ipv4Address", &bgp.ipv4_address);
+        Ok(Self::from_fields(bgp, Field("spec.addresses", &addresses)))
     }
+}
+
+/// Returns the first IPv4 address of a kind; a prefix length there tells nothing of the subnet.
+fn first_of(kind: &str, name: &str, entries: &[Value], doubts: &mut Doubts) -> Option<Ipv4Addr> {
+    entries.iter().enumerate().find_map(|(index, entry)| {
+        let address = entry.get("address").filter(|_| entry["type"] == kind)?;
+        let why = match address.as_str().map(parse_prefix_or_address) {
+            Some(Ok(IpNet::V4(net))) => return Some(net.addr()).filter(|it| is_host(*it)),
+            Some(Ok(IpNet::V6(_))) => return None,
+            _ if address.is_null() => return None,
+            Some(Err(why)) => why.to_string(),
+            None => "is not text".to_owned(),
+        };
+        let text = json::text(address);
+        doubts.add(format!("{name}[{index}].address `{text}` {why}; it does not count"));
+        None
+    })
 }
 
 #[cfg(test)]
@@ -112,8 +156,9 @@ mod tests {
             "kind": "Node", "apiVersion": "projectcalico.org/v3",
             "metadata": {"name": "node-b", "uid": "1"}, "spec": spec,
         });
-        let from_json = CalicoNode::from_json(node.to_string().as_bytes()).unwrap();
-        assert_eq!(from_json, CalicoNode::from_value(node).unwrap());
+        let understood = CalicoNode::from_json(node.to_string().as_bytes()).unwrap();
+        assert_eq!(understood, CalicoNode::from_value(node).unwrap());
+        let from_json = understood.object;
         (from_json.address.map(|it| it.to_string()), from_json.subnet.map(|it| it.to_string()))
     }
 
@@ -140,12 +185,105 @@ mod tests {
             {"address": "172.17.0.7", "type": "InternalIP"},
             {"address": "node-b", "type": "Hostname"},
         ]);
-        for bgp in [json!(null), json!({}), json!({"ipv4Address": "172.17.0.6"})] {
+        for bgp in
+            [json!(null), json!({}), json!({"ipv4Address": ""}), json!({"ipv4Address": null})]
+        {
             let spec = json!({"bgp": bgp, "addresses": addresses});
             assert_eq!(parse(&spec), (some("172.17.0.7"), None), "{spec}");
         }
         let outside = json!({"addresses": [{"address": "5.5.5.5/24", "type": "ExternalIP"}]});
         assert_eq!(parse(&outside), (some("5.5.5.5"), None));
+    }
+
+    /// What Felix's `ParseCIDROrIP` takes counts; what it does not is named, and what is used
+    /// in its place.
+    #[test]
+    fn a_bgp_address_is_taken_as_felix_takes_it() {
+        let addresses = json!([{"address": "172.31.0.2", "type": "InternalIP"}]);
+        for (bgp, address, subnet, said) in [
+            (json!("10.99.2.2"), "10.99.2.2", Some("10.99.2.2/32"), ""),
+            (json!(" 10.99.4.2/24 "), "10.99.4.2", Some("10.99.4.0/24"), ""),
+            (json!("\t10.99.4.2\n"), "10.99.4.2", Some("10.99.4.2/32"), ""),
+            (
+                json!("10.99.4.2/"),
+                "172.31.0.2",
+                None,
+                "`10.99.4.2/` is no prefix; InternalIP 172.31.0.2 is",
+            ),
+            (
+                json!("010.99.4.2/24"),
+                "172.31.0.2",
+                None,
+                "`010.99.4.2/24` has leading zeros; write 10.99.4.2/24; Int",
+            ),
+            (
+                json!("010.99.4.2"),
+                "172.31.0.2",
+                None,
+                "`010.99.4.2` has leading zeros; write 10.99.4.2; Int",
+            ),
+            (
+                json!("autodetect"),
+                "172.31.0.2",
+                None,
+                "`autodetect` is no address; InternalIP 172.31.0.2 is",
+            ),
+            (json!("fd00::1/64"), "172.31.0.2", None, "`fd00::1/64` is no IPv4 address; Int"),
+            (json!("0.0.0.0/0"), "172.31.0.2", None, "`0.0.0.0/0` is no host's address; Int"),
+            (
+                json!(7),
+                "172.31.0.2",
+                None,
+                "`7` is not text; InternalIP 172.31.0.2 is used instead",
+            ),
+        ] {
+            let node = json!({"spec": {"bgp": {"ipv4Address": bgp}, "addresses": addresses}});
+            let Understood { object, doubt } = CalicoNode::from_value(node).unwrap();
+            assert_eq!(object.address.map(|it| it.to_string()).as_deref(), Some(address), "{bgp}");
+            assert_eq!(object.subnet.map(|it| it.to_string()).as_deref(), subnet, "{bgp}");
+            let doubt = doubt.map(|doubt| doubt.to_string()).unwrap_or_default();
+            let said = if said.is_empty() {
+                String::new()
+            } else {
+                format!("spec.bgp.ipv4Address {said}")
+            };
+            assert!(doubt.starts_with(&said) && doubt.is_empty() == said.is_empty(), "{doubt}");
+        }
+        let alone = json!({"spec": {"bgp": {"ipv4Address": "x"}}});
+        let Understood { object, doubt } = CalicoNode::from_value(alone).unwrap();
+        assert_eq!(object.address, None);
+        assert!(
+            doubt.unwrap().to_string().ends_with("`x` is no address; there is no other address")
+        );
+    }
+
+    #[test]
+    fn a_wrong_address_takes_no_other_away() {
+        let good = json!({"address": "172.17.0.7", "type": "InternalIP"});
+        for (wrong, said) in [
+            (json!(null), ""),
+            (json!({}), ""),
+            (json!({"address": null, "type": "InternalIP"}), ""),
+            (json!({"address": "fd00::1", "type": "InternalIP"}), ""),
+            (json!({"address": "x", "type": "Hostname"}), ""),
+            (json!("172.17.0.8"), "spec.addresses[0] `\"172.17.0.8\"` is not an object; it does"),
+            (
+                json!({"address": 7, "type": "InternalIP"}),
+                "spec.addresses[0].address `7` is not text",
+            ),
+            (
+                json!({"address": "172.017.0.8", "type": "InternalIP"}),
+                "spec.addresses[0].address `172.017.0.8` has leading zeros; write 172.17.0.8",
+            ),
+        ] {
+            let node = json!({"spec": {"addresses": [wrong, good]}});
+            let Understood { object, doubt } = CalicoNode::from_value(node).unwrap();
+            assert_eq!(object.address, Some(Ipv4Addr::new(172, 17, 0, 7)), "{wrong}");
+            let doubt = doubt.map(|doubt| doubt.to_string()).unwrap_or_default();
+            assert!(doubt.starts_with(said) && doubt.is_empty() == said.is_empty(), "{doubt}");
+        }
+        let no_list = json!({"spec": {"addresses": "172.17.0.7"}});
+        assert!(CalicoNode::from_value(no_list).unwrap().doubt.is_some());
     }
 
     #[test]

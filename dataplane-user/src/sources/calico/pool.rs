@@ -126,6 +126,7 @@ mod tests {
             (json!({"cidr": "10.65.0.0/16", "vxlanMode": 1}), "is no IPPool"),
             (json!({"cidr": "10.65.0.0/16", "vxlanMode": "Some"}), "vxlanMode `Some` is unknown"),
             (json!({"cidr": "10.65.0.0/33"}), "is no prefix"),
+            (json!({"cidr": "10.065.0.0/16"}), "has leading zeros; write 10.65.0.0/16"),
             (json!({}), "is no IPPool"),
         ] {
             let error = parse(&spec).unwrap_err().to_string();

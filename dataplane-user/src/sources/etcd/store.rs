@@ -5,12 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use ipnet::Ipv4Net;
-
 use super::ranges::{Key, Range};
 use crate::sources::{
     Origin, Report,
-    calico::{Affinity, Aspect, Block, CalicoNode, Pool, Resolver},
+    calico::{Affinity, Aspect, Block, CalicoNode, Pool, Resolver, Understood, block::cidr_of_key},
     error::{Malformed, SourceError},
 };
 
@@ -43,9 +41,9 @@ impl Store {
         let origin = self.origin(key);
         self.keys.insert(origin.clone());
         let problem = match self.understand(&origin, value) {
-            Ok(()) => {
+            Ok(doubt) => {
                 self.valid.insert(origin.clone());
-                None
+                doubt.map(|doubt| doubt.to_string())
             }
             Err(why) if self.valid.contains(&origin) => {
                 Some(format!("{why}; its last valid version stays active"))
@@ -111,32 +109,36 @@ impl Store {
         }
     }
 
-    fn understand(&mut self, origin: &Origin, value: &[u8]) -> Result<(), Malformed> {
+    /// Takes in a value; returns what in it does not count.
+    fn understand(
+        &mut self,
+        origin: &Origin,
+        value: &[u8],
+    ) -> Result<Option<Malformed>, Malformed> {
         match Key::parse(&self.prefix, origin) {
             Key::Block(name) => {
-                let block = Block::from_json(value)?;
+                let Understood { object: block, doubt } = Block::from_json(value)?;
                 if let Some(Block { cidr, .. }) = &block
-                    && of_key(name) != Some(*cidr)
+                    && cidr_of_key(name) != Some(*cidr)
                 {
                     return Err(Malformed::new(format!("is about {cidr}, which its key is not")));
                 }
                 self.resolver.set_block(origin.clone(), block);
+                return Ok(doubt);
             }
-            Key::Node(name) => self.resolver.set_node(name, Some(CalicoNode::from_json(value)?)),
+            Key::Node(name) => {
+                let Understood { object: node, doubt } = CalicoNode::from_json(value)?;
+                self.resolver.set_node(name, Some(node));
+                return Ok(doubt);
+            }
             Key::Pool => self.resolver.set_pool(origin.clone(), Pool::from_json(value)?),
             Key::Affinity(key) => {
                 self.resolver.set_affinity(origin.clone(), Affinity::from_etcd(key, value)?);
             }
             Key::Foreign => return Err(Malformed::new("is no key of Calico's")),
         }
-        Ok(())
+        Ok(None)
     }
-}
-
-/// `10.65.1.0-26`.
-fn of_key(name: &str) -> Option<Ipv4Net> {
-    let (network, length) = name.rsplit_once('-')?;
-    format!("{network}/{length}").parse().ok()
 }
 
 #[cfg(test)]
@@ -215,6 +217,36 @@ mod tests {
         // What was deleted is no last good value.
         store.put(BLOCK.as_bytes(), b"{");
         assert!(told(store.take_reports())[0].ends_with("; skipped"));
+    }
+
+    #[test]
+    fn a_wrong_entry_is_named_and_the_rest_counts() {
+        let node = |bgp: &str| {
+            let internal = r#"{"address":"172.31.0.4","type":"InternalIP"}"#;
+            format!(r#"{{"spec":{{"bgp":{{"ipv4Address":"{bgp}"}},"addresses":[{internal}]}}}}"#)
+        };
+        for (key, value, claim, said) in [
+            (
+                BLOCK,
+                r#"{"cidr":"10.20.42.0/26","affinity":"host:b","allocations":[7]}"#,
+                "10.20.42.0/26 172.16.35.4",
+                "allocation 0 refers to attribute 7, of 0: 10.20.42.0 is skipped",
+            ),
+            (NODE, &node("10.99.4.2"), "10.20.42.0/26 10.99.4.2", ""),
+            (
+                NODE,
+                &node("010.99.4.2/24"),
+                "10.20.42.0/26 172.31.0.4",
+                "spec.bgp.ipv4Address `010.99.4.2/24` has leading zeros; write 10.99.4.2/24; \
+                 InternalIP 172.31.0.4 is used instead",
+            ),
+        ] {
+            let mut store = store();
+            store.put(key.as_bytes(), value.as_bytes());
+            let mut expected = vec![claim.to_owned()];
+            expected.extend((!said.is_empty()).then(|| format!("{key} {said}")));
+            assert_eq!(told(vec![store.snapshot()]), expected, "{value}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::sources::{
     Origin, Report,
-    calico::{Aspect, Block, Resolver},
+    calico::{Aspect, Block, Resolver, Understood},
 };
 
 /// Outlives the sessions: what was said stays until its place is taken.
@@ -22,7 +22,7 @@ pub struct Cluster {
     resolver: Resolver,
     /// The objects there are, to find out which ones a new list no longer has.
     known: HashMap<Kind, HashSet<Origin>>,
-    /// Nodes with pod CIDRs that do not count.
+    /// Nodes with pod CIDRs, whether those count or not.
     pod_cidrs: HashSet<Origin>,
     has_spoken: bool,
 }
@@ -67,9 +67,9 @@ impl Cluster {
         self.known.entry(kind).or_default().insert(origin.clone());
         let problem = match says {
             Ok(Says::Node(says)) => self.apply_node(&origin, &name, says),
-            Ok(Says::Block(block)) => {
+            Ok(Says::Block(Understood { object: block, doubt })) => {
                 self.resolver.set_block(origin.clone(), block);
-                None
+                doubt.map(|doubt| doubt.to_string())
             }
             Ok(Says::Pool(pool)) => {
                 self.resolver.set_pool(origin.clone(), pool);
@@ -81,21 +81,23 @@ impl Cluster {
     }
 
     fn apply_node(&mut self, origin: &Origin, name: &str, says: NodeSays) -> Option<String> {
-        let NodeSays { node, doubt, pods } = says;
+        let NodeSays { node: Understood { object: node, doubt }, pods } = says;
+        let doubt = doubt.map(|doubt| doubt.to_string());
         self.resolver.set_node(name, Some(node));
+        if pods.as_ref().is_ok_and(|pods| pods.object.is_some()) {
+            self.pod_cidrs.insert(origin.clone());
+        } else {
+            self.pod_cidrs.remove(origin);
+        }
         if self.found != Found::HostLocal {
-            match pods {
-                Ok(Some(_)) => drop(self.pod_cidrs.insert(origin.clone())),
-                Ok(None) | Err(_) => drop(self.pod_cidrs.remove(origin)),
-            }
             return doubt;
         }
         match pods {
-            Ok(pods) => {
+            Ok(Understood { object: pods, doubt: wrong_pods }) => {
                 let host = Some(name.to_owned());
                 let block = pods.map(|cidr| Block { cidr, host, borrowed: BTreeMap::new() });
                 self.resolver.set_block(origin.clone(), block);
-                doubt
+                doubt.or_else(|| wrong_pods.map(|wrong| wrong.to_string()))
             }
             Err(problem) => Some(format!("{problem}; skipped")),
         }
@@ -151,9 +153,76 @@ impl Cluster {
                     .to_owned()
             });
         self.resolver.set_problem(Arc::from("IPAMBlocks"), Aspect::Cluster, hint);
+
+        let has_nodes = self.known.get(&Kind::Node).is_some_and(|nodes| !nodes.is_empty());
+        let empty = (self.found == Found::HostLocal && has_nodes && self.pod_cidrs.is_empty())
+            .then(|| {
+                "have no pod CIDRs, and no IPAM of Calico's is read from this API: no route \
+                 follows from it; if Calico's datastore is etcd, set sources.etcd instead"
+                    .to_owned()
+            });
+        self.resolver.set_problem(Arc::from("Nodes"), Aspect::Cluster, empty);
     }
 }
 
 fn origin(kind: Kind, name: &str) -> Origin {
     Arc::from(format!("{}/{name}", kind.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::{
+        super::{access::CALICO_V1, object::read},
+        *,
+    };
+
+    /// What is reported of a node `n` with these pod CIDRs and this block, if any.
+    fn report(found: Found, spec: &Value, block: Option<Value>) -> (Vec<String>, Vec<String>) {
+        let mut cluster = Cluster::new(found, "n");
+        let node = json!({
+            "metadata": {"name": "n"}, "spec": spec,
+            "status": {"addresses": [{"type": "InternalIP", "address": "172.17.0.7"}]},
+        });
+        cluster.replace(Kind::Node, vec![read(Kind::Node, node)]);
+        let block = block.map(|spec| json!({"metadata": {"name": "b"}, "spec": spec}));
+        cluster.replace(Kind::Block, block.map(|it| read(Kind::Block, it)).into_iter().collect());
+        cluster.replace(Kind::Pool, Vec::new());
+        let Some(Report::Snapshot { claims, problems }) = cluster.reports().pop() else { panic!() };
+        (
+            claims.iter().map(|change| change.cidr.to_string()).collect(),
+            problems.iter().map(|(origin, text)| format!("{origin} {text}")).collect(),
+        )
+    }
+
+    #[test]
+    fn an_api_that_no_route_follows_from_is_a_problem() {
+        let calico = Found::Calico(CALICO_V1);
+        for (found, spec, said) in [
+            (Found::HostLocal, json!({}), "Nodes have no pod CIDRs, and no IPAM of Calico's"),
+            (Found::HostLocal, json!({"podCIDR": "fd00::/64"}), "Nodes have no pod CIDRs"),
+            (Found::HostLocal, json!({"podCIDR": "10.244.1.0/24"}), ""),
+            (calico, json!({}), ""),
+            (calico, json!({"podCIDR": "10.244.1.0/24"}), "IPAMBlocks there are none"),
+        ] {
+            let (_, problems) = report(found, &spec, None);
+            assert_eq!(problems.len(), usize::from(!said.is_empty()), "{problems:?}");
+            assert!(problems.iter().all(|problem| problem.starts_with(said)), "{problems:?}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_entry_is_named_and_the_rest_counts() {
+        let block = json!({"cidr": "10.77.1.0/26", "affinity": "host:n", "allocations": [5]});
+        let (claims, problems) = report(Found::Calico(CALICO_V1), &json!({}), Some(block));
+        assert_eq!(claims, ["10.77.1.0/26"]);
+        let said = "IPAMBlock/b allocation 0 refers to attribute 5, of 0: 10.77.1.0 is skipped";
+        assert_eq!(problems, [said]);
+
+        let spec = json!({"podCIDRs": ["ten", "10.244.1.0/24"]});
+        let (claims, problems) = report(Found::HostLocal, &spec, None);
+        assert_eq!(claims, ["10.244.1.0/24"]);
+        assert_eq!(problems, ["Node/n podCIDR `ten` is no prefix"]);
+    }
 }

@@ -4,13 +4,18 @@ use ipnet::{IpNet, Ipv4Net};
 use serde_json::Value;
 
 use super::access::Kind;
-use crate::sources::{
-    calico::{Block, CalicoNode, Pool},
-    error::Malformed,
+use crate::{
+    address::parse_prefix,
+    sources::{
+        calico::{Block, CalicoNode, Doubts, Pool, Understood, node::Field, text},
+        error::Malformed,
+    },
 };
 
 /// `172.17.0.6/16`, by Calico's node agent.
 const ADDRESS: &str = "projectcalico.org/IPv4Address";
+/// The same as problems name it.
+const ANNOTATION: &str = "annotation projectcalico.org/IPv4Address";
 /// For an object that does not even say its name.
 const NAMELESS: &str = "(without a name)";
 
@@ -29,7 +34,7 @@ pub enum Says {
     /// A node.
     Node(NodeSays),
     /// A block; `None`: nothing for us, so as good as deleted.
-    Block(Option<Block>),
+    Block(Understood<Option<Block>>),
     /// A pool; `None` likewise.
     Pool(Option<Pool>),
 }
@@ -37,12 +42,10 @@ pub enum Says {
 /// What a node says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NodeSays {
-    /// Its address, as well as it is known.
-    pub node: CalicoNode,
-    /// Why that is not what the annotation says.
-    pub doubt: Option<String>,
+    /// Its address, as well as it is known, and why that is not what the annotation says.
+    pub node: Understood<CalicoNode>,
     /// The addresses of its pods, where `host-local` gives them.
-    pub pods: Result<Option<Ipv4Net>, Malformed>,
+    pub pods: Result<Understood<Option<Ipv4Net>>, Malformed>,
 }
 
 /// Reads an item of a list. Every item counts, whatever it is: one that makes no
@@ -81,42 +84,37 @@ pub fn version(value: &Value) -> Option<String> {
 
 /// As Felix does: what Calico's agent found, then the cluster's own knowledge.
 fn read_node(value: &Value) -> NodeSays {
-    let annotation =
-        value["metadata"]["annotations"].get(ADDRESS).and_then(Value::as_str).unwrap_or("");
-    let of_agent = CalicoNode::from_cidr(annotation);
-    let doubt = (of_agent.is_none() && !annotation.is_empty()).then(|| {
-        format!("annotation {ADDRESS} `{annotation}` is no address/length; it does not count")
-    });
-    let node = of_agent
-        .or_else(|| of_kind(value, "InternalIP"))
-        .or_else(|| of_kind(value, "ExternalIP"))
-        .unwrap_or(CalicoNode { address: None, subnet: None });
-    NodeSays { node, doubt, pods: pods(value) }
-}
-
-/// The first IPv4 address of a kind.
-fn of_kind(value: &Value, kind: &str) -> Option<CalicoNode> {
-    let addresses = value["status"]["addresses"].as_array()?;
-    addresses
-        .iter()
-        .filter(|address| address["type"] == kind)
-        .find_map(|address| CalicoNode::from_address(address["address"].as_str()?))
+    let annotation = &value["metadata"]["annotations"][ADDRESS];
+    let addresses = Field("status.addresses", &value["status"]["addresses"]);
+    let node = CalicoNode::from_fields(Field(ANNOTATION, annotation), addresses);
+    NodeSays { node, pods: pods(value) }
 }
 
 /// `podCIDRs` has one of each family; `podCIDR` is the first of them.
-fn pods(value: &Value) -> Result<Option<Ipv4Net>, Malformed> {
+///
+/// # Errors
+/// If one is wrong, and none of the others is of IPv4.
+fn pods(value: &Value) -> Result<Understood<Option<Ipv4Net>>, Malformed> {
     let spec = &value["spec"];
-    let all = spec["podCIDRs"].as_array().into_iter().flatten().chain([&spec["podCIDR"]]);
-    for text in all.filter_map(Value::as_str).filter(|text| !text.is_empty()) {
-        match text.parse() {
-            Ok(IpNet::V4(cidr)) if cidr.addr() == cidr.network() => return Ok(Some(cidr)),
-            Ok(IpNet::V6(_)) => {}
-            Ok(IpNet::V4(_)) | Err(_) => {
-                return Err(Malformed::new(format!("podCIDR `{text}` is no prefix")));
+    let mut doubts = Doubts::default();
+    let all = doubts.entries("podCIDRs", &spec["podCIDRs"]).iter().chain([&spec["podCIDR"]]);
+    let mut found = None;
+    for entry in all.filter(|entry| !entry.is_null() && *entry != "") {
+        let why = match entry.as_str().map(parse_prefix) {
+            Some(Ok(IpNet::V4(cidr))) if cidr.addr() == cidr.network() => {
+                found = found.or(Some(cidr));
+                continue;
             }
-        }
+            Some(Ok(IpNet::V6(_))) => continue,
+            Some(Err(why)) => why.to_string(),
+            Some(Ok(IpNet::V4(_))) | None => "is no prefix".to_owned(),
+        };
+        doubts.add(format!("podCIDR `{}` {why}", text(entry)));
     }
-    Ok(None)
+    match (found, doubts.problem()) {
+        (None, Some(wrong)) => Err(wrong),
+        (object, doubt) => Ok(Understood { object, doubt }),
+    }
 }
 
 #[cfg(test)]
@@ -136,7 +134,7 @@ mod tests {
 
     fn address(node: &NodeSays) -> String {
         let text = |it: Option<String>| it.unwrap_or_else(|| "-".to_owned());
-        let CalicoNode { address, subnet } = &node.node;
+        let CalicoNode { address, subnet } = &node.node.object;
         let address = text(address.map(|it| it.to_string()));
         format!("{address} {}", text(subnet.map(|it| it.to_string())))
     }
@@ -168,7 +166,7 @@ mod tests {
             "status": {"addresses": [{"type": "InternalIP", "address": "172.17.0.7"}]},
         }));
         assert_eq!(address(&node), "172.17.0.7 -");
-        assert!(node.doubt.unwrap().contains("`autodetect`"));
+        assert!(node.node.doubt.unwrap().to_string().contains("`autodetect`"));
     }
 
     #[test]
@@ -187,7 +185,65 @@ mod tests {
         ] {
             let expected = pods.map(|pods| pods.map(|it: &str| it.parse().unwrap()));
             let found = node(&json!({"spec": spec})).pods;
+            let expected = expected.map(|object| Understood { object, doubt: None });
             assert_eq!(found, expected.map_err(Malformed::new), "{spec}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_pod_cidr_takes_no_other_away() {
+        for (spec, said) in [
+            (
+                json!({"podCIDRs": ["ten", "10.244.1.0/24"], "podCIDR": "ten"}),
+                "podCIDR `ten` is no prefix",
+            ),
+            (json!({"podCIDRs": [7, "10.244.1.0/24"]}), "podCIDR `7` is no prefix"),
+            (json!({"podCIDRs": [null, "10.244.1.0/24"]}), ""),
+            (
+                json!({"podCIDRs": "x", "podCIDR": "10.244.1.0/24"}),
+                "podCIDRs is `\"x\"` and not a list",
+            ),
+            (
+                json!({"podCIDRs": ["010.244.1.0/24", "10.244.1.0/24"]}),
+                "podCIDR `010.244.1.0/24` has leading zeros; write 10.244.1.0/24",
+            ),
+        ] {
+            let Understood { object, doubt } = node(&json!({"spec": spec})).pods.unwrap();
+            assert_eq!(object, Some("10.244.1.0/24".parse().unwrap()), "{spec}");
+            let doubt = doubt.map(|doubt| doubt.to_string()).unwrap_or_default();
+            assert!(doubt.starts_with(said) && doubt.is_empty() == said.is_empty(), "{doubt}");
+        }
+    }
+
+    /// The BGP address as `calico::node` reads it, under the annotation's name.
+    #[test]
+    fn an_annotation_is_read_as_felix_reads_it() {
+        for (annotation, found, said) in [
+            (json!("10.99.2.2"), "10.99.2.2 10.99.2.2/32", None),
+            (json!(" 10.99.2.2/24 "), "10.99.2.2 10.99.2.0/24", None),
+            (
+                json!("010.099.012.002/24"),
+                "172.31.0.2 -",
+                Some(
+                    "annotation projectcalico.org/IPv4Address `010.099.012.002/24` has leading \
+                     zeros; write 10.99.12.2/24; InternalIP 172.31.0.2 is used instead",
+                ),
+            ),
+            (
+                json!(7),
+                "172.31.0.2 -",
+                Some(
+                    "annotation projectcalico.org/IPv4Address `7` is not text; \
+                      InternalIP 172.31.0.2 is used instead",
+                ),
+            ),
+        ] {
+            let node = node(&json!({
+                "metadata": {"annotations": {ADDRESS: annotation}},
+                "status": {"addresses": [{"type": "InternalIP", "address": "172.31.0.2"}]},
+            }));
+            assert_eq!(address(&node), found);
+            assert_eq!(node.node.doubt.map(|it| it.to_string()).as_deref(), said);
         }
     }
 
@@ -200,7 +256,9 @@ mod tests {
         });
         let Object { name, says } = read(Kind::Block, block);
         assert_eq!(name, "10-65-1-0-26");
-        let Ok(Says::Block(Some(block))) = says else { panic!("{says:?}") };
+        let Ok(Says::Block(Understood { object: Some(block), doubt: None })) = says else {
+            panic!("{says:?}")
+        };
         assert_eq!(block.host.as_deref(), Some("node-b"));
 
         let pool = json!({

@@ -222,7 +222,8 @@ fn cross_subnet_is_about_our_subnet() {
     assert_eq!(ways(Some(node("172.16.36.10/16"))), ["Direct", "Direct"]);
     assert_eq!(ways(Some(node("172.16.36.10/32"))), ["Ipip", "Ipip"]);
     // Decided later, by whoever knows it.
-    assert_eq!(ways(CalicoNode::from_address("172.16.36.10")), ["CrossSubnet", "CrossSubnet"]);
+    let without_subnet = CalicoNode { subnet: None, ..node("172.16.36.10/32") };
+    assert_eq!(ways(Some(without_subnet)), ["CrossSubnet", "CrossSubnet"]);
     assert_eq!(ways(Some(nowhere())), ["CrossSubnet", "CrossSubnet"]);
     assert_eq!(ways(None), ["CrossSubnet", "CrossSubnet"]);
 }
