@@ -21,6 +21,13 @@ impl Endpoint {
         Self(name.to_string().into())
     }
 
+    /// Returns whether it is reached without TLS (`Some(false)`) or with it; `None`: it has no URL.
+    #[must_use]
+    pub fn is_encrypted(&self) -> Option<bool> {
+        let schemes = [("https://", true), ("http://", false)];
+        schemes.iter().find(|(scheme, _)| self.0.contains(scheme)).map(|(_, is)| *is)
+    }
+
     /// Makes an error of this endpoint that another attempt may fix.
     pub fn error(&self, why: impl fmt::Display) -> SourceError {
         SourceError {

@@ -43,7 +43,7 @@ pub async fn connect(config: &EtcdConfig, endpoint: &Endpoint, url: &str) -> Res
     if let (Some(user), Some(path)) = (&config.username, &config.password_file) {
         let password = String::from_utf8(read(path, endpoint)?)
             .map_err(|_| endpoint.error(format!("{} is not text", path.display())))?;
-        options = options.with_user(user, password.trim_end_matches(['\r', '\n']));
+        options = options.with_user(user, password.trim());
     }
     let attempt = timeout(ANSWER, Client::connect([url], Some(options))).await;
     attempt.map_err(|_| late(endpoint))?.map_err(|error| {

@@ -45,6 +45,10 @@ fn of_status(endpoint: &Endpoint, attempt: Attempt, status: &kube::core::Status)
         (message, _) => message,
     };
     let code = status.code;
+    // What Go's HTTP server answers.
+    if code == 400 && message.contains("HTTP request to an HTTPS server") {
+        return endpoint.error("400, the API expects https").remedy(CORRECT_HTTP);
+    }
     let error = |why: String, cause| endpoint.error(why).caused_by(cause);
     let gone = || error(format!("{code}, {message}"), Cause::Gone);
     match (code, attempt) {
@@ -110,8 +114,36 @@ fn innermost(endpoint: &Endpoint, error: &kube::Error) -> SourceError {
     match last.downcast_ref::<io::Error>().map(io::Error::kind) {
         Some(io::ErrorKind::ConnectionRefused) => endpoint.error("connection refused"),
         Some(io::ErrorKind::TimedOut) => endpoint.error("no answer in time"),
-        _ if is_end(last) => endpoint.error(last).caused_by(Cause::Closed),
-        _ => of_text(endpoint, &last.to_string()),
+        _ => {
+            let text = last.to_string();
+            let error = if is_end(last) {
+                endpoint.error(&text).caused_by(Cause::Closed)
+            } else {
+                of_text(endpoint, &text)
+            };
+            match wrong_scheme(endpoint.is_encrypted(), is_end(last), &text) {
+                Some(remedy) => error.remedy(remedy),
+                None => error,
+            }
+        }
+    }
+}
+
+const CORRECT_HTTP: &str = "the kubeconfig names the API by http://: write https:// there";
+
+/// What to do about an error of a client that may speak TLS to a server without, or the reverse.
+/// `is_end`: the server closed the connection without an answer.
+fn wrong_scheme(is_encrypted: Option<bool>, is_end: bool, text: &str) -> Option<&'static str> {
+    /// What rustls makes of an answer that is not TLS, or of none.
+    const NO_TLS: [&str; 2] = ["tls handshake eof", "InvalidContentType"];
+    match is_encrypted? {
+        true if NO_TLS.iter().any(|part| text.contains(part)) => Some(
+            "does the API speak http? The kubeconfig names it by https://: write http:// there",
+        ),
+        false if is_end => Some(
+            "does the API expect https? The kubeconfig names it by http://: write https:// there",
+        ),
+        _ => None,
     }
 }
 
@@ -132,7 +164,36 @@ fn of_text(endpoint: &Endpoint, text: &str) -> SourceError {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::access::NODES, *};
+
+    #[test]
+    fn http_in_the_place_of_https_is_named_and_the_reverse() {
+        for (encrypted, is_end, text, remedy) in [
+            (Some(true), false, "tls handshake eof", "names it by https://"),
+            (
+                Some(true),
+                false,
+                "received corrupt message of type InvalidContentType",
+                "by https://",
+            ),
+            (Some(false), true, "Connection reset by peer (os error 104)", "names it by http://"),
+            (Some(true), true, "Connection reset by peer (os error 104)", ""),
+            (Some(false), false, "operation timed out", ""),
+            (None, true, "connection closed", ""),
+        ] {
+            let found = wrong_scheme(encrypted, is_end, text).unwrap_or_default();
+            assert!(found.contains(remedy) && found.is_empty() == remedy.is_empty(), "{text}");
+        }
+        let (http, https) =
+            ["http://a:1", "https://a:1"].map(|it| Endpoint::new(format!("K {it}"))).into();
+        assert_eq!((http.is_encrypted(), https.is_encrypted()), (Some(false), Some(true)));
+        let message = "Client sent an HTTP request to an HTTPS server.\n";
+        let status =
+            kube::core::Status { code: 400, message: message.into(), ..Default::default() };
+        let error = of_status(&http, Attempt::Watch(NODES), &status);
+        assert!(error.to_string().contains("write https:// there"), "{error}");
+        assert_eq!(error.cause(), Cause::Other);
+    }
 
     #[test]
     fn certificates_are_told_apart_by_what_there_is_to_do() {
