@@ -29,6 +29,8 @@ pub struct Client {
     endpoint: Endpoint,
     stream: BufReader<UnixStream>,
     raw: Vec<u8>,
+    /// `BIRD 2.0.12 ready.`
+    greeting: String,
 }
 
 impl Client {
@@ -40,11 +42,18 @@ impl Client {
         let stream = UnixStream::connect(socket).await;
         let stream = stream.map_err(|error| endpoint.error(format!("cannot connect: {error}")))?;
         let endpoint = endpoint.clone();
-        let mut client = Self { endpoint, stream: BufReader::new(stream), raw: Vec::new() };
+        let mut client = Self {
+            endpoint,
+            stream: BufReader::new(stream),
+            raw: Vec::new(),
+            greeting: String::new(),
+        };
         let mut greeting = None;
-        let answer = client.answer(|line| greeting = Some(line.code)).await;
+        let answer = client.answer(|line| greeting = Some((line.code, line.text.to_owned()))).await;
         answer.map_err(|error| error.during("no greeting"))?;
-        if greeting != Some(WELCOME) {
+        if let Some((WELCOME, text)) = greeting {
+            client.greeting = text;
+        } else {
             return Err(client.endpoint.error("it does not greet as BIRD does"));
         }
         client.ask("restrict", |_| {}).await?;
@@ -105,6 +114,11 @@ impl Client {
             return Err(self.endpoint.error(what));
         }
         Ok(String::from_utf8_lossy(&self.raw).into_owned())
+    }
+
+    /// Returns whether this is BIRD 1, whose tables have other names.
+    pub fn is_version_1(&self) -> bool {
+        self.greeting.starts_with("BIRD 1.")
     }
 
     /// Makes an error of this BIRD.

@@ -218,7 +218,17 @@ impl Session {
     async fn fetch(&mut self, table: &str, me: &Me, within: &[Ipv4Net]) -> Result<Found> {
         let mut reader = Reader::new(me.address, within);
         let question = format!("show route table {table} all");
-        self.client.ask(&question, |line| reader.take(&line)).await?;
+        let asked = self.client.ask(&question, |line| reader.take(&line)).await;
+        asked.map_err(|error| {
+            let is_refused = error.why().starts_with("refused: ");
+            if is_refused && self.client.is_version_1() && table == BirdConfig::default().table {
+                error.remedy(
+                    "BIRD 1.6 has no such table, its own is `master`: set sources.bird.table to it",
+                )
+            } else {
+                error
+            }
+        })?;
         Ok(reader.finish())
     }
 }

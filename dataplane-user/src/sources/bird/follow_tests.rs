@@ -242,6 +242,20 @@ fn nobody_there_and_not_bird_are_told_apart() {
 }
 
 #[test]
+fn the_table_of_bird_1_is_named_where_that_of_bird_2_is_asked_for() {
+    const REFUSED: &str =
+        "9001 syntax error, unexpected CF_SYM_UNDEFINED, expecting CF_SYM_KNOWN\n";
+    let script = |greeting| Script { greeting, raw_table: Some(REFUSED), ..Script::new(&[]) };
+    Scene::run(60, async |scene| {
+        let birds = vec![vec![script(GREETING)], vec![script("0001 BIRD 1.6.8 ready.\n")]];
+        let _birds = scene.play(birds);
+        let second = scene.down().await;
+        assert!(second.contains("expecting CF_SYM_KNOWN") && !second.contains("1.6"), "{second}");
+        scene.down_with("its own is `master`: set sources.bird.table").await;
+    });
+}
+
+#[test]
 fn a_table_is_told_whole_and_then_by_what_changes() {
     Scene::run(60, async |scene| {
         let states = [&[A][..], &[A, B], &[B], &["10.20.7.64/26 via 172.16.35.5"]];
