@@ -1,6 +1,6 @@
 //! What is wrong with what was decided.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use super::{ChosenMode, Decider};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
         report::{Code, Problem},
     },
     desired::{self, Facts, RouteTables, TunnelMode},
-    kernel::{Host, TUNL0, TUNNEL},
+    kernel::{Host, Link, TUNL0, TUNNEL},
     sources::status::{SourceStatus, SourcesStatus, State},
 };
 
@@ -44,6 +44,8 @@ pub fn ground(decider: &Decider, chosen: ChosenMode, facts: &Facts, host: &Host)
     let mut problems = Vec::new();
     problems.extend(mode(decider, chosen, host));
     problems.extend(mtu(&decider.file().config, facts, host));
+    problems.extend(workloads(&decider.file().config, host));
+    problems.extend(other_tunnels(&decider.file().config, host));
     if facts.tunnel.address.is_none() {
         problems.push(
             Problem::new(
@@ -89,6 +91,45 @@ fn mtu(config: &Config, facts: &Facts, host: &Host) -> Option<Problem> {
     );
     let remedy = format!("use `mtu: auto`, or at most {most}, and the same for the pods");
     Some(Problem::new(Code::Mtu, &narrowest.name, what).remedy(remedy))
+}
+
+/// Names of pods' interfaces that no interface has: mostly a prefix whose `*` was forgotten.
+fn workloads(config: &Config, host: &Host) -> Vec<Problem> {
+    let names = || host.links.values().map(|link| link.name.as_str());
+    let patterns = config.workloads.interfaces.iter().filter(|pattern| pattern.is_exact());
+    let unused = patterns.filter(|pattern| !names().any(|name| pattern.matches(name)));
+    unused
+        .map(|pattern| {
+            let what = format!(
+                "workloads.interfaces has `{pattern}`, and no interface here has this very name, \
+                 so it stands for none"
+            );
+            let remedy = format!("write `{pattern}*` if it is what the names begin with");
+            Problem::new(Code::WorkloadInterface, pattern.to_string(), what).remedy(remedy)
+        })
+        .collect()
+}
+
+/// Routes of the protocols that `sources.kernel` reads, over IPIP devices whose routes it does not
+/// read: kube-router's `tun-…` and `flannel.ipip`.
+fn other_tunnels(config: &Config, host: &Host) -> Vec<Problem> {
+    let Some(kernel) = &config.sources.kernel else { return Vec::new() };
+    let routes = host.routes.iter().filter(|route| kernel.protocols.contains(&route.protocol));
+    let devices: BTreeSet<u32> =
+        routes.flat_map(|route| route.next_hops().map(|hop| hop.0)).collect();
+    let links = devices.iter().filter_map(|ifindex| host.links.get(ifindex));
+    let others = links.filter(|link| {
+        link.kind.as_deref() == Some("ipip") && link.name != TUNL0 && link.name != TUNNEL
+    });
+    let problem = |link: &Link| {
+        let what = format!(
+            "kernel: routes over {} are not read: of IPIP devices only {TUNL0} and {TUNNEL} count",
+            link.name
+        );
+        Problem::new(Code::SourceObject, format!("kernel {}", link.name), what)
+            .remedy("list what they lead to in routes.static, or take the protocol out")
+    };
+    others.take(LISTED).map(problem).collect()
 }
 
 /// Why nothing can be decided.
@@ -226,7 +267,86 @@ fn source(source: &SourceStatus) -> Vec<Problem> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::{
+        config::{KernelConfig, Pattern},
+        kernel::KernelRoute,
+    };
+
+    #[test]
+    fn a_name_that_no_interface_has_is_named() {
+        let link = |name: &str| Link { name: name.into(), ..Link::default() };
+        let host = Host {
+            links: BTreeMap::from([(2, link("eth0")), (7, link("cali0123")), (8, link("tap0"))]),
+            ..Host::default()
+        };
+        for (patterns, found) in [
+            (&["cali*"][..], &[][..]),
+            (&["cali"], &["cali"]),
+            (&["cali*", "tap0"], &[]),
+            (&["cali*", "tap"], &["tap"]),
+            (&["lxc*"], &[]),
+        ] {
+            let mut config = Config::default();
+            config.workloads.interfaces = patterns.iter().copied().map(Pattern::from).collect();
+            let problems = workloads(&config, &host);
+            let subjects: Vec<_> = problems.iter().map(|it| it.subject.as_str()).collect();
+            assert_eq!(subjects, found, "{patterns:?}");
+            assert!(problems.iter().all(|it| it.text().contains("*` if it is what")));
+        }
+    }
+
+    #[test]
+    fn tunnels_whose_routes_are_not_read_are_named() {
+        let link = |name: &str, kind: &str| Link {
+            name: name.into(),
+            kind: Some(kind.into()),
+            ..Link::default()
+        };
+        let route = |ifindex, protocol| KernelRoute {
+            destination: "10.20.42.0/26".parse().unwrap(),
+            ifindex: Some(ifindex),
+            is_unreachable: false,
+            is_blackhole: false,
+            gateway: None,
+            hops: Vec::new(),
+            metric: 0,
+            source: None,
+            mtu: None,
+            protocol,
+        };
+        let mut multipath = route(0, 12);
+        multipath.ifindex = None;
+        multipath.hops = vec![(4, None)];
+        let links = [
+            (2, "eth0", "vlan"),
+            (3, TUNL0, "ipip"),
+            (4, "tun-1", "ipip"),
+            (5, "flannel.ipip", "ipip"),
+        ];
+        let links = links.map(|(index, name, kind)| (index, link(name, kind)));
+        let mut host = Host { links: links.into(), ..Host::default() };
+        let mut config = Config::default();
+        for (is_source, routes, found) in [
+            (true, vec![route(2, 12), route(3, 80)], &[][..]),
+            (
+                true,
+                vec![route(4, 12), route(4, 80), route(5, 12)],
+                &["kernel tun-1", "kernel flannel.ipip"],
+            ),
+            (true, vec![multipath], &["kernel tun-1"]),
+            (true, vec![route(4, 4)], &[]),
+            (false, vec![route(4, 12)], &[]),
+        ] {
+            config.sources.kernel = is_source.then(KernelConfig::default);
+            host.routes = routes;
+            let problems = other_tunnels(&config, &host);
+            let subjects: Vec<_> = problems.iter().map(|it| it.subject.as_str()).collect();
+            assert_eq!(subjects, found, "{:?}", host.routes);
+        }
+    }
 
     #[test]
     fn a_hot_cpu_is_named_with_what_it_does_and_what_to_do() {

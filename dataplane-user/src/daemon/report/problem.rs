@@ -87,7 +87,7 @@ codes! {
     SourceStale = "source-stale": Degraded,
     /// A source of routes has not reported its routes yet.
     SourceWaiting = "source-waiting": Degraded,
-    /// An object of a source cannot be understood.
+    /// An object of a source, or a value in it, cannot be understood.
     SourceObject = "source-object": Degraded,
     /// A claim makes no route, or not the one it asks for.
     Claim = "claim": Degraded,
@@ -115,6 +115,8 @@ codes! {
     ApplyFailed = "apply-failed": Degraded,
     /// The mode does not fit what the host has become.
     Mode = "mode": Degraded,
+    /// A name in `workloads.interfaces` is that of no interface.
+    WorkloadInterface = "workload-interface": Info,
     /// No source has any route.
     NoRoutes = "no-routes": Info,
     /// A route is left to tunl0.
