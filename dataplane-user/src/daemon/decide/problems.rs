@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, path::Path};
 
+use dataplane_common::IfIndex;
+
 use super::{ChosenMode, Decider};
 use crate::{
     config::{Config, Mode, TunnelMtu},
@@ -115,7 +117,7 @@ fn workloads(config: &Config, host: &Host) -> Vec<Problem> {
 fn other_tunnels(config: &Config, host: &Host) -> Vec<Problem> {
     let Some(kernel) = &config.sources.kernel else { return Vec::new() };
     let routes = host.routes.iter().filter(|route| kernel.protocols.contains(&route.protocol));
-    let devices: BTreeSet<u32> =
+    let devices: BTreeSet<IfIndex> =
         routes.flat_map(|route| route.next_hops().map(|hop| hop.0)).collect();
     let links = devices.iter().filter_map(|ifindex| host.links.get(ifindex));
     let others = links.filter(|link| {
@@ -279,7 +281,11 @@ mod tests {
     fn a_name_that_no_interface_has_is_named() {
         let link = |name: &str| Link { name: name.into(), ..Link::default() };
         let host = Host {
-            links: BTreeMap::from([(2, link("eth0")), (7, link("cali0123")), (8, link("tap0"))]),
+            links: BTreeMap::from([
+                (IfIndex(2), link("eth0")),
+                (IfIndex(7), link("cali0123")),
+                (IfIndex(8), link("tap0")),
+            ]),
             ..Host::default()
         };
         for (patterns, found) in [
@@ -307,7 +313,7 @@ mod tests {
         };
         let route = |ifindex, protocol| KernelRoute {
             destination: "10.20.42.0/26".parse().unwrap(),
-            ifindex: Some(ifindex),
+            ifindex: Some(IfIndex(ifindex)),
             is_unreachable: false,
             is_blackhole: false,
             gateway: None,
@@ -319,14 +325,14 @@ mod tests {
         };
         let mut multipath = route(0, 12);
         multipath.ifindex = None;
-        multipath.hops = vec![(4, None)];
+        multipath.hops = vec![(IfIndex(4), None)];
         let links = [
             (2, "eth0", "vlan"),
             (3, TUNL0, "ipip"),
             (4, "tun-1", "ipip"),
             (5, "flannel.ipip", "ipip"),
         ];
-        let links = links.map(|(index, name, kind)| (index, link(name, kind)));
+        let links = links.map(|(index, name, kind)| (IfIndex(index), link(name, kind)));
         let mut host = Host { links: links.into(), ..Host::default() };
         let mut config = Config::default();
         for (is_source, routes, found) in [
