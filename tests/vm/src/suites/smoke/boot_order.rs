@@ -10,6 +10,7 @@ use tunless_lab::{Daemon, Lab, Node};
 
 use super::interop::pings;
 use crate::{
+    Kernel,
     checks::Outcome,
     suites::{Case, Guest, accelerate::Streams},
     tunl0::{self, Owner},
@@ -63,37 +64,37 @@ const ADDRESS_LATE: &[&[Step]] = &[
     &[NoAddress, Tunl0, Tunless, First, Second, Address],
 ];
 
-fn some(_: &Guest) -> Result<()> {
-    beside(Owner::Felix, &TUNLESS_FIRST[1..2])?;
-    beside(Owner::Bird, &ADDRESS_LATE[..1])
+fn some(guest: &Guest) -> Result<()> {
+    beside(guest.kernel, Owner::Felix, &TUNLESS_FIRST[1..2])?;
+    beside(guest.kernel, Owner::Bird, &ADDRESS_LATE[..1])
 }
 
 /// tunless starts before tunl0 is up.
 pub fn tunless_first(guest: &Guest) -> Result<()> {
-    guest.checks.check("accelerate", || beside_both(TUNLESS_FIRST));
+    guest.checks.check("accelerate", || beside_both(guest.kernel, TUNLESS_FIRST));
     Ok(())
 }
 
 /// tunl0 is up before tunless starts, with some of its routes.
 pub fn tunl0_first(guest: &Guest) -> Result<()> {
-    guest.checks.check("accelerate", || beside_both(TUNL0_FIRST));
+    guest.checks.check("accelerate", || beside_both(guest.kernel, TUNL0_FIRST));
     Ok(())
 }
 
 /// The node's address comes last, or nearly.
 pub fn address_late(guest: &Guest) -> Result<()> {
-    guest.checks.check("accelerate", || beside_both(ADDRESS_LATE));
+    guest.checks.check("accelerate", || beside_both(guest.kernel, ADDRESS_LATE));
     Ok(())
 }
 
-fn beside_both(orders: &[&[Step]]) -> Result<Outcome> {
-    beside(Owner::Felix, orders)?;
-    beside(Owner::Bird, orders)?;
+fn beside_both(kernel: Kernel, orders: &[&[Step]]) -> Result<Outcome> {
+    beside(kernel, Owner::Felix, orders)?;
+    beside(kernel, Owner::Bird, orders)?;
     Ok(Outcome::GOOD)
 }
 
 /// Felix replaces routes, BIRD adds them.
-fn beside(owner: Owner, orders: &[&[Step]]) -> Result<()> {
+fn beside(kernel: Kernel, owner: Owner, orders: &[&[Step]]) -> Result<()> {
     let verb = match owner {
         Owner::Felix => "replace",
         Owner::Bird => "add",
@@ -104,7 +105,8 @@ fn beside(owner: Owner, orders: &[&[Step]]) -> Result<()> {
     tunl0::raise(node3, &lab.node2)?;
     for order in orders {
         eprintln!("{owner:?}: {order:?}");
-        play(&lab, node3, owner, verb, order).with_context(|| format!("{owner:?}: {order:?}"))?;
+        play(&lab, kernel, (owner, verb), order)
+            .with_context(|| format!("{owner:?}: {order:?}"))?;
         // As a node that has just booted.
         lab.node2.netns.ip_batch(&format!(
             "addr del {}/32 dev tunl0\n\
@@ -117,8 +119,11 @@ fn beside(owner: Owner, orders: &[&[Step]]) -> Result<()> {
     Ok(())
 }
 
-fn play(lab: &Lab, node3: &Node, owner: Owner, verb: &str, order: &[Step]) -> Result<()> {
+/// `kept`: whose routes, and the verb they are made with.
+fn play(lab: &Lab, kernel: Kernel, kept: (Owner, &str), order: &[Step]) -> Result<()> {
     let (node1, node2) = (&lab.node1, &lab.node2);
+    let node3 = lab.node3.as_ref().context("there is no node3")?;
+    let (owner, verb) = kept;
     let mut daemon: Option<Daemon> = None;
     let mut flows = None;
     for step in order {
@@ -159,8 +164,13 @@ fn play(lab: &Lab, node3: &Node, owner: Owner, verb: &str, order: &[Step]) -> Re
     let ours = node2.netns.ip("route show proto 116")?;
     ensure!(ours.trim().is_empty(), "routes of ours are left beside tunl0's: {ours}");
     if let Some(flows) = flows {
-        let (lost, sent) = flows.stop()?;
-        ensure!(lost == [0, 0], "{lost:?} of {sent} packets were lost");
+        if kernel.has_tcx() {
+            let (lost, sent) = flows.stop()?;
+            ensure!(lost == [0, 0], "{lost:?} of {sent} packets were lost");
+        } else {
+            // tunl0 gets a clsact qdisc, and stops for that moment.
+            flows.lost_with_qdiscs(kernel)?;
+        }
     }
     pings(lab)?;
     let plain = lab.plain_packets_on_wire()?;
