@@ -334,7 +334,7 @@ mod tests {
             (REPLACE, BLOCK, Some((FAR, true)), None, "direct, none"),
             (REPLACE, BLOCK, Some((LOST, false)), None, "ipip, dev 4, unreachable"),
             (REPLACE, BLOCK, None, None, "none, none"),
-            // Ours, whoever claims it; and what the file grants, unless it is a route.
+            // Ours, whichever source claims it; and what the file grants, unless it is a route.
             (REPLACE, POD, Some((FAR, false)), None, "local, none"),
             (REPLACE, POD, None, None, "local, none"),
             (REPLACE, EXTRA, None, None, "source only, none"),
