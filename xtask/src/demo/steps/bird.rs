@@ -22,10 +22,11 @@ fn show(page: &mut Page, stage: &mut Stage) -> Result<String> {
     await_sessions(stage)?;
     let text = line(page, &place, "birdc show protocols")?;
     expect(&text, &[peer.label, "BGP", "Established"])?;
+    // A session is up before the first route comes over it.
+    await_route(stage, peer.block, true)?;
     let text = line(page, &place, &format!("birdc show route all {}", peer.block))?;
     let address = peer.ip.to_string();
     expect(&text, &["BGP.next_hop:", &address])?;
-    await_route(stage, peer.block, true)?;
     let text = line(page, &place, "tunless routes list")?;
     expect(&text, &[peer.block, &address, "bird", "active"])?;
 
