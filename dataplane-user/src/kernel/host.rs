@@ -53,7 +53,7 @@ pub struct Link {
 }
 
 /// A route of the main table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KernelRoute {
     /// Its prefix.
     pub destination: Ipv4Net,
@@ -151,14 +151,10 @@ mod tests {
         let route = KernelRoute {
             destination: Ipv4Net::new_assert(Ipv4Addr::new(10, 20, third, 0), 26),
             ifindex: Some(IfIndex(2)),
-            is_unreachable: false,
-            is_blackhole: false,
             gateway: Some(Ipv4Addr::new(172, 16, 36, gateway)),
-            hops: Vec::new(),
             metric,
-            source: None,
-            mtu: None,
             protocol: 12,
+            ..KernelRoute::default()
         };
         RouteChange { route, is_there }
     }

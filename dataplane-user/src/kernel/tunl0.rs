@@ -73,14 +73,10 @@ mod tests {
             |&(destination, ifindex, gateway, metric): &(&str, IfIndex, _, u32)| KernelRoute {
                 destination: destination.parse().unwrap(),
                 ifindex: Some(ifindex),
-                is_unreachable: false,
-                is_blackhole: false,
                 gateway,
-                hops: Vec::new(),
                 metric,
-                source: None,
-                mtu: None,
                 protocol: 80,
+                ..KernelRoute::default()
             };
         Host {
             links: BTreeMap::from([(TUNL, link)]),

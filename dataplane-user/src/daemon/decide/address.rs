@@ -208,14 +208,11 @@ mod tests {
         let route = |metric, source| crate::kernel::KernelRoute {
             destination: "0.0.0.0/0".parse().unwrap(),
             ifindex: Some(ETH0),
-            is_unreachable: false,
-            is_blackhole: false,
             gateway: Some(PEER),
-            hops: Vec::new(),
             metric,
             source,
-            mtu: None,
             protocol: 3,
+            ..crate::kernel::KernelRoute::default()
         };
         for (routes, expected) in [
             (vec![], None),

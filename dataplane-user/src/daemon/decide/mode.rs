@@ -111,14 +111,9 @@ mod tests {
         let route = |cidr: &&str| KernelRoute {
             destination: cidr.parse().unwrap(),
             ifindex: Some(IfIndex(7)),
-            is_unreachable: false,
-            is_blackhole: false,
             gateway: Some(NODE),
-            hops: Vec::new(),
-            metric: 0,
-            source: None,
-            mtu: None,
             protocol: 80,
+            ..KernelRoute::default()
         };
         Host {
             links: [(IfIndex(7), link)].into(),

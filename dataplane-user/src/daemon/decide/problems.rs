@@ -314,14 +314,8 @@ mod tests {
         let route = |ifindex, protocol| KernelRoute {
             destination: "10.20.42.0/26".parse().unwrap(),
             ifindex: Some(IfIndex(ifindex)),
-            is_unreachable: false,
-            is_blackhole: false,
-            gateway: None,
-            hops: Vec::new(),
-            metric: 0,
-            source: None,
-            mtu: None,
             protocol,
+            ..KernelRoute::default()
         };
         let mut multipath = route(0, 12);
         multipath.ifindex = None;

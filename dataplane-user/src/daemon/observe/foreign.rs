@@ -123,14 +123,9 @@ mod tests {
         KernelRoute {
             destination: net(cidr),
             ifindex,
-            is_unreachable: false,
-            is_blackhole: false,
             gateway,
-            hops: Vec::new(),
-            metric: 0,
-            source: None,
-            mtu: None,
             protocol: 3,
+            ..KernelRoute::default()
         }
     }
 

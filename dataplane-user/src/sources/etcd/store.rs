@@ -164,7 +164,7 @@ mod tests {
 
     /// `key problem` for problems, `prefix node` for claims.
     #[expect(clippy::needless_pass_by_value, reason = "reads best where it is used")]
-    fn told(reports: Vec<Report>) -> Vec<String> {
+    fn texts(reports: Vec<Report>) -> Vec<String> {
         let claim = |change: &Change| match change.claim {
             Some(claim) => format!("{} {}", change.cidr, claim.node),
             None => format!("{} gone", change.cidr),
@@ -191,32 +191,32 @@ mod tests {
     #[test]
     fn a_value_that_cannot_be_understood_takes_nothing_away() {
         let mut store = store();
-        assert_eq!(told(vec![store.snapshot()]), ["10.20.42.0/26 172.16.35.4"]);
-        assert_eq!(told(store.take_reports()), [""; 0]);
+        assert_eq!(texts(vec![store.snapshot()]), ["10.20.42.0/26 172.16.35.4"]);
+        assert_eq!(texts(store.take_reports()), [""; 0]);
         for (key, garbage) in [(BLOCK, "{"), (NODE, "[]"), (BLOCK, ""), (POOL, "?")] {
             store.put(key.as_bytes(), garbage.as_bytes());
-            let told = told(store.take_reports());
-            assert_eq!(told.len(), 1, "{told:?}");
+            let texts = texts(store.take_reports());
+            assert_eq!(texts.len(), 1, "{texts:?}");
             let instead =
                 if key == POOL { "; skipped" } else { "; its last valid version stays active" };
-            assert!(told[0].starts_with(key) && told[0].ends_with(instead), "{told:?}");
+            assert!(texts[0].starts_with(key) && texts[0].ends_with(instead), "{texts:?}");
         }
-        let whole = told(vec![store.snapshot()]);
+        let whole = texts(vec![store.snapshot()]);
         assert_eq!(whole[0], "10.20.42.0/26 172.16.35.4");
         assert_eq!(whole.len(), 4, "{whole:?}");
         // Good again, or gone.
         store.put(BLOCK.as_bytes(), block("b").as_bytes());
-        assert_eq!(told(store.take_reports()), [format!("{BLOCK} is well again")]);
+        assert_eq!(texts(store.take_reports()), [format!("{BLOCK} is well again")]);
         store.delete(POOL.as_bytes());
-        assert_eq!(told(store.take_reports()), [format!("{POOL} is well again")]);
+        assert_eq!(texts(store.take_reports()), [format!("{POOL} is well again")]);
         store.put(BLOCK.as_bytes(), b"{");
         store.take_reports();
         store.delete(BLOCK.as_bytes());
         let gone = ["10.20.42.0/26 gone".to_owned(), format!("{BLOCK} is well again")];
-        assert_eq!(told(store.take_reports()), gone);
+        assert_eq!(texts(store.take_reports()), gone);
         // What was deleted is no last good value.
         store.put(BLOCK.as_bytes(), b"{");
-        assert!(told(store.take_reports())[0].ends_with("; skipped"));
+        assert!(texts(store.take_reports())[0].ends_with("; skipped"));
     }
 
     #[test]
@@ -245,7 +245,7 @@ mod tests {
             store.put(key.as_bytes(), value.as_bytes());
             let mut expected = vec![claim.to_owned()];
             expected.extend((!said.is_empty()).then(|| format!("{key} {said}")));
-            assert_eq!(told(vec![store.snapshot()]), expected, "{value}");
+            assert_eq!(texts(vec![store.snapshot()]), expected, "{value}");
         }
     }
 
@@ -256,12 +256,12 @@ mod tests {
         store.snapshot();
         store.keep_only(&HashSet::from([NODE.as_bytes().to_vec()]));
         assert_eq!(
-            told(store.take_reports()),
+            texts(store.take_reports()),
             ["10.20.42.0/26 gone".to_owned(), format!("{POOL} is well again")]
         );
         store.keep_only(&HashSet::new());
         store.put(BLOCK.as_bytes(), block("b").as_bytes());
-        let said = told(store.take_reports());
+        let said = texts(store.take_reports());
         assert_eq!(said, ["nodes/b is a block's node but has no Node: no routes to its pods"]);
     }
 
@@ -283,8 +283,8 @@ mod tests {
             ),
         ] {
             store.put(key, value.as_bytes());
-            let told = told(store.take_reports());
-            assert!(told.len() == 1 && told[0].contains(said), "no {said} in {told:?}");
+            let texts = texts(store.take_reports());
+            assert!(texts.len() == 1 && texts[0].contains(said), "no {said} in {texts:?}");
         }
     }
 
@@ -296,8 +296,8 @@ mod tests {
         let error = Endpoint::new("etcd http://a").error("permission denied").during("listing");
         store.set_unreadable(&[(range, error)]);
         let said = "/calico/ipam/v2/host/ permission denied; skipped";
-        assert_eq!(told(store.take_reports()), [said]);
+        assert_eq!(texts(store.take_reports()), [said]);
         store.set_unreadable(&[]);
-        assert_eq!(told(store.take_reports()), ["/calico/ipam/v2/host/ is well again"]);
+        assert_eq!(texts(store.take_reports()), ["/calico/ipam/v2/host/ is well again"]);
     }
 }

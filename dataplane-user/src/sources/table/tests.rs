@@ -318,7 +318,7 @@ fn undisputed() -> impl Strategy<Value = Vec<(SourceKind, u8, bool)>> {
 
 fn snapshot(claims: &[(SourceKind, u8, bool)], kind: SourceKind) -> Vec<Change> {
     let own = claims.iter().filter(|(owner, ..)| *owner == kind);
-    // The node follows from the prefix, whoever claims it.
+    // The node follows from the prefix, whichever source claims it.
     let claim = |third: u8| {
         let node = if third.is_multiple_of(2) { A } else { B };
         change(&format!("10.20.{third}.0/26"), "o", Some(node))

@@ -161,18 +161,7 @@ fn route(
     gateway: Option<Ipv4Addr>,
     protocol: u8,
 ) -> KernelRoute {
-    KernelRoute {
-        destination,
-        ifindex: Some(ifindex),
-        is_unreachable: false,
-        is_blackhole: false,
-        gateway,
-        hops: Vec::new(),
-        metric: 0,
-        source: None,
-        mtu: None,
-        protocol,
-    }
+    KernelRoute { destination, ifindex: Some(ifindex), gateway, protocol, ..KernelRoute::default() }
 }
 
 impl World {

@@ -128,7 +128,7 @@ fn refused(guest: &Guest) -> Result<()> {
         daemon.kill9()?;
         daemon.rewrite_config(&format!("{good}nonsense: true\n"))?;
         daemon.restart()?;
-        guest.checks.check("says so", || lists(daemon, "config-refused"));
+        guest.checks.check("reported", || lists(daemon, "config-refused"));
         streams.flow()?;
         daemon.rewrite_config(&good)
     })
@@ -144,7 +144,7 @@ fn does_not_load(guest: &Guest) -> Result<()> {
         let started = daemon.restart();
         let listed = started.and_then(|()| lists(daemon, "reconcile-failed"));
         grant_power()?;
-        guest.checks.check("says so", || listed);
+        guest.checks.check("reported", || listed);
         streams.flow()?;
         daemon.kill9()?;
         daemon.restart()
@@ -231,7 +231,7 @@ fn comes_back(guest: &Guest, event: impl FnOnce(&Lab) -> Result<()>) -> Result<(
     guest.checks.check("works", || works(&daemon));
     drop(streams);
     event(&lab)?;
-    guest.checks.check("says so", || {
+    guest.checks.check("reported", || {
         let not_ready = || Ok(daemon.cli(&["status", "--strict"])?.status == Some(3));
         until("`tunless status` says that something is missing", not_ready)?;
         Ok(Outcome::GOOD)

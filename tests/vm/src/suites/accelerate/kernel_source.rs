@@ -115,7 +115,7 @@ pub fn tunl0_replaced(guest: &Guest) -> Result<()> {
     guest.checks.check("works", || works(&daemon));
     drop(streams);
     reload_ipip(&lab, || tunl0::raise(node1, node2))?;
-    guest.checks.check("says so", || {
+    guest.checks.check("reported", || {
         let not_ready = || Ok(daemon.cli(&["status", "--strict"])?.status == Some(3));
         until("`tunless status` says that something is missing", not_ready)?;
         Ok(Outcome::GOOD)
