@@ -66,11 +66,15 @@ pub async fn preview(file: ConfigFile) -> Result<Preview> {
     pins.check_place()?;
     let mut observer = Observer::new(Kernel::connect()?);
     let memory = memory::read(&pins).unwrap_or_default();
-    let node = start::check_host(observer.kernel(), &file, memory.node).await?;
+    observer.look().await?;
+    let (kernel, host) = (observer.kernel(), observer.host());
+    let node = start::check_host(kernel, host, &file, memory.node).await?;
     let address = memory.node.or(node);
-    fitness::judge(observer.kernel(), &pins, &file, Depth::Whole).await?;
+    fitness::judge(kernel, host, &pins, &file, Depth::Whole).await?;
     let fastpath = file.config.fastpath;
-    let mut decider = Decider::new(file, memory, serving::routes(&pins));
+    let active = serving::routes(&pins);
+    let unreadable = active.as_ref().err().map(|error| serving::unreadable(&pins, error));
+    let mut decider = Decider::new(file, memory, active.unwrap_or_default());
     survey::hear(&mut decider, address, PATIENCE).await;
     observer.look().await?;
     weigh(&mut observer, &mut decider).await?;
@@ -79,6 +83,7 @@ pub async fn preview(file: ConfigFile) -> Result<Preview> {
     decider.memory_mut().node = basis.as_ref().map(|basis| basis.node);
     let status = SourcesStatus::new(decider.claims().status(), decider.table().alarms().values());
     let mut found = problems::sources(&status);
+    found.extend(unreadable);
     match &basis {
         None => found.push(problems::undecided(&decider, &decider.file().path)),
         Some(Basis { mode, facts, .. }) => {

@@ -86,6 +86,9 @@ impl Daemon {
     /// Everything: what is, what should be, the difference made.
     async fn whole(&mut self, resync: bool) -> Result<Outcome> {
         let looked = self.observer.look().await?;
+        if resync && self.is_ready {
+            self.judge_fitness().await;
+        }
         if looked.routes_differ {
             self.decider.routes_differ();
         }
@@ -320,6 +323,11 @@ impl Daemon {
                 tracing::debug!("how busy the CPUs are is not known: {error:#}");
             }
         }
+    }
+
+    /// Whether the host is still fit for the fast path. At boot tunless comes before Felix and
+    /// kube-proxy; they are found here. What was missing at the start is looked for again.
+    async fn judge_fitness(&mut self) {
         let file = self.decider.file();
         if file.config.fastpath != Fastpath::Verified {
             if self.policy_seen.elapsed() < POLICY {
@@ -327,11 +335,10 @@ impl Daemon {
             }
             self.policy_seen = Instant::now();
         }
-        // At boot tunless comes before Felix and kube-proxy; they are found here.
-        // What was missing at the start is looked for again.
         let is_withheld = self.decider.fitness().refusal.is_some();
         let depth = if is_withheld { Depth::Whole } else { Depth::Quick };
-        let fitness = fitness::judge(self.observer.kernel(), &self.pins, file, depth).await;
+        let (kernel, host) = (self.observer.kernel(), self.observer.host());
+        let fitness = fitness::judge(kernel, host, &self.pins, file, depth).await;
         let fitness = match fitness {
             Ok(filtered) => Fitness { filtered, refusal: None },
             Err(error) => Fitness {

@@ -59,9 +59,10 @@ impl Daemon {
             bail!("{}: bpffs: changes only with a restart", file.path.display());
         }
         let known = self.decider.memory().node;
-        let node = check_host(self.observer.kernel(), &file, known).await?;
         let kernel = self.observer.kernel();
-        match fitness::judge(kernel, &self.pins, &file, Depth::Whole).await {
+        let host = kernel.look().await?;
+        let node = check_host(kernel, &host, &file, known).await?;
+        match fitness::judge(kernel, &host, &self.pins, &file, Depth::Whole).await {
             Ok(filtered) => Ok((file, Fitness { filtered, refusal: None }, node)),
             // Nothing new: what forbids it came later, and routes must go on changing.
             Err(error)

@@ -1,6 +1,6 @@
 //! How the daemon starts: on the file, or on the text it accepted last; from what serves.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 use tokio::{sync::watch, time::Instant};
@@ -21,12 +21,12 @@ use super::{
     },
     raw_socket,
     reload::refused,
-    report::{Code, ConfigState, Problem, Reporter, Stage, unix_now},
+    report::{ConfigState, Reporter, Stage, unix_now},
     underlay_errors::{Scope, UnderlayErrors},
     wakes::{Alarms, Wakes},
 };
 use crate::{
-    bpf::{Pins, frozen, links},
+    bpf::Pins,
     config::{BpffsDir, ConfigFile, HostFacts, file as config_file},
     desired::{self, Paths},
     kernel::{Events, Host, Kernel, TUNNEL, tunnel_owner},
@@ -71,13 +71,14 @@ async fn start(path: &Path, bpffs: Option<&Path>) -> Result<Daemon> {
     let events = Events::subscribe()?;
     let kernel = Kernel::connect()?;
     let pins = pins_of(path, bpffs)?;
+    let host = kernel.look().await?;
     // A file that is refused stops only what is not serving yet.
-    let read = match read(path, bpffs, &kernel, &pins).await {
+    let read = match read(path, bpffs, &kernel, &host, &pins).await {
         Err(error) if !pins.exist() => return Err(error),
         read => read,
     };
     if read.is_ok() {
-        take_over_other_directory(&kernel, &pins).await?;
+        take_over_other_directory(&kernel, &host, &pins).await?;
     }
     let mut memory = memory::read(&pins).unwrap_or_else(|error| {
         tracing::warn!("starting without memory: {error:#}");
@@ -92,7 +93,7 @@ async fn start(path: &Path, bpffs: Option<&Path>) -> Result<Daemon> {
             (file, None, vec![refused(&format!("{error:#}"))])
         }
     };
-    let fitness = match fitness::judge(&kernel, &pins, &file, Depth::Whole).await {
+    let fitness = match fitness::judge(&kernel, &host, &pins, &file, Depth::Whole).await {
         Ok(filtered) => Fitness { filtered, refusal: None },
         // Programs of an earlier run may be at work, and refusing to start
         // would leave them so: they are replaced by ones that let the stack decide.
@@ -101,6 +102,7 @@ async fn start(path: &Path, bpffs: Option<&Path>) -> Result<Daemon> {
         }
         Err(error) => return Err(error),
     };
+    drop(host);
     // From here on something is made or changed.
     pins.prepare()?;
     let lock = Lock::take(&pins)?;
@@ -111,11 +113,14 @@ async fn start(path: &Path, bpffs: Option<&Path>) -> Result<Daemon> {
     let is_refused = !wrong.is_empty();
     let config = ConfigState { path: path.to_owned(), since: unix_now() };
     let mut reporter = Reporter::new(&pins, getrandom::u64().unwrap_or_default(), config);
-    let unreadable = unreadable(&pins);
+    let (active, unreadable) = match serving::routes(&pins) {
+        Ok(active) => (active, None),
+        Err(error) => (BTreeMap::new(), Some(serving::unreadable(&pins, &error))),
+    };
     let is_blocked = unreadable.is_some();
     reporter.set(Stage::File, wrong);
     reporter.set(Stage::Pins, unreadable.into_iter().collect());
-    let mut decider = Decider::new(file, memory, serving::routes(&pins));
+    let mut decider = Decider::new(file, memory, active);
     decider.set_fitness(fitness);
     let (hub, reports) = Hub::new();
     let scope = watch::Sender::<Scope>::default();
@@ -177,6 +182,7 @@ async fn read(
     path: &Path,
     bpffs: Option<&Path>,
     kernel: &Kernel,
+    host: &Host,
     pins: &Pins,
 ) -> Result<(ConfigFile, Option<NodeAddress>)> {
     let mut file = ConfigFile::read(path)?;
@@ -184,7 +190,7 @@ async fn read(
         directory.clone_into(&mut file.config.bpffs.0);
     }
     let remembered = memory::read(pins).unwrap_or_default().node;
-    let node = check_host(kernel, &file, remembered).await?;
+    let node = check_host(kernel, host, &file, remembered).await?;
     Ok((file, node))
 }
 
@@ -194,10 +200,10 @@ async fn read(
 /// If the file does not fit it.
 pub async fn check_host(
     kernel: &Kernel,
+    host: &Host,
     file: &ConfigFile,
     remembered: Option<NodeAddress>,
 ) -> Result<Option<NodeAddress>> {
-    let host = kernel.look().await?;
     let mut paths = Paths::new();
     for node in desired::configured_nodes(&file.config) {
         if let Some(path) = kernel.path(node).await? {
@@ -205,12 +211,12 @@ pub async fn check_host(
             break;
         }
     }
-    let node = node_address(&file.config, &host, &paths, remembered);
+    let node = node_address(&file.config, host, &paths, remembered);
     file.check_against(&HostFacts {
         interfaces: host.links.values().map(|link| link.name.clone()).collect(),
         addresses: host.addresses.iter().map(|(_, net)| net.addr()).collect(),
         node: node.map(|node| node.address),
-        pods: desired::local_pods(&file.config, &host).into_keys().collect(),
+        pods: desired::local_pods(&file.config, host).into_keys().collect(),
     })?;
     Ok(node)
 }
@@ -218,8 +224,7 @@ pub async fn check_host(
 /// The tunnel device may belong to another directory of pins: `bpffs:` was changed. Its
 /// directory becomes ours, if no daemon uses it and both are on one bpffs; otherwise the way to
 /// remove it is named, before any program there is taken for somebody else's.
-async fn take_over_other_directory(kernel: &Kernel, pins: &Pins) -> Result<()> {
-    let host: Host = kernel.look().await?;
+async fn take_over_other_directory(kernel: &Kernel, host: &Host, pins: &Pins) -> Result<()> {
     let Some((_, link)) = host.link(TUNNEL) else { return Ok(()) };
     let Some(owner) = tunnel_owner(link).filter(|owner| *owner != pins.root()) else {
         return Ok(());
@@ -246,26 +251,10 @@ async fn take_over_other_directory(kernel: &Kernel, pins: &Pins) -> Result<()> {
     std::fs::rename(owner, pins.root()).with_context(|| {
         format!("taking over {} as {}: {removal}", owner.display(), pins.root().display())
     })?;
-    kernel.claim_tunnel(&host, pins.root()).await?;
+    kernel.claim_tunnel(host, pins.root()).await?;
     tracing::info!("took over the pins in {} as {}", owner.display(), pins.root().display());
     crate::tables::move_sysctls_of_0_1(&other, pins);
     lock.remove()
-}
-
-/// Names what serves but cannot be read.
-fn unreadable(pins: &Pins) -> Option<Problem> {
-    let error = match pins.active() {
-        Some(active) => frozen::routes(&active).err()?,
-        None if links::list(pins).is_ok_and(|links| links.is_empty()) => return None,
-        None => anyhow::anyhow!("programs are attached, but no map of routes is pinned"),
-    };
-    let what = format!(
-        "the routes that are active cannot be read: {error:#}; the programs that serve stay as \
-         they are until every source of routes has reported"
-    );
-    let remedy = "if nothing is to be kept: stop the daemon, run `tunless detach`, start it again";
-    let place = pins.root().display().to_string();
-    Some(Problem::new(Code::ActiveUnreadable, place, what).remedy(remedy))
 }
 
 /// This host's name.

@@ -72,9 +72,11 @@ pub async fn survey(config: &Path, bpffs: Option<&Path>, timeout: Duration) -> R
     })?;
     let remembered = memory::read(&pins)?;
     let mut observer = Observer::new(Kernel::connect()?);
-    let node = start::check_host(observer.kernel(), &file, remembered.node).await?;
+    observer.look().await?;
+    let node =
+        start::check_host(observer.kernel(), observer.host(), &file, remembered.node).await?;
     let address = remembered.node.or(node);
-    let mut decider = Decider::new(file, remembered, serving::routes(&pins));
+    let mut decider = Decider::new(file, remembered, serving::routes(&pins)?);
     hear(&mut decider, address, timeout).await;
     let decision = decide(&mut observer, &mut decider).await?;
     let (host, tables) = (observer.host(), &decision.desired.tables);

@@ -6,11 +6,13 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::{Result, bail};
 use dataplane_common::Route;
 use ipnet::Ipv4Net;
 
 use crate::{
-    bpf::{Pins, frozen},
+    bpf::{Pins, frozen, links},
+    daemon::report::{Code, Problem},
     sources::{SourceKind, table::ChosenRoute},
 };
 
@@ -21,14 +23,27 @@ pub fn is_another(pins: &Pins) -> bool {
 }
 
 /// The routes that an earlier run left active.
+///
+/// # Errors
+/// If programs are attached, but what they forward by cannot be read.
+pub fn routes(pins: &Pins) -> Result<BTreeMap<Ipv4Net, ChosenRoute>> {
+    match pins.active() {
+        Some(active) => frozen::routes(&active).map(remembered),
+        None if links::list(pins).is_ok_and(|links| links.is_empty()) => Ok(BTreeMap::new()),
+        None => bail!("programs are attached, but no map of routes is pinned"),
+    }
+}
+
+/// Names what serves but cannot be read.
 #[must_use]
-pub fn routes(pins: &Pins) -> BTreeMap<Ipv4Net, ChosenRoute> {
-    let Some(active) = pins.active() else { return BTreeMap::new() };
-    let routes = frozen::routes(&active).unwrap_or_else(|error| {
-        tracing::warn!("the routes that are active cannot be read: {error:#}");
-        BTreeMap::new()
-    });
-    remembered(routes)
+pub fn unreadable(pins: &Pins, error: &anyhow::Error) -> Problem {
+    let what = format!(
+        "the routes that are active cannot be read: {error:#}; the programs that serve stay as \
+         they are until every source of routes has reported"
+    );
+    let remedy = "if nothing is to be kept: stop the daemon, run `tunless detach`, start it again";
+    let place = pins.root().display().to_string();
+    Problem::new(Code::ActiveUnreadable, place, what).remedy(remedy)
 }
 
 /// What entries of `ROUTES` remember of the routes they came from.
@@ -50,7 +65,7 @@ pub fn remembered(
 ///
 /// # Errors
 /// If the system has no random numbers.
-pub fn secret(pins: &Pins, remembered: u32) -> anyhow::Result<u32> {
+pub fn secret(pins: &Pins, remembered: u32) -> Result<u32> {
     let of_0_1 = pins.active().and_then(|active| frozen::secret(&active));
     match of_0_1.unwrap_or(remembered) {
         0 => random(),
@@ -59,7 +74,7 @@ pub fn secret(pins: &Pins, remembered: u32) -> anyhow::Result<u32> {
 }
 
 /// Any number but zero, which stands for none.
-fn random() -> anyhow::Result<u32> {
+fn random() -> Result<u32> {
     let number = getrandom::u32().map_err(|error| anyhow::anyhow!("no random number: {error}"))?;
     Ok(number.max(1))
 }

@@ -13,7 +13,7 @@ use crate::{
     bpf::{Pins, links},
     config::{ConfigFile, Fastpath, Problem},
     desired,
-    kernel::Kernel,
+    kernel::{Host, Kernel},
     netfilter::{self, MarkRules, conntrack},
 };
 
@@ -34,6 +34,7 @@ pub enum Depth {
 /// If the fast path must not be had: why, and what to do.
 pub async fn judge(
     kernel: &Kernel,
+    host: &Host,
     pins: &Pins,
     file: &ConfigFile,
     depth: Depth,
@@ -41,7 +42,7 @@ pub async fn judge(
     match file.config.fastpath {
         Fastpath::Off => Ok(BTreeSet::new()),
         Fastpath::Trusted => refuse_untrusted(file).map(|()| BTreeSet::new()),
-        Fastpath::Verified => judge_verified(kernel, pins, file, depth).await,
+        Fastpath::Verified => judge_verified(kernel, host, pins, file, depth).await,
     }
 }
 
@@ -66,6 +67,7 @@ fn refuse_untrusted(file: &ConfigFile) -> Result<()> {
 
 async fn judge_verified(
     kernel: &Kernel,
+    host: &Host,
     pins: &Pins,
     file: &ConfigFile,
     depth: Depth,
@@ -91,11 +93,10 @@ async fn judge_verified(
         let path = ["leases".into(), "seconds".into()];
         file.refuse(vec![Problem::new(path, format!("{error:#}"), remedy)])?;
     }
-    let host = kernel.look().await?;
-    let pods = desired::local_pods(&file.config, &host);
+    let pods = desired::local_pods(&file.config, host);
     let ours = links::list(pins)?.into_iter().map(|(_, link)| link.program_id).collect();
     let interfaces: BTreeSet<IfIndex> = pods.values().map(|pod| pod.hop.ifindex).collect();
-    let Foreign { program, filtered } = policy::foreign(kernel, &host, &interfaces, &ours)
+    let Foreign { program, filtered } = policy::foreign(kernel, host, &interfaces, &ours)
         .await
         .context("looking for programs of others on the pods' interfaces")?;
     if let Some(found) = program {
