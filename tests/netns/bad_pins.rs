@@ -4,7 +4,10 @@ use std::{fs, os::unix::fs::symlink, path::Path};
 
 use dataplane_user::bpf::{frozen, sys};
 use serde_json::{Value, json};
-use tunless_lab::{Daemon, Lab};
+use tunless_lab::{
+    Daemon, Lab,
+    bpf::{instruction, load_classifier},
+};
 use tunless_tests::{
     bird::PATIENCE,
     route_source::RouteSource,
@@ -18,6 +21,14 @@ const OTHER: &str = "vdeadbeef";
 fn put_foreign_map(pin: &Path) {
     let _ = fs::remove_file(pin);
     sys::pin(&sys::create_array("foreign", 8).unwrap(), pin).unwrap();
+}
+
+/// Puts a program that is not tunless's in the place of a pin.
+fn put_foreign_program(pin: &Path) {
+    let _ = fs::remove_file(pin);
+    // `r0 = 0; exit`
+    let code = [instruction(0xb7, 0, 0, 0, 0), instruction(0x95, 0, 0, 0, 0)];
+    sys::pin(&load_classifier(&code).unwrap(), pin).unwrap();
 }
 
 /// Waits until `status` lists the problem with these words, whatever else it lists; returns all.
@@ -70,17 +81,21 @@ fn what_cannot_be_read_is_named_and_takes_nothing_away() {
     until("the other version is gone", PATIENCE, || (!other.exists()).then_some(()));
     wait_well(&daemon2);
 
-    println!("maps and memory that another program put in the place of ours");
-    let nodes = node2.bpffs.join(&ours).join("NODES");
-    for (pin, words) in
-        [(nodes, "NODES is not as this version"), (node2.bpffs.join("memory"), "memory")]
-    {
+    println!("maps and programs that another program put in the place of our maps and memory");
+    let (nodes, memory) = (node2.bpffs.join(&ours).join("NODES"), node2.bpffs.join("memory"));
+    let replaced: [(_, fn(&Path), _); 4] = [
+        (&nodes, put_foreign_map, "NODES is not as this version"),
+        (&memory, put_foreign_map, "memory"),
+        (&nodes, put_foreign_program, "NODES"),
+        (&memory, put_foreign_program, "memory"),
+    ];
+    for (pin, put_foreign, words) in replaced {
         daemon2.terminate().unwrap();
-        put_foreign_map(&pin);
+        put_foreign(pin);
         daemon2.restart().unwrap();
         wait_for_problem(&daemon2, "reconcile-failed", words);
         daemon2.terminate().unwrap();
-        fs::remove_file(&pin).unwrap();
+        fs::remove_file(pin).unwrap();
         daemon2.restart().unwrap();
         wait_well(&daemon2);
     }
@@ -92,10 +107,10 @@ fn what_cannot_be_read_is_named_and_takes_nothing_away() {
     wait_well(&daemon2);
     assert!(daemon2.log().contains("holds no memory of tunless"), "{}", daemon2.log());
 
-    println!("a foreign pin among the links");
+    println!("foreign pins among the links");
     daemon2.terminate().unwrap();
-    let link = node2.bpffs.join("links/encap_pod_4711");
-    put_foreign_map(&link);
+    put_foreign_map(&node2.bpffs.join("links/encap_pod_4711"));
+    put_foreign_program(&node2.bpffs.join("links/encap_pod_4712"));
     daemon2.restart().unwrap();
     wait_well(&daemon2);
 

@@ -214,12 +214,12 @@ fn assert_detached_without_trace(lab: &Lab, setup: Setup, after_a_restart: bool)
     daemon1.finish().unwrap();
 }
 
-/// Runs `tunless` as in a container: with a mount namespace and a `/run` of its own, on the same
+/// Runs `tunless` as in a container: with mounts, processes and a `/run` of its own, on the same
 /// bpffs.
 fn in_a_container(node: &Node, tunless: &str) -> Command {
     let mut command = node.netns.command("unshare");
     let script = "mount -t tmpfs tmpfs /run/tunless && exec \"$@\"";
-    command.args(["--mount", "sh", "-c", script, "sh", tunless]);
+    command.args(["--mount", "--pid", "--fork", "sh", "-c", script, "sh", tunless]);
     command
 }
 
