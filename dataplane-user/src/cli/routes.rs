@@ -188,7 +188,7 @@ async fn past_us(
             leads: foreign.leads,
         }));
     }
-    let path = kernel.path(ip).await?;
+    let path = kernel.path(ip, None).await?;
     let node = Ipv4Addr::from(route.node);
     Ok(path.filter(|path| path.ifindex != tunnel && path.next_hop != node).map(|path| {
         let gateway = (path.next_hop != ip).then_some(path.next_hop);

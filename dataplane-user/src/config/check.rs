@@ -47,6 +47,8 @@ impl fmt::Display for Problem {
 pub struct HostFacts {
     /// Names of its interfaces.
     pub interfaces: Vec<String>,
+    /// Interfaces that the file names as underlay but cannot be it, and why.
+    pub unfit: Vec<(String, String)>,
     /// Its own addresses.
     pub addresses: Vec<Ipv4Addr>,
     /// The node address in use, configured or found.
@@ -210,6 +212,12 @@ pub fn check_host(config: &Config, host: &HostFacts) -> Vec<Problem> {
                 ["underlay".into(), "interfaces".into(), index.into()],
                 format!("there is no interface {name} here"),
                 format!("the interfaces are {}", host.interfaces.join(", ")),
+            ));
+        } else if let Some((_, why)) = host.unfit.iter().find(|(unfit, _)| unfit == name) {
+            problems.push(Problem::new(
+                ["underlay".into(), "interfaces".into(), index.into()],
+                format!("{name} {why}"),
+                "name the interface that carries the node's packets, or leave the key out",
             ));
         }
     }

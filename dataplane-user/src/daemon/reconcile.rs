@@ -97,6 +97,9 @@ impl Daemon {
             applier.make_way_for_other_tunl0(kernel, host).await?;
         }
         if resync || looked.paths_may_differ {
+            // The host may have lost the address.
+            let source = self.decider.source(self.observer.host(), self.observer.paths());
+            self.observer.send_from(source);
             let nodes = self.decider.nodes(self.observer.host(), self.observer.paths());
             self.observer.ask(nodes).await;
         }

@@ -206,7 +206,7 @@ pub async fn check_host(
 ) -> Result<Option<NodeAddress>> {
     let mut paths = Paths::new();
     for node in desired::configured_nodes(&file.config) {
-        if let Some(path) = kernel.path(node).await? {
+        if let Some(path) = kernel.path(node, None).await? {
             paths.insert(node, path);
             break;
         }
@@ -214,7 +214,13 @@ pub async fn check_host(
     let node = node_address(&file.config, host, &paths, remembered);
     file.check_against(&HostFacts {
         interfaces: host.links.values().map(|link| link.name.clone()).collect(),
-        addresses: host.addresses.iter().map(|(_, net)| net.addr()).collect(),
+        unfit: desired::links::named_unfit(&file.config, host),
+        addresses: host
+            .addresses
+            .iter()
+            .map(|(_, net)| net.addr())
+            .chain(file.config.node.address.filter(|address| host.has(*address)))
+            .collect(),
         node: node.map(|node| node.address),
         pods: desired::local_pods(&file.config, host).into_keys().collect(),
     })?;

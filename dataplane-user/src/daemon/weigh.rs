@@ -6,8 +6,8 @@ use anyhow::Result;
 use super::{decide::Decider, observe::Observer};
 use crate::{clock, desired::Facts};
 
-/// Lets the claims be weighed, and asks the kernel for the paths to nodes that are new, until
-/// no more are. Returns what the host comes to; `None` while nothing names our node address.
+/// Lets the claims be weighed, and asks the kernel for the paths to nodes that are new, from our
+/// address once it is known, until no more are. Returns what the host comes to; `None` while nothing names our node address.
 ///
 /// # Errors
 /// If the kernel cannot answer.
@@ -16,8 +16,9 @@ pub async fn weigh(observer: &mut Observer, decider: &mut Decider) -> Result<Opt
         let known = observer.paths().len();
         let facts = decider.weigh(observer.host(), observer.paths(), clock::seconds());
         let nodes = decider.nodes(observer.host(), observer.paths());
+        let is_other = observer.send_from(decider.source(observer.host(), observer.paths()));
         observer.ask_unknown(nodes.iter().copied()).await?;
-        if observer.paths().len() == known {
+        if !is_other && observer.paths().len() == known {
             observer.keep_paths(|node| nodes.contains(&node));
             return Ok(facts);
         }

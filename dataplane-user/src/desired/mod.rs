@@ -1,6 +1,7 @@
 //! What should be: a pure function of the configuration and of what the kernel
 //! says.
 
+pub mod links;
 mod route_tables;
 
 use std::{
@@ -21,7 +22,7 @@ use crate::{
     sources::table::{ChosenRoute, Surroundings},
 };
 
-pub use self::route_tables::RouteTables;
+pub use self::{links::Underlay, route_tables::RouteTables};
 
 /// Bytes of link header on our own tunnel device, a veth.
 const ETHERNET: u32 = 14;
@@ -34,8 +35,10 @@ pub type Paths = BTreeMap<Ipv4Addr, Path>;
 pub struct Facts {
     /// Our underlay address.
     pub node: Ipv4Addr,
-    /// Underlay interfaces.
+    /// Interfaces by which we send to nodes, and the one with our address.
     pub underlay: BTreeSet<IfIndex>,
+    /// Interfaces by which packets for this host may arrive; [`Self::underlay`] is among them.
+    pub receiving: BTreeSet<IfIndex>,
     /// With tunl0, or without?
     pub mode: TunnelMode,
     /// The tunnel device as it should be; as it is, if it is tunl0.
@@ -142,16 +145,7 @@ impl Facts {
         host: &Host,
         paths: &Paths,
     ) -> Self {
-        let underlay: BTreeSet<IfIndex> = if config.underlay.interfaces.is_empty() {
-            // The interfaces the nodes are reached by, and the one with our address.
-            let ethernet =
-                |ifindex: &IfIndex| host.links.get(ifindex).is_some_and(|link| link.mac.is_known());
-            let used = paths.values().map(|path| path.ifindex).chain(host.owner(node));
-            used.filter(ethernet).collect()
-        } else {
-            let names = config.underlay.interfaces.iter();
-            names.filter_map(|name| host.link(name)).map(|(ifindex, _)| ifindex).collect()
-        };
+        let Underlay { sending: underlay, receiving } = links::underlay(config, host, paths, node);
         let smallest = underlay.iter().filter_map(|ifindex| host.links.get(ifindex));
         let mtu = match config.mtu {
             TunnelMtu::Bytes(mtu) => mtu,
@@ -181,7 +175,8 @@ impl Facts {
             TunnelMode::Replace => BTreeMap::new(),
             TunnelMode::Accelerate => host.tunl0_routes(),
         };
-        Self { node, mode, underlay, tunnel, pods: local_pods(config, host), tunl0_routes }
+        let pods = local_pods(config, host);
+        Self { node, mode, underlay, receiving, tunnel, pods, tunl0_routes }
     }
 
     /// Looks at the routes to these prefixes again.
@@ -281,9 +276,11 @@ fn desired_attachments(
         attachments.insert(Attachment { program, ifindex });
     };
     attach(Program::EncapHost, tunnel_ifindex);
-    for ifindex in &facts.underlay {
+    for ifindex in &facts.receiving {
         attach(Program::DecapTc, *ifindex);
         let wants_xdp = match config.underlay.decap {
+            // Attaching XDP resets most NICs: not where packets may arrive but have not yet.
+            _ if !facts.underlay.contains(ifindex) => false,
             DecapHook::Tc => false,
             DecapHook::Xdp => true,
             // A driver of its own, and one that has not refused. XDP on a veth

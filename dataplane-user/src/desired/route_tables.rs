@@ -12,7 +12,7 @@ use std::{
 use dataplane_common::{Hop, Mtu, Node, Route, ipv4::OUTER_LENGTH};
 use ipnet::Ipv4Net;
 
-use super::{ChosenRoutes, Inputs, TunnelMode, inner};
+use super::{ChosenRoutes, Inputs, TunnelMode, inner, links};
 use crate::{
     address::is_single,
     config::{NodeExtras, TunnelMtu},
@@ -207,13 +207,27 @@ fn left_to_tunl0(inputs: Inputs<'_>, cidr: Ipv4Net, route: &ChosenRoute) -> Opti
 
 fn node(inputs: Inputs<'_>, address: Ipv4Addr) -> Result<Node, String> {
     let Inputs { config, host, paths, facts, .. } = inputs;
-    let path = paths.get(&address).ok_or("the kernel has no route to it")?;
+    let Some(path) = paths.get(&address) else {
+        let vrf = host.owner(facts.node).and_then(|ifindex| host.vrf(ifindex));
+        return Err(vrf.map_or_else(
+            || "the kernel has no route to it".to_owned(),
+            |vrf| {
+                format!(
+                    "the kernel has no route to it: our address {} is in the VRF {} (an underlay \
+                     in a VRF is not supported)",
+                    facts.node, vrf.name
+                )
+            },
+        ));
+    };
     let link = host.links.get(&path.ifindex).filter(|_| facts.underlay.contains(&path.ifindex));
     let Some(link) = link else {
         let name = host.links.get(&path.ifindex).map_or("?", |link| &link.name);
-        return Err(format!(
-            "the kernel's route leads over {name}, which is no underlay interface"
-        ));
+        let why = match links::fitness(config, host, path.ifindex) {
+            Err(unfit) => unfit.text(),
+            Ok(()) => "is not among underlay.interfaces".to_owned(),
+        };
+        return Err(format!("the kernel's route leads over {name}, which {why}"));
     };
     let mtu = path.mtu.unwrap_or(link.mtu).min(link.mtu);
     let mtu = match config.mtu {
@@ -319,8 +333,7 @@ mod tests {
             mtu,
             is_up: true,
             does_arp: true,
-            forwards: None,
-            kind: None,
+            ..Link::default()
         };
         let links = [(ETH0, link("eth0", Mtu(1500))), (TUNNEL, link("tunless0", Mtu(1480)))];
         let host = Host { links: links.into(), ..Host::default() };
@@ -347,6 +360,7 @@ mod tests {
             let facts = Facts {
                 node: OURS,
                 underlay: [ETH0].into(),
+                receiving: [ETH0].into(),
                 mode,
                 tunnel: TunnelDevice { mtu: Mtu(1480), address: None, is_loose: false },
                 pods: [(net(POD).addr(), Endpoint::default())].into(),

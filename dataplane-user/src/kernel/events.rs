@@ -6,11 +6,15 @@
 //! compares what should be with what is; an event only says that it is time to. So an
 //! overrun of the socket, which loses events, is one more event.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 use anyhow::{Context as _, Result};
 use dataplane_common::IfIndex;
 use futures::{StreamExt as _, channel::mpsc::UnboundedReceiver};
+use ipnet::Ipv4Net;
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{RouteNetlinkMessage, neighbour::NeighbourMessage, route::RouteMessage};
 use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
@@ -23,6 +27,7 @@ use rtnetlink::{
 const RECEIVE_BUFFER: usize = 8 << 20;
 
 use super::{KernelRoute, Neighbour, snapshot};
+use crate::address::is_single;
 
 /// A route of the main table came, changed or went.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -38,6 +43,8 @@ pub struct RouteChange {
 pub struct Changes {
     /// Routes, in order.
     pub routes: Vec<RouteChange>,
+    /// Prefixes of routes in other tables.
+    pub other_tables: BTreeSet<Ipv4Net>,
     /// Neighbours, by interface and address; `None`: cannot be sent to any more.
     pub neighbours: BTreeMap<(IfIndex, Ipv4Addr), Option<Neighbour>>,
     /// Something else, or nobody knows what: look at everything.
@@ -48,6 +55,7 @@ impl Changes {
     /// Adds what happened later.
     pub fn append(&mut self, later: Self) {
         self.routes.extend(later.routes);
+        self.other_tables.extend(later.other_tables);
         self.neighbours.extend(later.neighbours);
         self.is_unknown |= later.is_unknown;
     }
@@ -70,9 +78,12 @@ impl Changes {
     }
 
     fn add_route(&mut self, message: &RouteMessage, is_there: bool) {
-        // Of another table than main: an address brings one of its own to `local`.
-        if let Some(route) = snapshot::route(message) {
-            self.routes.push(RouteChange { route, is_there });
+        match snapshot::table_route(message) {
+            Some((snapshot::MAIN, route)) => self.routes.push(RouteChange { route, is_there }),
+            // An address brings one, and announces itself.
+            Some((snapshot::LOCAL, route)) => self.is_unknown |= !is_single(route.destination),
+            Some((_, route)) => drop(self.other_tables.insert(route.destination)),
+            None => {}
         }
     }
 
@@ -99,6 +110,7 @@ impl Events {
             MulticastGroup::Tc,
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv4Rule,
             MulticastGroup::Neigh,
         ])
         .context("no netlink socket to be had for events")?;

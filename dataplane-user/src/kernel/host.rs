@@ -7,6 +7,7 @@ use std::{
 
 use dataplane_common::{IfIndex, Mac, Mtu};
 use ipnet::Ipv4Net;
+use netlink_packet_route::rule::RuleMessage;
 
 use super::{PROTOCOL, RouteChange, TUNL0};
 use crate::address::is_single;
@@ -19,8 +20,15 @@ pub struct Host {
     pub links: BTreeMap<IfIndex, Link>,
     /// (interface index, address with its prefix).
     pub addresses: Vec<(IfIndex, Ipv4Net)>,
+    /// Addresses that are this host's by a route of type `local` alone (`ip route add local …`):
+    /// no interface has them.
+    pub local: BTreeSet<Ipv4Net>,
     /// The main table.
     pub routes: Vec<KernelRoute>,
+    /// Routes of all other tables but `local`, with the table's number: rules lead to them.
+    pub other_tables: Vec<(u32, KernelRoute)>,
+    /// The rules that choose a table, in the kernel's order.
+    pub rules: Vec<RuleMessage>,
     /// Interfaces with a qdisc that shapes or polices: any but `noqueue`, and
     /// `clsact`, which is only a place for filters.
     pub shaped: BTreeSet<IfIndex>,
@@ -47,6 +55,8 @@ pub struct Link {
     pub does_arp: bool,
     /// What kind of virtual interface it is: `veth`, `bond`, `vlan`; `None` for hardware.
     pub kind: Option<String>,
+    /// The interface it is part of: a bond, a bridge, a VRF.
+    pub master: Option<IfIndex>,
     /// Whether the kernel forwards IPv4 packets that arrive here
     /// (`net.ipv4.conf.<name>.forwarding`); `None`: the kernel did not report it.
     pub forwards: Option<bool>,
@@ -129,6 +139,19 @@ impl Host {
     pub fn not_forwarding(&self) -> BTreeSet<IfIndex> {
         let off = self.links.iter().filter(|(_, link)| link.forwards == Some(false));
         off.map(|(index, _)| *index).collect()
+    }
+
+    /// Whether a packet to `address` is for this host.
+    #[must_use]
+    pub fn has(&self, address: Ipv4Addr) -> bool {
+        self.owner(address).is_some() || self.local.iter().any(|net| net.contains(&address))
+    }
+
+    /// The VRF that an interface is part of.
+    #[must_use]
+    pub fn vrf(&self, ifindex: IfIndex) -> Option<&Link> {
+        let master = self.links.get(&self.links.get(&ifindex)?.master?)?;
+        (master.kind.as_deref() == Some("vrf")).then_some(master)
     }
 
     /// The interface that has `address`.

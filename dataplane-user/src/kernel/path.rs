@@ -17,22 +17,24 @@ pub struct Path {
     pub ifindex: IfIndex,
     /// The neighbour to send to: the gateway, or the node itself.
     pub next_hop: Ipv4Addr,
-    /// The source the kernel would choose.
+    /// The source that was asked for, else the one that the kernel would choose.
     pub source: Option<Ipv4Addr>,
     /// The route's MTU or the path MTU learnt so far, bytes; `None`: the interface's.
     pub mtu: Option<Mtu>,
 }
 
 impl Kernel {
-    /// What `ip route get` says; `None` if there is no way.
+    /// Returns what `ip route get NODE from SOURCE` shows; `None` if there is no way. Rules that
+    /// look at the source choose by it. Without one the kernel chooses the source as well.
     ///
     /// # Errors
     /// If the kernel could not answer: that says nothing about the way.
-    pub async fn path(&self, node: Ipv4Addr) -> Result<Option<Path>> {
-        let mut request = self
-            .handle
-            .route()
-            .get(RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(node, 32).build());
+    pub async fn path(&self, node: Ipv4Addr, source: Option<Ipv4Addr>) -> Result<Option<Path>> {
+        let mut to = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(node, 32);
+        if let Some(source) = source {
+            to = to.source_prefix(source, 32);
+        }
+        let mut request = self.handle.route().get(to.build());
         request.message_mut().header.table = 0;
         let mut answers = std::pin::pin!(request.execute());
         let message = match answers.try_next().await {
@@ -43,7 +45,7 @@ impl Kernel {
                 return Err(explain(error)).with_context(|| format!("asking the way to {node}"));
             }
         };
-        let mut path = Path { ifindex: IfIndex::NONE, next_hop: node, source: None, mtu: None };
+        let mut path = Path { ifindex: IfIndex::NONE, next_hop: node, source, mtu: None };
         for attribute in &message.attributes {
             match attribute {
                 RouteAttribute::Oif(ifindex) => path.ifindex = IfIndex(*ifindex),

@@ -1,6 +1,9 @@
 //! Reading the kernel's state whole.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use anyhow::{Context as _, Result};
 use dataplane_common::{IfIndex, Mac, Mtu};
@@ -17,9 +20,15 @@ use netlink_packet_route::{
     },
     tc::TcAttribute,
 };
-use rtnetlink::RouteMessageBuilder;
+use rtnetlink::{IpVersion, RouteMessageBuilder};
 
 use super::{Host, Kernel, KernelRoute, Link, Neighbour, explain};
+use crate::address::is_single;
+
+/// The number of the main table.
+pub(super) const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
+/// The number of the table of this host's own addresses.
+pub(super) const LOCAL: u32 = libc::RT_TABLE_LOCAL as u32;
 
 impl Kernel {
     /// Looks at everything we care about.
@@ -55,7 +64,28 @@ impl Kernel {
         while let Some(message) =
             routes.try_next().await.map_err(explain).context("reading routes")?
         {
-            host.routes.extend(route(&message));
+            match table_route(&message) {
+                Some((MAIN, route)) => host.routes.push(route),
+                Some((LOCAL, route)) => {
+                    if message.header.kind == RouteType::Local {
+                        host.local.insert(route.destination);
+                    }
+                }
+                Some(other) => host.other_tables.push(other),
+                None => {}
+            }
+        }
+        // Each address has such a route, and the loopback network.
+        let assigned: BTreeSet<_> = host.addresses.iter().map(|(_, net)| net.addr()).collect();
+        host.local.retain(|net| {
+            !net.addr().is_loopback() && !(is_single(*net) && assigned.contains(&net.addr()))
+        });
+
+        let mut rules = std::pin::pin!(self.handle.rule().get(IpVersion::V4).execute());
+        while let Some(message) =
+            rules.try_next().await.map_err(explain).context("reading routing rules")?
+        {
+            host.rules.push(message);
         }
 
         let mut qdiscs = std::pin::pin!(self.handle.qdisc().get().execute());
@@ -98,6 +128,7 @@ fn link(message: LinkMessage) -> Link {
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
             LinkAttribute::Mtu(mtu) => link.mtu = Mtu(mtu),
             LinkAttribute::Address(octets) => link.mac = mac(&octets),
+            LinkAttribute::Controller(master) => link.master = Some(IfIndex(master)),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
                     if let LinkInfo::Kind(kind) = info {
@@ -133,8 +164,8 @@ fn next_hop(hop: &RouteNextHop) -> (IfIndex, Option<Ipv4Addr>) {
     (IfIndex(hop.interface_index), gateway)
 }
 
-/// A route of the main table, else `None`.
-pub(super) fn route(message: &RouteMessage) -> Option<KernelRoute> {
+/// A route, and the number of its table; `None` if its prefix makes no sense.
+pub(super) fn table_route(message: &RouteMessage) -> Option<(u32, KernelRoute)> {
     let mut destination = Ipv4Addr::UNSPECIFIED;
     let mut table = u32::from(message.header.table);
     let mut route = KernelRoute {
@@ -165,7 +196,7 @@ pub(super) fn route(message: &RouteMessage) -> Option<KernelRoute> {
         }
     }
     route.destination = Ipv4Net::new(destination, message.header.destination_prefix_length).ok()?;
-    (table == u32::from(RouteHeader::RT_TABLE_MAIN)).then_some(route)
+    Some((table, route))
 }
 
 /// The MTU among a route's metrics, bytes.

@@ -67,7 +67,7 @@ mod tests {
             is_up: true,
             does_arp: false,
             kind: None,
-            forwards: None,
+            ..Link::default()
         };
         let route =
             |&(destination, ifindex, gateway, metric): &(&str, IfIndex, _, u32)| KernelRoute {

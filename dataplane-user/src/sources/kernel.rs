@@ -172,7 +172,7 @@ mod tests {
             is_up: true,
             does_arp: true,
             kind: None,
-            forwards: None,
+            ..Link::default()
         };
         let links = BTreeMap::from([(ETH0, link("eth0")), (TUNL, link("tunl0"))]);
         Host { links, routes, ..Host::default() }

@@ -21,6 +21,7 @@ fn complaint(text: &str, host: Option<&HostFacts>) -> String {
 
 fn here() -> HostFacts {
     HostFacts {
+        unfit: Vec::new(),
         interfaces: vec!["lo".into(), "eth0".into()],
         addresses: vec![Ipv4Addr::new(172, 16, 36, 10), Ipv4Addr::new(192, 168, 0, 9)],
         node: Some(Ipv4Addr::new(172, 16, 36, 10)),

@@ -58,19 +58,20 @@ pub fn node_address(
     }
     // What the file said before is no ground any more.
     let active = active.filter(|active| active.ground != Ground::Configured);
-    let here = active.filter(|active| host.owner(active.address).is_some());
+    let here = active.filter(|active| host.has(active.address));
     here.filter(|active| active.ground == Ground::Path)
-        .or_else(|| usual_source(paths).map(by(Ground::Path)))
+        .or_else(|| usual_source(host, paths).map(by(Ground::Path)))
         .or(here)
         .or_else(|| default_route_source(host).map(by(Ground::DefaultRoute)))
         // A NIC that is down has no routes to tell it by.
         .or(active)
 }
 
-/// The source of the most paths; of several the lowest.
-fn usual_source(paths: &Paths) -> Option<Ipv4Addr> {
+/// The source of the most paths, if the host still has it; of several the lowest.
+fn usual_source(host: &Host, paths: &Paths) -> Option<Ipv4Addr> {
     let mut counts: BTreeMap<Ipv4Addr, usize> = BTreeMap::new();
-    for source in paths.values().filter_map(|path| path.source) {
+    let sources = paths.values().filter_map(|path| path.source);
+    for source in sources.filter(|source| host.has(*source)) {
         *counts.entry(source).or_default() += 1;
     }
     let best = counts.into_iter().max_by_key(|(source, count)| (*count, Reverse(*source)));
@@ -199,7 +200,7 @@ mod tests {
             let path = |source| Path { ifindex: ETH0, next_hop: PEER, source, mtu: None };
             let nodes = (1_u8..).map(|last| Ipv4Addr::new(172, 16, 35, last));
             let paths: Paths = nodes.zip(sources.into_iter().map(path)).collect();
-            assert_eq!(usual_source(&paths), expected, "{paths:?}");
+            assert_eq!(usual_source(&host(&[OURS, OTHER]), &paths), expected, "{paths:?}");
         }
     }
 

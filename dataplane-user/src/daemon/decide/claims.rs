@@ -53,6 +53,14 @@ impl Decider {
         self.given(Observed { host, paths, fitness, refused_xdp, lacks_handover: false }).basis()
     }
 
+    /// The source of what is sent to nodes: our address; `None` while only the default route
+    /// names one.
+    #[must_use]
+    pub fn source(&self, host: &Host, paths: &Paths) -> Option<Ipv4Addr> {
+        let node = self.basis(host, paths)?.node;
+        (node.ground != Ground::DefaultRoute).then_some(node.address)
+    }
+
     /// Lets the claims be weighed by what the host is like. What it is like may depend on the
     /// routes they come to: the mode does. `None` without a node address. `now`:
     /// `CLOCK_MONOTONIC`, seconds.

@@ -96,8 +96,8 @@ mod tests {
             mtu: Mtu(1500),
             is_up: true,
             does_arp: true,
-            forwards: None,
             kind: kind.map(Into::into),
+            ..Link::default()
         };
         let links = [
             (NICS[0], link("eth0", None)),

@@ -106,7 +106,7 @@ mod tests {
             is_up: true,
             does_arp: false,
             kind: None,
-            forwards: None,
+            ..Link::default()
         };
         let route = |cidr: &&str| KernelRoute {
             destination: cidr.parse().unwrap(),

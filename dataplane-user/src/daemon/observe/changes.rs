@@ -43,7 +43,10 @@ pub struct Interest<'a> {
 impl Observer {
     /// Takes in what the kernel announced.
     pub fn notice(&mut self, changes: Changes, interest: &Interest<'_>) -> Noticed {
-        let mut noticed = Noticed { needs_look: changes.is_unknown, ..Noticed::default() };
+        let mut leads_to_nodes =
+            changes.other_tables.iter().filter(|net| (interest.has_node_in)(**net));
+        let needs_look = changes.is_unknown || leads_to_nodes.next().is_some();
+        let mut noticed = Noticed { needs_look, ..Noticed::default() };
         self.notice_routes(changes.routes, interest, &mut noticed);
         self.notice_neighbours(changes.neighbours, interest, &mut noticed);
         noticed

@@ -9,6 +9,8 @@ mod next_hops;
 mod paths;
 mod policy;
 
+use std::net::Ipv4Addr;
+
 use anyhow::Result;
 
 pub use self::{
@@ -27,13 +29,15 @@ pub struct Observer {
     host: Host,
     /// How the kernel would send to each node.
     paths: Paths,
+    /// The source of what is sent to nodes; `None`: the kernel chooses.
+    source: Option<Ipv4Addr>,
 }
 
 impl Observer {
     /// Nothing is looked at yet.
     #[must_use]
     pub fn new(kernel: Kernel) -> Self {
-        Self { kernel, host: Host::default(), paths: Paths::new() }
+        Self { kernel, host: Host::default(), paths: Paths::new(), source: None }
     }
 
     /// The connection to the kernel.
@@ -63,6 +67,9 @@ impl Observer {
         let before = std::mem::replace(&mut self.host, host);
         Ok(Looked {
             paths_may_differ: !before.ways().eq(self.host.ways())
+                || before.other_tables != self.host.other_tables
+                || before.rules != self.host.rules
+                || before.local != self.host.local
                 || before.addresses != self.host.addresses
                 || before.links != self.host.links,
             routes_differ: before.routes != self.host.routes,

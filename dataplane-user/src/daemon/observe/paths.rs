@@ -8,10 +8,22 @@ use super::Observer;
 use crate::kernel::Path;
 
 impl Observer {
+    /// Asks for paths with this source from now on. Returns whether it is another: all paths are
+    /// forgotten then. The kernel refuses a source that this host has not, so it chooses then.
+    pub fn send_from(&mut self, source: Option<Ipv4Addr>) -> bool {
+        let source = source.filter(|source| self.host.has(*source));
+        let is_other = self.source != source;
+        if is_other {
+            self.source = source;
+            self.paths.clear();
+        }
+        is_other
+    }
+
     /// Asks the kernel for the paths to these nodes.
     pub async fn ask(&mut self, nodes: impl IntoIterator<Item = Ipv4Addr>) {
         for node in nodes {
-            match self.kernel.path(node).await {
+            match self.kernel.path(node, self.source).await {
                 Ok(Some(path)) => {
                     let known = self.paths.insert(node, path);
                     if known.is_some_and(|known| path.mtu != known.mtu) {
@@ -35,7 +47,7 @@ impl Observer {
         for node in nodes {
             if !self.paths.contains_key(&node) {
                 has_asked = true;
-                let path = self.kernel.path(node).await?;
+                let path = self.kernel.path(node, self.source).await?;
                 self.paths.extend(path.map(|path| (node, path)));
             }
         }
@@ -48,7 +60,7 @@ impl Observer {
         let mut differs = false;
         for node in nodes {
             let Some(known) = self.paths.get_mut(&node) else { continue };
-            match self.kernel.path(node).await {
+            match self.kernel.path(node, self.source).await {
                 Ok(Some(path)) if path != *known => {
                     tracing::info!("node {node}: {}, after an error of the underlay", mtu(&path));
                     *known = path;

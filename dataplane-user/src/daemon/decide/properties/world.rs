@@ -150,8 +150,8 @@ fn link(name: &str, mac: u16, mtu: Mtu, kind: Option<&str>) -> Link {
         mtu,
         is_up: true,
         does_arp: true,
-        forwards: None,
         kind: kind.map(Into::into),
+        ..Link::default()
     }
 }
 
