@@ -19,6 +19,7 @@ mod config;
 mod daemon;
 mod errors;
 mod here;
+mod host_links;
 mod journal;
 mod lease_cli;
 mod lease_config;

@@ -38,9 +38,15 @@ pub enum Unfit {
     /// It is `lo` or a dummy: nothing arrives there.
     Dummy,
     /// It is part of a bond or a bridge, which gets its packets.
-    Part { of: String },
+    Part {
+        /// The bond or bridge.
+        of: String,
+    },
     /// It is part of a VRF: its routes are in a table that is not asked.
-    Vrf { name: String },
+    Vrf {
+        /// The VRF's device.
+        name: String,
+    },
 }
 
 impl Unfit {

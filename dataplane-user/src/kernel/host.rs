@@ -105,13 +105,15 @@ impl KernelRoute {
 }
 
 impl Host {
-    /// The routes that ways to nodes may go by: neither ours nor those to single pods.
-    pub fn ways(&self) -> impl Iterator<Item = &KernelRoute> {
+    /// The routes that ways to `nodes` may go by: neither ours nor those to single pods.
+    pub fn ways(&self, nodes: &BTreeSet<Ipv4Addr>) -> impl Iterator<Item = &KernelRoute> {
         let tunl0 = self.link(TUNL0).map(|(ifindex, _)| ifindex);
         let leads_to_pods = move |route: &&KernelRoute| {
             route.protocol == PROTOCOL
                 || (tunl0.is_some() && route.ifindex == tunl0)
-                || (is_single(route.destination) && route.gateway.is_none())
+                || (is_single(route.destination)
+                    && route.gateway.is_none()
+                    && !nodes.contains(&route.destination.addr()))
         };
         self.routes.iter().filter(move |route| !leads_to_pods(route))
     }

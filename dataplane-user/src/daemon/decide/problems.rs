@@ -166,7 +166,7 @@ pub fn tables(tables: &RouteTables) -> Vec<Problem> {
         problems.push(Problem::new(
             Code::AllUnreachable,
             "",
-            "no route is reachable: the kernel has no route to any node",
+            "no route is reachable: each node is listed with the reason",
         ));
     }
     let nodes = unreachable.iter().take(LISTED);

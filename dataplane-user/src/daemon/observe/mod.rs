@@ -9,7 +9,7 @@ mod next_hops;
 mod paths;
 mod policy;
 
-use std::net::Ipv4Addr;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use anyhow::Result;
 
@@ -29,6 +29,8 @@ pub struct Observer {
     host: Host,
     /// How the kernel would send to each node.
     paths: Paths,
+    /// The nodes whose paths were asked for.
+    asked: BTreeSet<Ipv4Addr>,
     /// The source of what is sent to nodes; `None`: the kernel chooses.
     source: Option<Ipv4Addr>,
 }
@@ -37,7 +39,13 @@ impl Observer {
     /// Nothing is looked at yet.
     #[must_use]
     pub fn new(kernel: Kernel) -> Self {
-        Self { kernel, host: Host::default(), paths: Paths::new(), source: None }
+        Self {
+            kernel,
+            host: Host::default(),
+            paths: Paths::new(),
+            asked: BTreeSet::new(),
+            source: None,
+        }
     }
 
     /// The connection to the kernel.
@@ -66,7 +74,7 @@ impl Observer {
         let host = self.kernel.look().await?;
         let before = std::mem::replace(&mut self.host, host);
         Ok(Looked {
-            paths_may_differ: !before.ways().eq(self.host.ways())
+            paths_may_differ: !before.ways(&self.asked).eq(self.host.ways(&self.asked))
                 || before.other_tables != self.host.other_tables
                 || before.rules != self.host.rules
                 || before.local != self.host.local

@@ -23,6 +23,7 @@ impl Observer {
     /// Asks the kernel for the paths to these nodes.
     pub async fn ask(&mut self, nodes: impl IntoIterator<Item = Ipv4Addr>) {
         for node in nodes {
+            self.asked.insert(node);
             match self.kernel.path(node, self.source).await {
                 Ok(Some(path)) => {
                     let known = self.paths.insert(node, path);
@@ -45,6 +46,7 @@ impl Observer {
     pub async fn ask_unknown(&mut self, nodes: impl IntoIterator<Item = Ipv4Addr>) -> Result<bool> {
         let mut has_asked = false;
         for node in nodes {
+            self.asked.insert(node);
             if !self.paths.contains_key(&node) {
                 has_asked = true;
                 let path = self.kernel.path(node, self.source).await?;
@@ -77,6 +79,7 @@ impl Observer {
     /// Forgets the paths to nodes for which `is_wanted` is false.
     pub fn keep_paths(&mut self, is_wanted: impl Fn(Ipv4Addr) -> bool) {
         self.paths.retain(|node, _| is_wanted(*node));
+        self.asked.retain(|node| is_wanted(*node));
     }
 }
 
