@@ -1,6 +1,6 @@
 //! The sources of routes besides the file itself.
 
-use std::path::PathBuf;
+use std::{collections::BTreeSet, net::Ipv4Addr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +26,19 @@ pub struct SourcesConfig {
     /// Calico's datastore in the Kubernetes API.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "some_mapping")]
     pub kubernetes: Option<KubernetesConfig>,
+}
+
+impl SourcesConfig {
+    /// The addresses of the sources' servers, where the file has addresses and not names.
+    #[must_use]
+    pub fn servers(&self) -> BTreeSet<Ipv4Addr> {
+        let endpoints = self.etcd.iter().flat_map(|etcd| &etcd.endpoints);
+        let address = |endpoint: &String| {
+            let host = endpoint.split_once("://").map_or(endpoint.as_str(), |(_, rest)| rest);
+            host.split([':', '/']).next()?.parse().ok()
+        };
+        endpoints.filter_map(address).collect()
+    }
 }
 
 impl Default for SourcesConfig {

@@ -47,6 +47,8 @@ pub struct Facts {
     pub pods: BTreeMap<Ipv4Addr, Endpoint>,
     /// Beside tunl0: its routes, prefix → node.
     pub tunl0_routes: BTreeMap<Ipv4Net, Ipv4Addr>,
+    /// The sources' servers, as far as the file has their addresses.
+    pub servers: BTreeSet<Ipv4Addr>,
 }
 
 /// The routes the sources agreed on.
@@ -135,6 +137,12 @@ pub fn local_pods(config: &Config, host: &Host) -> BTreeMap<Ipv4Addr, Endpoint> 
     pods
 }
 
+/// The routers that the host sends by where nothing else is known.
+fn default_gateways(host: &Host) -> impl Iterator<Item = Ipv4Addr> {
+    let default = host.routes.iter().filter(|route| route.destination.prefix_len() == 0);
+    default.flat_map(|route| route.next_hops().filter_map(|(_, gateway)| gateway))
+}
+
 impl Facts {
     /// Finds out what the configuration leaves open. `node`: our underlay address.
     #[must_use]
@@ -176,7 +184,8 @@ impl Facts {
             TunnelMode::Accelerate => host.tunl0_routes(),
         };
         let pods = local_pods(config, host);
-        Self { node, mode, underlay, receiving, tunnel, pods, tunl0_routes }
+        let servers = config.sources.servers();
+        Self { node, mode, underlay, receiving, tunnel, pods, tunl0_routes, servers }
     }
 
     /// Looks at the routes to these prefixes again.
@@ -189,6 +198,13 @@ impl Facts {
         self.tunl0_routes.extend(anew);
     }
 
+    /// The networks this host is part of, by links on which nodes may be.
+    fn connected(&self, host: &Host) -> BTreeSet<Ipv4Net> {
+        let on_underlay =
+            host.addresses.iter().filter(|(ifindex, _)| self.receiving.contains(ifindex));
+        on_underlay.map(|(_, net)| net.trunc()).filter(|net| !is_single(*net)).collect()
+    }
+
     /// What the sources' claims are judged by.
     #[must_use]
     pub fn surroundings(&self, host: &Host) -> Surroundings {
@@ -196,6 +212,8 @@ impl Facts {
         Surroundings {
             node: Some(self.node),
             subnet: own.map(|(_, net)| net.trunc()),
+            connected: self.connected(host),
+            servers: default_gateways(host).chain(self.servers.iter().copied()).collect(),
             tunnel: self.tunnel.address,
             pods: self.pods.keys().copied().collect(),
         }

@@ -365,6 +365,7 @@ mod tests {
                 tunnel: TunnelDevice { mtu: Mtu(1480), address: None, is_loose: false },
                 pods: [(net(POD).addr(), Endpoint::default())].into(),
                 tunl0_routes,
+                servers: BTreeSet::new(),
             };
             let inputs = Inputs {
                 config: &config,

@@ -16,7 +16,6 @@
 //! - the node address, where the kernel uses several sources towards the nodes;
 //! - `mode: auto`, which never goes back from tunl0, even if tunl0 then carries fewer routes;
 //! - a prefix that several nodes of one source claim;
-//! - a prefix that contains the address of a node, and the routes of that node;
 //! - a datastore's block that contains one of our pods, or the route to that single address.
 //!
 //! A verdict of [`handovers`] stays as well: it is about a NIC, and to try XDP again resets it.

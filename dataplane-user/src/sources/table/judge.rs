@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::Ipv4Addr};
 use ipnet::Ipv4Net;
 
 use super::{ChosenRoute, Claim, Claimant, Encap, RouteTable, SourceKind};
-use crate::address::{is_host, is_single, supernets};
+use crate::address::{is_host, is_single};
 
 /// What comes of a prefix.
 #[derive(Debug, Default)]
@@ -32,33 +32,32 @@ pub fn judge(table: &RouteTable, cidr: Ipv4Net) -> Verdict {
     let disputed = owners.len() > 1;
     // The old one stays; without an old one that is still claimed, the claim that
     // proves the prefix to be ours, else the lowest address: the same everywhere.
-    let owner = incumbent
-        .map(|route| route.node)
-        .filter(|node| owners.contains(node))
-        .or_else(|| table.surroundings.node.filter(|node| owners.contains(node)))
-        .or_else(|| owners.first().copied());
-    let Some(((claimant, claim), owner)) =
-        owner.and_then(|owner| Some((*top.iter().find(|(_, c)| c.node == owner)?, owner)))
-    else {
-        return Verdict::default();
-    };
-    let conflict = disputed.then(|| conflict(cidr, &top, owner));
-    if table.surroundings.node == Some(owner) {
-        return Verdict { route: None, alarm: conflict };
+    let old = incumbent.map(|route| route.node);
+    let preferred = old.into_iter().chain(table.surroundings.node);
+    let preferred = preferred.filter(|node| owners.contains(node));
+    let mut refused = None;
+    for owner in preferred.chain(owners.iter().copied()) {
+        let Some((claimant, claim)) = top.iter().find(|(_, claim)| claim.node == owner) else {
+            continue;
+        };
+        let conflict = || disputed.then(|| conflict(cidr, &top, owner));
+        if table.surroundings.node == Some(owner) {
+            return Verdict { route: None, alarm: refused.or_else(conflict) };
+        }
+        if let Some(why) = refusal(table, cidr, claimant, owner, old == Some(owner)) {
+            // Another claim may be as good, and allowed.
+            refused.get_or_insert(why);
+            continue;
+        }
+        let route = ChosenRoute {
+            node: owner,
+            is_direct: is_direct(table, cidr, claim),
+            source: claimant.0,
+            since: 0,
+        };
+        return Verdict { route: Some(route), alarm: refused.or_else(conflict) };
     }
-    let is_old = incumbent.is_some_and(|route| route.node == owner);
-    match refusal(table, cidr, claimant, owner, is_old) {
-        Some(refusal) => Verdict { route: None, alarm: Some(refusal) },
-        None => Verdict {
-            route: Some(ChosenRoute {
-                node: owner,
-                is_direct: is_direct(table, cidr, claim),
-                source: claimant.0,
-                since: 0,
-            }),
-            alarm: conflict,
-        },
-    }
+    Verdict { route: None, alarm: refused }
 }
 
 fn is_direct(table: &RouteTable, cidr: Ipv4Net, claim: &Claim) -> bool {
@@ -96,22 +95,16 @@ fn refusal(
     if !is_host(owner) {
         return refused(format!("{owner} is no host's address"));
     }
-    if let Some(node) = here.node.filter(|node| cidr.contains(node)) {
-        return refused(format!("our own node address {node} lies inside it"));
-    }
-    if let Some((node, _)) = table.nodes.range(cidr.network()..=cidr.broadcast()).next() {
-        return refused(format!(
-            "node {node} lies inside it, and packets to it would be wrapped for ever"
-        ));
+    if let Some(why) = table.surrounded(cidr) {
+        return refused(why);
     }
     if cidr.contains(&owner) {
         return refused(
             "the node lies inside it, and packets to it would be wrapped for ever".into(),
         );
     }
-    if let Some(cover) = supernets(Ipv4Net::from(owner)).find(|net| table.chosen.contains_key(net))
-    {
-        return refused(format!("the node's address lies inside the pod CIDR {cover}"));
+    if let Some(why) = table.no_node(owner) {
+        return refused(why);
     }
     // Routing tables do not know who borrowed what; the file was checked when read.
     let exact = is_single(cidr);

@@ -5,6 +5,7 @@
 //! which routes are others now; [`judge`] holds the rules.
 
 mod judge;
+mod layers;
 #[cfg(test)]
 mod tests;
 
@@ -15,7 +16,7 @@ use std::{
 
 use ipnet::Ipv4Net;
 
-use self::judge::Verdict;
+use self::{judge::Verdict, layers::ClaimedNodes};
 use super::{Change, Claim, Encap, Origin, SourceKind};
 use crate::address::supernets;
 
@@ -47,6 +48,10 @@ pub struct Surroundings {
     pub node: Option<Ipv4Addr>,
     /// The network it is part of, as the interface has it.
     pub subnet: Option<Ipv4Net>,
+    /// The networks that this host is part of, by links that are no pods'.
+    pub connected: BTreeSet<Ipv4Net>,
+    /// Servers that the sources need, and routers.
+    pub servers: BTreeSet<Ipv4Addr>,
     /// The tunnel device's address.
     pub tunnel: Option<Ipv4Addr>,
     /// Local pods.
@@ -95,9 +100,12 @@ pub struct RouteTable {
     claims: BTreeMap<Ipv4Net, BTreeMap<Claimant, Claim>>,
     /// How many claims each source has.
     counts: BTreeMap<SourceKind, usize>,
+    nodes_claimed: ClaimedNodes,
     /// The file's routes that were active at the start, or all of them before a new source was
     /// configured: they stay until every source has reported.
     held: BTreeMap<Ipv4Net, ChosenRoute>,
+    /// The nodes of these.
+    held_nodes: BTreeSet<Ipv4Addr>,
     chosen: BTreeMap<Ipv4Net, ChosenRoute>,
     /// How many routes each node has.
     nodes: BTreeMap<Ipv4Addr, usize>,
@@ -118,6 +126,7 @@ impl RouteTable {
             table.put(cidr, Some(route));
             if route.source == SourceKind::File {
                 table.held.insert(cidr, route);
+                table.held_nodes.insert(route.node);
             } else {
                 let encap = Some(if route.is_direct { Encap::Direct } else { Encap::Ipip });
                 let claim = Claim { node: route.node, encap };
@@ -149,17 +158,16 @@ impl RouteTable {
         if surroundings == self.surroundings {
             return;
         }
-        let only_pods = {
-            let Surroundings { node, subnet, tunnel, .. } = &surroundings;
-            (node, subnet, tunnel)
-                == (&self.surroundings.node, &self.surroundings.subnet, &self.surroundings.tunnel)
-        };
-        self.surroundings = surroundings;
-        if only_pods {
-            // What stands, stands: only what was refused may be had now.
-            self.dirty.extend(self.alarms.keys());
-        } else {
+        let before = std::mem::replace(&mut self.surroundings, surroundings);
+        let only_pods = Surroundings { pods: self.surroundings.pods.clone(), ..before.clone() };
+        if self.surroundings != only_pods {
             self.judge_all();
+            return;
+        }
+        // What stands, stands, unless a gateway is a pod: but what was refused may be had now.
+        self.dirty.extend(self.alarms.keys());
+        for pod in before.pods.symmetric_difference(&self.surroundings.pods) {
+            self.dirty.extend(self.nodes_claimed.prefixes(*pod));
         }
     }
 
@@ -205,7 +213,8 @@ impl RouteTable {
     }
 
     fn set_claim(&mut self, cidr: Ipv4Net, claimant: Claimant, claim: Option<Claim>) {
-        let count = self.counts.entry(claimant.0).or_default();
+        let kind = claimant.0;
+        let count = self.counts.entry(kind).or_default();
         let claimants = self.claims.entry(cidr).or_default();
         let before = match claim {
             Some(claim) => claimants.insert(claimant, claim),
@@ -215,8 +224,27 @@ impl RouteTable {
         if claimants.is_empty() {
             self.claims.remove(&cidr);
         }
-        if before != claim {
-            self.dirty.insert(cidr);
+        if before == claim {
+            return;
+        }
+        self.dirty.insert(cidr);
+        let node = |claim: Option<Claim>| claim.map(|claim| claim.node);
+        if node(before) == node(claim) {
+            return;
+        }
+        // Before and after: a node may be in one state only.
+        let nodes: Vec<Ipv4Addr> = node(before).into_iter().chain(node(claim)).collect();
+        for node in &nodes {
+            self.dirty.extend(self.touched(cidr, *node));
+        }
+        if let Some(node) = node(before) {
+            self.nodes_claimed.remove(node, cidr, kind);
+        }
+        if let Some(node) = node(claim) {
+            self.nodes_claimed.add(node, cidr, kind);
+        }
+        for node in nodes {
+            self.dirty.extend(self.touched(cidr, node));
         }
     }
 
@@ -224,11 +252,17 @@ impl RouteTable {
     /// does what is held already.
     pub fn hold(&mut self) {
         self.held.extend(&self.chosen);
+        self.held_nodes = self.held.values().map(|route| route.node).collect();
+        self.judge_all();
     }
 
-    /// Everybody has spoken: what nobody claims goes.
+    /// Every source has reported: what none claims goes.
     pub fn release(&mut self) {
-        self.dirty.extend(std::mem::take(&mut self.held).into_keys());
+        if !self.held.is_empty() {
+            self.held.clear();
+            self.held_nodes.clear();
+            self.judge_all();
+        }
     }
 
     /// Chooses anew where something changed; the prefixes whose routes differ.
@@ -240,8 +274,7 @@ impl RouteTable {
         }
         // What was refused may be had now; there are few of them, if any.
         self.dirty.extend(self.alarms.keys());
-        let mut has_freed = false;
-        while let Some(cidr) = self.next_dirty(&mut has_freed) {
+        while let Some(cidr) = self.dirty.pop_first() {
             let verdict = judge::judge(self, cidr);
             let Verdict { route, alarm } = verdict;
             let before = self.chosen.get(&cidr).copied();
@@ -256,22 +289,11 @@ impl RouteTable {
                 None => drop(self.alarms.remove(&cidr)),
             }
             if route != before {
-                let node = |route: Option<ChosenRoute>| route.map(|route| route.node);
-                has_freed |= before.is_some() && node(before) != node(route);
                 self.put(cidr, route);
                 changed.insert(cidr);
             }
         }
         changed
-    }
-
-    /// The next prefix to judge. A route that went, or left its node, may have been the reason
-    /// why another prefix was refused a moment ago: such prefixes are judged once more.
-    fn next_dirty(&mut self, has_freed: &mut bool) -> Option<Ipv4Net> {
-        if self.dirty.is_empty() && std::mem::take(has_freed) {
-            self.dirty.extend(self.alarms.keys());
-        }
-        self.dirty.pop_first()
     }
 
     fn put(&mut self, cidr: Ipv4Net, route: Option<ChosenRoute>) {
@@ -305,7 +327,7 @@ impl RouteTable {
 
     /// The nodes that any claim names.
     pub fn claimed_nodes(&self) -> impl Iterator<Item = Ipv4Addr> {
-        self.claims.values().flat_map(BTreeMap::values).map(|claim| claim.node)
+        self.nodes_claimed.iter()
     }
 
     /// Whether a node has any route.

@@ -17,6 +17,8 @@ fn surroundings() -> Surroundings {
     Surroundings {
         node: Some(US),
         subnet: Some(net("172.16.36.0/24")),
+        connected: BTreeSet::from([net("172.16.36.0/24")]),
+        servers: BTreeSet::new(),
         tunnel: None,
         pods: BTreeSet::from([POD]),
     }
@@ -250,14 +252,103 @@ fn node_addresses_are_no_pods() {
     say(&mut table, SourceKind::Etcd, "10.20.42.0/26", "e", Some(A));
     say(&mut table, SourceKind::Etcd, "172.16.35.4/32", "e", Some(B));
     assert!(alarm(&table, "172.16.35.4/32").contains("node 172.16.35.4"));
-    // A node inside a pod CIDR that is there already.
+    // A block around a node that the datastore names goes, even if it was there before.
     say(&mut table, SourceKind::Etcd, "10.20.43.0/26", "e", Some(Ipv4Addr::new(10, 20, 42, 3)));
-    assert!(alarm(&table, "10.20.43.0/26").contains("lies inside the pod CIDR 10.20.42.0/26"));
-    say(&mut table, SourceKind::Etcd, "10.20.42.0/26", "e", None);
+    assert!(alarm(&table, "10.20.42.0/26").contains("node 10.20.42.3 lies inside it"));
     assert_eq!(node(&table, "10.20.43.0/26"), Some(Ipv4Addr::new(10, 20, 42, 3)));
+    say(&mut table, SourceKind::Etcd, "10.20.43.0/26", "e", None);
+    assert_eq!(node(&table, "10.20.42.0/26"), Some(A));
     for nobody in [Ipv4Addr::UNSPECIFIED, Ipv4Addr::LOCALHOST, Ipv4Addr::BROADCAST] {
         say(&mut table, SourceKind::Etcd, "10.20.50.0/26", "e", Some(nobody));
         assert_eq!(node(&table, "10.20.50.0/26"), None);
+    }
+}
+
+/// Claims, each of a source, to a prefix, for a node, and the routes they come to, in any order.
+#[test]
+fn who_is_a_node_does_not_depend_on_order() {
+    let ip = |text: &str| text.parse::<Ipv4Addr>().unwrap();
+    use SourceKind::{Bird, Etcd, File, Kernel};
+    for (what, claims, routes) in [
+        (
+            "a block around two nodes, of a third one",
+            &[
+                (Etcd, "192.168.1.64/26", "172.16.34.7"),
+                (Etcd, "10.20.1.0/26", "192.168.1.70"),
+                (Etcd, "10.20.2.0/26", "192.168.1.80"),
+            ][..],
+            &["10.20.1.0/26 192.168.1.70", "10.20.2.0/26 192.168.1.80"][..],
+        ),
+        (
+            "the same learnt from BIRD, in a network of ours",
+            &[(Bird, "172.16.36.64/26", "172.16.36.7"), (Bird, "10.20.1.0/26", "172.16.36.70")],
+            &["10.20.1.0/26 172.16.36.70"],
+        ),
+        (
+            "a pod of another host announces routes",
+            &[
+                (Etcd, "10.20.42.0/26", "172.16.35.4"),
+                (Kernel, "10.91.0.0/26", "10.20.42.9"),
+                (Bird, "10.92.0.0/26", "10.20.42.9"),
+            ],
+            &["10.20.42.0/26 172.16.35.4"],
+        ),
+        (
+            "a pod of this host announces one",
+            &[(Kernel, "10.91.0.0/26", "10.20.105.215"), (Kernel, "10.93.0.0/26", "172.16.35.4")],
+            &["10.93.0.0/26 172.16.35.4"],
+        ),
+        (
+            "of two claims to a prefix one is allowed",
+            &[
+                (Etcd, "10.20.42.0/26", "172.16.35.4"),
+                (Kernel, "10.91.0.0/26", "10.20.42.9"),
+                (Kernel, "10.91.0.0/26", "172.16.34.7"),
+            ],
+            &["10.20.42.0/26 172.16.35.4", "10.91.0.0/26 172.16.34.7"],
+        ),
+        (
+            "gateways in each other's prefix",
+            &[(Bird, "10.91.0.0/26", "10.92.0.9"), (Bird, "10.92.0.0/26", "10.91.0.9")],
+            &[],
+        ),
+        (
+            "a gateway that the file names as a node, in the prefix of another",
+            &[
+                (Bird, "10.91.0.0/26", "10.92.0.9"),
+                (Bird, "10.92.0.0/26", "172.16.35.4"),
+                (File, "10.94.0.0/26", "10.92.0.9"),
+            ],
+            &["10.91.0.0/26 10.92.0.9", "10.94.0.0/26 10.92.0.9"],
+        ),
+        (
+            "a block around a server that this host needs",
+            &[(Etcd, "198.51.100.0/24", "172.16.35.4"), (Etcd, "10.20.1.0/26", "172.16.35.4")],
+            &["10.20.1.0/26 172.16.35.4"],
+        ),
+    ] {
+        for reversed in [false, true] {
+            let mut table = table();
+            let servers = BTreeSet::from([ip("198.51.100.9")]);
+            table.set_surroundings(Surroundings { servers, ..surroundings() });
+            let mut claims: Vec<_> = claims.iter().enumerate().collect();
+            if reversed {
+                claims.reverse();
+            }
+            for (n, (kind, cidr, node)) in &claims {
+                say(&mut table, *kind, cidr, &n.to_string(), Some(ip(node)));
+            }
+            let found = |table: &RouteTable| -> Vec<String> {
+                table.routes().iter().map(|(cidr, it)| format!("{cidr} {}", it.node)).collect()
+            };
+            assert_eq!(found(&table), routes, "{what}, reversed: {reversed}");
+            // They go again, and nothing stays.
+            for (n, (kind, cidr, _)) in &claims {
+                say(&mut table, *kind, cidr, &n.to_string(), None);
+            }
+            assert_eq!(found(&table), Vec::<String>::new(), "{what}");
+            assert!(table.alarms().is_empty() && table.claimed_nodes().next().is_none(), "{what}");
+        }
     }
 }
 
