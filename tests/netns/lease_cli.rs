@@ -51,7 +51,7 @@ fn the_command_line_lists_and_flushes_leases() {
             let share = status["fastpath_share"][direction].as_f64().unwrap();
             assert!(share > 0.5 && share < 1.0, "{status}");
         }
-        assert_eq!(status["sysctls"].as_object().unwrap().len(), 2);
+        assert_eq!(status["sysctls"].as_object().unwrap().len(), 4);
         let text = daemon.cli(&["status"]).unwrap().stdout;
         assert!(text.contains("fast path verified") && text.contains("4 flows leased"), "{text}");
 

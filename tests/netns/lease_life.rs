@@ -1,6 +1,11 @@
 //! Leases while daemons die, tables vanish, sysctls change, pods come and go.
 
-use std::{fs, net::SocketAddrV4};
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::SocketAddrV4,
+    path::{Path, PathBuf},
+};
 
 use dataplane_common::Reason;
 use nix::{
@@ -24,10 +29,15 @@ use tunless_tests::scene::{
 
 const PORT: u16 = 7000;
 const SHORT: &str = "leases: {seconds: 1}\n";
-const SYSCTLS: [&str; 2] = ["nf_conntrack_tcp_be_liberal", "nf_conntrack_tcp_ignore_invalid_rst"];
+const SYSCTLS: [&str; 4] = [
+    "nf_conntrack_tcp_be_liberal",
+    "nf_conntrack_tcp_ignore_invalid_rst",
+    "nf_conntrack_tcp_timeout_unacknowledged",
+    "nf_conntrack_tcp_timeout_max_retrans",
+];
 /// As the kernel has them, and as leases need them.
-const STRICT: [&str; 2] = ["0", "0"];
-const RELAXED: [&str; 2] = ["1", "1"];
+const STRICT: [&str; 4] = ["0", "0", "300", "300"];
+const RELAXED: [&str; 4] = ["1", "1", "432000", "432000"];
 
 fn lab() -> LabBuilder {
     Lab::new().fabric_filter(true)
@@ -45,7 +55,7 @@ fn has_table(node: &Node) -> bool {
     node.netns.exec("nft", &["list", "tables"]).unwrap().contains("table ip tunless")
 }
 
-fn sysctls(node: &Node) -> [String; 2] {
+fn sysctls(node: &Node) -> [String; 4] {
     SYSCTLS.map(|name| node.netns.sysctl(&format!("netfilter/{name}")).unwrap())
 }
 
@@ -143,8 +153,8 @@ fn a_flushed_ruleset_comes_back_and_until_then_nothing_is_leased() {
 fn sysctls_are_set_guarded_reported_and_restored() {
     let lab = lab().build().unwrap();
     let (node1, node2) = (lab.node1.clone(), lab.node2.clone());
-    // One as it is by default, one as somebody wanted it: each is restored.
-    let wanted = ["0", "1"];
+    // Some as they are by default, some as an operator may have set them: each is restored.
+    let wanted = ["0", "1", "77", "300"];
     for (name, value) in SYSCTLS.iter().zip(&wanted) {
         node2.netns.set_sysctl(&format!("netfilter/{name}"), value).unwrap();
     }
@@ -153,7 +163,10 @@ fn sysctls_are_set_guarded_reported_and_restored() {
     assert_eq!(sysctls(&node2), RELAXED);
     assert!(has_table(&node2));
     let status = daemon.cli_json(&["status"]).unwrap();
-    assert_eq!(status["sysctls"], json!({SYSCTLS[0]: 1, SYSCTLS[1]: 1}));
+    assert_eq!(
+        status["sysctls"],
+        json!({SYSCTLS[0]: 1, SYSCTLS[1]: 1, SYSCTLS[2]: 432_000, SYSCTLS[3]: 432_000})
+    );
     let text = daemon.cli(&["status"]).unwrap().stdout;
     for (name, value) in SYSCTLS.iter().zip(RELAXED) {
         assert!(text.contains(&format!("{name} = {value}")), "{text}");
@@ -245,19 +258,32 @@ fn a_new_pod_gets_nothing_that_was_leased_to_the_old() {
     });
 }
 
-/// The daemon's memory is lost, and with it what the sysctls were: the operator has to
-/// read that they stay.
+/// The file that 0.1 restores sysctls from: it writes each name that it finds there.
+fn file_of_0_1(node: &Node) -> PathBuf {
+    let root = node.bpffs.display().to_string();
+    let name = root.trim_start_matches('/').replace('/', "%2F");
+    Path::new("/run/tunless").join(format!("{name}.sysctls"))
+}
+
+/// Values from before are recorded where 0.1 finds them, too. Where both records are lost, the
+/// operator has to read that the sysctls stay.
 #[test]
 fn detach_names_sysctls_whose_old_values_are_lost() {
     let mut scene = Scene::new(lab(), Setup::VERIFIED);
     let node2 = scene.lab.node2.clone();
     assert_eq!(sysctls(&node2), RELAXED);
+    let recorded = fs::read_to_string(file_of_0_1(&node2)).unwrap();
+    let recorded: BTreeMap<String, u32> = serde_json::from_str(&recorded).unwrap();
+    for (name, before) in SYSCTLS.iter().zip(STRICT) {
+        assert_eq!(recorded[*name].to_string(), before, "{name}");
+    }
     scene.daemon2.terminate().unwrap();
     fs::remove_file(node2.bpffs.join("memory")).unwrap();
+    fs::remove_file(file_of_0_1(&node2)).unwrap();
     let detached = scene.daemon2.cli(&["detach"]).unwrap();
     assert!(detached.success(), "{}", detached.stderr);
-    for name in SYSCTLS {
-        let command = format!("sysctl -w net.netfilter.{name}=0");
+    for (name, default) in SYSCTLS.iter().zip(STRICT) {
+        let command = format!("sysctl -w net.netfilter.{name}={default}");
         assert!(detached.stderr.contains(&command), "no `{command}` in {}", detached.stderr);
     }
     assert_eq!(sysctls(&node2), RELAXED);

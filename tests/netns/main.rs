@@ -5,7 +5,7 @@
 //! | about | modules |
 //! |---|---|
 //! | Packets between two nodes | [`traffic`], [`size`], [`mtu`], [`errors`], [`spoof`], [`safety`], [`service`], [`regressions`] |
-//! | Leases | [`leases`], [`lease_policy`], [`lease_services`], [`lease_traps`], [`lease_life`], [`lease_load`], [`lease_config`] |
+//! | Leases | [`leases`], [`lease_policy`], [`lease_services`], [`lease_traps`], [`lease_life`], [`lease_load`], [`lease_config`], [`lease_conntrack`] |
 //! | Where routes come from | [`sources`], [`bird`], [`source_bird`], [`source_etcd`], [`source_kubernetes`], [`source_scale`] |
 //! | The daemon's life | [`daemon`], [`restart`], [`upgrade`], [`bad_pins`], [`reload`], [`config`], [`underlay`], [`pods`], [`attach`] |
 //! | What an operator sees | [`cli`], [`here`], [`lease_cli`], [`problems`], [`journal`] |
@@ -23,6 +23,7 @@ mod host_links;
 mod journal;
 mod lease_cli;
 mod lease_config;
+mod lease_conntrack;
 mod lease_life;
 mod lease_load;
 mod lease_policy;

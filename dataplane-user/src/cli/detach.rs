@@ -36,7 +36,7 @@ pub async fn detach(pins: &Pins, format: Format) -> Result<Exit> {
     if removed.has_restored_sysctls {
         eprintln!(
             "conntrack judges TCP strictly again: where rules drop what is INVALID, connections \
-             that were leased may stall"
+             that were leased may stall, and silent ones may be forgotten within minutes"
         );
     }
     let text = match removed.what.is_empty() {

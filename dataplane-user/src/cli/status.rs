@@ -71,7 +71,7 @@ struct Status {
     fastpath_share: FastpathShare,
     /// Flows with a good lease, each direction for itself.
     leased_flows: Option<usize>,
-    /// Conntrack's sysctls that leases need to be 1; `null`: none here.
+    /// Conntrack's sysctls that leases need otherwise than the kernel has them; `null`: none here.
     sysctls: BTreeMap<&'static str, Option<u32>>,
     spoof: Option<Spoof>,
     node: Option<Ipv4Addr>,
@@ -211,7 +211,7 @@ async fn look(pins: &Pins) -> Result<Status> {
             .as_ref()
             .map(|maps| maps.good_leases(clock::monotonic()).map(|leases| leases.len()))
             .transpose()?,
-        sysctls: conntrack::RELAXED.map(|name| (name, conntrack::read(name).ok())).into(),
+        sysctls: conntrack::look().into_iter().map(|(name, it)| (name, it.value)).collect(),
         spoof: decided.as_ref().map(|decided| decided.spoof),
         node: decided.as_ref().map(|decided| decided.node),
         node_ground: decided.as_ref().map(|decided| decided.node_ground.clone()),

@@ -26,7 +26,7 @@ use crate::{
     desired::RouteTables,
     kernel::Changes,
     sources::{Me, status::SourcesStatus},
-    tables::remember_sysctls,
+    tables::{record_sysctls_for_0_1, remember_sysctls},
 };
 use dataplane_common::{IfIndex, Program, Reason};
 
@@ -131,10 +131,14 @@ impl Daemon {
         }
         self.lock.renew(&self.pins)?;
         self.memory.write(&self.pins, self.decider.memory())?;
+        let mut outcome = Outcome::default();
+        if !new_sysctls.is_empty() || !self.is_ready {
+            let recorded = record_sysctls_for_0_1(&self.pins, &self.decider.memory().sysctls);
+            outcome.failures.extend(recorded.err().map(|error| format!("{error:#}")));
+        }
         self.run_sources(None);
 
         let config = self.decider.file().config.clone();
-        let mut outcome = Outcome::default();
         let applier = match &mut self.applier {
             Some(applier) => {
                 if let Err(error) = applier.reload(&config, &decision.desired) {

@@ -1,9 +1,33 @@
 //! Conntrack's sysctls, which are those of this network namespace.
 //!
-//! Of a leased flow conntrack sees a packet every few seconds. It must not take
-//! that for an attack (`be_liberal`: the sequence numbers have run away; nor for
-//! a stray reset, past 2 GiB, `ignore_invalid_rst`), and must not have forgotten
-//! the flow by then. Both relax checks for every connection of the host.
+//! Of a leased flow conntrack sees a packet every few seconds. It must not take that for an attack
+//! (`be_liberal`: the sequence numbers have run away; nor for a stray reset, past 2 GiB,
+//! `ignore_invalid_rst`), and must not have forgotten the flow by then, nor forget it sooner than
+//! it would have without leases once the flow falls silent.
+//!
+//! # What conntrack derives from packets that leases hide
+//!
+//! A packet outside the window that `be_liberal` lets through refreshes the timer, but updates
+//! nothing else (`nf_conntrack_proto_tcp.c`, `tcp_in_window`). So what a connection's last packet
+//! before the lease left behind stays for the rest of its life:
+//!
+//! | state | effect while it is frozen | what is done |
+//! |---|---|---|
+//! | data not acknowledged | `timeout_unacknowledged` (300 s) in the place of `timeout_established` | raised, see [`RELAXED`] |
+//! | retransmissions counted, a window of 0 | `timeout_max_retrans` (300 s), likewise | raised |
+//! | window, sequence numbers | `INVALID` | `be_liberal`, `ignore_invalid_rst` |
+//! | `FIN_WAIT`, `CLOSE_WAIT`, `LAST_ACK`, `TIME_WAIT`, `CLOSE` | none: SYN, FIN and RST are never leased, and they end the leases of both directions, so the ACK of a FIN is seen. A half-closed connection may be leased again; its packets renew the timer once per lease | [`check_lease`] |
+//! | picked up in the middle (`tcp_loose`) | as the first rows: most such connections begin with unacknowledged data | raised |
+//! | a picked-up connection with `tcp_loose` 0 | none: it is `INVALID` with leases and without | |
+//! | UDP, stream or not | a flow shorter than one lease keeps `udp_timeout` (30 s) where it would have had `udp_timeout_stream` (120 s), and is not yet `ASSURED`; both timers run from the last packet that the stack saw, up to a lease earlier | a limit: raising `udp_timeout` would keep every DNS query for as long |
+//! | `ASSURED` of TCP | none: the handshake is never leased | |
+//! | SCTP, GRE, ICMP and other protocols | none: only TCP and UDP are leased | |
+//! | helpers, NAT, sequence adjustment | none: such flows are never leased (`rules.rs`) | |
+//! | timers of a `ct timeout` policy | as the first rows; the sysctls do not reach them | a limit |
+//! | packets and bytes (`nf_conntrack_acct`) | leased packets are missing | a limit |
+//!
+//! All of this relaxes checks and timers for every connection of the host: of a peer that vanished
+//! without a FIN conntrack keeps the entry for `timeout_established`, not for 300 s.
 
 use std::{collections::BTreeMap, fs, io, path::Path};
 
@@ -11,14 +35,103 @@ use anyhow::{Context as _, Result};
 
 const DIRECTORY: &str = "/proc/sys/net/netfilter";
 
-/// What has to be 1 while flows are leased.
-pub const RELAXED: [&str; 2] =
-    ["nf_conntrack_tcp_be_liberal", "nf_conntrack_tcp_ignore_invalid_rst"];
+/// How long a silent TCP connection is remembered, seconds.
+const ESTABLISHED: &str = "nf_conntrack_tcp_timeout_established";
 
-/// The same, as a table.
+/// What a sysctl has to be while flows are leased.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Need {
+    /// 1.
+    On,
+    /// No shorter than `nf_conntrack_tcp_timeout_established`; conntrack uses such a timer only
+    /// where it is shorter.
+    AsLongAsEstablished,
+}
+
+/// A sysctl that leases need to be otherwise than the kernel has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Relaxed {
+    /// Its name below `net.netfilter`.
+    pub name: &'static str,
+    need: Need,
+    /// What the kernel begins with.
+    default: u32,
+}
+
+/// All of them.
+pub const RELAXED: [Relaxed; 4] = [
+    Relaxed { name: "nf_conntrack_tcp_be_liberal", need: Need::On, default: 0 },
+    Relaxed { name: "nf_conntrack_tcp_ignore_invalid_rst", need: Need::On, default: 0 },
+    Relaxed {
+        name: "nf_conntrack_tcp_timeout_unacknowledged",
+        need: Need::AsLongAsEstablished,
+        default: 300,
+    },
+    Relaxed {
+        name: "nf_conntrack_tcp_timeout_max_retrans",
+        need: Need::AsLongAsEstablished,
+        default: 300,
+    },
+];
+
+/// A sysctl's value and what leases need it to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// Its value; `None`: missing.
+    pub value: Option<u32>,
+    /// What leases need, given that value.
+    pub needed: u32,
+}
+
+impl Relaxed {
+    /// Returns what the sysctl has to be, given what it is `now`.
+    ///
+    /// # Errors
+    /// If there is no conntrack.
+    pub fn needed(&self, now: u32) -> Result<u32> {
+        match self.need {
+            Need::On => Ok(1),
+            Need::AsLongAsEstablished => Ok(now.max(read(ESTABLISHED)?)),
+        }
+    }
+
+    /// Reads it.
+    #[must_use]
+    pub fn look(&self) -> Found {
+        let value = read(self.name).ok();
+        // Without conntrack there is nothing to compare with.
+        let needed = self.needed(value.unwrap_or(0)).unwrap_or(1);
+        Found { value, needed }
+    }
+
+    /// Describes a value that another program has set, and that is changed to `needed`.
+    #[must_use]
+    pub fn changed_by_others(&self, now: u32, needed: u32) -> String {
+        let name = self.name;
+        match self.need {
+            Need::On => format!(
+                "{name} was changed to {now} by another program; setting it to {needed} again, \
+                 which leased flows need"
+            ),
+            Need::AsLongAsEstablished => format!(
+                "{name} is {now}, below {ESTABLISHED} ({needed}); raising it, which leased \
+                 connections need"
+            ),
+        }
+    }
+}
+
+/// Returns all of them with what they have to be; those that are missing are left out.
 #[must_use]
 pub fn relaxed() -> BTreeMap<String, u32> {
-    RELAXED.iter().map(|name| ((*name).to_owned(), 1)).collect()
+    let needed = |it: Relaxed| Some((it.name.to_owned(), it.needed(read(it.name).ok()?).ok()?));
+    RELAXED.into_iter().filter_map(needed).collect()
+}
+
+/// Reads all of them.
+#[must_use]
+pub fn look() -> BTreeMap<&'static str, Found> {
+    RELAXED.into_iter().map(|it| (it.name, it.look())).collect()
 }
 
 /// A sysctl's value.
@@ -51,17 +164,21 @@ pub fn write(name: &str, value: u32) -> Result<()> {
 /// is not recorded; `None` if none is.
 #[must_use]
 pub fn left_relaxed() -> Option<String> {
-    let is_relaxed = |name: &&str| read(name).is_ok_and(|value| value == 1);
-    let names: Vec<&str> = RELAXED.into_iter().filter(is_relaxed).collect();
-    (!names.is_empty()).then(|| unknown_before(&names))
+    let is_relaxed = |it: &Relaxed| {
+        let found = it.look();
+        found.value == Some(found.needed) && found.needed != it.default
+    };
+    let left: Vec<Relaxed> = RELAXED.into_iter().filter(is_relaxed).collect();
+    (!left.is_empty()).then(|| unknown_before(&left))
 }
 
-fn unknown_before(names: &[&str]) -> String {
-    let commands: Vec<String> =
-        names.iter().map(|name| format!("`sysctl -w net.netfilter.{name}=0`")).collect();
+fn unknown_before(left: &[Relaxed]) -> String {
+    let names: Vec<&str> = left.iter().map(|it| it.name).collect();
+    let command = |it: &Relaxed| format!("`sysctl -w net.netfilter.{}={}`", it.name, it.default);
+    let commands: Vec<String> = left.iter().map(command).collect();
     format!(
-        "{}: left at 1, because it is not recorded what they were before; if this host had the \
-         kernel's default, run {}",
+        "{}: left as leases need them, because it is not recorded what they were before; if this \
+         host had the kernel's defaults, run {}",
         names.join(", "),
         commands.join(" and ")
     )
@@ -98,8 +215,8 @@ mod tests {
     #[test]
     fn what_stays_relaxed_is_named_with_its_command() {
         let text = unknown_before(&RELAXED);
-        for name in RELAXED {
-            let command = format!("`sysctl -w net.netfilter.{name}=0`");
+        for Relaxed { name, default, .. } in RELAXED {
+            let command = format!("`sysctl -w net.netfilter.{name}={default}`");
             assert!(text.contains(&command), "no {command} in {text}");
         }
     }

@@ -31,8 +31,8 @@ pub use self::{
     nodes::Nodes,
     routes::{Routes, outdates_leases},
     sysctls::{
-        Sysctls, forget_sysctls_of_0_1, move_sysctls_of_0_1, remember_sysctls, restore_sysctls,
-        sysctls_of_0_1,
+        Sysctls, forget_sysctls_of_0_1, move_sysctls_of_0_1, record_sysctls_for_0_1,
+        remember_sysctls, restore_sysctls, sysctls_of_0_1,
     },
 };
 use crate::plan::plan;

@@ -15,7 +15,8 @@ use crate::{bpf::Pins, netfilter::conntrack, run_dir};
 /// can restore it.
 ///
 /// They stay changed until `detach`: conntrack has not followed connections that
-/// were leased, and taken strictly their next packets would be invalid.
+/// were leased. Taken strictly, their next packets would be invalid, and a silent one would be
+/// forgotten within minutes.
 pub struct Sysctls<'a> {
     new: &'a BTreeSet<String>,
 }
@@ -58,6 +59,18 @@ pub fn restore_sysctls(before: &BTreeMap<String, u32>) -> Result<usize> {
     Ok(before.len())
 }
 
+/// Records the values before for 0.1, too, which knows only that file, and restores whatever it
+/// names: also what 0.1 never changed itself.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn record_sysctls_for_0_1(pins: &Pins, before: &BTreeMap<String, u32>) -> Result<()> {
+    if before.is_empty() {
+        return Ok(());
+    }
+    run_dir::replace(&file_of_0_1(pins), &serde_json::to_vec(before)?)
+}
+
 /// The values before, as 0.1 kept them: in a file in the run directory.
 #[must_use]
 pub fn sysctls_of_0_1(pins: &Pins) -> BTreeMap<String, u32> {
@@ -98,17 +111,17 @@ impl Table for Sysctls<'_> {
     async fn actual(&mut self) -> Result<BTreeMap<String, u32>> {
         conntrack::RELAXED
             .iter()
-            .map(|name| Ok(((*name).to_owned(), conntrack::read(name)?)))
+            .map(|it| Ok((it.name.to_owned(), conntrack::read(it.name)?)))
             .collect()
     }
 
     async fn upsert(&mut self, name: &String, value: &u32) -> Result<()> {
         let now = conntrack::read(name)?;
-        if !self.new.contains(name) {
-            tracing::warn!(
-                "{name} was changed to {now} by another program; setting it to {value} again, \
-                 which leased flows need"
-            );
+        let is_ours = |it: &&conntrack::Relaxed| it.name == name.as_str();
+        if !self.new.contains(name)
+            && let Some(it) = conntrack::RELAXED.iter().find(is_ours)
+        {
+            tracing::warn!("{}", it.changed_by_others(now, *value));
         }
         conntrack::write(name, *value)
     }

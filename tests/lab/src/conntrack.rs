@@ -11,6 +11,8 @@ use crate::netns::Netns;
 pub struct Entry {
     /// `tcp`, `udp` …
     pub protocol: String,
+    /// How long it is remembered if no further packet comes, seconds.
+    pub seconds: u32,
     /// TCP's state, e.g. `TIME_WAIT`.
     pub state: Option<String>,
     /// Who began it; port 0 where there are no ports.
@@ -48,7 +50,8 @@ pub fn delete(node: &Netns, words: &str) -> Result<()> {
 fn parse(line: &str) -> Option<Entry> {
     let mut words = line.split_whitespace();
     let protocol = words.next()?.to_owned();
-    let state = words.nth(2).filter(|word| !word.contains(['=', '[']));
+    let seconds = words.nth(1)?.parse().ok()?;
+    let state = words.next().filter(|word| !word.contains(['=', '[']));
     let all = |key: &str| -> Vec<&str> {
         let prefix = format!("{key}=");
         line.split_whitespace().filter_map(|word| word.strip_prefix(prefix.as_str())).collect()
@@ -62,6 +65,7 @@ fn parse(line: &str) -> Option<Entry> {
     };
     Some(Entry {
         protocol,
+        seconds,
         state: state.map(str::to_owned),
         source: end(&sources, &source_ports, 0)?,
         destination: end(&destinations, &destination_ports, 0)?,
@@ -82,6 +86,7 @@ mod tests {
         );
         let tcp = tcp.unwrap();
         assert_eq!((tcp.protocol.as_str(), tcp.state.as_deref()), ("tcp", Some("TIME_WAIT")));
+        assert_eq!(tcp.seconds, 117);
         assert_eq!(tcp.destination.to_string(), "10.10.48.254:80");
         assert_eq!(tcp.answers_from.to_string(), "10.20.42.31:8080");
         assert_eq!(tcp.answers_to, tcp.source);

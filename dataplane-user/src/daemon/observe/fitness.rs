@@ -84,8 +84,8 @@ async fn judge_verified(
             )
         })?;
     }
-    for name in conntrack::RELAXED {
-        conntrack::read(name).map_err(|error| {
+    for sysctl in conntrack::RELAXED {
+        conntrack::read(sysctl.name).map_err(|error| {
             anyhow::anyhow!("{shown}: fastpath: `verified` needs conntrack: {error:#}; {remedy}")
         })?;
     }

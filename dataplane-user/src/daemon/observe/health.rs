@@ -27,8 +27,8 @@ pub struct Seen {
     pub not_forwarding: BTreeSet<IfIndex>,
     /// Whether the nft table is there; `None`: nft cannot be asked.
     pub marks: Option<bool>,
-    /// Sysctls that leases need to be 1; `None`: missing.
-    pub sysctls: BTreeMap<&'static str, Option<u32>>,
+    /// Sysctls that leases need otherwise than the kernel has them.
+    pub sysctls: BTreeMap<&'static str, conntrack::Found>,
     /// Kernel routes of others that take packets for remote pods past us.
     pub foreign: Vec<Foreign>,
 }
@@ -54,7 +54,7 @@ pub async fn look(
         names: host.links.iter().map(|(index, link)| (*index, link.name.clone())).collect(),
         not_forwarding: host.not_forwarding(),
         marks: asks_nft.then(|| netfilter::list().map(|listing| listing.is_some()).ok()).flatten(),
-        sysctls: conntrack::RELAXED.map(|name| (name, conntrack::read(name).ok())).into(),
+        sysctls: conntrack::look(),
         foreign: foreign_routes(host, routes, tunnel_index),
     })
 }

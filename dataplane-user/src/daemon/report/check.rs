@@ -11,6 +11,7 @@ use dataplane_common::Program;
 use crate::{
     config::Fastpath,
     daemon::observe::{foreign::Foreign, health::Seen},
+    netfilter::conntrack::Found,
     output,
 };
 
@@ -105,13 +106,13 @@ fn leases(seen: &Seen) -> Vec<Problem> {
             .remedy("the daemon makes it again; start it if it is not running"),
         );
     }
-    for (name, value) in &seen.sysctls {
-        if *value != Some(1) {
+    for (name, Found { value, needed }) in &seen.sysctls {
+        if *value != Some(*needed) {
             let found = value.map_or_else(|| "missing".to_owned(), |value| value.to_string());
-            let what = format!("{name} is {found}, but leased flows need it to be 1");
+            let what = format!("{name} is {found}, but leased flows need it to be {needed}");
             problems.push(
                 Problem::new(Code::Sysctl, *name, what)
-                    .remedy(format!("run `sysctl -w net.netfilter.{name}=1`")),
+                    .remedy(format!("run `sysctl -w net.netfilter.{name}={needed}`")),
             );
         }
     }

@@ -29,7 +29,12 @@ const WRAPPER: &str = "/tmp/tunless-wrapper";
 const POWERLESS: &str = "/tmp/tunless-powerless";
 
 /// What `verified` may change of others' while it runs: README says so.
-const RELAXED: [&str; 2] = ["nf_conntrack_tcp_be_liberal", "nf_conntrack_tcp_ignore_invalid_rst"];
+const RELAXED: [&str; 4] = [
+    "nf_conntrack_tcp_be_liberal",
+    "nf_conntrack_tcp_ignore_invalid_rst",
+    "nf_conntrack_tcp_timeout_unacknowledged",
+    "nf_conntrack_tcp_timeout_max_retrans",
+];
 
 /// node2 is Felix's; tunl0 leads both ways.
 pub fn lab(owner: Owner) -> Result<Lab> {
@@ -107,7 +112,7 @@ pub fn carries_pings(lab: &Lab, daemon: &Daemon) -> Result<Outcome> {
 }
 
 /// That a node's links, addresses, routes and rules are as before, but for what
-/// tunless may add: its nft table, its filters, two sysctls.
+/// tunless may add: its nft table, its filters, its sysctls.
 pub fn untouched(before: &Snapshot, node: &Node) -> Result<Outcome> {
     let is_ours = |line: &String| {
         let adds = |section: &str| line.starts_with(&format!("+ {section}"));
