@@ -113,8 +113,9 @@ reasons! {
     // encap_pod: from a pod's interface, fast path or pass.
     PodEncapsulated "pod_encapsulated" EncapPod Forwarded "wrapped at the pod's interface: the fast path"
     PodTruncated "pod_truncated" EncapPod Passed "shorter than its headers"
-    PodNotIpv4 "pod_not_ipv4" EncapPod Passed "not IPv4: ARP, IPv6, VLAN"
+    PodNotIpv4 "pod_not_ipv4" EncapPod Passed "not IPv4: ARP, IPv6, or a VLAN other than 0"
     PodBadHeader "pod_bad_header" EncapPod Passed "IPv4 header whose version, header length or total length cannot be"
+    PodNotForHost "pod_not_for_host" EncapPod Passed "the frame is addressed to another machine, or to many"
     PodForgedSource "pod_forged_source" EncapPod Passed "source is not the address of the pod on this interface, or the lease another pod's; rp_filter judges it"
     PodNoRoute "pod_no_route" EncapPod Passed "destination is not a pod of another node"
     PodDirect "pod_direct" EncapPod Passed "destination's packets travel plain, as the kernel routes them"
@@ -139,7 +140,7 @@ reasons! {
     HostUnproven "host_unproven" EncapHost Forwarded "wrapped at the tunnel device; not as a pod of ours sent it (translated unknown to conntrack, or the host's own): no lease"
     HostConnectionControl "host_connection_control" EncapHost Forwarded "wrapped at the tunnel device; TCP SYN, FIN or RST: leases of its flow end"
     HostTruncated "host_truncated" EncapHost Dropped "shorter than its headers"
-    HostNotIpv4 "host_not_ipv4" EncapHost Dropped "not IPv4: ARP, IPv6, VLAN"
+    HostNotIpv4 "host_not_ipv4" EncapHost Dropped "not IPv4: ARP, IPv6, or a VLAN other than 0"
     HostBadHeader "host_bad_header" EncapHost Dropped "IPv4 header whose version, header length or total length cannot be"
     HostNoRoute "host_no_route" EncapHost Dropped "destination is not a pod of another node"
     HostNodeUnreachable "host_node_unreachable" EncapHost Dropped "the destination's node has no route over an underlay interface"
@@ -162,7 +163,7 @@ reasons! {
     XdpUnable "xdp_unable" DecapXdp Passed "the driver has no room for XDP metadata; decap_tc unwraps instead"
     // Decapsulation, in the order of the checks.
     DecapOuterTruncated "decap_outer_truncated" DecapTc Passed "shorter than an Ethernet and an IPv4 header"
-    DecapNotIpv4 "decap_not_ipv4" DecapTc Passed "not IPv4: ARP, IPv6, VLAN"
+    DecapNotIpv4 "decap_not_ipv4" DecapTc Passed "not IPv4: ARP, IPv6, or a VLAN other than 0"
     DecapNotIpip "decap_not_ipip" DecapTc Passed "IPv4, but not protocol 4: the host's own traffic"
     DecapNotForHost "decap_not_for_host" DecapTc Passed "the frame is addressed to another machine, or to many"
     DecapOuterBadHeader "decap_outer_bad_header" DecapTc Passed "outer version or header length cannot be"

@@ -14,6 +14,8 @@ use aya_ebpf::{
 use dataplane_common::{IfIndex, ipv4::OUTER_LENGTH};
 use network_types::eth::EthHdr;
 
+use crate::skb;
+
 /// `-EALREADY`: the skb has encapsulation offloads pending (net/core/filter.c,
 /// `bpf_skb_net_grow`).
 const EALREADY: i64 = 114;
@@ -77,6 +79,17 @@ pub fn prepend_ethernet(ctx: &TcContext) -> Result<(), i64> {
 #[inline(always)]
 pub fn close_room(ctx: &TcContext) -> Result<(), i64> {
     ctx.adjust_room(-(OUTER_LENGTH as i32), BPF_ADJ_ROOM_MAC, ROOM)
+}
+
+/// Takes the tag of VLAN 0, if there is one, off a packet that we send on: it was for this hop.
+/// Ends every [`crate::packet::Frame`].
+#[inline(always)]
+pub fn drop_priority_tag(ctx: &TcContext) {
+    if skb::has_vlan_tag(ctx) {
+        // SAFETY: a helper call on our own context. It cannot fail: the tag is not in the frame
+        // (`net/core/skbuff.c`, `skb_vlan_pop`).
+        unsafe { generated::bpf_skb_vlan_pop(ctx.skb.skb) };
+    }
 }
 
 /// Moves the start of an XDP frame by `delta` bytes; metadata goes along.

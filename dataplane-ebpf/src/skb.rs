@@ -76,7 +76,17 @@ pub fn is_for_host(ctx: &TcContext) -> bool {
     unsafe { (*ctx.skb.skb).pkt_type == PACKET_HOST }
 }
 
-/// Whether a VLAN tag was taken out of the frame: the packet is another device's.
+/// Returns whether the packet is a VLAN's, and so another device's. A tag of VLAN 0 carries a
+/// priority and nothing else (IEEE 802.1Q §6.9): the kernel takes such a frame for an untagged one,
+/// but only behind this hook (`net/core/dev.c`, `__netif_receive_skb_core`).
+#[inline(always)]
+pub fn is_in_vlan(ctx: &TcContext) -> bool {
+    const VLAN_ID: u32 = 0xfff;
+    // SAFETY: as above. Before 6.2 the tag means nothing unless it is present.
+    has_vlan_tag(ctx) && unsafe { (*ctx.skb.skb).vlan_tci } & VLAN_ID != 0
+}
+
+/// Returns whether a VLAN tag, be it of VLAN 0, was taken out of the frame.
 #[inline(always)]
 pub fn has_vlan_tag(ctx: &TcContext) -> bool {
     // SAFETY: as above.

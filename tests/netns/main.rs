@@ -4,7 +4,7 @@
 //!
 //! | about | modules |
 //! |---|---|
-//! | Packets between two nodes | [`traffic`], [`size`], [`mtu`], [`errors`], [`spoof`], [`safety`], [`service`], [`regressions`] |
+//! | Packets between two nodes | [`traffic`], [`frames`], [`size`], [`mtu`], [`errors`], [`spoof`], [`safety`], [`service`], [`regressions`] |
 //! | Leases | [`leases`], [`lease_policy`], [`lease_services`], [`lease_traps`], [`lease_life`], [`lease_load`], [`lease_config`], [`lease_conntrack`] |
 //! | Where routes come from | [`sources`], [`bird`], [`source_bird`], [`source_etcd`], [`source_kubernetes`], [`source_scale`] |
 //! | The daemon's life | [`daemon`], [`restart`], [`upgrade`], [`bad_pins`], [`reload`], [`config`], [`underlay`], [`pods`], [`attach`] |
@@ -18,6 +18,7 @@ mod cli;
 mod config;
 mod daemon;
 mod errors;
+mod frames;
 mod here;
 mod host_links;
 mod journal;

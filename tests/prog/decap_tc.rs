@@ -11,12 +11,12 @@ use dataplane_common::Reason::{
 use tunless_tests::{
     case::{self, Case},
     decap::{ECN, failing, honest, ip, outer, plain, spoofs, truncated},
-    faults::{Fails, Fault, MARTIAN, decap, fragments, in_order, options},
+    faults::{Fails, Fault, MARTIAN, decap, fragments, in_order, not_for_host, options},
     packet::{DF, EVIL, Frame, MF, flags},
     prog::Program,
     world::{
-        HOST_MAC, NEIGHBOUR, NODE1, NODE2, OTHER_MAC, POD, POD_IF, POD_MAC, REMOTE, REMOTE3,
-        ROUTER_MAC, STRANGER, TUNNEL_ADDRESS, TUNNEL_MAC, YOUNG_POD,
+        HOST_MAC, NEIGHBOUR, NODE1, NODE2, POD, POD_IF, POD_MAC, REMOTE, REMOTE3, ROUTER_MAC,
+        STRANGER, TUNNEL_ADDRESS, TUNNEL_MAC, YOUNG_POD,
     },
 };
 
@@ -166,11 +166,9 @@ fn refused() -> Vec<Case> {
     for (what, packet, fails) in failing().into_iter().chain(truncated()) {
         cases.push(fails.at_tc(case(what, &packet)));
     }
-    for (what, mac) in
-        [("another machine", OTHER_MAC), ("all", [0xff; 6]), ("many", [0x01, 0x00, 0x5e, 0, 0, 5])]
-    {
+    for (what, mac) in not_for_host() {
         let packet = plain().macs(mac, ROUTER_MAC);
-        cases.push(case(format!("a frame for {what}"), &packet).passed(DecapNotForHost));
+        cases.push(case(what, &packet).passed(DecapNotForHost));
     }
     cases.push(case("another interface, another MAC", &plain()).on(POD_IF).passed(DecapNotForHost));
     let outer_wrong = plain().edit(0, |ip| ip.wrong_checksum = true);

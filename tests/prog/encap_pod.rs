@@ -5,20 +5,22 @@ use std::net::Ipv4Addr;
 use dataplane_common::Reason::{
     PodAlreadyEncapsulated, PodBadChecksum, PodBadHeader, PodCannotEncapsulate,
     PodConnectionControl, PodDirect, PodEncapsulated, PodForgedSource, PodFragment, PodNoRoute,
-    PodNodeUnreachable, PodNotIpv4, PodOptions, PodTooBig, PodTruncated, PodTtlExpired,
+    PodNodeUnreachable, PodNotForHost, PodNotIpv4, PodOptions, PodTooBig, PodTruncated,
+    PodTtlExpired,
 };
 use tunless_tests::{
     case::{self, Case},
     faults::{
         Fails::{self, Passed},
-        Fault, fragments, impossible_headers, impossible_lengths, in_order, not_ipv4, options,
+        Fault, fragments, impossible_headers, impossible_lengths, in_order, not_for_host, not_ipv4,
+        options,
     },
     packet::{DF, EVIL, Frame, MF, flags},
     prog::{Action, Program},
     world::{
         BORROWED, EXTRA_SOURCE, MTU, NEIGHBOUR, NEXT_HOP_MAC, NIC_IF, NIC_MAC, NODE1, NODE2, NODE3,
-        POD, POD_IF, POD_MAC, REMOTE, REMOTE_AWAY, REMOTE_DIRECT, REMOTE_UNKNOWN, REMOTE3,
-        SMALL_MTU, STRANGER, TUNNEL_ADDRESS, endpoint, from_pod, route,
+        OTHER_MAC, POD, POD_IF, POD_MAC, REMOTE, REMOTE_AWAY, REMOTE_DIRECT, REMOTE_UNKNOWN,
+        REMOTE3, SMALL_MTU, STRANGER, TUNNEL_ADDRESS, endpoint, from_pod, route,
     },
 };
 
@@ -143,7 +145,9 @@ fn not_ours() -> Vec<Case> {
     let multicast = Ipv4Addr::new(224, 0, 0, 5);
     vec![
         case("the neighbour's address", &from(NEIGHBOUR)).passed(PodForgedSource),
-        case("the right address on another interface", &plain()).on(NIC_IF).passed(PodForgedSource),
+        case("the right address on another interface", &plain().macs(NIC_MAC, POD_MAC))
+            .on(NIC_IF)
+            .passed(PodForgedSource),
         case("a remote pod's address", &from(REMOTE3)).passed(PodForgedSource),
         case("our node's address", &from(NODE1)).passed(PodForgedSource),
         case("nobody's address", &from(STRANGER)).passed(PodForgedSource),
@@ -206,6 +210,9 @@ fn bad_input() -> Vec<Case> {
     for (what, packet) in impossible_lengths(&plain, 0, room) {
         cases.push(case(what, &packet).passed(PodBadHeader));
     }
+    for (what, mac) in not_for_host() {
+        cases.push(case(what, &plain.clone().macs(mac, POD_MAC)).passed(PodNotForHost));
+    }
     cases.push(case("a wrong checksum", &plain.clone().wrong_checksum()).passed(PodBadChecksum));
     let short = plain.clone().edit(0, |ip| (ip.options, ip.total_length) = (vec![1; 40], Some(59)));
     cases.push(case("a header longer than the whole", &short).passed(PodBadHeader));
@@ -267,6 +274,7 @@ fn faults() -> Vec<Fault> {
     vec![
         Fault::new(Passed(PodNotIpv4), &[], |frame| frame.ether_type(0x86dd)),
         Fault::new(Passed(PodBadHeader), &[], |frame| frame.edit(0, |ip| ip.version = 6)),
+        Fault::new(Passed(PodNotForHost), &[], |frame| frame.macs(OTHER_MAC, POD_MAC)),
         Fault::new(Passed(PodForgedSource), &[], |frame| frame.edit(0, |ip| ip.from = NEIGHBOUR)),
         Fault::new(Passed(PodNoRoute), &["destination"], |frame| {
             frame.edit(0, |ip| ip.to = STRANGER)

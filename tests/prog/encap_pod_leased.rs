@@ -8,18 +8,20 @@ use dataplane_common::{
     Reason::{
         self, PodBadChecksum, PodBadHeader, PodCannotEncapsulate, PodConnectionControl,
         PodEncapsulated, PodForgedSource, PodFragment, PodLeaseExpired, PodLeaseOutdated,
-        PodNoLease, PodNoPorts, PodNotIpv4, PodOptions, PodTooBig, PodTruncated, PodTtlExpired,
+        PodNoLease, PodNoPorts, PodNotForHost, PodNotIpv4, PodOptions, PodTooBig, PodTruncated,
+        PodTtlExpired,
     },
 };
 use tunless_tests::{
     case::{self, Case},
-    faults::{fragments, impossible_headers, impossible_lengths, not_ipv4, options},
+    faults::{fragments, impossible_headers, impossible_lengths, not_for_host, not_ipv4, options},
     packet::{DF, EVIL, Frame, flags},
     prog::{Action, Program},
     world::{
         EPOCH, Entry, LATER, MARK, MTU, NEIGHBOUR, NEIGHBOUR_IF, NEXT_HOP_MAC, NIC_IF, NIC_MAC,
-        NODE_UNKNOWN, NODE1, NODE2, NODE3, NOW, POD, REMOTE, REMOTE_UNKNOWN, REMOTE3, SECRET,
-        SMALL_MTU, STRANGER, flow, from_pod, lease, node, route, way_to_node2, way_to_node3,
+        NODE_UNKNOWN, NODE1, NODE2, NODE3, NOW, POD, POD_MAC, REMOTE, REMOTE_UNKNOWN, REMOTE3,
+        SECRET, SMALL_MTU, STRANGER, flow, from_pod, lease, node, route, way_to_node2,
+        way_to_node3,
     },
 };
 
@@ -285,7 +287,9 @@ fn not_this_pod() -> Vec<Case> {
             .with(of(NEIGHBOUR_IF))
             .passed(PodForgedSource),
         case("a lease of no interface", &plain()).with(of(0)).passed(PodForgedSource),
-        leased("on another interface", &plain()).on(NIC_IF).passed(PodForgedSource),
+        leased("on another interface", &plain().macs(NIC_MAC, POD_MAC))
+            .on(NIC_IF)
+            .passed(PodForgedSource),
         // Where it came from before does not matter: it is here.
         leased("on the right one", &plain())
             .came_by(NIC_IF)
@@ -355,6 +359,9 @@ fn bad_input() -> Vec<Case> {
     }
     for (what, packet) in impossible_lengths(&plain, 0, LENGTH as u16) {
         cases.push(leased(what, &packet).passed(PodBadHeader));
+    }
+    for (what, mac) in not_for_host() {
+        cases.push(leased(what, &plain.clone().macs(mac, POD_MAC)).passed(PodNotForHost));
     }
     for length in 0..14 {
         let packet = ip().raw(TCP).payload(length);

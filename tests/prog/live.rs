@@ -103,8 +103,17 @@ fn software_gso_wraps_every_segment() {
 
 /// Every row.
 pub fn cases() -> Vec<LiveCase> {
-    [truncated(), tagged(), redirected(), segmented(), in_pages(), handed_over(), vouched_for()]
-        .concat()
+    [
+        truncated(),
+        tagged(),
+        priority_tagged(),
+        redirected(),
+        segmented(),
+        in_pages(),
+        handed_over(),
+        vouched_for(),
+    ]
+    .concat()
 }
 
 /// Every row of the second table.
@@ -173,6 +182,39 @@ fn tagged() -> Vec<LiveCase> {
         LiveCase::new(Hook::NicXdp, "a VLAN tag", &wire)
             .counted_bytes(DecapNotIpv4, untagged(&wire)),
     ]
+}
+
+/// VLAN 0 is none: the tag carries a priority, for one hop. XDP leaves a frame with a tag in it to
+/// TC, which sees it without.
+fn priority_tagged() -> Vec<LiveCase> {
+    const PRIORITY_5: u16 = 5 << 13;
+    let from_pod = from_pod().ipv4(POD, REMOTE).udp(1000, 2000).payload(64);
+    let out = wrapped(NODE2).ipv4(POD, REMOTE).ttl(63).udp(1000, 2000).payload(64);
+    let wire = decap::plain();
+    let length = |frame: &Frame| frame.bytes().len() as u64 - 14;
+    let mut cases = Vec::new();
+    for tag in [0, PRIORITY_5] {
+        let what = |where_| format!("a tag of VLAN 0 ({tag:#06x}) {where_}");
+        cases.push(
+            LiveCase::new(Hook::Pod, what("from the pod"), &from_pod.clone().vlan(tag))
+                .counted_bytes(PodEncapsulated, length(&from_pod))
+                .sent(Exit::Wire, &out, NODE2, INNER),
+        );
+        for hook in [Hook::Nic, Hook::NicXdp] {
+            cases.push(
+                LiveCase::new(hook, what("into the pod"), &wire.clone().vlan(tag))
+                    .counted_bytes(DecapToPod, length(&wire))
+                    .sent(Exit::Pod, &pod(&wire), NODE2, INNER),
+            );
+            let elsewhere = wire.clone().edit(1, |ip| ip.to = STRANGER);
+            cases.push(
+                LiveCase::new(hook, what("to nobody here"), &elsewhere.clone().vlan(tag))
+                    .counted_bytes(Reason::DecapNoEndpointToStack, length(&wire))
+                    .sent(Exit::Tunnel, &stack(&elsewhere), NODE2, INNER),
+            );
+        }
+    }
+    cases
 }
 
 /// Where the redirects lead.
@@ -330,6 +372,14 @@ fn vouched_for() -> Vec<LiveCase> {
         LiveCase::new(Hook::AfterXdp, "proof, but the NIC took out a tag", &packet.clone().vlan(9))
             .metadata(&proof)
             .counted_bytes(Reason::DecapHandoverStray, INNER),
+        LiveCase::new(
+            Hook::AfterXdp,
+            "proof, the NIC took out a tag of VLAN 0",
+            &packet.clone().vlan(7 << 13),
+        )
+        .metadata(&proof)
+        .counted_bytes(DecapToPod, INNER)
+        .sent(Exit::Pod, &out, NODE2, INNER),
         LiveCase::new(
             Hook::AfterXdp,
             "proof of another machine's",

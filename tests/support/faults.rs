@@ -7,7 +7,7 @@ use dataplane_common::Reason;
 
 use super::{
     case::Case,
-    packet::{Frame, MF},
+    packet::{Frame, MF, Mac},
     prog::Program,
     world::{NODE_UNKNOWN, NODE2, OTHER_MAC, REMOTE3, ROUTER_MAC},
 };
@@ -154,6 +154,16 @@ pub fn in_order(
         }
     }
     cases
+}
+
+/// MACs of frames that are not for this host: of another machine, of all, of many.
+#[must_use]
+pub fn not_for_host() -> [(&'static str, Mac); 3] {
+    [
+        ("a frame for another machine", OTHER_MAC),
+        ("a frame for all", [0xff; 6]),
+        ("a frame for many", [0x01, 0x00, 0x5e, 0, 0, 5]),
+    ]
 }
 
 /// A source that belongs to nobody's packets (0/8, RFC 1122 §3.2.1.3).

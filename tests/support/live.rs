@@ -199,6 +199,9 @@ impl LiveCase {
                 if came.gso_size != self.shape.gso_size {
                     wrong += &format!("gso_size {}", came.gso_size);
                 }
+                if came.is_tagged {
+                    wrong += "it still has a VLAN tag";
+                }
             }
         }
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }

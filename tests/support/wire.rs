@@ -1,12 +1,17 @@
 //! A raw socket on an interface: whole frames out, whole frames in.
 
 use std::{
-    io::{ErrorKind, Read as _, Write as _},
+    io::{IoSliceMut, Write as _},
     os::fd::AsRawFd as _,
     time::Duration,
 };
 
-use nix::libc;
+use nix::{
+    cmsg_space,
+    errno::Errno,
+    libc,
+    sys::socket::{ControlMessageOwned, MsgFlags, recvmsg},
+};
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
 use super::netns::check;
@@ -73,7 +78,8 @@ impl Wire {
         let address = unsafe { SockAddr::new(storage, length) };
         socket.bind(&address).expect("the socket binds to its interface");
         socket.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
-        for option in [libc::PACKET_IGNORE_OUTGOING, libc::PACKET_VNET_HDR] {
+        let options = [libc::PACKET_IGNORE_OUTGOING, libc::PACKET_VNET_HDR, libc::PACKET_AUXDATA];
+        for option in options {
             let on: libc::c_int = 1;
             // SAFETY: a pointer to an int that outlives the call, and its size.
             let result = unsafe {
@@ -104,13 +110,20 @@ impl Wire {
     #[must_use]
     pub fn receive(&self) -> Option<Received> {
         let mut buffer = vec![0; VNET_HEADER + (1 << 16) + 64];
-        let length = match (&self.socket).read(&mut buffer) {
-            Ok(length) => length,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+        let mut control = cmsg_space!(libc::tpacket_auxdata);
+        let mut parts = [IoSliceMut::new(&mut buffer)];
+        let fd = self.socket.as_raw_fd();
+        let received = recvmsg::<()>(fd, &mut parts, Some(&mut control), MsgFlags::empty());
+        let (length, is_tagged) = match received {
+            Ok(message) => {
+                let mut messages = message.cmsgs().expect("control messages fit");
+                (message.bytes, messages.any(|it| is_tagged(&it)))
+            }
+            Err(Errno::EAGAIN) => return None,
             Err(error) => panic!("receiving on {}: {error}", self.name),
         };
         let gso_size = u16::from_le_bytes([buffer[4], buffer[5]]);
-        Some(Received { frame: buffer[VNET_HEADER..length].to_vec(), gso_size })
+        Some(Received { frame: buffer[VNET_HEADER..length].to_vec(), gso_size, is_tagged })
     }
 
     /// Throws away what has come so far.
@@ -121,10 +134,21 @@ impl Wire {
     }
 }
 
+/// Whether `struct tpacket_auxdata` says that the frame had a VLAN tag, be it of VLAN 0.
+fn is_tagged(message: &ControlMessageOwned) -> bool {
+    let ControlMessageOwned::Unknown(message) = message else { return false };
+    let header = (message.cmsg_header.cmsg_level, message.cmsg_header.cmsg_type);
+    let Some(status) = message.data_bytes.first_chunk() else { return false };
+    header == (libc::SOL_PACKET, libc::PACKET_AUXDATA)
+        && u32::from_ne_bytes(*status) & libc::TP_STATUS_VLAN_VALID != 0
+}
+
 /// A frame that arrived.
 pub struct Received {
     /// Whole, Ethernet header included.
     pub frame: Vec<u8>,
     /// Segment payload if it still is a GSO packet, else 0.
     pub gso_size: u16,
+    /// Whether it came with a VLAN tag; the tag is not in the frame.
+    pub is_tagged: bool,
 }

@@ -25,9 +25,9 @@ pub struct Checked {
 
 /// Whether it is IPIP at all; the outer header if so.
 #[inline(always)]
-pub fn ipip(frame: Frame, has_vlan_tag: bool) -> Result<Ipv4Header, Reason> {
+pub fn ipip(frame: Frame, is_in_vlan: bool) -> Result<Ipv4Header, Reason> {
     let ethernet: Ethernet = frame.read(0).ok_or(Reason::DecapOuterTruncated)?;
-    if !ethernet.is_ipv4() || has_vlan_tag {
+    if !ethernet.is_ipv4() || is_in_vlan {
         return Err(Reason::DecapNotIpv4);
     }
     let outer: Ipv4Header = frame.read(ETHERNET).ok_or(Reason::DecapOuterTruncated)?;

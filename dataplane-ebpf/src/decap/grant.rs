@@ -36,7 +36,7 @@ fn settle(ctx: &TcContext) -> Reason {
 fn seen(ctx: &TcContext) -> Option<Seen> {
     let frame = Frame::linear(ctx, (ETHERNET + flow::HEADERS) as u32);
     let ethernet: Ethernet = frame.read(0)?;
-    if !ethernet.is_ipv4() || skb::has_vlan_tag(ctx) {
+    if !ethernet.is_ipv4() || skb::is_in_vlan(ctx) {
         return None;
     }
     let header: Ipv4Header = frame.read(ETHERNET)?;

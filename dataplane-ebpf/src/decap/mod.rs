@@ -44,7 +44,7 @@ pub fn tc(ctx: &TcContext) -> Exit {
 #[inline(always)]
 fn encapsulated(ctx: &TcContext) -> Steps {
     let frame = Frame::linear(ctx, ALL_HEADERS);
-    let outer = check::ipip(frame, skb::has_vlan_tag(ctx))?;
+    let outer = check::ipip(frame, skb::is_in_vlan(ctx))?;
     if !skb::is_for_host(ctx) {
         return Err(Reason::DecapNotForHost);
     }
@@ -63,9 +63,10 @@ fn encapsulated(ctx: &TcContext) -> Steps {
 #[inline(always)]
 fn handed_over(ctx: &TcContext, node: Ipv4Be) -> Steps {
     // A tag the NIC took out of the frame is unknown to XDP.
-    if skb::has_vlan_tag(ctx) || !skb::is_for_host(ctx) {
+    if skb::is_in_vlan(ctx) || !skb::is_for_host(ctx) {
         return Err(Reason::DecapHandoverStray);
     }
+    helpers::drop_priority_tag(ctx);
     let frame = Frame::linear(ctx, (ETHERNET + flow::HEADERS) as u32);
     let inner = frame.read(ETHERNET).ok_or(Reason::DecapHandoverStray)?;
     let now = helpers::now();
@@ -75,7 +76,8 @@ fn handed_over(ctx: &TcContext, node: Ipv4Be) -> Steps {
 /// From the NIC before an skb exists. `None` leaves the packet to [`tc`].
 ///
 /// Metadata is the proof for [`tc`]; where the driver has none, or the packet
-/// is suspect, or merely not ours, it stays as it is.
+/// is suspect, or merely not ours, it stays as it is. So does a frame with a tag in it: the kernel
+/// takes the tag out before [`tc`] sees the packet.
 #[inline(always)]
 pub fn xdp(ctx: &XdpContext) -> Option<Reason> {
     let frame = Frame::of_xdp(ctx);

@@ -16,6 +16,7 @@ use crate::{
 #[inline(always)]
 pub fn tc(ctx: &TcContext, checked: &Checked) -> Result<(), Reason> {
     helpers::close_room(ctx).map_err(|_| Reason::DecapCannotUnwrap)?;
+    helpers::drop_priority_tag(ctx);
     mark_congestion(Frame::of_tc(ctx), checked);
     Ok(())
 }

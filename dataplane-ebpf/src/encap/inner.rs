@@ -34,7 +34,7 @@ pub struct Inner {
 pub fn parse(ctx: &TcContext, at: usize, reasons: &Reasons) -> Result<Inner, Reason> {
     // IP and TCP headers without options.
     let frame = Frame::linear(ctx, (at + OUTER_LENGTH + 20) as u32);
-    if !skb::is_ipv4(ctx) || skb::has_vlan_tag(ctx) {
+    if !skb::is_ipv4(ctx) || skb::is_in_vlan(ctx) {
         return Err(reasons.not_ipv4);
     }
     let header: Ipv4Header = frame.read(at).ok_or(reasons.truncated)?;

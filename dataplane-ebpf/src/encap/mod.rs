@@ -36,6 +36,7 @@ fn verified(ctx: &TcContext) -> Steps {
     // What a pod's own programs may have left there proves nothing.
     skb::set_proof(ctx, 0);
     let inner = inner::parse(ctx, ETHERNET, &POD)?;
+    addressed_to_host(ctx)?;
     let hit = by_lease::lookup(ctx, &inner)?;
     let ttl = suitable::hop(&inner)?;
     suitable::fits(&inner, hit.mtu, &POD)?;
@@ -51,6 +52,7 @@ fn verified(ctx: &TcContext) -> Steps {
 #[inline(always)]
 fn trusted(ctx: &TcContext) -> Steps {
     let inner = inner::parse(ctx, ETHERNET, &POD)?;
+    addressed_to_host(ctx)?;
     sender::owns_source(ctx, &inner)?;
     let (address, node) = node::lookup(&inner, &POD)?;
     let ttl = suitable::hop(&inner)?;
@@ -62,6 +64,13 @@ fn trusted(ctx: &TcContext) -> Steps {
     push_outer::decrement_inner_ttl(ctx);
     let action = to_wire::send(ctx, &inner, address, &node.hop);
     Ok(Sent { reason: Reason::PodEncapsulated, action })
+}
+
+/// A router forwards what a host sends to it, and neither broadcasts, multicasts nor frames for
+/// other machines (RFC 1812 §5.3.4).
+#[inline(always)]
+fn addressed_to_host(ctx: &TcContext) -> Result<(), Reason> {
+    if skb::is_for_host(ctx) { Ok(()) } else { Err(Reason::PodNotForHost) }
 }
 
 /// From the stack (TC egress of the tunnel device). Forwarding has taken its

@@ -33,6 +33,7 @@ pub fn push(
         NoRoom::AlreadyEncapsulated => reasons.already_encapsulated,
         NoRoom::Other => reasons.cannot_encapsulate,
     })?;
+    helpers::drop_priority_tag(ctx);
     if inner.at == 0 && helpers::prepend_ethernet(ctx).is_err() {
         // No memory. The stack gets back what it gave.
         return match helpers::close_room(ctx) {

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     packet::{ETHERNET, IPV4, Mac},
     prog::Context,
-    world::{POD_IF, SECRET},
+    world::{HOST_MAC, POD_IF, SECRET},
 };
 
 impl Model {
@@ -40,6 +40,9 @@ impl Model {
         let tcp = ip.protocol() == 6 && !ip.is_fragment();
         if pod && tcp && ip.total() < ip.header() + 14 {
             return Err(No::Pass(Reason::PodTruncated));
+        }
+        if pod && frame[..6] != HOST_MAC {
+            return Err(No::Pass(Reason::PodNotForHost));
         }
         let (address, node) = if leased {
             let lease = self.leased_encap(ip, prediction).map_err(No::Pass)?;
