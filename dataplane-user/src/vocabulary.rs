@@ -40,6 +40,14 @@ impl SourceKind {
         }
     }
 
+    /// Returns all sources, the most trusted first: those that `precedence` leaves out follow in
+    /// their usual order.
+    #[must_use]
+    pub fn in_order(precedence: &[Self]) -> Vec<Self> {
+        let others = Self::ALL.into_iter().filter(|kind| !precedence.contains(kind));
+        precedence.iter().copied().chain(others).collect()
+    }
+
     /// Finds the source that a map entry names in `Route::source`; `None` for a
     /// number that no source has.
     #[must_use]

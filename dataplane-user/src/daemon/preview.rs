@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{
     apply::{memory, serving},
-    decide::{Basis, Decider, problems},
+    decide::{Basis, Decider, own_node, problems},
     observe::{
         Observer,
         fitness::{self, Depth},
@@ -68,7 +68,7 @@ pub async fn preview(file: ConfigFile) -> Result<Preview> {
     let memory = memory::read(&pins).unwrap_or_default();
     observer.look().await?;
     let (kernel, host) = (observer.kernel(), observer.host());
-    let node = start::check_host(kernel, host, &file, memory.node).await?;
+    let node = start::check_host(kernel, host, &file, &memory).await?;
     let address = memory.node.or(node);
     fitness::judge(kernel, host, &pins, &file, Depth::Whole).await?;
     let fastpath = file.config.fastpath;
@@ -85,7 +85,11 @@ pub async fn preview(file: ConfigFile) -> Result<Preview> {
     let mut found = problems::sources(&status);
     found.extend(unreadable);
     match &basis {
-        None => found.push(problems::undecided(&decider, &decider.file().path)),
+        None => {
+            found.push(problems::undecided(&decider, &decider.file().path));
+            let own = decider.own_nodes();
+            found.extend(own_node::problems(&own, &decider.file().config, host, None));
+        }
         Some(Basis { mode, facts, .. }) => {
             let tunnel = mode.mode.find(host).map(|(ifindex, _)| ifindex);
             let config = &decider.file().config;

@@ -58,10 +58,9 @@ impl Daemon {
         } else if file.config.bpffs != running.config.bpffs {
             bail!("{}: bpffs: changes only with a restart", file.path.display());
         }
-        let known = self.decider.memory().node;
         let kernel = self.observer.kernel();
         let host = kernel.look().await?;
-        let node = check_host(kernel, &host, &file, known).await?;
+        let node = check_host(kernel, &host, &file, self.decider.memory()).await?;
         match fitness::judge(kernel, &host, &self.pins, &file, Depth::Whole).await {
             Ok(filtered) => Ok((file, Fitness { filtered, refusal: None }, node)),
             // Nothing new: what forbids it came later, and routes must go on changing.

@@ -12,7 +12,7 @@ use super::{
         serving,
     },
     config_watch::ConfigWatch,
-    decide::{Decider, Fitness, Memory, NodeAddress, address::node_address},
+    decide::{Decider, Fitness, Memory, NodeAddress, OwnNodes, address::node_address},
     failed_start::{self, FailedStart, Paused},
     observe::{
         Observer,
@@ -189,8 +189,8 @@ async fn read(
     if let Some(directory) = bpffs {
         directory.clone_into(&mut file.config.bpffs.0);
     }
-    let remembered = memory::read(pins).unwrap_or_default().node;
-    let node = check_host(kernel, host, &file, remembered).await?;
+    let remembered = memory::read(pins).unwrap_or_default();
+    let node = check_host(kernel, host, &file, &remembered).await?;
     Ok((file, node))
 }
 
@@ -202,7 +202,7 @@ pub async fn check_host(
     kernel: &Kernel,
     host: &Host,
     file: &ConfigFile,
-    remembered: Option<NodeAddress>,
+    remembered: &Memory,
 ) -> Result<Option<NodeAddress>> {
     let mut paths = Paths::new();
     for node in desired::configured_nodes(&file.config) {
@@ -211,7 +211,8 @@ pub async fn check_host(
             break;
         }
     }
-    let node = node_address(&file.config, host, &paths, remembered);
+    let own = OwnNodes::known(&file.config.sources, &BTreeMap::new(), &remembered.own_nodes);
+    let node = node_address(&file.config, host, &paths, &own, remembered.node);
     file.check_against(&HostFacts {
         interfaces: host.links.values().map(|link| link.name.clone()).collect(),
         unfit: desired::links::named_unfit(&file.config, host),

@@ -73,8 +73,7 @@ pub async fn survey(config: &Path, bpffs: Option<&Path>, timeout: Duration) -> R
     let remembered = memory::read(&pins)?;
     let mut observer = Observer::new(Kernel::connect()?);
     observer.look().await?;
-    let node =
-        start::check_host(observer.kernel(), observer.host(), &file, remembered.node).await?;
+    let node = start::check_host(observer.kernel(), observer.host(), &file, &remembered).await?;
     let address = remembered.node.or(node);
     let mut decider = Decider::new(file, remembered, serving::routes(&pins)?);
     hear(&mut decider, address, timeout).await;

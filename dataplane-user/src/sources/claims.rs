@@ -9,7 +9,7 @@ use std::{
 use ipnet::Ipv4Net;
 
 use super::{
-    Change, Claim, Report, SourceKind,
+    Change, Claim, OwnNode, Report, SourceKind,
     reported::Reported,
     status::{SourceStatus, State},
     table::{ChosenRoute, RouteTable, Rules},
@@ -20,6 +20,8 @@ use crate::config::{Config, SourcesConfig};
 pub struct Claims {
     table: RouteTable,
     known: BTreeMap<SourceKind, Reported>,
+    /// What datastores record about this node.
+    own_nodes: BTreeMap<SourceKind, OwnNode>,
     /// Something that was active before stays until every source has reported.
     is_holding: bool,
 }
@@ -28,7 +30,12 @@ impl Claims {
     /// Starts with the routes that an earlier run left active.
     #[must_use]
     pub fn new(active: BTreeMap<Ipv4Net, ChosenRoute>) -> Self {
-        Self { table: RouteTable::new(active), known: BTreeMap::new(), is_holding: true }
+        Self {
+            table: RouteTable::new(active),
+            known: BTreeMap::new(),
+            own_nodes: BTreeMap::new(),
+            is_holding: true,
+        }
     }
 
     /// Expects the sources that the file configures, and takes in the file's own routes.
@@ -49,6 +56,7 @@ impl Claims {
             self.known.keys().copied().filter(|kind| !wanted.contains(kind)).collect::<Vec<_>>()
         {
             self.known.remove(&gone);
+            self.own_nodes.remove(&gone);
             self.table.replace(gone, Vec::new());
         }
         for kind in &wanted {
@@ -73,6 +81,7 @@ impl Claims {
         match report {
             Report::Snapshot { claims, .. } => self.table.replace(kind, claims),
             Report::Changes(changes) => self.table.apply(kind, changes),
+            Report::OwnNode(own) => drop(self.own_nodes.insert(kind, own)),
             Report::Problems(_) | Report::Problem(..) | Report::Down(_) | Report::Up => {}
         }
         if self.is_holding && self.have_spoken() {
@@ -91,6 +100,12 @@ impl Claims {
     /// The sources that have not reported all their routes yet.
     pub fn silent(&self) -> impl Iterator<Item = SourceKind> {
         self.known.iter().filter(|(_, known)| !known.has_spoken()).map(|(kind, _)| *kind)
+    }
+
+    /// What each datastore has reported about this node.
+    #[must_use]
+    pub fn own_nodes(&self) -> &BTreeMap<SourceKind, OwnNode> {
+        &self.own_nodes
     }
 
     /// The table of all their claims.
@@ -137,7 +152,7 @@ impl Claims {
 }
 
 /// Whether the file has a source of this kind. The file itself always is one.
-pub(super) fn is_configured(kind: SourceKind, sources: &SourcesConfig) -> bool {
+pub(crate) fn is_configured(kind: SourceKind, sources: &SourcesConfig) -> bool {
     match kind {
         SourceKind::File => true,
         SourceKind::Kubernetes => sources.kubernetes.is_some(),

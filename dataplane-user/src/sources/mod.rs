@@ -33,6 +33,7 @@ pub mod table;
 use std::{net::Ipv4Addr, sync::Arc};
 
 use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
 use tokio::{sync::mpsc::UnboundedSender, task::JoinHandle};
 
 use self::error::Outage;
@@ -77,6 +78,8 @@ pub enum Report {
         /// what becomes of it. Replaces earlier problems.
         problems: Vec<(Origin, String)>,
     },
+    /// What a datastore records about this node. It comes before the first `Snapshot`.
+    OwnNode(OwnNode),
     /// Changes since the last report, in order; together they become one step.
     Changes(Vec<Change>),
     /// All objects with a problem, as in a snapshot. For sources that read everything
@@ -89,6 +92,24 @@ pub enum Report {
     /// The source can be reached, and no change was missed. ([`Report::Snapshot`]
     /// implies it.)
     Up,
+}
+
+/// This node in a datastore.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+pub struct OwnNode {
+    /// The object as problems name it, whether it exists or not: `Node/node2`.
+    pub object: String,
+    /// What it records; `None`: there is no such object.
+    pub record: Option<NodeRecord>,
+}
+
+/// What a Node object records about the node, as far as this node uses it for itself.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Deserialize, Serialize)]
+pub struct NodeRecord {
+    /// The underlay address.
+    pub address: Option<Ipv4Addr>,
+    /// The address of Calico's IPIP device, the host's source towards pods.
+    pub tunnel_address: Option<Ipv4Addr>,
 }
 
 /// Who we are, to the sources.

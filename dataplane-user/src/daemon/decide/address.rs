@@ -1,13 +1,15 @@
 //! Which underlay address this node has.
 //!
-//! Every peer knows us by one address, so it stays as long as the host has it, whatever source
-//! the kernel would use towards one node or another. Only the default route's source gives way:
-//! it stands in until a node is known, and may be known before or after.
+//! The grounds are ranked: `node.address` in the file, the datastore's record of this node as far
+//! as the host has that address, the kernel's source towards the nodes, the default route's. Every
+//! peer knows us by one address, so it stays as long as the host has it, until a ground of at least
+//! its rank names another. The default route's source only stands in until a node is known.
 
 use std::{cmp::Reverse, collections::BTreeMap, net::Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
+use super::OwnNodes;
 use crate::{config::Config, desired::Paths, kernel::Host};
 
 /// Why it is that address.
@@ -16,6 +18,8 @@ use crate::{config::Config, desired::Paths, kernel::Host};
 pub enum Ground {
     /// `node.address` in the file.
     Configured,
+    /// The address of our Node in the datastore.
+    OwnNode,
     /// The source the kernel uses towards the nodes.
     Path,
     /// The default route's source: no node is known yet.
@@ -28,6 +32,7 @@ impl Ground {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Configured => "node.address in the file",
+            Self::OwnNode => "this node's address in the datastore",
             Self::Path => "the kernel's source towards the nodes",
             Self::DefaultRoute => "the default route's source",
         }
@@ -50,16 +55,20 @@ pub fn node_address(
     config: &Config,
     host: &Host,
     paths: &Paths,
+    own: &OwnNodes,
     active: Option<NodeAddress>,
 ) -> Option<NodeAddress> {
     let by = |ground| move |address| NodeAddress { address, ground };
     if let Some(address) = config.node.address {
         return Some(NodeAddress { address, ground: Ground::Configured });
     }
+    if let Some(address) = own.address(host) {
+        return Some(NodeAddress { address, ground: Ground::OwnNode });
+    }
     // What the file said before is no ground any more.
     let active = active.filter(|active| active.ground != Ground::Configured);
     let here = active.filter(|active| host.has(active.address));
-    here.filter(|active| active.ground == Ground::Path)
+    here.filter(|active| matches!(active.ground, Ground::OwnNode | Ground::Path))
         .or_else(|| usual_source(host, paths).map(by(Ground::Path)))
         .or(here)
         .or_else(|| default_route_source(host).map(by(Ground::DefaultRoute)))
@@ -95,7 +104,10 @@ mod tests {
     use dataplane_common::IfIndex;
 
     use super::*;
-    use crate::kernel::Path;
+    use crate::{
+        kernel::Path,
+        sources::{NodeRecord, OwnNode, SourceKind},
+    };
 
     const ETH0: IfIndex = IfIndex(2);
     const OURS: Ipv4Addr = Ipv4Addr::new(172, 16, 36, 10);
@@ -181,10 +193,82 @@ mod tests {
             ),
         ] {
             let (host, paths) = (host(&addresses), paths(source));
-            let found = node_address(config, &host, &paths, before);
+            let own = OwnNodes::default();
+            let found = node_address(config, &host, &paths, &own, before);
             assert_eq!(found, after, "{addresses:?} {source:?} {before:?}");
             // Deciding again changes nothing.
-            assert_eq!(node_address(config, &host, &paths, found), found);
+            assert_eq!(node_address(config, &host, &paths, &own, found), found);
+        }
+    }
+
+    /// What the datastore records ranks below the file and above the kernel's source.
+    #[test]
+    fn the_datastores_record_counts_if_the_host_has_it() {
+        use Ground::{Configured, DefaultRoute, OwnNode as Recorded, Path};
+        let by = |address, ground| Some(NodeAddress { address, ground });
+        let known = |address| {
+            let record = Some(NodeRecord { address, tunnel_address: None });
+            OwnNodes::of(SourceKind::Etcd, OwnNode { object: "nodes/us".into(), record })
+        };
+        let missing =
+            || OwnNodes::of(SourceKind::Etcd, OwnNode { object: "nodes/us".into(), record: None });
+        let none = OwnNodes::default;
+        for (own, file, addresses, source, before, after) in [
+            // The same address on every machine has the default route, the cluster is elsewhere.
+            (known(Some(OTHER)), None, vec![OURS, OTHER], None, None, by(OTHER, Recorded)),
+            (known(Some(OTHER)), None, vec![OURS, OTHER], Some(OURS), None, by(OTHER, Recorded)),
+            (
+                known(Some(OTHER)),
+                None,
+                vec![OURS, OTHER],
+                Some(OURS),
+                by(OURS, Path),
+                by(OTHER, Recorded),
+            ),
+            (
+                known(Some(OTHER)),
+                None,
+                vec![OURS, OTHER],
+                None,
+                by(OURS, DefaultRoute),
+                by(OTHER, Recorded),
+            ),
+            // The file ranks higher.
+            (
+                known(Some(OTHER)),
+                Some(OURS),
+                vec![OURS, OTHER],
+                None,
+                by(OTHER, Recorded),
+                by(OURS, Configured),
+            ),
+            // The host does not have it.
+            (known(Some(OTHER)), None, vec![OURS], Some(OURS), None, by(OURS, Path)),
+            (known(Some(OTHER)), None, vec![OURS], None, by(OURS, Path), by(OURS, Path)),
+            // It moved within the datastore, to one that the host has, and to one that it lacks.
+            (
+                known(Some(OTHER)),
+                None,
+                vec![OURS, OTHER],
+                None,
+                by(OURS, Recorded),
+                by(OTHER, Recorded),
+            ),
+            (known(Some(PEER)), None, vec![OURS], None, by(OURS, Recorded), by(OURS, Recorded)),
+            // The datastore names none (any more): no ground of its rank names another.
+            (known(None), None, vec![OURS], Some(OTHER), by(OURS, Recorded), by(OURS, Recorded)),
+            (missing(), None, vec![OURS], Some(OTHER), by(OURS, Recorded), by(OURS, Recorded)),
+            (none(), None, vec![OURS], Some(OTHER), by(OURS, Recorded), by(OURS, Recorded)),
+            // The host lost it: the next ground counts, and without one it stays.
+            (none(), None, vec![OTHER], Some(OTHER), by(OURS, Recorded), by(OTHER, Path)),
+            (known(Some(OURS)), None, vec![], None, by(OURS, Recorded), by(OURS, Recorded)),
+        ] {
+            let node = crate::config::NodeConfig { address: file, ..Default::default() };
+            let config = Config { node, ..Config::default() };
+            let (host, paths) = (host(&addresses), paths(source));
+            let found = node_address(&config, &host, &paths, &own, before);
+            assert_eq!(found, after, "{own:?} {addresses:?} {source:?} {before:?}");
+            assert_eq!(node_address(&config, &host, &paths, &own, found), found);
         }
     }
 

@@ -13,7 +13,8 @@
 //! Where two candidates are equally good the incumbent comes before order: the one that was
 //! there first stays. That is so for
 //!
-//! - the node address, where the kernel uses several sources towards the nodes;
+//! - the node address, where the kernel uses several sources towards the nodes, or the datastore
+//!   no longer names one;
 //! - `mode: auto`, which never goes back from tunl0, even if tunl0 then carries fewer routes;
 //! - a prefix that several nodes of one source claim;
 //! - a datastore's block that contains one of our pods, or the route to that single address.
@@ -23,19 +24,19 @@
 //! That a prefix has *no* route is not remembered: after a restart a source may get one which a
 //! more trusted source would forbid, until that source has reported.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dataplane_common::IfIndex;
 
 use super::{
-    Fitness, Memory, NodeAddress, address::node_address, handovers, link_key, mode::ChosenMode,
-    mode::mode,
+    Fitness, Memory, NodeAddress, OwnNodes, address::node_address, handovers, link_key,
+    mode::ChosenMode, mode::mode,
 };
 use crate::{
     config::{Config, DecapHook, Fastpath},
     desired::{ChosenRoutes, Desired, Facts, Inputs, Paths, Terms, TunnelMode},
     kernel::Host,
-    sources::Encap,
+    sources::{Encap, OwnNode, SourceKind},
 };
 
 /// All that a decision is made of.
@@ -47,6 +48,8 @@ pub struct Given<'a> {
     pub routes: &'a ChosenRoutes,
     /// Whether every source has reported all it knows.
     pub have_spoken: bool,
+    /// What each datastore has reported about this node.
+    pub own_nodes: &'a BTreeMap<SourceKind, OwnNode>,
     /// What this host is like.
     pub observed: Observed<'a>,
     /// The only history.
@@ -98,10 +101,19 @@ impl Given<'_> {
     pub fn basis(&self) -> Option<Basis> {
         let Self { config, routes, observed, memory, .. } = *self;
         let Observed { host, paths, .. } = observed;
-        let node = node_address(config, host, paths, memory.node)?;
+        let own_nodes = self.own_nodes();
+        let node = node_address(config, host, paths, &own_nodes, memory.node)?;
         let mode = mode(config.mode, host, routes, memory.mode);
-        let facts = Facts::find(mode.mode, node.address, config, host, paths);
+        let mut facts = Facts::find(mode.mode, node.address, config, host, paths);
+        if mode.mode == TunnelMode::Replace {
+            // tunl0's is Felix's to set, so there what it has counts.
+            facts.tunnel.address = facts.tunnel.address.or(own_nodes.tunnel_address());
+        }
         Some(Basis { mode, node, facts })
+    }
+
+    fn own_nodes(&self) -> OwnNodes {
+        OwnNodes::known(&self.config.sources, self.own_nodes, &self.memory.own_nodes)
     }
 
     /// Decides everything, and returns what is to be remembered; the memory is to be persisted
@@ -110,6 +122,7 @@ impl Given<'_> {
     #[must_use]
     pub fn decide(self) -> (Option<Decision>, Memory) {
         let mut memory = self.memory.clone();
+        memory.own_nodes = self.own_nodes();
         let basis = self.basis();
         memory.node = basis.as_ref().map(|basis| basis.node).or(memory.node);
         let decision = basis.and_then(|basis| self.decide_on(basis, &mut memory));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{ChosenMode, NodeAddress};
+use super::{ChosenMode, NodeAddress, OwnNodes};
 
 /// The memory. Routes that are active are not in it: they are the map `ROUTES`.
 #[derive(Clone, PartialEq, Default, Debug, Deserialize, Serialize)]
@@ -13,6 +13,8 @@ use super::{ChosenMode, NodeAddress};
 pub struct Memory {
     /// This node's underlay address.
     pub node: Option<NodeAddress>,
+    /// What the datastores have reported about this node.
+    pub own_nodes: OwnNodes,
     /// With tunl0 or without.
     pub mode: Option<ChosenMode>,
     /// Links that cannot use XDP (see [`link_key`]), and why.

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | all of it, as one function | [`decision`] |
 //! | which underlay address is ours | [`address`] |
+//! | what datastores record about this node | [`own_node`] |
 //! | with tunl0 or without | [`mode`] |
 //! | which claim makes a route | `sources::table::judge` |
 //! | which entries routes come to | `desired::RouteTables` |
@@ -18,6 +19,7 @@ pub mod decision;
 pub mod handovers;
 pub mod memory;
 pub mod mode;
+pub mod own_node;
 pub mod problems;
 #[cfg(test)]
 mod properties;
@@ -36,6 +38,7 @@ pub use self::{
     decision::{Basis, Decision},
     memory::{Memory, link_key},
     mode::ChosenMode,
+    own_node::OwnNodes,
     step::Step,
 };
 use self::{
@@ -144,6 +147,13 @@ impl Decider {
         &self.fitness
     }
 
+    /// What is known of this node's objects in the datastores.
+    #[must_use]
+    pub fn own_nodes(&self) -> OwnNodes {
+        let config = &self.file.config.sources;
+        OwnNodes::known(config, self.claims.own_nodes(), &self.memory.own_nodes)
+    }
+
     /// Nothing can be decided for now.
     pub fn forget_decision(&mut self) {
         self.last = None;
@@ -204,6 +214,7 @@ impl Decider {
             config: &self.file.config,
             routes: self.claims.table().routes(),
             have_spoken: self.claims.have_spoken(),
+            own_nodes: self.claims.own_nodes(),
             observed,
             memory: &self.memory,
         }

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, path::Path};
 
 use dataplane_common::IfIndex;
 
-use super::{ChosenMode, Decider};
+use super::{ChosenMode, Decider, own_node};
 use crate::{
     config::{Config, Mode, TunnelMtu},
     daemon::{
@@ -28,7 +28,11 @@ pub fn decision(decider: &Decider, host: &Host) -> Vec<Problem> {
         Some(last) => {
             problems.extend(ground(decider, last.mode, &last.facts, host));
         }
-        None => problems.push(undecided(decider, path)),
+        None => {
+            problems.push(undecided(decider, path));
+            let config = &decider.file().config;
+            problems.extend(own_node::problems(&decider.own_nodes(), config, host, None));
+        }
     }
     if let Some(refusal) = &decider.fitness().refusal {
         problems.push(Problem::new(
@@ -48,6 +52,9 @@ pub fn ground(decider: &Decider, chosen: ChosenMode, facts: &Facts, host: &Host)
     problems.extend(mtu(&decider.file().config, facts, host));
     problems.extend(workloads(&decider.file().config, host));
     problems.extend(other_tunnels(&decider.file().config, host));
+    let own = decider.own_nodes();
+    problems.extend(own_node::problems(&own, &decider.file().config, host, Some(facts)));
+    problems.extend(own_node::foreign_tunnel_address(&own, decider.table(), facts));
     if facts.tunnel.address.is_none() {
         problems.push(
             Problem::new(
@@ -56,7 +63,7 @@ pub fn ground(decider: &Decider, chosen: ChosenMode, facts: &Facts, host: &Host)
                 "this host has no tunnel address: it talks to remote pods from its node address, \
                  and their answers will not come through the tunnel",
             )
-            .remedy("set node.tunnel_address"),
+            .remedy("have Calico allocate one, or set node.tunnel_address"),
         );
     }
     problems

@@ -14,13 +14,13 @@ use proptest::{
 };
 
 use self::world::{
-    A, B, BLOCKS, Daemon, ETH0, FAR, FILES, LOST, NEAR, OURS, REMOTE, SECOND, Settled, World,
-    block, claim, net, owner, pod, pod_index,
+    A, B, BLOCKS, Daemon, ETH0, FAR, FILES, LOST, NEAR, OURS, REMOTE, SECOND, Settled,
+    TUNNEL_ADDRESS, World, block, claim, net, owner, pod, pod_index,
 };
 use super::handovers::Counted;
 use crate::{
     desired::{Desired, TunnelMode},
-    sources::{Change, SourceKind},
+    sources::{Change, NodeRecord, SourceKind},
 };
 
 /// Something that happens: a part of the world becomes what it is in another one.
@@ -35,10 +35,11 @@ enum Part {
     Macs,
     Xdp,
     Fitness,
+    OwnNode,
     Claims(SourceKind),
 }
 
-const PARTS: [Part; 12] = [
+const PARTS: [Part; 13] = [
     Part::File,
     Part::Addresses,
     Part::Eth1,
@@ -48,6 +49,7 @@ const PARTS: [Part; 12] = [
     Part::Macs,
     Part::Xdp,
     Part::Fitness,
+    Part::OwnNode,
     Part::Claims(SourceKind::Etcd),
     Part::Claims(SourceKind::Bird),
     Part::Claims(SourceKind::Kernel),
@@ -87,6 +89,13 @@ fn happen(world: &mut World, daemon: &mut Daemon, to: &World, part: Part, then: 
                 ..super::Fitness::default()
             });
         }
+        Part::OwnNode => {
+            world.own_node = to.own_node;
+            daemon.report(world, SourceKind::Etcd);
+            if then == Then::Reconcile {
+                daemon.step(world);
+            }
+        }
         Part::Claims(SourceKind::Kernel) => world.kernel.clone_from(&to.kernel),
         Part::Claims(kind) => {
             world.claims.insert(kind, to.claims.get(&kind).cloned().unwrap_or_default());
@@ -107,6 +116,15 @@ fn claims(kind: SourceKind, blocks: &[u8]) -> Vec<Change> {
     blocks.iter().map(|third| claim(block(*third), "object", owner(kind, *third))).collect()
 }
 
+/// Our addresses in the datastore: ones that the host has, and others.
+fn own_nodes() -> impl Strategy<Value = Option<NodeRecord>> {
+    let address = select(vec![None, Some(OURS), Some(SECOND), Some(LOST)]);
+    let tunnel_address = select(vec![None, Some(TUNNEL_ADDRESS), Some(pod(50))]);
+    let record = (address, tunnel_address)
+        .prop_map(|(address, tunnel_address)| NodeRecord { address, tunnel_address });
+    proptest::option::weighted(0.8, record)
+}
+
 prop_compose! {
     /// A world in which each source names one node for a prefix.
     fn worlds(has_tunl0: bool, refuses_xdp: bool)(
@@ -118,13 +136,14 @@ prop_compose! {
         kernel in btree_set(0..BLOCKS, 0..4),
         etcd in btree_set(0..BLOCKS, 0..4),
         bird in btree_set(0..BLOCKS, 0..4),
+        own_node in own_nodes(),
     ) -> World {
         let of = |kind, blocks: BTreeSet<u8>| {
             (kind, claims(kind, &blocks.into_iter().collect::<Vec<_>>()))
         };
         let mut world = World {
             file, has_addresses, has_eth1, mtu, has_tunl0, pods, is_router_moved, refuses_xdp,
-            refusal, kernel,
+            refusal, kernel, own_node: Some(own_node),
             claims: [of(SourceKind::Etcd, etcd), of(SourceKind::Bird, bird)].into(),
             ..World::default()
         };
@@ -136,10 +155,16 @@ prop_compose! {
     }
 }
 
-/// A world in which something can be decided.
+/// A world in which something can be decided, and the datastore names an address of the host:
+/// without that, the address that it named before stays.
 fn ends(has_tunl0: bool, refuses_xdp: bool) -> impl Strategy<Value = World> {
-    let end = |world| World { file: 0, has_addresses: true, ..world };
-    worlds(has_tunl0, refuses_xdp).prop_map(end)
+    let end = |(world, address, tunnel_address): (World, _, _)| {
+        let own_node = Some(Some(NodeRecord { address: Some(address), tunnel_address }));
+        World { file: 0, has_addresses: true, own_node, ..world }
+    };
+    let addresses = select(vec![OURS, SECOND]);
+    let tunnels = select(vec![None, Some(TUNNEL_ADDRESS), Some(pod(50))]);
+    (worlds(has_tunl0, refuses_xdp), addresses, tunnels).prop_map(end)
 }
 
 /// A final world, parts of others on the way to it, and how its own arrive.
@@ -426,6 +451,39 @@ fn the_default_routes_source_gives_way_to_that_of_paths() {
     world.by_second = [A].into();
     let mut other = Daemon::start(&world);
     assert_eq!(other.settle(&world, &REMOTE).decision().node.address, SECOND);
+}
+
+/// What the datastore records about this node stays in force until it records something else:
+/// silence and restarts change nothing, and neither does the end of the Node itself for the node
+/// address. A tunnel address that is not on record any more goes.
+#[test]
+fn what_the_datastore_records_about_us_outlives_its_silence() {
+    let record = |address, tunnel_address| Some(Some(NodeRecord { address, tunnel_address }));
+    let (tunnel, other) = (Some(TUNNEL_ADDRESS), Some(pod(50)));
+    for restarts in [false, true] {
+        let mut world = World { has_addresses: true, file: 0, ..World::default() };
+        let mut daemon = Daemon::start(&world);
+        assert_eq!(daemon.settle(&world, &REMOTE).decision().node.address, OURS);
+        for (own_node, sources, address, tunnel) in [
+            (record(Some(SECOND), tunnel), &REMOTE[..], SECOND, tunnel),
+            // The source is silent from here on, or is heard again.
+            (None, &[], SECOND, tunnel),
+            (record(Some(OURS), other), &REMOTE, OURS, other),
+            (record(Some(LOST), other), &REMOTE, OURS, other),
+            (record(Some(SECOND), None), &REMOTE, SECOND, None),
+            (record(Some(SECOND), tunnel), &REMOTE, SECOND, tunnel),
+            (Some(None), &REMOTE, SECOND, None),
+            (None, &[], SECOND, None),
+        ] {
+            world.own_node = own_node;
+            if restarts {
+                daemon.restart(&world);
+            }
+            let settled = daemon.settle(&world, sources);
+            let facts = &settled.decision().facts;
+            assert_eq!((facts.node, facts.tunnel.address), (address, tunnel), "{own_node:?}");
+        }
+    }
 }
 
 /// What is wrong, for worlds that lack one thing each.

@@ -70,6 +70,10 @@ impl Decider {
         if !last.desired.tables.unknown_pools.is_empty() && self.claims.have_spoken() {
             return None;
         }
+        // Our own addresses are part of everything.
+        if self.own_nodes() != self.memory.own_nodes {
+            return None;
+        }
         let prefixes = self.claims.table_mut().settle(now);
         let before = prefixes.iter().filter_map(|p| last.desired.tables.routes.get(p));
         let before = before.map(|route| Ipv4Addr::from(route.node));

@@ -89,6 +89,14 @@ codes! {
     SourceWaiting = "source-waiting": Degraded,
     /// An object of a source, or a value in it, cannot be understood.
     SourceObject = "source-object": Degraded,
+    /// The datastore has reported, and has no Node of this node's name.
+    OwnNodeMissing = "own-node-missing": Degraded,
+    /// This node's address in the datastore is another than the one it uses.
+    OwnNodeAddress = "own-node-address": Degraded,
+    /// This node's tunnel address in the datastore is another than the one it uses.
+    TunnelAddressDiffers = "tunnel-address-differs": Degraded,
+    /// The tunnel address lies in no block of this node.
+    TunnelAddressForeign = "tunnel-address-foreign": Degraded,
     /// A claim makes no route, or not the one it asks for.
     Claim = "claim": Degraded,
     /// A kernel route of others takes packets for remote pods past tunless.

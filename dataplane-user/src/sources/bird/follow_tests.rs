@@ -146,7 +146,7 @@ impl Scene {
                 }
                 Report::Down(_) => self.is_down = true,
                 Report::Up => self.is_down = false,
-                Report::Changes(_) | Report::Problem(..) => {}
+                Report::Changes(_) | Report::Problem(..) | Report::OwnNode(_) => {}
             }
             return report;
         }

@@ -15,13 +15,15 @@ use crate::{
 const WHAT: &str = "Node";
 
 /// A node's addresses.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct CalicoNode {
     /// Its underlay address; `None`: not known (yet), so there is no way to it.
     pub address: Option<Ipv4Addr>,
     /// The network that address is part of, as far as it is known; a /32 says that
     /// no other node is near.
     pub subnet: Option<Ipv4Net>,
+    /// The address that Calico gave its IPIP device: the host's source towards pods.
+    pub tunnel: Option<Ipv4Addr>,
 }
 
 #[derive(Deserialize)]
@@ -44,6 +46,8 @@ struct Spec {
 struct Bgp {
     #[serde(default, rename = "ipv4Address")]
     ipv4_address: Value,
+    #[serde(default, rename = "ipv4IPIPTunnelAddr")]
+    tunnel: Value,
 }
 
 /// A field of an object, with the name it has in a problem.
@@ -75,7 +79,7 @@ impl CalicoNode {
     pub fn from_cidr(text: &str) -> Result<Self, String> {
         match parse_prefix_or_address(text).map_err(|why| why.to_string())? {
             IpNet::V4(net) if is_host(net.addr()) => {
-                Ok(Self { address: Some(net.addr()), subnet: Some(net.trunc()) })
+                Ok(Self { address: Some(net.addr()), subnet: Some(net.trunc()), tunnel: None })
             }
             IpNet::V4(_) => Err("is no host's address".to_owned()),
             IpNet::V6(_) => Err("is no IPv4 address".to_owned()),
@@ -84,9 +88,22 @@ impl CalicoNode {
 
     /// Of what a Node object has, in Felix's order: the BGP address, else the first
     /// `InternalIP`, else the first `ExternalIP`. A BGP address that cannot be understood is a
-    /// doubt that names what is used instead.
+    /// doubt that names what is used instead. A tunnel address that cannot be understood is none.
     #[must_use]
-    pub fn from_fields(bgp: Field<'_>, addresses: Field<'_>) -> Understood<Self> {
+    pub fn from_fields(
+        bgp: Field<'_>,
+        addresses: Field<'_>,
+        tunnel: Field<'_>,
+    ) -> Understood<Self> {
+        let Understood { object, doubt } = Self::underlay(bgp, addresses);
+        let (tunnel, wrong) = match tunnel_address(tunnel) {
+            Ok(tunnel) => (tunnel, None),
+            Err(why) => (None, Some(why)),
+        };
+        Understood { object: Self { tunnel, ..object }, doubt: doubt.or(wrong) }
+    }
+
+    fn underlay(bgp: Field<'_>, addresses: Field<'_>) -> Understood<Self> {
         let wrong = match bgp.1 {
             Value::Null => None,
             Value::String(text) if text.is_empty() => None,
@@ -116,16 +133,38 @@ impl CalicoNode {
             };
             doubts.add(format!("{} `{}` {why}; {instead}", bgp.0, json::text(bgp.1)));
         }
-        let node = Self { address: found.map(|(_, address)| address), subnet: None };
+        let node = Self { address: found.map(|(_, address)| address), ..Self::default() };
         Understood { object: node, doubt: doubts.problem().or_else(|| others.problem()) }
     }
 
     fn from_stored(stored: Stored) -> Result<Understood<Self>, Malformed> {
         stored.header.check(WHAT)?;
         let Spec { bgp, addresses } = stored.spec;
-        let bgp = Field("spec.bgp.ipv4Address", &bgp.ipv4_address);
-        Ok(Self::from_fields(bgp, Field("spec.addresses", &addresses)))
+        Ok(Self::from_fields(
+            Field("spec.bgp.ipv4Address", &bgp.ipv4_address),
+            Field("spec.addresses", &addresses),
+            Field("spec.bgp.ipv4IPIPTunnelAddr", &bgp.tunnel),
+        ))
     }
+}
+
+/// Reads a tunnel address as `felix/…/felixnodeprocessor.go` does: a bare IPv4 address.
+fn tunnel_address(Field(name, value): Field<'_>) -> Result<Option<Ipv4Addr>, Malformed> {
+    let why = match value {
+        Value::Null => return Ok(None),
+        Value::String(text) if text.is_empty() => return Ok(None),
+        Value::String(text) => match parse_prefix_or_address(text) {
+            Ok(IpNet::V4(net)) if text.contains('/') || !is_host(net.addr()) => {
+                "is no host's address".to_owned()
+            }
+            Ok(IpNet::V4(net)) => return Ok(Some(net.addr())),
+            Ok(IpNet::V6(_)) => "is no IPv4 address".to_owned(),
+            Err(why) => why.to_string(),
+        },
+        _ => "is not text".to_owned(),
+    };
+    let text = json::text(value);
+    Err(Malformed::new(format!("{name} `{text}` {why}; this node has no tunnel address by it")))
 }
 
 /// Returns the first IPv4 address of a kind; a prefix length there tells nothing of the subnet.
@@ -284,6 +323,31 @@ mod tests {
         }
         let no_list = json!({"spec": {"addresses": "172.17.0.7"}});
         assert!(CalicoNode::from_value(no_list).unwrap().doubt.is_some());
+    }
+
+    #[test]
+    fn a_tunnel_address_is_a_bare_one() {
+        let bgp = |tunnel| json!({"ipv4Address": "172.17.0.6/16", "ipv4IPIPTunnelAddr": tunnel});
+        for (tunnel, expected, wrong) in [
+            (json!("10.65.1.0"), Some(Ipv4Addr::new(10, 65, 1, 0)), ""),
+            (json!(null), None, ""),
+            (json!(""), None, ""),
+            (json!("10.65.1.0/26"), None, "`10.65.1.0/26` is no host's address"),
+            (json!("fd00::1"), None, "`fd00::1` is no IPv4 address"),
+            (json!("127.0.0.1"), None, "`127.0.0.1` is no host's address"),
+            (json!("010.65.1.0"), None, "`010.65.1.0` has leading zeros; write 10.65.1.0"),
+            (json!("x"), None, "`x` is no address"),
+            (json!(7), None, "`7` is not text"),
+        ] {
+            let node = json!({"spec": {"bgp": bgp(tunnel)}});
+            let Understood { object, doubt } = CalicoNode::from_value(node).unwrap();
+            assert_eq!(object.tunnel, expected, "{wrong}");
+            assert_eq!(object.address, Some(Ipv4Addr::new(172, 17, 0, 6)));
+            let doubt = doubt.map(|doubt| doubt.to_string()).unwrap_or_default();
+            let prefix = if wrong.is_empty() { "" } else { "spec.bgp.ipv4IPIPTunnelAddr " };
+            assert!(doubt.starts_with(&format!("{prefix}{wrong}")), "{doubt}");
+            assert_eq!(doubt.is_empty(), wrong.is_empty(), "{doubt}");
+        }
     }
 
     #[test]

@@ -25,7 +25,7 @@ use self::{index::Blocks, problems::Problems};
 use super::{Affinity, Block, CalicoNode, Pool};
 use crate::{
     address::supernets,
-    sources::{Change, Claim, Encap, Origin, Report},
+    sources::{Change, Claim, Encap, NodeRecord, Origin, OwnNode, Report},
 };
 
 /// Incremental: feed it objects, then take what changed.
@@ -44,6 +44,8 @@ pub struct Resolver {
     claims: BTreeMap<Origin, BTreeMap<Ipv4Net, Claim>>,
     /// What was claimed when changes were last taken, of what was touched since.
     before: BTreeMap<(Origin, Ipv4Net), Option<Claim>>,
+    /// What was last reported about this node.
+    reported_own: Option<OwnNode>,
     problems: Problems,
 }
 
@@ -70,6 +72,7 @@ impl Resolver {
             affinities_to: HashMap::new(),
             claims: BTreeMap::new(),
             before: BTreeMap::new(),
+            reported_own: None,
             problems: Problems::default(),
         }
     }
@@ -209,20 +212,39 @@ impl Resolver {
         self.problems.set(origin, aspect, problem);
     }
 
+    /// Returns what the datastore records about this node.
+    #[must_use]
+    pub fn own_node(&self) -> OwnNode {
+        let record =
+            |node: &CalicoNode| NodeRecord { address: node.address, tunnel_address: node.tunnel };
+        OwnNode {
+            object: format!("{}/{}", self.node_kind, self.own_name),
+            record: self.nodes.get(&self.own_name).map(record),
+        }
+    }
+
     /// Reports everything, and nothing of it in the next [`Resolver::take_reports`].
-    pub fn report_all(&mut self) -> Report {
+    pub fn report_all(&mut self) -> Vec<Report> {
         self.before.clear();
         self.problems.take_changes();
-        Report::Snapshot { claims: self.snapshot(), problems: self.problems() }
+        let own = self.own_node();
+        self.reported_own = Some(own.clone());
+        // First, so that no decision takes the claims in without it.
+        let all = Report::Snapshot { claims: self.snapshot(), problems: self.problems() };
+        vec![Report::OwnNode(own), all]
     }
 
     /// Reports what has changed since this was last called.
     pub fn take_reports(&mut self) -> Vec<Report> {
         let changes = self.take_changes();
         let problems = self.take_problems();
+        let own = Some(self.own_node()).filter(|own| self.reported_own.as_ref() != Some(own));
+        if own.is_some() {
+            self.reported_own.clone_from(&own);
+        }
         let changes = (!changes.is_empty()).then_some(Report::Changes(changes));
         let problems = problems.into_iter().map(|(origin, text)| Report::Problem(origin, text));
-        changes.into_iter().chain(problems).collect()
+        own.map(Report::OwnNode).into_iter().chain(changes).chain(problems).collect()
     }
 
     /// Returns problems that came, changed or went (`None`) since the last call.

@@ -77,7 +77,7 @@ impl Feed for Source {
             None => {
                 let positions = self.list(&member).await?;
                 self.positions = Some(positions.clone());
-                self.reporter.send(self.store.snapshot());
+                self.store.snapshot().into_iter().for_each(|report| self.reporter.send(report));
                 link.up();
                 positions
             }

@@ -18,7 +18,6 @@ use crate::sources::{
 /// Outlives the sessions: what was said stays until its place is taken.
 pub struct Cluster {
     found: Found,
-    own_name: String,
     resolver: Resolver,
     /// The objects there are, to find out which ones a new list no longer has.
     known: HashMap<Kind, HashSet<Origin>>,
@@ -32,7 +31,6 @@ impl Cluster {
     pub fn new(found: Found, own_name: &str) -> Self {
         Self {
             found,
-            own_name: own_name.to_owned(),
             resolver: Resolver::new(own_name).calling_nodes(Kind::Node.as_str()),
             known: HashMap::new(),
             pod_cidrs: HashSet::new(),
@@ -133,18 +131,12 @@ impl Cluster {
         if std::mem::replace(&mut self.has_spoken, true) {
             self.resolver.take_reports()
         } else {
-            vec![self.resolver.report_all()]
+            self.resolver.report_all()
         }
     }
 
-    /// Looks for what is wrong with the cluster as a whole, and our place in it.
+    /// Looks for what is wrong with the cluster as a whole.
     fn check(&mut self) {
-        let own = origin(Kind::Node, &self.own_name);
-        let is_known = self.known.get(&Kind::Node).is_some_and(|nodes| nodes.contains(&own));
-        let stranger = "this node is not in the cluster by this name: correct node.name";
-        let problem = (!is_known).then(|| stranger.to_owned());
-        self.resolver.set_problem(own, Aspect::Cluster, problem);
-
         let has_blocks = self.known.get(&Kind::Block).is_some_and(|blocks| !blocks.is_empty());
         let hint = (self.found != Found::HostLocal && !has_blocks && !self.pod_cidrs.is_empty())
             .then(|| {

@@ -16,6 +16,10 @@ use crate::{
 const ADDRESS: &str = "projectcalico.org/IPv4Address";
 /// The same as problems name it.
 const ANNOTATION: &str = "annotation projectcalico.org/IPv4Address";
+/// `10.65.1.0`, likewise.
+const TUNNEL: &str = "projectcalico.org/IPv4IPIPTunnelAddr";
+/// The same as problems name it.
+const TUNNEL_ANNOTATION: &str = "annotation projectcalico.org/IPv4IPIPTunnelAddr";
 /// For an object that does not even say its name.
 const NAMELESS: &str = "(without a name)";
 
@@ -84,9 +88,12 @@ pub fn version(value: &Value) -> Option<String> {
 
 /// As Felix does: what Calico's agent found, then the cluster's own knowledge.
 fn read_node(value: &Value) -> NodeSays {
-    let annotation = &value["metadata"]["annotations"][ADDRESS];
-    let addresses = Field("status.addresses", &value["status"]["addresses"]);
-    let node = CalicoNode::from_fields(Field(ANNOTATION, annotation), addresses);
+    let annotations = &value["metadata"]["annotations"];
+    let node = CalicoNode::from_fields(
+        Field(ANNOTATION, &annotations[ADDRESS]),
+        Field("status.addresses", &value["status"]["addresses"]),
+        Field(TUNNEL_ANNOTATION, &annotations[TUNNEL]),
+    );
     NodeSays { node, pods: pods(value) }
 }
 
@@ -134,7 +141,7 @@ mod tests {
 
     fn address(node: &NodeSays) -> String {
         let text = |it: Option<String>| it.unwrap_or_else(|| "-".to_owned());
-        let CalicoNode { address, subnet } = &node.node.object;
+        let CalicoNode { address, subnet, .. } = &node.node.object;
         let address = text(address.map(|it| it.to_string()));
         format!("{address} {}", text(subnet.map(|it| it.to_string())))
     }

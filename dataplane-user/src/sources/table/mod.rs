@@ -71,9 +71,7 @@ impl Rules {
     /// Sources that `precedence` leaves out follow in their usual order.
     #[must_use]
     pub fn new(precedence: &[SourceKind], pools: BTreeMap<Ipv4Net, Encap>) -> Self {
-        let mut order = precedence.to_vec();
-        order.extend(SourceKind::ALL.into_iter().filter(|kind| !precedence.contains(kind)));
-        Self { precedence: order, pools }
+        Self { precedence: SourceKind::in_order(precedence), pools }
     }
 
     fn rank(&self, kind: SourceKind) -> usize {

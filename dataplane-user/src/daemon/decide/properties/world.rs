@@ -18,7 +18,7 @@ use crate::{
     },
     desired::{ChosenRoutes, Paths},
     kernel::{Host, KernelRoute, Link, Neighbour, Path, TUNL0, TUNNEL},
-    sources::{Change, Claim, Report, SourceKind},
+    sources::{Change, Claim, NodeRecord, OwnNode, Report, SourceKind},
 };
 
 pub const OURS: Ipv4Addr = Ipv4Addr::new(172, 16, 36, 10);
@@ -33,7 +33,7 @@ pub const FAR: Ipv4Addr = Ipv4Addr::new(172, 17, 0, 9);
 /// Without a path.
 pub const LOST: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 7);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(172, 16, 36, 1);
-const TUNNEL_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 20, 105, 192);
+pub const TUNNEL_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 20, 105, 192);
 
 pub const ETH0: IfIndex = IfIndex(2);
 const ETH1: IfIndex = IfIndex(3);
@@ -119,6 +119,8 @@ pub struct World {
     pub claims: BTreeMap<SourceKind, Vec<Change>>,
     /// Nodes towards which the kernel uses our second address.
     pub by_second: BTreeSet<Ipv4Addr>,
+    /// What etcd records about this node: nothing, that there is no such Node, or its addresses.
+    pub own_node: Option<Option<NodeRecord>>,
 }
 
 impl Default for World {
@@ -138,6 +140,7 @@ impl Default for World {
             kernel: BTreeSet::new(),
             claims: BTreeMap::new(),
             by_second: BTreeSet::new(),
+            own_node: None,
         }
     }
 }
@@ -259,6 +262,9 @@ impl Daemon {
     }
 
     pub fn report(&mut self, world: &World, kind: SourceKind) {
+        if let Some(record) = world.own_node.filter(|_| kind == SourceKind::Etcd) {
+            self.decider.take(kind, Report::OwnNode(OwnNode { object: "nodes/us".into(), record }));
+        }
         if kind != SourceKind::Kernel {
             let claims = world.claims.get(&kind).cloned().unwrap_or_default();
             self.decider.take(kind, snapshot(claims));

@@ -37,7 +37,7 @@ fn a_block() -> impl Strategy<Value = Block> {
 
 fn a_node() -> impl Strategy<Value = CalicoNode> {
     prop_oneof![
-        Just(CalicoNode { address: None, subnet: None }),
+        Just(CalicoNode::default()),
         (0..3_u8, prop_oneof![Just(24_u8), Just(16), Just(32)])
             .prop_map(|(n, length)| node(&format!("172.16.{n}.4/{length}"))),
     ]

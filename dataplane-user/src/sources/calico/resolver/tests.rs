@@ -19,7 +19,7 @@ pub(super) fn node(text: &str) -> CalicoNode {
 }
 
 fn nowhere() -> CalicoNode {
-    CalicoNode { address: None, subnet: None }
+    CalicoNode::default()
 }
 
 pub(super) fn pool(cidr: &str, encap: Option<Encap>) -> Pool {
