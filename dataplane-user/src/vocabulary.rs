@@ -40,6 +40,12 @@ impl SourceKind {
         }
     }
 
+    /// Returns whether it is a datastore of Calico's: objects of nodes and blocks.
+    #[must_use]
+    pub const fn is_datastore(self) -> bool {
+        matches!(self, Self::Kubernetes | Self::Etcd)
+    }
+
     /// Returns all sources, the most trusted first: those that `precedence` leaves out follow in
     /// their usual order.
     #[must_use]

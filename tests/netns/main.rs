@@ -6,10 +6,10 @@
 //! |---|---|
 //! | Packets between two nodes | [`traffic`], [`frames`], [`size`], [`mtu`], [`errors`], [`spoof`], [`safety`], [`service`], [`regressions`] |
 //! | Leases | [`leases`], [`lease_policy`], [`lease_services`], [`lease_traps`], [`lease_life`], [`lease_load`], [`lease_config`], [`lease_conntrack`] |
-//! | Where routes come from | [`sources`], [`bird`], [`source_bird`], [`source_etcd`], [`source_kubernetes`], [`source_scale`] |
+//! | Where routes come from | [`sources`], [`bird`], [`source_bird`], [`source_etcd`], [`source_kubernetes`], [`own_node`], [`source_scale`] |
 //! | The daemon's life | [`daemon`], [`restart`], [`upgrade`], [`bad_pins`], [`reload`], [`config`], [`underlay`], [`pods`], [`attach`] |
 //! | What an operator sees | [`cli`], [`here`], [`lease_cli`], [`problems`], [`journal`] |
-//! | The host around it | [`security`], [`packaging`], [`systemd`], [`systemd_problems`] |
+//! | The host around it | [`host_links`], [`security`], [`packaging`], [`systemd`], [`systemd_problems`] |
 
 mod attach;
 mod bad_pins;
@@ -32,6 +32,7 @@ mod lease_services;
 mod lease_traps;
 mod leases;
 mod mtu;
+mod own_node;
 mod packaging;
 mod pods;
 mod problems;

@@ -7,7 +7,7 @@ use tunless_lab::{
     Daemon, Lab, Node,
     kube_api::{
         KubeApi, NODES, V1_BLOCKS, V1_POOLS,
-        objects::{block, block_name, node, pool},
+        objects::{block, block_name, pool, tunnel_node},
     },
 };
 use tunless_tests::scene::{
@@ -36,7 +36,7 @@ impl Cluster {
         api.serve_calico(V1_BLOCKS, V1_POOLS);
         api.set(V1_POOLS, pool("default-ipv4-ippool", "10.20.0.0/16", "Always"));
         for one in lab.nodes() {
-            api.set(NODES, node(one.name, &format!("{}/24", one.ip)));
+            api.set(NODES, tunnel_node(one.name, &format!("{}/24", one.ip), one.tunnel));
             api.set(V1_BLOCKS, block(V1_BLOCKS, one.block, one.name, &[]));
         }
         let path = lab.dir().join("kubeconfig");
@@ -161,7 +161,8 @@ fn talk_by_what_the_api_says(cluster: &mut Cluster) {
     assert_lossless(stream);
     assert_lossless(back);
 
-    cluster.api.set(NODES, node(node3.name, &format!("{}/24", node3.ip)));
+    let cidr = format!("{}/24", node3.ip);
+    cluster.api.set(NODES, tunnel_node(node3.name, &cidr, node3.tunnel));
     cluster.wait_for_routes(&[first, third]);
 }
 

@@ -104,6 +104,7 @@ impl Watcher {
             Report::Up => self.down = None,
             Report::Problems(problems) => assert_eq!(problems, [], "everything is understood"),
             Report::Problem(origin, why) => panic!("{origin}: {why:?}"),
+            Report::OwnNode(own) => panic!("BIRD has no Nodes: {own:?}"),
         }
     }
 

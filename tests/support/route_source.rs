@@ -55,7 +55,8 @@ impl RouteSource {
                 api.serve_calico(V1_BLOCKS, V1_POOLS);
                 api.set(V1_POOLS, objects::pool("default-ipv4-ippool", POOL, "Always"));
                 for node in lab.nodes() {
-                    api.set(NODES, objects::node(node.name, &format!("{}/24", node.ip)));
+                    let cidr = format!("{}/24", node.ip);
+                    api.set(NODES, objects::tunnel_node(node.name, &cidr, node.tunnel));
                     api.set(V1_BLOCKS, objects::block(V1_BLOCKS, node.block, node.name, &[]));
                 }
                 fs::write(lab.dir().join("kubeconfig"), api.kubeconfig("secret")).unwrap();

@@ -76,13 +76,15 @@ pub struct Config {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default, expecting = "a mapping of keys to values")]
 pub struct NodeConfig {
-    /// For people; default: the host's name.
+    /// The name of this node's object in a datastore; default: the host's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The underlay address; default: the source the kernel uses towards the nodes.
+    /// The underlay address; default: that of this node's object in the datastore, if the host has
+    /// it, else the source the kernel uses towards the nodes.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "types::some_address")]
     pub address: Option<Ipv4Addr>,
-    /// The tunnel device's address, the host's source towards pods; default: none.
+    /// The tunnel device's address, the host's source towards pods; default: that of this node's
+    /// object in the datastore.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "types::some_address")]
     pub tunnel_address: Option<Ipv4Addr>,
 }

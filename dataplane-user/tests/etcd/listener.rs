@@ -9,7 +9,9 @@ use std::{
 
 use dataplane_user::{
     config::EtcdConfig,
-    sources::{Claim, Encap, Me, Origin, Report, Reporter, SourceKind, etcd, reported::Reported},
+    sources::{
+        Claim, Encap, Me, Origin, OwnNode, Report, Reporter, SourceKind, etcd, reported::Reported,
+    },
 };
 use ipnet::Ipv4Net;
 use tokio::sync::{
@@ -33,6 +35,8 @@ pub struct Listener {
     reported: Reported,
     /// Why it is down.
     pub down: Option<String>,
+    /// What etcd records about this node.
+    pub own: Option<OwnNode>,
     /// How often it told everything.
     pub snapshots: usize,
     /// How often it told changes.
@@ -76,6 +80,7 @@ impl Listener {
             claims: BTreeMap::new(),
             reported: Reported::new(SourceKind::Etcd),
             down: None,
+            own: None,
             snapshots: 0,
             steps: 0,
             log: Vec::new(),
@@ -169,7 +174,9 @@ impl Listener {
         self.reported.take(&report, SystemTime::now());
         self.down = self.reported.down().map(|(why, _)| why.to_string());
         match report {
+            Report::OwnNode(own) => self.own = Some(own),
             Report::Snapshot { claims, .. } => {
+                assert!(self.own.is_some(), "claims before the own node");
                 self.claims = claims
                     .into_iter()
                     .map(|change| ((change.cidr, change.origin), change.claim.unwrap()))

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use dataplane_user::sources::{NodeRecord, OwnNode};
 use serde_json::json;
 use tunless_lab::{
     Etcd,
@@ -11,6 +12,33 @@ use tunless_lab::{
 use crate::listener::{Listener, ME, plain};
 
 const TUNNEL: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 1);
+
+#[test]
+fn what_etcd_has_about_this_node_is_followed() {
+    let etcd = Etcd::new().start().unwrap();
+    cluster(&etcd, "Always");
+    let mut listener = Listener::new(plain(etcd.endpoints()));
+    let own = |address: [u8; 4], tunnel_address| {
+        let record = NodeRecord { address: Some(address.into()), tunnel_address };
+        Some(OwnNode { object: format!("nodes/{ME}"), record: Some(record) })
+    };
+    let first = own([172, 16, 36, 10], Some(TUNNEL));
+    listener.until("the own node", |it| it.own == first);
+    let stored = node(ME, "172.16.36.12/24", TUNNEL);
+    etcd.store(&stored).unwrap();
+    let moved = own([172, 16, 36, 12], Some(TUNNEL));
+    listener.until("another address", |it| it.own == moved);
+    etcd.store(&stored.clone().with("/spec/bgp/ipv4IPIPTunnelAddr", json!(null))).unwrap();
+    let bare = own([172, 16, 36, 12], None);
+    listener.until("no tunnel address", |it| it.own == bare);
+    // What is not understood leaves what is valid.
+    etcd.put(&stored.key, "{").unwrap();
+    listener.until_problem(&stored.key, "stays active");
+    assert_eq!(listener.own, bare);
+    etcd.delete(&stored.key).unwrap();
+    let none = Some(OwnNode { object: format!("nodes/{ME}"), record: None });
+    listener.until("no node", |it| it.own == none);
+}
 
 /// Three nodes, two of them in one subnet, and a pool.
 pub fn cluster(etcd: &Etcd, ipip: &str) {

@@ -1,10 +1,13 @@
 //! What is claimed, and how that follows the cluster.
 
-use dataplane_user::config::sources::CalicoApi;
+use dataplane_user::{
+    config::sources::CalicoApi,
+    sources::{NodeRecord, OwnNode},
+};
 use serde_json::{Value, json};
 use tunless_lab::kube_api::{
     KubeApi, NODES,
-    objects::{bare_node, block, block_name, host_local_node, node, pool},
+    objects::{bare_node, block, block_name, host_local_node, node, pool, tunnel_node},
 };
 
 use super::source::{ALL, Source, V1, V3, cluster, fill};
@@ -46,6 +49,33 @@ async fn a_block_that_moves_lends_and_goes_is_followed() {
         assert_eq!((source.seen.snapshots, &source.seen.downs[..]), (1, &[][..]));
         assert_eq!(source.seen.changes, 1 + 2 + 2, "{:#?}", source.seen);
     }
+}
+
+#[tokio::test]
+async fn what_the_api_has_about_this_node_is_followed() {
+    let server = cluster(V1);
+    let mut source = Source::start(&server, CalicoApi::Auto);
+    source.until_claims(&ALL).await;
+    let own = |address: &str, tunnel: Option<&str>| {
+        let tunnel_address = tunnel.map(|it| it.parse().unwrap());
+        let record = NodeRecord { address: Some(address.parse().unwrap()), tunnel_address };
+        OwnNode { object: "Node/node-a".into(), record: Some(record) }
+    };
+    let (address, tunnel) = ("172.17.0.5", "10.65.0.1");
+    assert_eq!(source.seen.own, Some(own(address, None)));
+    let cidr = format!("{address}/24");
+    server.set(NODES, tunnel_node("node-a", &cidr, tunnel.parse().unwrap()));
+    let with_tunnel = Some(own(address, Some(tunnel)));
+    source.until("a tunnel address", |seen| seen.own == with_tunnel).await;
+    // Of other nodes, and what is malformed, nothing is taken.
+    server.set(NODES, tunnel_node("node-b", "172.17.0.6/24", "10.65.1.0".parse().unwrap()));
+    server.set(NODES, bare_node("node-a", "172.17.0.8"));
+    let internal = Some(own("172.17.0.8", None));
+    source.until("the InternalIP", |seen| seen.own == internal).await;
+    server.delete(NODES, "node-a");
+    let none = Some(OwnNode { object: "Node/node-a".into(), record: None });
+    source.until("no Node", |seen| seen.own == none).await;
+    assert_eq!(source.seen.snapshots, 1);
 }
 
 #[tokio::test]

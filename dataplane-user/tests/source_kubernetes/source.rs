@@ -10,7 +10,9 @@ use std::{
 
 use dataplane_user::{
     config::{KubernetesConfig, sources::CalicoApi},
-    sources::{Change, Encap, Me, Report, Reporter, SourceKind, kubernetes, reported::Reported},
+    sources::{
+        Change, Encap, Me, OwnNode, Report, Reporter, SourceKind, kubernetes, reported::Reported,
+    },
 };
 use tempfile::TempDir;
 use tokio::{
@@ -50,6 +52,8 @@ pub struct Seen {
     /// The problems, and whether it is down.
     reported: Reported,
     pub down: Option<String>,
+    /// What the API has about this node.
+    pub own: Option<OwnNode>,
     pub snapshots: usize,
     /// How many reports of changes there were, and changes in them.
     pub steps: usize,
@@ -147,6 +151,7 @@ impl Seen {
             problems: BTreeMap::new(),
             reported: Reported::new(SourceKind::Kubernetes),
             down: None,
+            own: None,
             snapshots: 0,
             steps: 0,
             changes: 0,
@@ -177,7 +182,12 @@ impl Seen {
             self.down = down;
         }
         match report {
+            Report::OwnNode(own) => {
+                assert_ne!(self.own.as_ref(), Some(&own), "reported again");
+                self.own = Some(own);
+            }
             Report::Snapshot { claims, .. } => {
+                assert!(self.own.is_some(), "claims before the own node");
                 self.snapshots += 1;
                 self.claims.clear();
                 claims.into_iter().for_each(|change| self.change(&change));

@@ -23,14 +23,6 @@ use crate::{
 #[serde(transparent)]
 pub struct OwnNodes(Vec<(SourceKind, OwnNode)>);
 
-#[cfg(test)]
-impl OwnNodes {
-    /// Of one datastore.
-    pub fn of(kind: SourceKind, own: OwnNode) -> Self {
-        Self(vec![(kind, own)])
-    }
-}
-
 impl OwnNodes {
     /// Returns what is known: what each datastore has `reported`, else what it reported to an
     /// earlier run. A source that the file does not configure does not count.
@@ -64,6 +56,14 @@ impl OwnNodes {
     #[must_use]
     pub fn tunnel_address(&self) -> Option<Ipv4Addr> {
         self.records().find_map(|(_, _, record)| record.tunnel_address)
+    }
+}
+
+#[cfg(test)]
+impl OwnNodes {
+    /// Of one datastore.
+    pub fn of(kind: SourceKind, own: OwnNode) -> Self {
+        Self(vec![(kind, own)])
     }
 }
 
@@ -149,8 +149,8 @@ fn tunnel_differs(subject: &str, recorded: Ipv4Addr, used: Ipv4Addr, config: &Co
     Problem::new(Code::TunnelAddressDiffers, subject, what).remedy(remedy)
 }
 
-/// Reports a tunnel address that lies in no block of ours, once a datastore knows our blocks:
-/// answers to what this host sends pods then go to another node, or nowhere.
+/// Reports a tunnel address that lies in no block of ours: answers to what this host sends pods
+/// then go to another node, or nowhere. Only for a datastore that has reported all blocks.
 #[must_use]
 pub fn foreign_tunnel_address(
     own: &OwnNodes,
@@ -162,9 +162,8 @@ pub fn foreign_tunnel_address(
         own.records().filter_map(|(_, _, record)| record.address).chain([facts.node]).collect();
     // Without a Node of our name no block is ours: that is a problem by itself.
     own.records().next()?;
-    let datastore = |kind| matches!(kind, SourceKind::Kubernetes | SourceKind::Etcd);
     let owners = supernets(Ipv4Net::from(address)).find_map(|net| {
-        let claims = table.claims_to(net).filter(|(kind, ..)| datastore(*kind));
+        let claims = table.claims_to(net).filter(|(kind, ..)| kind.is_datastore());
         let owners: Vec<_> = claims.map(|(_, _, claim)| (net, claim.node)).collect();
         (!owners.is_empty()).then_some(owners)
     });

@@ -13,7 +13,10 @@ use crate::{
     },
     desired::{self, Facts, RouteTables, TunnelMode},
     kernel::{Host, Link, TUNL0, TUNNEL},
-    sources::status::{SourceStatus, SourcesStatus, State},
+    sources::{
+        SourceKind,
+        status::{SourceStatus, SourcesStatus, State},
+    },
 };
 
 /// So many problems of a kind are listed one by one.
@@ -54,6 +57,10 @@ pub fn ground(decider: &Decider, chosen: ChosenMode, facts: &Facts, host: &Host)
     problems.extend(other_tunnels(&decider.file().config, host));
     let own = decider.own_nodes();
     problems.extend(own_node::problems(&own, &decider.file().config, host, Some(facts)));
+    if decider.claims().silent().any(SourceKind::is_datastore) {
+        // It may know the tunnel address, and the blocks.
+        return problems;
+    }
     problems.extend(own_node::foreign_tunnel_address(&own, decider.table(), facts));
     if facts.tunnel.address.is_none() {
         problems.push(

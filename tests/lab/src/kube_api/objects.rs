@@ -1,5 +1,7 @@
 //! Objects as a cluster has them, with all that nobody here reads.
 
+use std::net::Ipv4Addr;
+
 use serde_json::{Value, json};
 
 use super::{V1_BLOCKS, V3_BLOCKS};
@@ -24,9 +26,16 @@ pub fn node(name: &str, address: &str) -> Value {
     node["metadata"]["annotations"] = json!({
         "kubeadm.alpha.kubernetes.io/cri-socket": "unix:///run/containerd/containerd.sock",
         "projectcalico.org/IPv4Address": address,
-        "projectcalico.org/IPv4IPIPTunnelAddr": "10.65.1.0",
         "volumes.kubernetes.io/controller-managed-attach-detach": "true",
     });
+    node
+}
+
+/// The same with the address that Calico allocated for its IPIP device.
+#[must_use]
+pub fn tunnel_node(name: &str, address: &str, tunnel: Ipv4Addr) -> Value {
+    let mut node = node(name, address);
+    node["metadata"]["annotations"]["projectcalico.org/IPv4IPIPTunnelAddr"] = json!(tunnel);
     node
 }
 
