@@ -9,7 +9,7 @@
 //! | Where routes come from | [`sources`], [`bird`], [`source_bird`], [`source_etcd`], [`source_kubernetes`], [`own_node`], [`source_scale`] |
 //! | The daemon's life | [`daemon`], [`restart`], [`upgrade`], [`bad_pins`], [`reload`], [`config`], [`underlay`], [`pods`], [`attach`] |
 //! | What an operator sees | [`cli`], [`here`], [`lease_cli`], [`problems`], [`journal`] |
-//! | The host around it | [`host_links`], [`security`], [`packaging`], [`systemd`], [`systemd_problems`] |
+//! | The host around it | [`host_links`], [`host_ipsec`], [`security`], [`packaging`], [`systemd`], [`systemd_problems`] |
 
 mod attach;
 mod bad_pins;
@@ -20,6 +20,7 @@ mod daemon;
 mod errors;
 mod frames;
 mod here;
+mod host_ipsec;
 mod host_links;
 mod journal;
 mod lease_cli;

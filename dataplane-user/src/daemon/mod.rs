@@ -165,7 +165,7 @@ impl Daemon {
                 self.reporter.write_pending();
                 None
             }
-            Wake::Resume => Some(whole),
+            Wake::Resume | Wake::Policies => Some(whole),
             Wake::Rules => {
                 self.rules_touched = true;
                 Some(whole)

@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{config_watch::ConfigWatch, debounce::Debounced, underlay_errors::UnderlayErrors};
 use crate::{
-    kernel::{Changes, Events, RuleEvents},
+    kernel::{Announcements, Changes, Events},
     sources::{Report, SourceKind, hub::Reports},
 };
 
@@ -34,6 +34,8 @@ pub enum Wake {
     ReportDue,
     /// nftables were changed.
     Rules,
+    /// IPsec policies were changed.
+    Policies,
     /// Outer packets were too big for the paths to these nodes.
     Narrowed(BTreeSet<Ipv4Addr>),
     /// The configuration file was saved.
@@ -69,8 +71,10 @@ pub struct Alarms {
 pub struct Wakes {
     events: Events,
     kernel: Debounced<Changes>,
-    rule_events: Option<RuleEvents>,
+    rule_events: Option<Announcements>,
     rules: Debounced<()>,
+    policy_events: Option<Announcements>,
+    policies: Debounced<()>,
     underlay_errors: UnderlayErrors,
     narrowed: Debounced<BTreeSet<Ipv4Addr>>,
     reports: Reports,
@@ -95,10 +99,13 @@ impl Wakes {
         Ok(Self {
             events,
             kernel: Debounced::new(GATHER),
-            rule_events: RuleEvents::subscribe()
+            rule_events: Announcements::of_nftables()
                 .inspect_err(|error| tracing::warn!("{error:#}; changes are found every 10 s"))
                 .ok(),
             rules: Debounced::new(RULES),
+            // A kernel without xfrm has no policies either.
+            policy_events: Announcements::of_xfrm().ok(),
+            policies: Debounced::new(GATHER),
             underlay_errors,
             narrowed: Debounced::new(PATHS),
             reports,
@@ -136,9 +143,17 @@ impl Wakes {
                     }
                     return Ok(Wake::Sources(reports));
                 }
-                changed = rules_changed(&mut self.rule_events) => {
+                changed = changed(&mut self.rule_events) => {
                     changed?;
                     self.rules.add(|()| ());
+                }
+                changed = changed(&mut self.policy_events) => {
+                    changed?;
+                    self.policies.add(|()| ());
+                }
+                () = self.policies.due() => {
+                    self.policies.take();
+                    return Ok(Wake::Policies);
                 }
                 () = self.rules.due() => {
                     self.rules.take();
@@ -168,8 +183,8 @@ impl Wakes {
     }
 }
 
-/// As [`RuleEvents::changed`]; without events for ever.
-async fn rules_changed(events: &mut Option<RuleEvents>) -> Result<()> {
+/// As [`Announcements::changed`]; without events for ever.
+async fn changed(events: &mut Option<Announcements>) -> Result<()> {
     match events {
         Some(events) => events.changed().await,
         None => std::future::pending().await,

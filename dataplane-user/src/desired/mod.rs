@@ -1,6 +1,7 @@
 //! What should be: a pure function of the configuration and of what the kernel
 //! says.
 
+pub mod ipsec;
 pub mod links;
 mod route_tables;
 
@@ -22,7 +23,7 @@ use crate::{
     sources::table::{ChosenRoute, Surroundings},
 };
 
-pub use self::{links::Underlay, route_tables::RouteTables};
+pub use self::{ipsec::Policies, links::Underlay, route_tables::RouteTables};
 
 /// Bytes of link header on our own tunnel device, a veth.
 const ETHERNET: u32 = 14;
@@ -47,6 +48,8 @@ pub struct Facts {
     pub pods: BTreeMap<Ipv4Addr, Endpoint>,
     /// Beside tunl0: its routes, prefix → node.
     pub tunl0_routes: BTreeMap<Ipv4Net, Ipv4Addr>,
+    /// IPsec policies about encapsulated packets.
+    pub ipsec: Policies,
     /// The sources' servers, as far as the file has their addresses.
     pub servers: BTreeSet<Ipv4Addr>,
 }
@@ -185,7 +188,8 @@ impl Facts {
         };
         let pods = local_pods(config, host);
         let servers = config.sources.servers();
-        Self { node, mode, underlay, receiving, tunnel, pods, tunl0_routes, servers }
+        let ipsec = Policies::new(&host.policies, node);
+        Self { node, mode, underlay, receiving, tunnel, pods, tunl0_routes, ipsec, servers }
     }
 
     /// Looks at the routes to these prefixes again.

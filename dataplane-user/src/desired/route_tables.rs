@@ -31,6 +31,9 @@ pub struct RouteTables {
     pub kernel_routes: BTreeMap<Ipv4Net, TunnelRoute>,
     /// Nodes that cannot be reached, and why.
     pub unreachable: BTreeMap<Ipv4Addr, String>,
+    /// Routes by which nothing is sent nor taken in, because IPsec would be passed by: to which
+    /// node.
+    pub withheld: BTreeMap<Ipv4Net, Ipv4Addr>,
     /// Routes that are left to tunl0, and why.
     pub left_to_tunl0: BTreeMap<Ipv4Net, String>,
     /// Pools whose routes are not known yet: what no route covers must not leave
@@ -90,6 +93,7 @@ impl RouteTables {
             nodes: pick(&self.nodes, nodes),
             kernel_routes: pick(&self.kernel_routes, prefixes),
             unreachable: BTreeMap::new(),
+            withheld: BTreeMap::new(),
             left_to_tunl0: BTreeMap::new(),
             unknown_pools: BTreeSet::new(),
         }
@@ -131,7 +135,14 @@ impl RouteTables {
         let left = route.and_then(|route| left_to_tunl0(inputs, cidr, route));
         let taken = route.filter(|_| left.is_none() && own.is_none());
         put(&mut self.left_to_tunl0, cidr, left);
-        let entry = own.or_else(|| taken.map(entry)).or_else(|| extra_source(inputs, cidr));
+        // Plain packets of such a node are not taken in, so it has no entry; what is sent to it
+        // stays in the tunnel device.
+        let is_withheld =
+            |route: &&ChosenRoute| !route.is_direct && is_protected(inputs, route.node);
+        let withheld = taken.filter(is_withheld).map(|route| route.node);
+        let entry = taken.filter(|_| withheld.is_none()).map(entry);
+        put(&mut self.withheld, cidr, withheld);
+        let entry = own.or(entry).or_else(|| extra_source(inputs, cidr));
         put(&mut self.routes, cidr, entry);
         let kernel_route = taken.and_then(|route| kernel_route(inputs, &self.nodes, route));
         put(&mut self.kernel_routes, cidr, kernel_route);
@@ -179,6 +190,9 @@ fn extra_source(inputs: Inputs<'_>, cidr: Ipv4Net) -> Option<Route> {
     let has_it = |extras: &&NodeExtras| extras.extra_sources.iter().any(|net| net.0 == cidr);
     // Of several nodes the last counts.
     let extras = inputs.config.routes.nodes.iter().rfind(has_it)?;
+    if is_protected(inputs, extras.node) {
+        return None;
+    }
     let (flags, source) = (Route::SOURCE_ONLY, Route::SOURCE_FILE);
     Some(Route { node: extras.node.into(), since: 0, flags, source })
 }
@@ -195,6 +209,15 @@ fn entry(route: &ChosenRoute) -> Route {
 /// Beside tunl0 the kernel's routes are the newer word: what they contradict is
 /// left to tunl0.
 fn left_to_tunl0(inputs: Inputs<'_>, cidr: Ipv4Net, route: &ChosenRoute) -> Option<String> {
+    if inputs.facts.mode == TunnelMode::Accelerate
+        && !route.is_direct
+        && let Some(policy) = inputs.facts.ipsec.protecting(route.node)
+    {
+        let node = route.node;
+        return Some(format!(
+            "route {cidr}: {policy} to node {node}; left to tunl0, which obeys it"
+        ));
+    }
     let gateway = inputs.facts.tunl0_routes.get(&cidr)?;
     (*gateway != route.node && route.source != SourceKind::Kernel).then(|| {
         format!(
@@ -205,8 +228,21 @@ fn left_to_tunl0(inputs: Inputs<'_>, cidr: Ipv4Net, route: &ChosenRoute) -> Opti
     })
 }
 
+/// Whether IPsec protects packets between us and a node.
+fn is_protected(inputs: Inputs<'_>, node: Ipv4Addr) -> bool {
+    inputs.facts.ipsec.protecting(node).is_some()
+}
+
 fn node(inputs: Inputs<'_>, address: Ipv4Addr) -> Result<Node, String> {
     let Inputs { config, host, paths, facts, .. } = inputs;
+    if facts.mode == TunnelMode::Replace
+        && let Some(policy) = facts.ipsec.protecting(address)
+    {
+        return Err(format!(
+            "{policy}, and without tunl0 they would travel in the clear; nothing is sent to it \
+             (`mode: accelerate` leaves such nodes to tunl0)"
+        ));
+    }
     let Some(path) = paths.get(&address) else {
         let vrf = host.owner(facts.node).and_then(|ifindex| host.vrf(ifindex));
         return Err(vrf.map_or_else(
@@ -278,7 +314,7 @@ mod tests {
     use super::*;
     use crate::{
         config::Config,
-        desired::Facts,
+        desired::{Facts, ipsec::Policies},
         kernel::{Host, Link, Path, TunnelDevice},
     };
 
@@ -366,6 +402,7 @@ mod tests {
                 pods: [(net(POD).addr(), Endpoint::default())].into(),
                 tunl0_routes,
                 servers: BTreeSet::new(),
+                ipsec: Policies::default(),
             };
             let inputs = Inputs {
                 config: &config,
@@ -390,6 +427,62 @@ mod tests {
                 tables.clone()
             };
             assert_eq!([update(&routes), update(&ChosenRoutes::new())], [whole, empty]);
+        }
+    }
+
+    /// A node that IPsec protects: nothing is sent to it nor taken from it, or tunl0 has it.
+    #[test]
+    fn a_node_that_ipsec_protects() {
+        use crate::kernel::{Policy, PolicyDirection};
+        let config: Config = serde_yaml::from_str(&format!(
+            "routes: {{nodes: [{{node: {FAR}, extra_sources: [{EXTRA}]}}]}}"
+        ))
+        .unwrap();
+        let eth0 =
+            Link { name: "eth0".into(), mac: Mac([1, 1, 1]), mtu: Mtu(1500), ..Link::default() };
+        let host = Host { links: [(ETH0, eth0)].into(), ..Host::default() };
+        let path = Path { ifindex: ETH0, next_hop: ROUTER, source: Some(OURS), mtu: None };
+        let paths = [(FAR, path), (NEAR, path)].into();
+        let policy = Policy {
+            direction: PolicyDirection::Out,
+            source: OURS.into(),
+            destination: FAR.into(),
+            protocol: 0,
+            priority: 0,
+            is_plain: false,
+        };
+        let other = "10.20.43.0/26";
+        for (mode, expected) in [
+            (TunnelMode::Replace, ["none, dev 4, unreachable", "ipip, dev 4, unreachable"]),
+            (TunnelMode::Accelerate, ["none, none, left to tunl0", "ipip, none"]),
+        ] {
+            let facts = Facts {
+                node: OURS,
+                underlay: [ETH0].into(),
+                receiving: [ETH0].into(),
+                mode,
+                tunnel: TunnelDevice { mtu: Mtu(1480), address: None, is_loose: false },
+                pods: BTreeMap::new(),
+                tunl0_routes: BTreeMap::new(),
+                servers: BTreeSet::new(),
+                ipsec: Policies::new(std::slice::from_ref(&policy), OURS),
+            };
+            let (config, host, paths, facts) = (&config, &host, &paths, &facts);
+            let inputs = Inputs { config, host, paths, facts, tunnel: TUNNEL };
+            let route = |node, is_direct| ChosenRoute {
+                node,
+                is_direct,
+                source: SourceKind::Etcd,
+                since: 0,
+            };
+            let routes = [(net(BLOCK), route(FAR, false)), (net(other), route(NEAR, false))].into();
+            let tables = RouteTables::whole(inputs, &routes);
+            assert_eq!([BLOCK, other].map(|cidr| fate(&tables, cidr)), expected, "{mode:?}");
+            assert_eq!(fate(&tables, EXTRA).split(',').next(), Some("none"), "{mode:?}");
+            // Packets that travel plain anyway are the kernel's, which obeys the policy.
+            let routes = [(net(BLOCK), route(FAR, true))].into();
+            let direct = RouteTables::whole(inputs, &routes);
+            assert_eq!(fate(&direct, BLOCK).split(',').next(), Some("direct"), "{mode:?}");
         }
     }
 }

@@ -9,7 +9,7 @@ use dataplane_common::{IfIndex, Mac, Mtu};
 use ipnet::Ipv4Net;
 use netlink_packet_route::rule::RuleMessage;
 
-use super::{PROTOCOL, RouteChange, TUNL0};
+use super::{PROTOCOL, Policy, RouteChange, TUNL0};
 use crate::address::is_single;
 
 /// One consistent-enough look at the kernel. A change in between raises an
@@ -29,6 +29,8 @@ pub struct Host {
     pub other_tables: Vec<(u32, KernelRoute)>,
     /// The rules that choose a table, in the kernel's order.
     pub rules: Vec<RuleMessage>,
+    /// IPsec policies that may be about packets between nodes.
+    pub policies: Vec<Policy>,
     /// Interfaces with a qdisc that shapes or polices: any but `noqueue`, and
     /// `clsact`, which is only a place for filters.
     pub shaped: BTreeSet<IfIndex>,

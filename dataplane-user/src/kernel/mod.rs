@@ -2,6 +2,7 @@
 //!
 //! Everything here acts in the network namespace the process is in.
 
+mod announcements;
 mod device;
 mod events;
 mod filters;
@@ -9,28 +10,31 @@ mod host;
 mod neighbours;
 mod path;
 mod routes;
-mod rule_events;
 mod snapshot;
 mod tunl0;
+mod xfrm;
 
 use anyhow::{Context as _, Result};
 use rtnetlink::Handle;
 
 pub use self::{
+    announcements::Announcements,
     device::{TUNNEL, TUNNEL_PEER, TunnelDevice, is_tunnel_of, tunnel_owner},
     events::{Changes, Events, RouteChange},
     filters::Filter,
     host::{Host, KernelRoute, Link, Neighbour},
     path::Path,
     routes::{METRIC, PROTOCOL, TunnelRoute},
-    rule_events::RuleEvents,
     tunl0::TUNL0,
+    xfrm::{Policy, PolicyDirection},
 };
 
 /// A connection for requests.
 #[derive(Clone)]
 pub struct Kernel {
     handle: Handle,
+    /// `None`: the kernel has no xfrm.
+    xfrm: Option<xfrm::Xfrm>,
 }
 
 impl Kernel {
@@ -42,7 +46,7 @@ impl Kernel {
         let (connection, handle, _) =
             rtnetlink::new_connection().context("no netlink socket to be had")?;
         tokio::spawn(connection);
-        Ok(Self { handle })
+        Ok(Self { handle, xfrm: xfrm::Xfrm::connect() })
     }
 }
 

@@ -88,6 +88,10 @@ impl Kernel {
             host.rules.push(message);
         }
 
+        if let Some(mut xfrm) = self.xfrm.clone() {
+            host.policies = xfrm.policies().await?;
+        }
+
         let mut qdiscs = std::pin::pin!(self.handle.qdisc().get().execute());
         while let Some(message) =
             qdiscs.try_next().await.map_err(explain).context("reading qdiscs")?

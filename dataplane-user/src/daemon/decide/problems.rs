@@ -175,7 +175,7 @@ pub fn tables(tables: &RouteTables) -> Vec<Problem> {
     let unreachable = &tables.unreachable;
     let is_unreachable = |node| unreachable.contains_key(&std::net::Ipv4Addr::from(node));
     let mut remote = tables.routes.values().filter(|route| route.is_destination()).peekable();
-    let has_remote = remote.peek().is_some();
+    let has_remote = remote.peek().is_some() || !tables.withheld.is_empty();
     if has_remote && remote.all(|route| is_unreachable(route.node)) {
         problems.push(Problem::new(
             Code::AllUnreachable,

@@ -9,6 +9,7 @@
 //! node, those inside a pool. Only when our own subnet changes is every block
 //! looked at again.
 
+mod addresses;
 mod index;
 mod problems;
 
@@ -21,7 +22,7 @@ use std::{
 use ipnet::Ipv4Net;
 
 pub use self::problems::Aspect;
-use self::{index::Blocks, problems::Problems};
+use self::{addresses::Addresses, index::Blocks, problems::Problems};
 use super::{Affinity, Block, CalicoNode, Pool};
 use crate::{
     address::supernets,
@@ -35,6 +36,7 @@ pub struct Resolver {
     /// What a node is called in a problem, before its name.
     node_kind: &'static str,
     nodes: HashMap<String, CalicoNode>,
+    addresses: Addresses,
     blocks: Blocks,
     pools: BTreeMap<Ipv4Net, BTreeMap<Origin, Pool>>,
     pool_ranges: HashMap<Origin, Ipv4Net>,
@@ -65,6 +67,7 @@ impl Resolver {
             own_name: own_name.to_owned(),
             node_kind: "nodes",
             nodes: HashMap::new(),
+            addresses: Addresses::default(),
             blocks: Blocks::default(),
             pools: BTreeMap::new(),
             pool_ranges: HashMap::new(),
@@ -105,10 +108,14 @@ impl Resolver {
         if self.nodes.get(name) == node.as_ref() {
             return;
         }
+        let before = self.address(name);
         match node {
             Some(node) => self.nodes.insert(name.to_owned(), node),
             None => self.nodes.remove(name),
         };
+        for beside in self.addresses.moved(name, before, self.address(name)) {
+            self.judge_node(&beside);
+        }
         self.judge_node(name);
         let touched = if self.own_subnet() == own_subnet {
             self.blocks.naming(name)
@@ -316,16 +323,31 @@ impl Resolver {
     }
 
     fn judge_node(&mut self, name: &str) {
-        let is_named = self.blocks.is_named(name);
-        let problem = match self.nodes.get(name) {
-            Some(node) if node.address.is_none() && is_named => {
-                Some("has no IPv4 address: no routes to its pods")
-            }
-            None if is_named => Some("is a block's node but has no Node: no routes to its pods"),
-            _ => None,
-        };
+        let problem = self.blocks.is_named(name).then(|| self.wrong_with_node(name)).flatten();
         let origin = format!("{}/{name}", self.node_kind).into();
-        self.problems.set(origin, Aspect::Relation, problem.map(str::to_owned));
+        self.problems.set(origin, Aspect::Relation, problem);
+    }
+
+    /// What is wrong with a node that blocks name.
+    fn wrong_with_node(&self, name: &str) -> Option<String> {
+        let Some(node) = self.nodes.get(name) else {
+            return Some("is a block's node but has no Node: no routes to its pods".into());
+        };
+        let Some(address) = node.address else {
+            return Some("has no IPv4 address: no routes to its pods".into());
+        };
+        let other = self.addresses.other(address, name, &self.own_name)?;
+        let kind = self.node_kind;
+        // Our own side has it right, and the other one is named.
+        if name == self.own_name {
+            return None;
+        }
+        Some(match other == self.own_name {
+            true => format!("has our address {address}: no routes to its pods"),
+            false => format!(
+                "has the address {address} of {kind}/{other}: pods of one of them are not reached"
+            ),
+        })
     }
 
     fn judge_affinities(&mut self, cidr: Ipv4Net) {

@@ -26,6 +26,39 @@ pub(super) fn pool(cidr: &str, encap: Option<Encap>) -> Pool {
     Pool { cidr: cidr.parse().unwrap(), encap }
 }
 
+/// Of two nodes with one address the pods of one are cut off; ours is the case to see.
+#[test]
+fn nodes_that_share_an_address_are_named() {
+    let mut scene = Scene::new(Some(Encap::Ipip));
+    scene.block("b", block("10.20.42.0/26", Some("far"), &[]));
+    scene.block("c", block("10.20.43.0/26", Some("near"), &[]));
+    scene.block("m", block("10.20.44.0/26", Some(ME), &[]));
+    assert_eq!(scene.problems(), Vec::<String>::new());
+    scene.resolver.set_node("far", Some(node("172.16.36.10/24")));
+    assert_eq!(scene.problems(), ["nodes/far has our address 172.16.36.10: no routes to its pods"]);
+    // Ours moves away, and then comes to a third one's.
+    scene.resolver.set_node(ME, Some(node("172.16.36.12/24")));
+    assert_eq!(scene.problems(), Vec::<String>::new());
+    scene.resolver.set_node("near", Some(node("172.16.36.10/24")));
+    assert_eq!(
+        scene.problems(),
+        [
+            "nodes/far has the address 172.16.36.10 of nodes/near: pods of one of them are not \
+             reached",
+            "nodes/near has the address 172.16.36.10 of nodes/far: pods of one of them are not \
+             reached",
+        ]
+    );
+    scene.resolver.set_node("near", None);
+    assert_eq!(
+        scene.problems(),
+        ["nodes/near is a block's node but has no Node: no routes to its pods"]
+    );
+    // A node without any block harms nothing.
+    scene.resolver.set_node("idle", Some(node("172.16.36.12/24")));
+    assert_eq!(scene.problems().len(), 1);
+}
+
 /// A resolver whose changes are applied as the daemon would.
 struct Scene {
     resolver: Resolver,

@@ -1,0 +1,103 @@
+//! IPsec between the nodes: what the kernel would encrypt, or refuse, never travels in the clear.
+
+use serde_json::Value;
+use tunless_lab::{Daemon, Lab};
+use tunless_tests::scene::{SOON, Scene, Setup, answers, assert_answered, until};
+
+/// Counts IPIP packets in the router by who sent them.
+fn count_ipip(lab: &Lab) {
+    let chains: String = lab
+        .nodes()
+        .iter()
+        .map(|node| {
+            format!("ip protocol 4 ip saddr {} counter comment \"{}\"\n", node.ip, node.label)
+        })
+        .collect();
+    let table = format!(
+        "table ip ipip {{\nchain wire {{\ntype filter hook prerouting priority -320;\n{chains}}}\n}}\n"
+    );
+    lab.router.exec_with_input("nft", &["-f", "-"], &table).unwrap();
+}
+
+/// How many IPIP packets a node has sent.
+fn ipip_from(lab: &Lab, label: &str) -> u64 {
+    let text = lab.router.exec("nft", &["-j", "list", "table", "ip", "ipip"]).unwrap();
+    let json: Value = serde_json::from_str(&text).unwrap();
+    let rules = json["nftables"].as_array().unwrap().iter().filter_map(|item| item.get("rule"));
+    let rule = rules.into_iter().find(|rule| rule["comment"] == label).unwrap();
+    let counter = rule["expr"].as_array().unwrap().iter().find_map(|it| it.get("counter"));
+    counter.unwrap()["packets"].as_u64().unwrap()
+}
+
+/// Waits until `status` lists the other node as unreachable for the policy, and this one as down.
+fn wait_withheld(daemon: &Daemon, direction: &str) {
+    until("the node is withheld", SOON, || {
+        let text = daemon.cli(&["status", "-o", "json"]).unwrap().stdout;
+        let status: Value = serde_json::from_str(&text).ok()?;
+        let find = |code: &str| {
+            status["problems"].as_array()?.iter().find(|problem| problem["code"] == code)
+        };
+        let what = find("node-unreachable")?["what"].as_str()?;
+        let is_named = what.contains("the IPsec policy") && what.contains(direction);
+        (is_named && find("all-routes-unreachable").is_some()).then_some(())
+    });
+}
+
+fn wait_talk(scene: &Scene) {
+    let (perf, sit) = (scene.lab.perf(), scene.lab.sit());
+    until("they talk", SOON, || answers(&perf.netns, sit.ip).then_some(()));
+    assert_answered(&perf.netns, sit.ip);
+}
+
+#[test]
+fn nothing_leaves_in_the_clear_where_ipsec_is_wanted() {
+    let mut scene = Scene::new(Lab::new().fabric_filter(true), Setup::OFF);
+    count_ipip(&scene.lab);
+    wait_talk(&scene);
+    let (node1, node2) = (scene.lab.node1.clone(), scene.lab.node2.clone());
+    let (ours, theirs) = (node2.ip, node1.ip);
+    let template = "tmpl proto esp mode transport";
+    for (policy, direction) in [
+        (format!("src {ours} dst {theirs} dir out {template}"), "dir out"),
+        (format!("src {ours} dst {theirs} proto 4 dir out action block"), "dir out"),
+        (format!("src {theirs} dst {ours} dir in {template}"), "dir in"),
+        (format!("src 0.0.0.0/0 dst {theirs}/16 dir out priority 50 {template}"), "dir out"),
+    ] {
+        println!("{policy}");
+        let selector = policy.split(" action").next().unwrap().split(" tmpl").next().unwrap();
+        let selector = selector.split(" priority").next().unwrap();
+        node2.netns.ip(&format!("xfrm policy add {policy}")).unwrap();
+        wait_withheld(&scene.daemon2, direction);
+        for is_restarted in [false, true] {
+            if is_restarted {
+                scene.daemon2.kill9().unwrap();
+                scene.daemon2.restart().unwrap();
+            }
+            let before = ipip_from(&scene.lab, "node2");
+            assert!(!answers(&scene.lab.perf().netns, scene.lab.sit().ip));
+            assert_eq!(ipip_from(&scene.lab, "node2"), before, "nothing leaves node2");
+            // node1 has no such policy, and sends: node2 takes nothing of it in.
+            let before = ipip_from(&scene.lab, "node1");
+            assert!(!answers(&scene.lab.sit().netns, scene.lab.perf().ip));
+            assert!(ipip_from(&scene.lab, "node1") > before, "node1 sends");
+        }
+        node2.netns.ip(&format!("xfrm policy delete {selector}")).unwrap();
+        wait_talk(&scene);
+    }
+
+    println!("an exception for IPIP comes before the policy");
+    let exception = format!("src {ours} dst {theirs} proto 4 dir out");
+    node2.netns.ip(&format!("xfrm policy add {exception} priority 1 action allow")).unwrap();
+    let policy = format!("src {ours} dst {theirs} dir out");
+    node2.netns.ip(&format!("xfrm policy add {policy} priority 9 {template}")).unwrap();
+    wait_talk(&scene);
+    node2.netns.ip(&format!("xfrm policy delete {exception}")).unwrap();
+    wait_withheld(&scene.daemon2, "dir out");
+    let is_down = |status: &tunless_lab::cmd::Output| status.status == Some(3);
+    until("not ready", SOON, || is_down(&scene.daemon2.cli(&["status"]).unwrap()).then_some(()));
+    println!("and the policies go all at once");
+    node2.netns.ip("xfrm policy flush").unwrap();
+    wait_talk(&scene);
+    assert_eq!(scene.lab.plain_packets_on_wire().unwrap(), 0);
+    scene.finish();
+}
