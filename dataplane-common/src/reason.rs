@@ -184,6 +184,7 @@ reasons! {
     DecapSourceUnknown "decap_source_unknown" DecapTc Passed "no route covers the inner source"
     DecapEcnViolation "decap_ecn_violation" DecapTc Dropped "congestion marked outside, not ECN-capable inside (RFC 6040 §4.2: must drop)"
     DecapInnerTtlZero "decap_inner_ttl_zero" DecapTc Dropped "inner TTL is 0 (RFC 2003 §3.1: must discard)"
+    DecapGsoToTunl0 "decap_gso_to_tunl0" DecapTc Passed "merged by GRO, and not for a pod of ours: left to tunl0, behind which it is a tunnel packet no more (kernels without BPF_F_ADJ_ROOM_DECAP_IPXIP4)"
     DecapCannotUnwrap "decap_cannot_unwrap" DecapTc Passed "the kernel could not take the outer header off (GSO of another kind, memory)"
     DecapHandoverStray "decap_handover_stray" DecapTc Dropped "unwrapped by XDP, but for a VLAN, for another machine or cut short after all; passed up it would be plain"
     // Delivery of what passed them all.
@@ -199,6 +200,7 @@ reasons! {
     DecapOptionsToStack "decap_options_to_stack" DecapTc Forwarded "unwrapped for the kernel: it has IP options"
     DecapFragmentToStack "decap_fragment_to_stack" DecapTc Forwarded "unwrapped for the kernel: it is a fragment"
     DecapTtlToStack "decap_ttl_to_stack" DecapTc Forwarded "unwrapped for the kernel: its TTL would reach 0"
+    DecapGsoToStack "decap_gso_to_stack" DecapTc Forwarded "unwrapped for the kernel, not for a pod of ours, merged by GRO: forwarded out of a NIC it is segmented in software or, by ice, dropped; sent into the tunnel it is host_already_encapsulated (kernels without BPF_F_ADJ_ROOM_DECAP_IPXIP4)"
     DecapNoEndpointToStack "decap_no_endpoint_to_stack" DecapTc Forwarded "unwrapped for the kernel: its destination is no local pod whose MAC is known"
     DecapToPod "decap_to_pod" DecapTc Forwarded "unwrapped and put into the pod: the fast path"
     // grant_decap: on its way from the stack into a pod, whoever sent it.

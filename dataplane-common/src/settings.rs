@@ -32,8 +32,9 @@ plain! {
         /// With tunl0 the kernel can encapsulate, too: what `encap_host` does not
         /// take it leaves to it.
         pub tunnel_header: u32,
-        /// Keeps the size a multiple of 8.
-        pub reserved: u32,
+        /// Flags beside the usual ones with which `bpf_skb_adjust_room` takes an outer header off,
+        /// so that the packet is no tunnel packet any more; 0 where the kernel has none.
+        pub unwrap_flags: u32,
     }
 }
 

@@ -14,7 +14,7 @@ use aya_ebpf::{
 use dataplane_common::{IfIndex, ipv4::OUTER_LENGTH};
 use network_types::eth::EthHdr;
 
-use crate::skb;
+use crate::{settings, skb};
 
 /// `-EALREADY`: the skb has encapsulation offloads pending (net/core/filter.c,
 /// `bpf_skb_net_grow`).
@@ -78,7 +78,8 @@ pub fn prepend_ethernet(ctx: &TcContext) -> Result<(), i64> {
 /// Takes the outer header out from behind the Ethernet header.
 #[inline(always)]
 pub fn close_room(ctx: &TcContext) -> Result<(), i64> {
-    ctx.adjust_room(-(OUTER_LENGTH as i32), BPF_ADJ_ROOM_MAC, ROOM)
+    let flags = ROOM | settings::unwrap_flags();
+    ctx.adjust_room(-(OUTER_LENGTH as i32), BPF_ADJ_ROOM_MAC, flags)
 }
 
 /// Takes the tag of VLAN 0, if there is one, off a packet that we send on: it was for this hop.

@@ -20,7 +20,7 @@ static SETTINGS: Settings = Settings {
     secret: 0,
     mark: 0,
     tunnel_header: 0,
-    reserved: 0,
+    unwrap_flags: 0,
 };
 
 /// Our underlay address.
@@ -50,6 +50,13 @@ pub fn tunnel_mac() -> Mac {
     // SAFETY: as above.
     let half = |i: usize| unsafe { read_volatile(&SETTINGS.tunnel_mac.0[i]) };
     Mac([half(0), half(1), half(2)])
+}
+
+/// Flags with which an outer header comes off, beside the usual ones.
+#[inline(always)]
+pub fn unwrap_flags() -> u64 {
+    // SAFETY: as above.
+    unsafe { u64::from(read_volatile(&SETTINGS.unwrap_flags)) }
 }
 
 /// Whether known endpoints and routes may skip the stack.

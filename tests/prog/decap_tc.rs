@@ -188,6 +188,20 @@ fn refused() -> Vec<Case> {
         cases.push(gso(plain().edit(0, |ip| ip.total_length = Some(length))));
         cases.push(gso(plain().edit(1, |ip| ip.total_length = Some(length))));
     }
+    // This host may be about to forward it, as a Service's answer; a pod takes it whole.
+    let to_host = plain().edit(1, |ip| ip.to = NODE1);
+    cases.push(
+        case("GSO to this host, beside tunl0", &to_host)
+            .gso_size(1000)
+            .on_tunl0()
+            .passed(Reason::DecapGsoToTunl0),
+    );
+    cases.push(
+        case("GSO to a pod, beside tunl0", &plain())
+            .gso_size(1000)
+            .on_tunl0()
+            .passed(DecapCannotUnwrap),
+    );
     let cut = outer().ipv4(REMOTE, POD).raw(253).cut(53);
     cases.push(
         case("GSO too short all the same", &cut).gso_size(9).passed(Reason::DecapInnerTruncated),

@@ -64,8 +64,11 @@ fn gso_from_node_to_node() {
     assert_eq!(came.frame, expected.bytes(), "{}", hex::difference(&expected.bytes(), &came.frame));
     assert_eq!(came.gso_size, GSO.gso_size, "still whole");
     // All bytes of it, as the program got it; for the node, those of the inner packet.
-    let wrong =
-        case::difference(&counters, &[(DecapToStack, 3060)], &[(NODE1, Direction::Decap, 3040)]);
+    let wrong = case::difference(
+        &counters,
+        &[(Reason::DecapGsoToStack, 3060)],
+        &[(NODE1, Direction::Decap, 3040)],
+    );
     assert!(wrong.is_empty(), "{wrong}");
 }
 

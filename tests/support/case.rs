@@ -249,7 +249,12 @@ impl Case {
     }
 
     fn count(mut self, reason: Reason) -> Self {
-        let bytes = self.packet.len() as u64 - u64::from(self.tunnel_header);
+        // Only the tunnel device may lack a link header.
+        let header = match self.program {
+            Program::EncapHost => self.tunnel_header as usize,
+            _ => ETHERNET,
+        };
+        let bytes = (self.packet.len() - header) as u64;
         self.counts.push((reason, bytes));
         self
     }

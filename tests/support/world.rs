@@ -243,7 +243,7 @@ pub fn settings(fastpath: u8, spoof: u8) -> Settings {
         secret: SECRET,
         mark: MARK,
         tunnel_header: 14,
-        reserved: 0,
+        unwrap_flags: 0,
     }
 }
 

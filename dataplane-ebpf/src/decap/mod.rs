@@ -14,15 +14,15 @@ mod unwrap;
 use aya_ebpf::programs::{TcContext, XdpContext};
 use dataplane_common::{
     Ipv4Be, Reason, Verdict,
-    ipv4::{OUTER_LENGTH, Room},
+    ipv4::{Ipv4Header, OUTER_LENGTH, Room},
 };
 
 pub use self::grant::into_pod;
 use crate::{
     exit::{Exit, Steps},
-    flow, helpers,
+    flow, helpers, maps,
     packet::{ETHERNET, Ethernet, Frame},
-    skb,
+    settings, skb,
 };
 
 /// Where the inner header is while the outer one is on.
@@ -54,8 +54,25 @@ fn encapsulated(ctx: &TcContext) -> Steps {
     let now = helpers::now();
     let lookup = by_lease::lookup(frame, INNER, outer.source, now);
     let checked = check::all(ctx, frame, &outer, room, None, lookup.vouches())?;
+    let stale = stays_a_tunnel_packet(ctx, &checked.inner);
+    if stale && !settings::tunnel_has_ethernet() {
+        return Err(Reason::DecapGsoToTunl0);
+    }
+    let to_stack = if stale { Some(Reason::DecapGsoToStack) } else { None };
     unwrap::tc(ctx, &checked)?;
-    deliver::deliver(ctx, &checked.inner, outer.source, checked.suspicion, lookup, now)
+    let suspicion = checked.suspicion.or(to_stack);
+    deliver::deliver(ctx, &checked.inner, outer.source, suspicion, lookup, now)
+}
+
+/// Returns whether the stack may forward the packet while NICs and the next tunnel take it for a
+/// tunnel packet still: GRO has merged it as one, before 7.2 no flag of the helper takes that back
+/// (`net/core/filter.c`, `bpf_skb_net_shrink`), and it is not for a pod of ours, which takes it
+/// whole. What is for this host may be an answer that a Service translates back and sends on.
+#[inline(always)]
+fn stays_a_tunnel_packet(ctx: &TcContext, inner: &Ipv4Header) -> bool {
+    settings::unwrap_flags() == 0
+        && skb::gso_size(ctx) != 0
+        && maps::endpoint(inner.destination).is_none()
 }
 
 /// What XDP has checked and unwrapped lacks only its delivery. It is no longer

@@ -1,5 +1,6 @@
 //! Programs, maps and links in the kernel, and their pins.
 
+pub mod features;
 pub mod filters;
 pub mod frozen;
 pub mod hook;

@@ -17,7 +17,7 @@ use dataplane_common::{Program, Settings};
 use nix::net::if_::if_nametoindex;
 use tokio::task::JoinHandle;
 
-use super::{Attachment, Hook as _, Maps, Pins, filters, maps, pins, verifier};
+use super::{Attachment, Hook as _, Maps, Pins, features, filters, maps, pins, verifier};
 use crate::{object, run_dir};
 
 /// How often what the programs logged is printed. A full ring loses lines,
@@ -57,7 +57,8 @@ impl Programs {
         // aya-log's levels: 0 is silence, 2 lets warnings through.
         let level: u8 = if logs_spoofs { 2 } else { 0 };
         let mut loader = EbpfLoader::new();
-        loader.override_global("SETTINGS", &settings, true).override_global(
+        let of_this_kernel = Settings { unwrap_flags: features::unwrap_flags(), ..settings };
+        loader.override_global("SETTINGS", &of_this_kernel, true).override_global(
             aya_log::LEVEL,
             &level,
             true,

@@ -20,6 +20,9 @@ const BPF_MAP_GET_NEXT_KEY: libc::c_int = 4;
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
+const BPF_PROG_LOAD: libc::c_int = 5;
+const BPF_PROG_TEST_RUN: libc::c_int = 10;
+const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_TCX_INGRESS: u32 = 46;
 const BPF_TCX_EGRESS: u32 = 47;
@@ -169,6 +172,79 @@ pub fn tcx_programs(ifindex: IfIndex, direction: TcAttachType) -> io::Result<Vec
     call(BPF_PROG_QUERY, &mut attributes)?;
     ids.truncate(attributes.count as usize);
     Ok(ids)
+}
+
+/// Waits until every program that runs now has ended: it runs in an RCU read-side section, and this
+/// waits for those (`kernel/sched/membarrier.c`).
+pub fn wait_for_programs() {
+    const CMD_GLOBAL: libc::c_int = 1;
+    // SAFETY: a system call without pointers.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, CMD_GLOBAL, 0, 0) };
+    if result != 0 {
+        // `nohz_full`: not to be had. No program is stopped for as long as this.
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+}
+
+/// Returns whether `bpf_skb_adjust_room` changes an IPIP packet by `delta` bytes behind its Ethernet
+/// header, with these flags: asks a program of five instructions about a packet of zeros.
+pub fn adjusts_room(delta: i32, flags: u32) -> io::Result<bool> {
+    /// The part of `union bpf_attr` that loading reads.
+    #[repr(C)]
+    struct Load {
+        kind: u32,
+        count: u32,
+        instructions: u64,
+        license: u64,
+    }
+
+    /// The part of `union bpf_attr` that a test run reads.
+    #[repr(C)]
+    struct Run {
+        program: u32,
+        returned: u32,
+        size_in: u32,
+        size_out: u32,
+        data_in: u64,
+        data_out: u64,
+        repeat: u32,
+        duration: u32,
+    }
+
+    const SKB_ADJUST_ROOM: i32 = 50;
+    const ROOM_MAC: i32 = 1;
+    const ETHERNET: usize = 14;
+    // `struct bpf_insn`: r1 is the packet already.
+    let set =
+        |register: u64, value: i32| 0xb7 | register << 8 | u64::from(value.cast_unsigned()) << 32;
+    let call_helper = 0x85 | u64::from(SKB_ADJUST_ROOM.cast_unsigned()) << 32;
+    let exit = 0x95;
+    let program = [set(2, delta), set(3, ROOM_MAC), set(4, flags.cast_signed()), call_helper, exit];
+    let mut load = Load {
+        kind: BPF_PROG_TYPE_SCHED_CLS,
+        count: program.len() as u32,
+        instructions: program.as_ptr() as u64,
+        license: c"".as_ptr() as u64,
+    };
+    // The program outlives the call.
+    let descriptor = call(BPF_PROG_LOAD, &mut load)?;
+    let descriptor = i32::try_from(descriptor).map_err(io::Error::other)?;
+    // SAFETY: the kernel just gave it to us and to nobody else.
+    let program = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    let mut packet = [0_u8; ETHERNET + 60];
+    packet[12] = 0x08;
+    let mut run = Run {
+        program: program.as_raw_fd().cast_unsigned(),
+        returned: 0,
+        size_in: packet.len() as u32,
+        size_out: 0,
+        data_in: packet.as_ptr() as u64,
+        data_out: 0,
+        repeat: 1,
+        duration: 0,
+    };
+    call(BPF_PROG_TEST_RUN, &mut run)?;
+    Ok(run.returned == 0)
 }
 
 /// `attributes` must be what `command` expects, with pointers that outlive the call.

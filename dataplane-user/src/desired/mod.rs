@@ -268,7 +268,8 @@ impl Desired {
                     TunnelMode::Replace => ETHERNET,
                     TunnelMode::Accelerate => 0,
                 },
-                reserved: 0,
+                // The loader asks the kernel.
+                unwrap_flags: 0,
                 fastpath: terms.fastpath.into(),
                 spoof: match config.spoof {
                     Spoof::Drop => Settings::SPOOF_DROP,
