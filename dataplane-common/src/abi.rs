@@ -4,8 +4,8 @@
 //! beside the old and swaps the programs, instead of reading the old wrongly.
 
 use crate::{
-    Counter, Endpoint, Flow, Handover, Hop, Lease, Node, NodeCounter, Prefix, PrefixRoute, Reason,
-    Route, Settings,
+    Counter, Endpoint, EndpointEntry, Flow, Handover, Hop, Lease, Node, NodeCounter, NodeEntry,
+    Prefix, PrefixRoute, Reason, Route, Settings,
     layout::{MAX_ENDPOINTS, MAX_MASKS, MAX_NODES, MAX_ROUTES},
 };
 
@@ -19,6 +19,8 @@ pub const ABI: u32 = {
         Hop::LAYOUT,
         Node::LAYOUT,
         Endpoint::LAYOUT,
+        NodeEntry::LAYOUT,
+        EndpointEntry::LAYOUT,
         Counter::LAYOUT,
         NodeCounter::LAYOUT,
         Handover::LAYOUT,

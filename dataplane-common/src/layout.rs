@@ -224,6 +224,26 @@ plain! {
 }
 
 plain! {
+    /// An entry of `NODES`.
+    pub struct NodeEntry {
+        /// The node, once more, as in [`PrefixRoute::prefix`].
+        pub address: Ipv4Be,
+        /// How to reach it.
+        pub node: Node,
+    }
+}
+
+plain! {
+    /// An entry of `ENDPOINTS`.
+    pub struct EndpointEntry {
+        /// The pod's address, once more, as in [`PrefixRoute::prefix`].
+        pub address: Ipv4Be,
+        /// The pod.
+        pub endpoint: Endpoint,
+    }
+}
+
+plain! {
     /// Leave for one flow, in one direction, to skip the stack for a while.
     ///
     /// It holds all that the fast path needs, so that one lookup does.

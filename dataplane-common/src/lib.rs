@@ -31,7 +31,8 @@ pub use direction::Direction;
 pub use flow::Flow;
 pub use interface::{IfIndex, Mtu};
 pub use layout::{
-    Counter, Endpoint, Handover, Hop, Lease, Node, NodeCounter, Prefix, PrefixRoute, Route,
+    Counter, Endpoint, EndpointEntry, Handover, Hop, Lease, Node, NodeCounter, NodeEntry, Prefix,
+    PrefixRoute, Route,
 };
 pub use program::Program;
 pub use reason::{Reason, Verdict};

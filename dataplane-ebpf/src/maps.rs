@@ -11,7 +11,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use dataplane_common::{
-    Counter, Endpoint, Flow, Ipv4Be, Lease, Node, NodeCounter, Prefix, PrefixRoute, Reason, Route,
+    Counter, Endpoint, EndpointEntry, Flow, Ipv4Be, Lease, Node, NodeCounter, NodeEntry, Prefix,
+    PrefixRoute, Reason, Route,
     layout::{DEFAULT_LEASES, MAX_ENDPOINTS, MAX_MASKS, MAX_NODES, MAX_ROUTES},
 };
 
@@ -28,11 +29,11 @@ static MASKS: Array<Ipv4Be, MAX_MASKS> = Array::new();
 
 /// Node IP → the way there. Written by the daemon.
 #[btf_map]
-static NODES: HashMap<Ipv4Be, Node, MAX_NODES> = HashMap::new();
+static NODES: HashMap<Ipv4Be, NodeEntry, MAX_NODES> = HashMap::new();
 
 /// Pod IP → its interface. Written by the daemon.
 #[btf_map]
-static ENDPOINTS: HashMap<Ipv4Be, Endpoint, MAX_ENDPOINTS> = HashMap::new();
+static ENDPOINTS: HashMap<Ipv4Be, EndpointEntry, MAX_ENDPOINTS> = HashMap::new();
 
 /// Reason → packets, bytes. Written by the programs.
 #[btf_map]
@@ -57,7 +58,8 @@ static LEASES: LruHashMap<Flow, Lease, DEFAULT_LEASES> = LruHashMap::new();
 #[btf_map]
 static EPOCH: Array<u32, 1> = Array::new();
 
-/// The longest route that covers `address`.
+/// The longest route that covers `address`. An entry that has become another prefix's is not there:
+/// a shorter one may cover the address, too.
 #[inline(always)]
 pub fn route(address: Ipv4Be) -> Option<Route> {
     for index in 0..MAX_MASKS as u32 {
@@ -66,7 +68,9 @@ pub fn route(address: Ipv4Be) -> Option<Route> {
         // SAFETY: what may be written meanwhile is read as numbers, and judged after that.
         if let Some(entry) = unsafe { ROUTES.get(prefix) } {
             let route = entry.route;
-            return (read_last(&entry.prefix) == prefix).then_some(route);
+            if read_last(&entry.prefix) == prefix {
+                return Some(route);
+            }
         }
         if mask == Ipv4Be(0) {
             return None;
@@ -78,16 +82,19 @@ pub fn route(address: Ipv4Be) -> Option<Route> {
 /// The way to a node.
 #[inline(always)]
 pub fn node(address: Ipv4Be) -> Option<Node> {
-    // SAFETY: copied at once. A value replaced in between is replaced as a
-    // whole: the hash map links a new element in.
-    unsafe { NODES.get(address) }.copied()
+    // SAFETY: what may be written meanwhile is read as numbers, and checked after that.
+    let entry = unsafe { NODES.get(address) }?;
+    let node = Node { hop: entry.node.hop.by_fields(), mtu: entry.node.mtu };
+    (read_last(&entry.address) == address).then_some(node)
 }
 
 /// The local pod that has `address`.
 #[inline(always)]
 pub fn endpoint(address: Ipv4Be) -> Option<Endpoint> {
     // SAFETY: as in `node`.
-    unsafe { ENDPOINTS.get(address) }.copied()
+    let entry = unsafe { ENDPOINTS.get(address) }?;
+    let endpoint = Endpoint { hop: entry.endpoint.hop.by_fields() };
+    (read_last(&entry.address) == address).then_some(endpoint)
 }
 
 /// A flow's lease, good or not.

@@ -2,8 +2,11 @@
 
 use std::net::Ipv4Addr;
 
-use dataplane_common::{Ipv4Be, Prefix, PrefixRoute, Route, Settings};
+use dataplane_common::{
+    EndpointEntry, Ipv4Be, NodeEntry, Prefix, PrefixRoute, Reason, Route, Settings,
+};
 use tunless_tests::{
+    decap,
     netns::in_namespace,
     packet::{ETHERNET, Frame},
     prog::{Action, Context, Loaded, Program},
@@ -100,5 +103,46 @@ fn memory_that_another_prefix_got_meanwhile_is_no_route() {
         let route = Route { node: NODE3.into(), ..Route::default() };
         loaded.routes().0.insert(here, PrefixRoute { prefix: other, route }, 0).unwrap();
         assert_eq!(sent_to(&mut loaded), None);
+        // A shorter one that covers the address is not hidden by it.
+        loaded.add(&prefix(24));
+        loaded.add(&prefix(17));
+        assert_eq!(sent_to(&mut loaded), Some(owner(24)));
+    });
+}
+
+#[test]
+fn memory_that_another_node_got_meanwhile_is_not_this_node() {
+    in_namespace(|_| {
+        let mut loaded = loaded();
+        loaded.add(&prefix(26));
+        assert_eq!(sent_to(&mut loaded), Some(owner(26)));
+        let node = loaded.nodes().get(NODE2.into()).unwrap();
+        let entry = NodeEntry { address: NODE3.into(), node };
+        loaded.nodes().0.insert(Ipv4Be::from(NODE2), entry, 0).unwrap();
+        assert_eq!(sent_to(&mut loaded), None);
+        loaded.nodes().insert(NODE2.into(), node, 0).unwrap();
+        assert_eq!(sent_to(&mut loaded), Some(owner(26)));
+    });
+}
+
+/// With `trusted`: into the pod, or to the stack.
+#[test]
+fn memory_that_another_pod_got_meanwhile_is_not_this_pod() {
+    in_namespace(|_| {
+        let mut loaded = Loaded::new(world::settings(Settings::TRUSTED, Settings::SPOOF_DROP));
+        let (program, packet) = (Program::DecapTc, decap::plain().bytes());
+        let mut counted = |loaded: &mut Loaded, reason| {
+            loaded.reset();
+            loaded.run(program, &packet, &Context::new(program)).unwrap();
+            let reasons: Vec<Reason> = loaded.counters().reasons.into_keys().collect();
+            assert_eq!(reasons, [reason]);
+        };
+        counted(&mut loaded, Reason::DecapToPod);
+        let endpoint = loaded.endpoints().get(POD.into()).unwrap();
+        let entry = EndpointEntry { address: REMOTE.into(), endpoint };
+        loaded.endpoints().0.insert(Ipv4Be::from(POD), entry, 0).unwrap();
+        counted(&mut loaded, Reason::DecapNoEndpointToStack);
+        loaded.endpoints().insert(POD.into(), endpoint, 0).unwrap();
+        counted(&mut loaded, Reason::DecapToPod);
     });
 }

@@ -16,10 +16,10 @@ use aya::{
     util::nr_cpus,
 };
 use dataplane_common::{
-    Counter, Endpoint, Flow, Ipv4Be, Lease, Node, NodeCounter, Reason, Settings,
+    Counter, EndpointEntry, Flow, Ipv4Be, Lease, NodeCounter, NodeEntry, Reason, Settings,
 };
 use dataplane_user::{
-    bpf::{masks::Masks, routes::Routes},
+    bpf::{by_address::ByAddress, masks::Masks, routes::Routes},
     object::DATAPLANE,
 };
 use ipnet::Ipv4Net;
@@ -40,8 +40,8 @@ pub struct Loaded {
     ebpf: Ebpf,
     routes: Routes,
     masks: Masks,
-    nodes: HashMap<MapData, Ipv4Be, Node>,
-    endpoints: HashMap<MapData, Ipv4Be, Endpoint>,
+    nodes: ByAddress<NodeEntry>,
+    endpoints: ByAddress<EndpointEntry>,
     leases: HashMap<MapData, Flow, Lease>,
     trampolines: BTreeMap<Program, Trampoline>,
     counters: PerCpuArray<MapData, Counter>,
@@ -78,8 +78,8 @@ impl Loaded {
         let mut take = |name| ebpf.take_map(name).expect("the object has the map");
         let routes = Routes::new(take("ROUTES")).expect("ROUTES is of the type we think");
         let masks = Masks::new(take("MASKS")).expect("MASKS is of the type we think");
-        let nodes = map(&mut ebpf, "NODES");
-        let endpoints = map(&mut ebpf, "ENDPOINTS");
+        let nodes = ByAddress::new(take("NODES")).expect("NODES is of the type we think");
+        let endpoints = ByAddress::new(take("ENDPOINTS")).expect("ENDPOINTS is, too");
         let leases = map(&mut ebpf, "LEASES");
         let mut epoch: Array<_, u32> = map(&mut ebpf, "EPOCH");
         epoch.set(0, world::EPOCH, 0).expect("the epoch can be set");
@@ -128,9 +128,9 @@ impl Loaded {
             Entry::Route(prefix, length, _) => self.routes.remove(net(prefix, length)),
             Entry::Node(address, _) => self
                 .nodes
-                .remove(&address.into())
+                .remove(address.into())
                 .and_then(|()| self.node_counters.remove(&address.into())),
-            Entry::Endpoint(address, _) => self.endpoints.remove(&address.into()),
+            Entry::Endpoint(address, _) => self.endpoints.remove(address.into()),
             // Whether a program left it or not.
             Entry::Lease(flow, _) => {
                 let _ = self.leases.remove(&flow);
@@ -143,6 +143,16 @@ impl Loaded {
     /// Which lengths of prefixes programs look for.
     pub fn masks(&mut self) -> &mut Masks {
         &mut self.masks
+    }
+
+    /// Node IP → the way there.
+    pub fn nodes(&mut self) -> &mut ByAddress<NodeEntry> {
+        &mut self.nodes
+    }
+
+    /// Pod IP → its interface.
+    pub fn endpoints(&mut self) -> &mut ByAddress<EndpointEntry> {
+        &mut self.endpoints
     }
 
     /// Prefix → node.

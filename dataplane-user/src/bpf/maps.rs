@@ -7,13 +7,13 @@ use aya::maps::{
     Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, PerCpuHashMap,
 };
 use dataplane_common::{
-    Counter, Endpoint, Flow, Ipv4Be, Lease, Node, NodeCounter, Prefix, PrefixRoute, Program,
-    Reason, Route, Verdict,
+    Counter, EndpointEntry, Flow, Ipv4Be, Lease, NodeCounter, NodeEntry, Prefix, PrefixRoute,
+    Program, Reason, Route, Verdict,
     layout::{MAX_ENDPOINTS, MAX_MASKS, MAX_NODES, MAX_ROUTES},
 };
 use ipnet::Ipv4Net;
 
-use super::{Pins, masks::Masks, routes::Routes};
+use super::{Pins, by_address::ByAddress, masks::Masks, routes::Routes};
 
 /// Every map of ours.
 pub struct Maps {
@@ -22,9 +22,9 @@ pub struct Maps {
     /// Which lengths prefixes have.
     pub masks: Masks,
     /// Node IP → the way there.
-    pub nodes: HashMap<MapData, Ipv4Be, Node>,
+    pub nodes: ByAddress<NodeEntry>,
     /// Pod IP → its interface.
-    pub endpoints: HashMap<MapData, Ipv4Be, Endpoint>,
+    pub endpoints: ByAddress<EndpointEntry>,
     /// Reason → packets, bytes.
     pub counters: PerCpuArray<MapData, Counter>,
     /// Node IP → packets, bytes.
@@ -63,8 +63,8 @@ const LAYOUTS: [Layout; 8] = {
     [
         map("ROUTES", MapType::Hash, size_of::<Prefix>(), size_of::<PrefixRoute>(), MAX_ROUTES),
         map("MASKS", MapType::Array, index, address, MAX_MASKS),
-        map("NODES", MapType::Hash, address, size_of::<Node>(), MAX_NODES),
-        map("ENDPOINTS", MapType::Hash, address, size_of::<Endpoint>(), MAX_ENDPOINTS),
+        map("NODES", MapType::Hash, address, size_of::<NodeEntry>(), MAX_NODES),
+        map("ENDPOINTS", MapType::Hash, address, size_of::<EndpointEntry>(), MAX_ENDPOINTS),
         map("COUNTERS", MapType::PerCpuArray, index, size_of::<Counter>(), Reason::COUNT),
         map("NODE_COUNTERS", MapType::PerCpuHash, address, size_of::<NodeCounter>(), MAX_NODES),
         Layout {
@@ -127,8 +127,8 @@ impl Maps {
         Ok(Self {
             routes: Routes::new(Map::HashMap(open("ROUTES")?))?,
             masks: Masks::new(Map::Array(open("MASKS")?))?,
-            nodes: Map::HashMap(open("NODES")?).try_into()?,
-            endpoints: Map::HashMap(open("ENDPOINTS")?).try_into()?,
+            nodes: ByAddress::new(Map::HashMap(open("NODES")?))?,
+            endpoints: ByAddress::new(Map::HashMap(open("ENDPOINTS")?))?,
             counters: Map::PerCpuArray(open("COUNTERS")?).try_into()?,
             node_counters: Map::PerCpuHashMap(open("NODE_COUNTERS")?).try_into()?,
             leases: Map::LruHashMap(open(LEASES)?).try_into()?,

@@ -1,5 +1,6 @@
 //! Programs, maps and links in the kernel, and their pins.
 
+pub mod by_address;
 pub mod features;
 pub mod filters;
 pub mod frozen;

@@ -36,7 +36,7 @@ impl Row for EndpointItem {
 
 pub fn list(maps: &Maps, format: Format) -> Result<Exit> {
     let mut items = Vec::new();
-    for entry in &maps.endpoints {
+    for entry in maps.endpoints.iter() {
         let (ip, Endpoint { hop }) = entry?;
         items.push(EndpointItem {
             ip: ip.into(),

@@ -48,7 +48,7 @@ impl RouteItem {
             "none"
         };
         let reachable = route.is_local()
-            || maps.nodes.get(&route.node, 0).is_ok_and(|node| !node.hop.ifindex.is_none());
+            || maps.nodes.get(route.node).is_ok_and(|node| !node.hop.ifindex.is_none());
         Self {
             cidr,
             node: route.node.into(),
@@ -137,9 +137,9 @@ pub async fn get(pins: &Pins, maps: &Maps, format: Format, ip: Ipv4Addr) -> Resu
         return Ok(Exit::No);
     };
     let item = RouteItem::new(maps, cidr, &route);
-    let node = maps.nodes.get(&route.node, 0).ok().filter(|node| !node.hop.ifindex.is_none());
+    let node = maps.nodes.get(route.node).ok().filter(|node| !node.hop.ifindex.is_none());
     let interface = match (route.is_local(), node) {
-        (true, _) => maps.endpoints.get(&Ipv4Be::from(ip), 0).ok().map(|pod| pod.hop.ifindex),
+        (true, _) => maps.endpoints.get(Ipv4Be::from(ip)).ok().map(|pod| pod.hop.ifindex),
         (false, node) => node.map(|node| node.hop.ifindex),
     };
     let answer = Answer {

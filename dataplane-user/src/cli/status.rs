@@ -218,8 +218,8 @@ async fn look(pins: &Pins) -> Result<Status> {
         tunnel: decided.as_ref().map(|decided| decided.tunnel.clone()),
         attachments: seen.links.iter().map(|(at, link)| attachment(at, link.is_live)).collect(),
         routes: routes.as_ref().map(remote),
-        endpoints: maps.as_ref().map(|maps| maps.endpoints.keys().count()),
-        nodes: maps.as_ref().map(|maps| maps.nodes.keys().count()),
+        endpoints: maps.as_ref().map(|maps| maps.endpoints.len()),
+        nodes: maps.as_ref().map(|maps| maps.nodes.len()),
         sources: state.map(|state| state.sources),
     })
 }

@@ -177,7 +177,7 @@ fn compare_maps(tables: &RouteTables, maps: &Maps) -> Result<Vec<Difference>> {
 }
 
 fn compare_kernel(tables: &RouteTables, host: &Host, maps: &Maps) -> Vec<Difference> {
-    let is_node = |node: Ipv4Addr| maps.nodes.get(&node.into(), 0).is_ok();
+    let is_node = |node: Ipv4Addr| maps.nodes.get(node.into()).is_ok();
     let actual = KernelRoutes::ours(host, is_node);
     differences("kernel", &tables.kernel_routes, &actual, PartialEq::eq, |route| {
         let TunnelRoute { gateway, mtu, .. } = route;

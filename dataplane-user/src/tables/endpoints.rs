@@ -45,6 +45,6 @@ impl Table for Endpoints<'_> {
     }
 
     async fn delete(&mut self, address: &Ipv4Addr) -> Result<()> {
-        Ok(gone_is_fine(self.0.endpoints.remove(&Ipv4Be::from(*address)))?)
+        Ok(gone_is_fine(self.0.endpoints.remove(Ipv4Be::from(*address)))?)
     }
 }

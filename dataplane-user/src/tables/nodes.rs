@@ -39,7 +39,7 @@ impl Table for Nodes<'_> {
                 .iter()
                 .map(|entry| entry.map(|(k, v)| (k.into(), v)).map_err(Into::into))
                 .collect(),
-            Keys::Only(nodes) => found(nodes, |node| self.0.nodes.get(&Ipv4Be::from(node), 0)),
+            Keys::Only(nodes) => found(nodes, |node| self.0.nodes.get(node.into())),
         }
     }
 
@@ -48,6 +48,6 @@ impl Table for Nodes<'_> {
     }
 
     async fn delete(&mut self, address: &Ipv4Addr) -> Result<()> {
-        Ok(gone_is_fine(self.0.nodes.remove(&Ipv4Be::from(*address)))?)
+        Ok(gone_is_fine(self.0.nodes.remove(Ipv4Be::from(*address)))?)
     }
 }

@@ -51,9 +51,8 @@ pub async fn remove_all(pins: &Pins, lock: Lock) -> Result<Removed> {
         }
         let mut routes = 0;
         let maps = if pins.exist() { Maps::open(pins).ok() } else { None };
-        let is_node = |node: Ipv4Addr| {
-            maps.as_ref().is_some_and(|maps| maps.nodes.get(&node.into(), 0).is_ok())
-        };
+        let is_node =
+            |node: Ipv4Addr| maps.as_ref().is_some_and(|maps| maps.nodes.get(node.into()).is_ok());
         for (destination, route) in KernelRoutes::ours(&host, is_node) {
             kernel.delete_route(destination, &route).await?;
             routes += 1;
