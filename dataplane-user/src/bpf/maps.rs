@@ -7,7 +7,7 @@ use aya::maps::{
     Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, PerCpuHashMap,
 };
 use dataplane_common::{
-    Counter, EndpointEntry, Flow, Ipv4Be, Lease, NodeCounter, NodeEntry, Prefix, PrefixRoute,
+    Counter, EndpointEntry, Flow, Ipv4Be, Lease, Mac, NodeCounter, NodeEntry, Prefix, PrefixRoute,
     Program, Reason, Route, Verdict,
     layout::{MAX_ENDPOINTS, MAX_MASKS, MAX_NODES, MAX_ROUTES},
 };
@@ -31,6 +31,8 @@ pub struct Maps {
     pub node_counters: PerCpuHashMap<MapData, Ipv4Be, NodeCounter>,
     /// Flow → lease.
     pub leases: HashMap<MapData, Flow, Lease>,
+    /// The MAC of each node's next hop as it was last known: leases given since then may hold it.
+    pub next_hops: BTreeMap<Ipv4Addr, Mac>,
     /// What good leases bear.
     epoch: Array<MapData, u32>,
 }
@@ -132,6 +134,7 @@ impl Maps {
             counters: Map::PerCpuArray(open("COUNTERS")?).try_into()?,
             node_counters: Map::PerCpuHashMap(open("NODE_COUNTERS")?).try_into()?,
             leases: Map::LruHashMap(open(LEASES)?).try_into()?,
+            next_hops: BTreeMap::new(),
             epoch: Map::Array(open("EPOCH")?).try_into()?,
         })
     }

@@ -26,6 +26,7 @@ impl Table for Endpoints<'_> {
     /// Not for another MAC: a pod that changes its own all the time must not end
     /// the leases of others, and loses only its own packets, for a lease at most.
     fn outdates_leases(
+        &self,
         actual: &BTreeMap<Ipv4Addr, Endpoint>,
         address: &Ipv4Addr,
         new: Option<&Endpoint>,

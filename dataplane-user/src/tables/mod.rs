@@ -54,6 +54,7 @@ pub trait Table {
     /// Whether leases may hold what setting `key` to `new` (or removing it: `None`)
     /// makes untrue. Then they all have to end.
     fn outdates_leases(
+        &self,
         actual: &BTreeMap<Self::Key, Self::Value>,
         key: &Self::Key,
         new: Option<&Self::Value>,
@@ -161,11 +162,12 @@ impl Round {
         };
         let plan = plan(desired, &actual);
         for (key, value) in &plan.upsert {
-            self.outdates_leases |= T::outdates_leases(&actual, key, Some(value));
+            self.outdates_leases |= table.outdates_leases(&actual, key, Some(value));
             let outcome = table.upsert(key, value).await;
             self.note(outcome, || table.describe(key, Some(value)));
         }
-        let outdates_leases = plan.delete.iter().any(|key| T::outdates_leases(&actual, key, None));
+        let outdates_leases =
+            plan.delete.iter().any(|key| table.outdates_leases(&actual, key, None));
         Surplus { keys: plan.delete, outdates_leases }
     }
 

@@ -49,6 +49,7 @@ impl Table for Routes<'_> {
     }
 
     fn outdates_leases(
+        &self,
         actual: &BTreeMap<Ipv4Net, Route>,
         prefix: &Ipv4Net,
         new: Option<&Route>,
@@ -89,7 +90,9 @@ mod tests {
         let moved = Route { node: Ipv4Be(2), ..old };
         let block = net("10.20.42.0/26");
         let known = BTreeMap::from([(block, old)]);
-        let outdates = |prefix, new| Routes::outdates_leases(&known, &prefix, new);
+        let outdates = |prefix: Ipv4Net, new| {
+            outdates_leases(prefix, known.get(&prefix), new, |net| known.contains_key(net))
+        };
         assert!(!outdates(block, Some(&old)));
         assert!(!outdates(block, Some(&learnt_elsewhere)));
         assert!(outdates(block, Some(&moved)));
