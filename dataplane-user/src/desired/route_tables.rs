@@ -14,7 +14,7 @@ use ipnet::Ipv4Net;
 
 use super::{ChosenRoutes, Inputs, TunnelMode, inner, links};
 use crate::{
-    address::is_single,
+    address::{is_single, supernets},
     config::{NodeExtras, TunnelMtu},
     kernel::{METRIC, TunnelRoute},
     sources::{SourceKind, table::ChosenRoute},
@@ -63,6 +63,10 @@ impl RouteTables {
         for (cidr, route) in routes {
             tables.set_route(inputs, *cidr, Some(route));
         }
+        for cidr in facts.tunl0_routes.keys().filter(|cidr| !routes.contains_key(cidr)) {
+            let entry = tables.entry_without_route(inputs, routes, *cidr);
+            put(&mut tables.routes, *cidr, entry);
+        }
         tables
     }
 
@@ -82,7 +86,31 @@ impl RouteTables {
         }
         for cidr in prefixes {
             self.set_route(inputs, *cidr, routes.get(cidr));
+            if !routes.contains_key(cidr) {
+                let entry = self.entry_without_route(inputs, routes, *cidr);
+                put(&mut self.routes, *cidr, entry);
+            }
         }
+    }
+
+    /// The entry of a prefix to which no source has a route: the one it has already, or what
+    /// the kernel's own route over tunl0 comes to. That is longer than a route of ours, so the
+    /// kernel sends by it, and a shorter entry must not hide it.
+    fn entry_without_route(
+        &self,
+        inputs: Inputs<'_>,
+        routes: &ChosenRoutes,
+        cidr: Ipv4Net,
+    ) -> Option<Route> {
+        let known = self.routes.get(&cidr).filter(|entry| entry.source != Route::SOURCE_KERNEL);
+        let by_kernel = || {
+            let gateway = *inputs.facts.tunl0_routes.get(&cidr)?;
+            let wider = supernets(cidr).find_map(|net| routes.get(&net))?;
+            let (node, source) = (gateway.into(), Route::SOURCE_KERNEL);
+            let is_other = wider.node != gateway && !is_protected(inputs, gateway);
+            is_other.then_some(Route { node, since: 0, flags: 0, source })
+        };
+        known.copied().or_else(by_kernel)
     }
 
     /// The part of it that concerns these prefixes and nodes.
@@ -308,181 +336,4 @@ fn kernel_route(
 }
 
 #[cfg(test)]
-mod tests {
-    use dataplane_common::{Endpoint, IfIndex, Mac};
-
-    use super::*;
-    use crate::{
-        config::Config,
-        desired::{Facts, ipsec::Policies},
-        kernel::{Host, Link, Path, TunnelDevice},
-    };
-
-    const ETH0: IfIndex = IfIndex(2);
-    const TUNNEL: IfIndex = IfIndex(4);
-    const OURS: Ipv4Addr = Ipv4Addr::new(172, 16, 36, 10);
-    const FAR: Ipv4Addr = Ipv4Addr::new(172, 16, 35, 4);
-    /// In our own subnet.
-    const NEAR: Ipv4Addr = Ipv4Addr::new(172, 16, 36, 11);
-    const LOST: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 7);
-    const ROUTER: Ipv4Addr = Ipv4Addr::new(172, 16, 36, 1);
-    const BLOCK: &str = "10.20.42.0/26";
-    const POD: &str = "10.20.105.215/32";
-    const EXTRA: &str = "192.0.2.1/32";
-
-    fn net(text: &str) -> Ipv4Net {
-        text.parse().unwrap()
-    }
-
-    /// A route's fate, in words: its entry, the kernel's route, what is wrong.
-    fn fate(tables: &RouteTables, cidr: &str) -> String {
-        let cidr = net(cidr);
-        let entry = tables.routes.get(&cidr).map_or("none", |route| match route.flags {
-            0 => "ipip",
-            Route::DIRECT => "direct",
-            Route::LOCAL => "local",
-            Route::SOURCE_ONLY => "source only",
-            _ => "?",
-        });
-        let kernel = tables.kernel_routes.get(&cidr).map_or("none".to_owned(), |route| {
-            let mtu = route.mtu.map_or_else(String::new, |mtu| format!(" mtu {mtu}"));
-            format!("dev {}{mtu}", route.ifindex)
-        });
-        let left = if tables.left_to_tunl0.contains_key(&cidr) { ", left to tunl0" } else { "" };
-        let lost = if tables.unreachable.is_empty() { "" } else { ", unreachable" };
-        format!("{entry}, {kernel}{left}{lost}")
-    }
-
-    /// Each route's fate alone, made whole and made by an update of empty tables: they agree.
-    #[test]
-    fn a_routes_fate() {
-        const REPLACE: TunnelMode = TunnelMode::Replace;
-        const ACCELERATE: TunnelMode = TunnelMode::Accelerate;
-        let config: Config = serde_yaml::from_str(&format!(
-            "routes: {{nodes: [{{node: {FAR}, extra_sources: [{EXTRA}]}}]}}"
-        ))
-        .unwrap();
-        let link = |name: &str, mtu| Link {
-            name: name.into(),
-            alias: None,
-            mac: Mac([1, 1, 1]),
-            mtu,
-            is_up: true,
-            does_arp: true,
-            ..Link::default()
-        };
-        let links = [(ETH0, link("eth0", Mtu(1500))), (TUNNEL, link("tunless0", Mtu(1480)))];
-        let host = Host { links: links.into(), ..Host::default() };
-        let path = |next_hop, mtu| Path { ifindex: ETH0, next_hop, source: Some(OURS), mtu };
-        let paths = [(FAR, path(ROUTER, Some(Mtu(1400)))), (NEAR, path(NEAR, None))].into();
-        for (mode, cidr, to, by_tunl0, expected) in [
-            (REPLACE, BLOCK, Some((FAR, false)), None, "ipip, dev 4 mtu 1380"),
-            (REPLACE, BLOCK, Some((NEAR, false)), None, "ipip, dev 4"),
-            (REPLACE, BLOCK, Some((NEAR, true)), None, "direct, dev 2"),
-            // The fabric's own routes lead there.
-            (REPLACE, BLOCK, Some((FAR, true)), None, "direct, none"),
-            (REPLACE, BLOCK, Some((LOST, false)), None, "ipip, dev 4, unreachable"),
-            (REPLACE, BLOCK, None, None, "none, none"),
-            // Ours, whichever source claims it; and what the file grants, unless it is a route.
-            (REPLACE, POD, Some((FAR, false)), None, "local, none"),
-            (REPLACE, POD, None, None, "local, none"),
-            (REPLACE, EXTRA, None, None, "source only, none"),
-            (REPLACE, EXTRA, Some((NEAR, false)), None, "ipip, dev 4"),
-            (ACCELERATE, BLOCK, Some((FAR, false)), None, "ipip, none"),
-            (ACCELERATE, BLOCK, Some((FAR, false)), Some(FAR), "ipip, none"),
-            (ACCELERATE, BLOCK, Some((FAR, false)), Some(NEAR), "none, none, left to tunl0"),
-        ] {
-            let tunl0_routes = by_tunl0.map(|node| (net(cidr), node)).into_iter().collect();
-            let facts = Facts {
-                node: OURS,
-                underlay: [ETH0].into(),
-                receiving: [ETH0].into(),
-                mode,
-                tunnel: TunnelDevice { mtu: Mtu(1480), address: None, is_loose: false },
-                pods: [(net(POD).addr(), Endpoint::default())].into(),
-                tunl0_routes,
-                servers: BTreeSet::new(),
-                ipsec: Policies::default(),
-            };
-            let inputs = Inputs {
-                config: &config,
-                host: &host,
-                paths: &paths,
-                facts: &facts,
-                tunnel: TUNNEL,
-            };
-            let source = SourceKind::Etcd;
-            let route =
-                to.map(|(node, is_direct)| ChosenRoute { node, is_direct, source, since: 0 });
-            let routes = route.map(|route| (net(cidr), route)).into_iter().collect();
-            let whole = RouteTables::whole(inputs, &routes);
-            assert_eq!(fate(&whole, cidr), expected, "{mode:?} {cidr} {to:?} {by_tunl0:?}");
-            // It comes and goes again.
-            let empty = RouteTables::whole(inputs, &ChosenRoutes::new());
-            let mut tables = empty.clone();
-            let (prefixes, nodes) = ([net(cidr)].into(), to.map(|to| to.0).into_iter().collect());
-            let mut update = |routes: &ChosenRoutes| {
-                let has = |node| routes.values().any(|route| route.node == node);
-                tables.update(inputs, routes, &prefixes, &nodes, has);
-                tables.clone()
-            };
-            assert_eq!([update(&routes), update(&ChosenRoutes::new())], [whole, empty]);
-        }
-    }
-
-    /// A node that IPsec protects: nothing is sent to it nor taken from it, or tunl0 has it.
-    #[test]
-    fn a_node_that_ipsec_protects() {
-        use crate::kernel::{Policy, PolicyDirection};
-        let config: Config = serde_yaml::from_str(&format!(
-            "routes: {{nodes: [{{node: {FAR}, extra_sources: [{EXTRA}]}}]}}"
-        ))
-        .unwrap();
-        let eth0 =
-            Link { name: "eth0".into(), mac: Mac([1, 1, 1]), mtu: Mtu(1500), ..Link::default() };
-        let host = Host { links: [(ETH0, eth0)].into(), ..Host::default() };
-        let path = Path { ifindex: ETH0, next_hop: ROUTER, source: Some(OURS), mtu: None };
-        let paths = [(FAR, path), (NEAR, path)].into();
-        let policy = Policy {
-            direction: PolicyDirection::Out,
-            source: OURS.into(),
-            destination: FAR.into(),
-            protocol: 0,
-            priority: 0,
-            is_plain: false,
-        };
-        let other = "10.20.43.0/26";
-        for (mode, expected) in [
-            (TunnelMode::Replace, ["none, dev 4, unreachable", "ipip, dev 4, unreachable"]),
-            (TunnelMode::Accelerate, ["none, none, left to tunl0", "ipip, none"]),
-        ] {
-            let facts = Facts {
-                node: OURS,
-                underlay: [ETH0].into(),
-                receiving: [ETH0].into(),
-                mode,
-                tunnel: TunnelDevice { mtu: Mtu(1480), address: None, is_loose: false },
-                pods: BTreeMap::new(),
-                tunl0_routes: BTreeMap::new(),
-                servers: BTreeSet::new(),
-                ipsec: Policies::new(std::slice::from_ref(&policy), OURS),
-            };
-            let (config, host, paths, facts) = (&config, &host, &paths, &facts);
-            let inputs = Inputs { config, host, paths, facts, tunnel: TUNNEL };
-            let route = |node, is_direct| ChosenRoute {
-                node,
-                is_direct,
-                source: SourceKind::Etcd,
-                since: 0,
-            };
-            let routes = [(net(BLOCK), route(FAR, false)), (net(other), route(NEAR, false))].into();
-            let tables = RouteTables::whole(inputs, &routes);
-            assert_eq!([BLOCK, other].map(|cidr| fate(&tables, cidr)), expected, "{mode:?}");
-            assert_eq!(fate(&tables, EXTRA).split(',').next(), Some("none"), "{mode:?}");
-            // Packets that travel plain anyway are the kernel's, which obeys the policy.
-            let routes = [(net(BLOCK), route(FAR, true))].into();
-            let direct = RouteTables::whole(inputs, &routes);
-            assert_eq!(fate(&direct, BLOCK).split(',').next(), Some("direct"), "{mode:?}");
-        }
-    }
-}
+mod tests;

@@ -1,7 +1,10 @@
 //! A few routes are others now: only they, and their nodes, are decided anew, so that the work
 //! does not grow with the table.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 use ipnet::Ipv4Net;
 
@@ -101,6 +104,7 @@ impl Decider {
         if nodes.iter().any(leads_elsewhere) {
             return None;
         }
+        let prefixes = with_longer(&facts.tunl0_routes, prefixes);
         let step = Step { before: desired.tables.only(&prefixes, &nodes), prefixes, nodes };
         let inputs = Inputs {
             config: &self.file.config,
@@ -117,9 +121,22 @@ impl Decider {
     }
 }
 
+/// These prefixes, and those inside them to which tunl0 has routes: their entries depend on what
+/// is around them.
+fn with_longer(
+    tunl0_routes: &BTreeMap<Ipv4Net, Ipv4Addr>,
+    prefixes: BTreeSet<Ipv4Net>,
+) -> BTreeSet<Ipv4Net> {
+    let mut all = prefixes.clone();
+    for cidr in prefixes {
+        let inside = tunl0_routes.range(cidr..).map(|(net, _)| *net);
+        all.extend(inside.take_while(|net| cidr.contains(net)));
+    }
+    all
+}
+
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
 
     use dataplane_common::{Ipv4Be, Route};
 
