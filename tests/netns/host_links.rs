@@ -146,6 +146,50 @@ fn packets_arrive_by_another_link_than_ours_leave_by() {
     hosts.finish(daemons);
 }
 
+/// The file names one link, and the fabric sends by another: it is found by what is heard there.
+#[test]
+fn packets_on_a_link_that_the_file_leaves_out_are_named() {
+    let hosts = Hosts::new();
+    hosts.move_address_to_lo();
+    let mut daemons = hosts.start(hosts.node2().ip, "");
+    let text = |interfaces: &str| {
+        let text = Setup::OFF.config(hosts.node2(), &hosts.lab.node1, "");
+        text.replace("underlay: {", &format!("underlay: {{interfaces: [{interfaces}], "))
+    };
+    hosts.at_node2(&format!(
+        "route replace default via {} dev eth0 src {}\n",
+        FIRST[0],
+        hosts.node2().ip
+    ));
+    daemons[1].replace_config(&text("eth0")).unwrap();
+    daemons[1].reload().unwrap();
+    hosts.talk();
+    hosts.fabric_sends_by_second(true);
+    let (perf, sit) = (hosts.lab.perf(), hosts.lab.sit());
+    let wait_named = |daemon: &Daemon| {
+        until("the link is named", SOON, || {
+            assert!(!answers(&sit.netns, perf.ip));
+            let status = daemon.cli_json(&["status"]).unwrap();
+            let problems = status["problems"].as_array()?;
+            let problem = problems.iter().find(|problem| problem["code"] == "ipip-elsewhere")?;
+            assert_eq!(problem["where"], "eth1");
+            let what = problem["what"].as_str()?;
+            assert!(what.contains(&hosts.lab.node1.ip.to_string()), "{what}");
+            Some(())
+        });
+    };
+    wait_named(&daemons[1]);
+    daemons[1].kill9().unwrap();
+    daemons[1].restart().unwrap();
+    wait_named(&daemons[1]);
+    daemons[1].replace_config(&text("eth0, eth1")).unwrap();
+    daemons[1].reload().unwrap();
+    hosts.talk();
+    let status = daemons[1].cli_json(&["status"]).unwrap();
+    assert_eq!(status["problems"], Value::Array(Vec::new()), "{status}");
+    hosts.finish(daemons);
+}
+
 /// A provider drops what leaves by a link that has not its source, so rules choose the link by
 /// the source.
 #[test]

@@ -34,21 +34,32 @@ pub struct AttachedLink {
     pub is_filter: bool,
 }
 
+/// What has a pin, whether it is attached or not.
+///
+/// # Errors
+/// If the directory cannot be read.
+pub fn pinned(pins: &Pins) -> Result<Vec<(Attachment, std::path::PathBuf)>> {
+    let directory = pins.links();
+    let entries = match fs::read_dir(&directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.with_context(|| directory.display().to_string())?,
+    };
+    let mut pinned = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        pinned.extend(parse_name(&path).map(|attachment| (attachment, path)));
+    }
+    Ok(pinned)
+}
+
 /// All pinned links and programs of filters; whether the latter are attached is
 /// still to be asked ([`super::filters::check`]).
 ///
 /// # Errors
 /// If the directory or a pin cannot be read.
 pub fn list(pins: &Pins) -> Result<Vec<(Attachment, AttachedLink)>> {
-    let directory = pins.links();
-    let entries = match fs::read_dir(&directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.with_context(|| directory.display().to_string())?,
-    };
     let mut links = Vec::new();
-    for entry in entries {
-        let path = entry?.path();
-        let Some(attachment) = parse_name(&path) else { continue };
+    for (attachment, path) in pinned(pins)? {
         match look(&path, attachment.ifindex) {
             Ok(link) => links.push((attachment, link)),
             // Removed since we read the directory.

@@ -59,11 +59,14 @@ impl Default for SourcesConfig {
 pub struct KernelConfig {
     /// The numbers they carry (rtnetlink's `RTPROT_*`): BIRD's 12, Felix's 80.
     pub protocols: Vec<u8>,
+    /// The pods' addresses: only prefixes inside count. Empty: all but the default route.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub within: Vec<Cidr>,
 }
 
 impl Default for KernelConfig {
     fn default() -> Self {
-        Self { protocols: vec![12, 80] }
+        Self { protocols: vec![12, 80], within: Vec::new() }
     }
 }
 

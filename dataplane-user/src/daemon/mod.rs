@@ -19,7 +19,6 @@ pub mod failed_start;
 mod lock;
 pub mod observe;
 pub mod preview;
-mod raw_socket;
 mod reconcile;
 mod reload;
 pub mod report;
@@ -38,7 +37,7 @@ use tokio::{sync::watch, time::Instant};
 use self::{
     apply::{Applier, memory::MemoryStore},
     decide::Decider,
-    observe::{Observer, cores::Cores},
+    observe::{Observer, cores::Cores, elsewhere::Elsewhere},
     reconcile::Extent,
     report::Reporter,
     underlay_errors::Scope,
@@ -95,8 +94,8 @@ struct Daemon {
     /// How busy the CPUs are.
     cores: Cores,
     alarms: Alarms,
-    /// Keeps the kernel from answering "protocol unreachable" for us.
-    _raw_socket: Option<socket2::Socket>,
+    /// Hears encapsulated packets on links without programs.
+    elsewhere: Elsewhere,
     lock: Lock,
 }
 

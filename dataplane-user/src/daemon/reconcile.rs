@@ -261,6 +261,7 @@ impl Daemon {
             false => problems::decision(&self.decider, host),
         };
         decided.extend(self.cores.hot().map(problems::hot_cpu));
+        decided.extend(self.heard_elsewhere());
         self.reporter.set(Stage::Decide, decided);
         let tables = self.decider.last().map(|last| problems::tables(&last.desired.tables));
         self.reporter.set(Stage::Tables, tables.unwrap_or_default());
@@ -273,6 +274,21 @@ impl Daemon {
             }
         };
         self.reporter.set(Stage::Check, checked.unwrap_or_default());
+    }
+
+    /// Encapsulated packets of nodes on links that have no programs.
+    fn heard_elsewhere(&mut self) -> Vec<Problem> {
+        let Some(last) = self.decider.last() else { return Vec::new() };
+        let hooked = last.desired.attachments.iter().chain(&last.desired.may_stay);
+        let hooked = hooked.filter(|at| at.program == Program::DecapTc).map(|at| at.ifindex);
+        self.elsewhere.listen_beside(hooked.collect());
+        let (host, nodes) = (self.observer.host(), &last.desired.tables.nodes);
+        let heard = self.elsewhere.heard(Instant::now());
+        let of_nodes = heard.filter(|(_, sender)| nodes.contains_key(sender));
+        let named =
+            of_nodes.filter_map(|(ifindex, sender)| Some((host.links.get(&ifindex)?, sender)));
+        let mode = last.facts.mode;
+        named.map(|(link, sender)| problems::heard_elsewhere(link, sender, mode)).collect()
     }
 
     async fn seen(&self) -> Result<Option<Seen>> {

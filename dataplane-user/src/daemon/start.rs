@@ -17,9 +17,9 @@ use super::{
     observe::{
         Observer,
         cores::Cores,
+        elsewhere::Elsewhere,
         fitness::{self, Depth},
     },
-    raw_socket,
     reload::refused,
     report::{ConfigState, Reporter, Stage, unix_now},
     underlay_errors::{Scope, UnderlayErrors},
@@ -149,7 +149,7 @@ async fn start(path: &Path, bpffs: Option<&Path>) -> Result<Daemon> {
         policy_seen: now,
         cores: Cores::default(),
         alarms: Alarms { look: now, check: now + CHECK, resume: None, leases: None, report: None },
-        _raw_socket: raw_socket::open(),
+        elsewhere: Elsewhere::open(),
         lock,
     };
     daemon.run_sources(node);

@@ -107,6 +107,8 @@ pub struct Desired {
     pub endpoints: BTreeMap<Ipv4Addr, Endpoint>,
     /// Programs on interfaces.
     pub attachments: BTreeSet<Attachment>,
+    /// Programs that need not be attached, but are not detached either.
+    pub may_stay: BTreeSet<Attachment>,
     /// The nft table, where flows are leased.
     pub mark_rules: Option<MarkRules>,
 }
@@ -279,6 +281,7 @@ impl Desired {
                 mark: config.leases.mark,
             },
             attachments: desired_attachments(config, host, facts, tunnel_ifindex, terms),
+            may_stay: xdp_that_may_stay(config, host, facts, terms),
             tables,
             mark_rules: (terms.fastpath == Fastpath::Verified)
                 .then(|| desired_mark_rules(config, host, facts, terms)),
@@ -301,19 +304,8 @@ fn desired_attachments(
     attach(Program::EncapHost, tunnel_ifindex);
     for ifindex in &facts.receiving {
         attach(Program::DecapTc, *ifindex);
-        let wants_xdp = match config.underlay.decap {
-            // Attaching XDP resets most NICs: not where packets may arrive but have not yet.
-            _ if !facts.underlay.contains(ifindex) => false,
-            DecapHook::Tc => false,
-            DecapHook::Xdp => true,
-            // A driver of its own, and one that has not refused. XDP on a veth
-            // costs its peer TSO; a bond or VLAN is no driver.
-            DecapHook::Auto => {
-                host.links.get(ifindex).is_some_and(|link| link.kind.is_none())
-                    && !terms.no_xdp.contains(ifindex)
-            }
-        };
-        if wants_xdp {
+        // Attaching XDP resets most NICs: not where packets may arrive but have not yet.
+        if facts.underlay.contains(ifindex) && may_have_xdp(config, host, terms, *ifindex) {
             attach(Program::DecapXdp, *ifindex);
         }
     }
@@ -330,6 +322,35 @@ fn desired_attachments(
         }
     }
     attachments
+}
+
+/// Whether XDP may decapsulate on a link.
+fn may_have_xdp(config: &Config, host: &Host, terms: Terms<'_>, ifindex: IfIndex) -> bool {
+    match config.underlay.decap {
+        DecapHook::Tc => false,
+        DecapHook::Xdp => true,
+        // A driver of its own, and one that has not refused. XDP on a veth
+        // costs its peer TSO; a bond or VLAN is no driver.
+        DecapHook::Auto => {
+            host.links.get(&ifindex).is_some_and(|link| link.kind.is_none())
+                && !terms.no_xdp.contains(&ifindex)
+        }
+    }
+}
+
+/// XDP on links by which packets arrive, though our own leave by another now: of several next
+/// hops the kernel shows one and then another.
+fn xdp_that_may_stay(
+    config: &Config,
+    host: &Host,
+    facts: &Facts,
+    terms: Terms<'_>,
+) -> BTreeSet<Attachment> {
+    let links = facts.receiving.difference(&facts.underlay).copied();
+    links
+        .filter(|ifindex| may_have_xdp(config, host, terms, *ifindex))
+        .map(|ifindex| Attachment { program: Program::DecapXdp, ifindex })
+        .collect()
 }
 
 /// Whether a pod's interface has a shaper, or filters of others.

@@ -101,11 +101,15 @@ impl<'a> Reader<'a> {
 
     /// Whether a route is of those that say where pods are.
     fn is_read(&self, route: &KernelRoute) -> bool {
-        self.config.protocols.contains(&route.protocol) && route.destination.prefix_len() > 0
+        let within = &self.config.within;
+        self.config.protocols.contains(&route.protocol)
+            && route.destination.prefix_len() > 0
+            && (within.is_empty() || within.iter().any(|net| net.0.contains(&route.destination)))
     }
 
-    /// A multipath route to several nodes makes as many claims: a conflict for the
-    /// table to judge.
+    /// A multipath route over the tunnel to several nodes makes as many claims: a conflict for
+    /// the table to judge. A plain one is the kernel's: BIRD makes them for advertised service
+    /// addresses, and any of the next hops is right.
     fn claims_of(&self, route: &KernelRoute) -> Vec<Change> {
         let change = |origin: String, node, encap| Change {
             cidr: route.destination,
@@ -116,11 +120,15 @@ impl<'a> Reader<'a> {
         if route.is_blackhole {
             return vec![change(format!("blackhole proto {protocol}"), self.node, None)];
         }
+        let is_shared = route.next_hops().count() > 1;
         let claim = |(ifindex, gateway): (IfIndex, Option<Ipv4Addr>)| {
             let gateway = gateway?;
             let (way, encap) = if self.tunnels.contains(&ifindex) {
                 ("over the tunnel", Encap::Ipip)
-            } else if self.underlay.contains(&ifindex) && !self.routers.contains(&gateway) {
+            } else if self.underlay.contains(&ifindex)
+                && !self.routers.contains(&gateway)
+                && !is_shared
+            {
                 ("plain", Encap::Direct)
             } else {
                 return None;
@@ -248,6 +256,29 @@ mod tests {
             ]
         );
     }
+
+    #[test]
+    fn plain_routes_to_several_nodes_are_the_kernels() {
+        let mut services = route("198.19.0.0/16", None, 12);
+        services.is_blackhole = false;
+        services.hops = vec![(ETH0, Some(NEAR)), (ETH0, Some(PEER))];
+        assert_eq!(claims(vec![services]), []);
+    }
+
+    #[test]
+    fn only_what_lies_within_counts() {
+        let host = host(vec![
+            route("10.20.42.0/26", Some((TUNL, PEER)), 12),
+            route("10.30.0.0/16", Some((TUNL, PEER)), 12),
+            route("10.20.0.0/15", Some((TUNL, PEER)), 12),
+        ]);
+        let config: KernelConfig = serde_yaml::from_str("within: [10.20.0.0/16]").unwrap();
+        let underlay = BTreeSet::from([ETH0]);
+        let claims = Reader::new(&config, &host, &underlay, NODE).claims(&host);
+        let found: Vec<_> = claims.iter().map(|claim| claim.cidr.to_string()).collect();
+        assert_eq!(found, ["10.20.42.0/26"]);
+    }
+
     #[test]
     fn however_many_prefixes_are_asked_for_each_route_is_looked_at_once() {
         let cidr = |n: u16| format!("10.{}.{}.0/26", n / 256, n % 256);

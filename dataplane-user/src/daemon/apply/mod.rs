@@ -5,6 +5,7 @@
 
 pub mod detach;
 mod leases_end;
+mod leaving;
 pub mod memory;
 mod order;
 mod other_tunl0;
@@ -23,6 +24,7 @@ use tokio::time::Instant;
 
 use self::{
     leases_end::LeasesEnd,
+    leaving::Leaving,
     order::{InKernel, InMaps},
 };
 use super::{
@@ -30,9 +32,9 @@ use super::{
     observe::{NextHops, Observer},
 };
 use crate::{
-    bpf::{Attachment, Maps, Pins, Programs, programs::has_tcx},
+    bpf::{Attachment, Maps, Pins, Programs, links, programs::has_tcx},
     config::{Attach, Config, DecapHook},
-    desired::{Desired, RouteTables},
+    desired::{self, Desired, RouteTables},
     kernel::{Host, Kernel},
     netfilter::{MarkRules, conntrack},
     tables::{Attachments, Backstops, KernelRoutes, KnownRules, Marks, Round, Sysctls},
@@ -47,6 +49,7 @@ pub struct Applier {
     maps: Maps,
     leases_end: LeasesEnd,
     next_hops: NextHops,
+    leaving: Leaving,
     /// Our nft table, as far as it is known.
     rules: KnownRules,
     /// What was attached before: what is missing then was detached by another program.
@@ -99,6 +102,7 @@ impl Applier {
             maps,
             leases_end: LeasesEnd::default(),
             next_hops: NextHops::default(),
+            leaving: Leaving::default(),
             rules: KnownRules::default(),
             attached: BTreeSet::new(),
         })
@@ -140,7 +144,7 @@ impl Applier {
         let Whole { config, host, desired, rules_may_differ, new_sysctls, is_first } = whole;
         let mut round = Round::default();
         let mut refused_xdp = BTreeSet::new();
-        let Self { pins, programs, maps, leases_end, rules: known, attached, .. } = self;
+        let Self { pins, programs, maps, leases_end, leaving, rules: known, attached, .. } = self;
         let deadline = Instant::now() + if is_first { FIRST_SLICE } else { SLICE };
         let names: BTreeMap<IfIndex, String> =
             host.links.iter().map(|(index, link)| (*index, link.name.clone())).collect();
@@ -149,8 +153,15 @@ impl Applier {
             Attach::Tcx => false,
             Attach::Clsact => true,
         };
-        let links =
-            Attachments::desired(programs, desired.attachments.iter().copied(), as_filters)?;
+        let pinned = links::pinned(pins)?.into_iter().map(|(at, _)| at).collect();
+        let is_auto = config.underlay.interfaces.is_empty();
+        let kept = desired.may_stay.intersection(&pinned).copied();
+        let wanted = kept.chain(desired.attachments.iter().copied()).collect();
+        let staying = leaving.staying(Instant::now(), &pinned, &wanted, |ifindex| {
+            is_auto && desired::links::fitness(config, host, ifindex).is_ok()
+        });
+        let wanted = &wanted | &staying;
+        let links = Attachments::desired(programs, wanted.iter().copied(), as_filters)?;
         let tables = &desired.tables;
 
         let extent = Extent::Whole { endpoints: &desired.endpoints };
@@ -189,7 +200,7 @@ impl Applier {
         round.delete(&mut attachments, old_links).await;
         in_maps.delete(maps, &mut round).await;
         leases_end.ask(maps, &mut round);
-        *attached = &desired.attachments - &postponed;
+        *attached = &wanted - &postponed;
         Ok(Outcome { failures: round.failures, refused_xdp, postponed })
     }
 

@@ -1,6 +1,6 @@
 //! What is wrong with what was decided.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{collections::BTreeSet, net::Ipv4Addr, path::Path};
 
 use dataplane_common::IfIndex;
 
@@ -88,6 +88,22 @@ pub fn hot_cpu(hot: Hot) -> Problem {
     let remedy = "spread received packets over the CPUs: RPS hashes the inner header \
                   (`/sys/class/net/<NIC>/queues/rx-*/rps_cpus`)";
     Problem::new(Code::HotCpu, format!("cpu {cpu}"), what).remedy(remedy)
+}
+
+/// Encapsulated packets of a node arrive where no program of ours is.
+#[must_use]
+pub fn heard_elsewhere(link: &Link, sender: Ipv4Addr, mode: TunnelMode) -> Problem {
+    let fate = match mode {
+        TunnelMode::Replace => "they are lost",
+        TunnelMode::Accelerate => "tunl0 takes them, slower and without checking their source",
+    };
+    let what = format!(
+        "encapsulated packets of node {sender} arrive on {}, where no program of tunless is: {fate}",
+        link.name
+    );
+    let remedy =
+        format!("list all links of the underlay in underlay.interfaces, {} too", link.name);
+    Problem::new(Code::IpipElsewhere, &link.name, what).remedy(remedy)
 }
 
 /// An MTU in the file that the underlay does not carry. Pods' packets that are too long for a

@@ -2,6 +2,7 @@
 
 mod changes;
 pub mod cores;
+pub mod elsewhere;
 pub mod fitness;
 pub mod foreign;
 pub mod health;

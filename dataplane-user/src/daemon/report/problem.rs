@@ -79,6 +79,8 @@ codes! {
     AllUnreachable = "all-routes-unreachable": Down,
     /// The kernel has no route to a node.
     Unreachable = "node-unreachable": Degraded,
+    /// Encapsulated packets arrive on a link that has no program of tunless.
+    IpipElsewhere = "ipip-elsewhere": Degraded,
     /// The file on disk was refused; the daemon uses an older text.
     ConfigRefused = "config-refused": Degraded,
     /// The daemon does not start.
