@@ -53,6 +53,15 @@ impl Default for SourcesConfig {
     }
 }
 
+impl SourcesConfig {
+    /// Returns the datastores whose borrowed addresses are not followed.
+    pub fn without_borrowed(&self) -> impl Iterator<Item = SourceKind> {
+        let kubernetes = self.kubernetes.as_ref();
+        let is_without = kubernetes.is_some_and(|it| it.borrowed != Borrowed::Followed);
+        is_without.then_some(SourceKind::Kubernetes).into_iter()
+    }
+}
+
 /// Routes that Felix or Calico's BIRD put into the kernel's main table.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default, expecting = "a mapping of keys to values")]
@@ -144,6 +153,22 @@ pub struct KubernetesConfig {
     /// Whose resources: Calico's older group, its newer one, none at all (pod CIDRs
     /// of the nodes, `host-local`), or whichever the API has.
     pub api: CalicoApi,
+    /// How addresses are learnt that a node borrowed from another node's block.
+    pub borrowed: Borrowed,
+}
+
+/// How addresses are learnt that a node borrowed from another node's block. Only blocks name them,
+/// and each pod that comes or goes rewrites a block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Borrowed {
+    /// Blocks are watched: nothing is missed.
+    #[default]
+    Followed,
+    /// Block affinities are watched, and blocks read about once an hour.
+    Polled,
+    /// Block affinities are watched, and blocks never read.
+    Off,
 }
 
 /// A group of Calico's resources.

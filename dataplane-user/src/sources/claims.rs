@@ -41,7 +41,9 @@ impl Claims {
     /// Expects the sources that the file configures, and takes in the file's own routes.
     pub fn configure(&mut self, config: &Config) {
         let pools = config.routes.pools.iter().map(|pool| (pool.cidr.0, pool.encap)).collect();
-        self.table.set_rules(Rules::new(&config.sources.precedence, pools));
+        let without_borrowed = config.sources.without_borrowed();
+        let rules = Rules::new(&config.sources.precedence, pools);
+        self.table.set_rules(rules.without_borrowed(without_borrowed));
         let wanted: BTreeSet<SourceKind> = SourceKind::ALL
             .into_iter()
             .filter(|kind| is_configured(*kind, &config.sources))

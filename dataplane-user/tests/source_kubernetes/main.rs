@@ -3,6 +3,7 @@
 #![cfg(feature = "kubernetes")]
 
 mod claims;
+mod cost;
 mod credentials;
 mod discovery;
 mod source;

@@ -151,11 +151,13 @@ fn tunnel_differs(subject: &str, recorded: Ipv4Addr, used: Ipv4Addr, config: &Co
 
 /// Reports a tunnel address that lies in no block of ours: answers to what this host sends pods
 /// then go to another node, or nowhere. Only for a datastore that has reported all blocks.
+/// `knows_borrowed`: it also reports addresses that are borrowed from the blocks of others.
 #[must_use]
 pub fn foreign_tunnel_address(
     own: &OwnNodes,
     table: &RouteTable,
     facts: &Facts,
+    knows_borrowed: bool,
 ) -> Option<Problem> {
     let address = facts.tunnel.address?;
     let recorded: Vec<Ipv4Addr> =
@@ -172,6 +174,7 @@ pub fn foreign_tunnel_address(
         return None;
     }
     let whose = match owners.first() {
+        Some(_) if !knows_borrowed => return None,
         Some((net, node)) => format!("it lies in {net}, which is {node}'s"),
         None => "no block contains it".to_owned(),
     };
@@ -375,8 +378,10 @@ mod tests {
         ] {
             let mut table = RouteTable::default();
             table.replace(SourceKind::Etcd, claims);
-            let found = foreign_tunnel_address(&own, &table, &facts(X, tunnel));
+            let found = foreign_tunnel_address(&own, &table, &facts(X, tunnel), true);
             assert_eq!(found.is_some(), shown.is_some(), "{found:?}");
+            let unsure = foreign_tunnel_address(&own, &table, &facts(X, tunnel), false);
+            assert_eq!(unsure.is_some(), shown == Some("no block contains it"), "{unsure:?}");
             assert!(found.is_none_or(|it| it.what.contains(shown.unwrap_or_default())));
         }
     }

@@ -61,7 +61,9 @@ pub fn ground(decider: &Decider, chosen: ChosenMode, facts: &Facts, host: &Host)
         // It may know the tunnel address, and the blocks.
         return problems;
     }
-    problems.extend(own_node::foreign_tunnel_address(&own, decider.table(), facts));
+    let knows_borrowed = decider.file().config.sources.without_borrowed().next().is_none();
+    let table = decider.table();
+    problems.extend(own_node::foreign_tunnel_address(&own, table, facts, knows_borrowed));
     if facts.tunnel.address.is_none() {
         problems.push(
             Problem::new(

@@ -26,6 +26,8 @@ pub enum Kind {
     Node,
     /// Calico's allocation blocks.
     Block,
+    /// Which node a block belongs to, by Calico.
+    Affinity,
     /// Calico's IP pools.
     Pool,
 }
@@ -37,6 +39,7 @@ impl Kind {
         match self {
             Self::Node => "Node",
             Self::Block => "IPAMBlock",
+            Self::Affinity => "BlockAffinity",
             Self::Pool => "IPPool",
         }
     }
@@ -47,6 +50,8 @@ impl Kind {
 pub struct CalicoGroup {
     /// The blocks.
     pub blocks: Resource,
+    /// Their nodes.
+    pub affinities: Resource,
     /// The pools.
     pub pools: Resource,
 }
@@ -61,13 +66,26 @@ pub const CALICO_V1: CalicoGroup = CalicoGroup::new("crd.projectcalico.org", "v1
 pub const CALICO_V3: CalicoGroup = CalicoGroup::new("projectcalico.org", "v3");
 
 /// All that may ever be read.
-pub const ALL: [Resource; 5] =
-    [NODES, CALICO_V1.blocks, CALICO_V1.pools, CALICO_V3.blocks, CALICO_V3.pools];
+pub const ALL: [Resource; 7] = [
+    NODES,
+    CALICO_V1.blocks,
+    CALICO_V1.affinities,
+    CALICO_V1.pools,
+    CALICO_V3.blocks,
+    CALICO_V3.affinities,
+    CALICO_V3.pools,
+];
 
 impl CalicoGroup {
     const fn new(group: &'static str, version: &'static str) -> Self {
         Self {
             blocks: Resource { group, version, plural: "ipamblocks", kind: Kind::Block },
+            affinities: Resource {
+                group,
+                version,
+                plural: "blockaffinities",
+                kind: Kind::Affinity,
+            },
             pools: Resource { group, version, plural: "ippools", kind: Kind::Pool },
         }
     }
@@ -169,8 +187,13 @@ mod tests {
         let expected = [
             ("/api/v1/nodes", "nodes"),
             ("/apis/crd.projectcalico.org/v1/ipamblocks", "ipamblocks.crd.projectcalico.org"),
+            (
+                "/apis/crd.projectcalico.org/v1/blockaffinities",
+                "blockaffinities.crd.projectcalico.org",
+            ),
             ("/apis/crd.projectcalico.org/v1/ippools", "ippools.crd.projectcalico.org"),
             ("/apis/projectcalico.org/v3/ipamblocks", "ipamblocks.projectcalico.org"),
+            ("/apis/projectcalico.org/v3/blockaffinities", "blockaffinities.projectcalico.org"),
             ("/apis/projectcalico.org/v3/ippools", "ippools.projectcalico.org"),
         ];
         let expected = expected.map(|(path, name)| (path.to_owned(), name.to_owned()));

@@ -10,14 +10,18 @@ use super::{
     discovery::Found,
     object::{NodeSays, Object, Says},
 };
-use crate::sources::{
-    Origin, Report,
-    calico::{Aspect, Block, Resolver, Understood},
+use crate::{
+    config::sources::Borrowed,
+    sources::{
+        Origin, Report,
+        calico::{Affinity, Aspect, Block, Resolver, Understood},
+    },
 };
 
 /// Outlives the sessions: what was said stays until its place is taken.
 pub struct Cluster {
     found: Found,
+    borrowed: Borrowed,
     resolver: Resolver,
     /// The objects there are, to find out which ones a new list no longer has.
     known: HashMap<Kind, HashSet<Origin>>,
@@ -28,9 +32,10 @@ pub struct Cluster {
 
 impl Cluster {
     /// Empty, for the node of this name.
-    pub fn new(found: Found, own_name: &str) -> Self {
+    pub fn new(found: Found, borrowed: Borrowed, own_name: &str) -> Self {
         Self {
             found,
+            borrowed,
             resolver: Resolver::new(own_name).calling_nodes(Kind::Node.as_str()),
             known: HashMap::new(),
             pod_cidrs: HashSet::new(),
@@ -65,7 +70,22 @@ impl Cluster {
         self.known.entry(kind).or_default().insert(origin.clone());
         let problem = match says {
             Ok(Says::Node(says)) => self.apply_node(&origin, &name, says),
+            Ok(Says::Affinity(affinity)) => {
+                let block = affinity.map(|Affinity { cidr, host }| Block {
+                    cidr,
+                    host: Some(host),
+                    borrowed: BTreeMap::new(),
+                });
+                self.resolver.set_block(origin.clone(), block);
+                None
+            }
             Ok(Says::Block(Understood { object: block, doubt })) => {
+                // What is polled is too old to say whose the block is: affinities do.
+                let is_old = self.borrowed == Borrowed::Polled;
+                let block = block.map(|block| match is_old {
+                    true => Block { host: None, ..block },
+                    false => block,
+                });
                 self.resolver.set_block(origin.clone(), block);
                 doubt.map(|doubt| doubt.to_string())
             }
@@ -112,7 +132,7 @@ impl Cluster {
                     self.resolver.set_block(origin.clone(), None);
                 }
             }
-            Kind::Block => self.resolver.set_block(origin.clone(), None),
+            Kind::Block | Kind::Affinity => self.resolver.set_block(origin.clone(), None),
             Kind::Pool => self.resolver.set_pool(origin.clone(), None),
         }
         if let Some(known) = self.known.get_mut(&kind) {
@@ -123,7 +143,7 @@ impl Cluster {
 
     /// What is new since it was last asked; nothing before every kind was listed.
     pub fn reports(&mut self) -> Vec<Report> {
-        let kinds = self.found.resources();
+        let kinds = self.found.resources(self.borrowed);
         if !kinds.iter().all(|resource| self.known.contains_key(&resource.kind)) {
             return Vec::new();
         }
@@ -137,7 +157,11 @@ impl Cluster {
 
     /// Looks for what is wrong with the cluster as a whole.
     fn check(&mut self) {
-        let has_blocks = self.known.get(&Kind::Block).is_some_and(|blocks| !blocks.is_empty());
+        let kind = match self.borrowed {
+            Borrowed::Followed => Kind::Block,
+            Borrowed::Polled | Borrowed::Off => Kind::Affinity,
+        };
+        let has_blocks = self.known.get(&kind).is_some_and(|blocks| !blocks.is_empty());
         let hint = (self.found != Found::HostLocal && !has_blocks && !self.pod_cidrs.is_empty())
             .then(|| {
                 "there are none, but the nodes have pod CIDRs: if those count (host-local), \
@@ -172,7 +196,7 @@ mod tests {
 
     /// What is reported of a node `n` with these pod CIDRs and this block, if any.
     fn report(found: Found, spec: &Value, block: Option<Value>) -> (Vec<String>, Vec<String>) {
-        let mut cluster = Cluster::new(found, "n");
+        let mut cluster = Cluster::new(found, Borrowed::Followed, "n");
         let node = json!({
             "metadata": {"name": "n"}, "spec": spec,
             "status": {"addresses": [{"type": "InternalIP", "address": "172.17.0.7"}]},

@@ -10,7 +10,7 @@ use super::{
     request,
 };
 use crate::{
-    config::sources::CalicoApi,
+    config::sources::{Borrowed, CalicoApi},
     sources::error::{Cause, SourceError},
 };
 
@@ -27,11 +27,15 @@ pub enum Found {
 }
 
 impl Found {
-    /// What has to be followed.
-    pub fn resources(self) -> Vec<Resource> {
-        match self {
-            Self::Calico(group) => vec![NODES, group.blocks, group.pools],
-            Self::HostLocal => vec![NODES],
+    /// What has to be read.
+    pub fn resources(self, borrowed: Borrowed) -> Vec<Resource> {
+        match (self, borrowed) {
+            (Self::Calico(group), Borrowed::Followed) => vec![NODES, group.blocks, group.pools],
+            (Self::Calico(group), Borrowed::Polled) => {
+                vec![NODES, group.affinities, group.blocks, group.pools]
+            }
+            (Self::Calico(group), Borrowed::Off) => vec![NODES, group.affinities, group.pools],
+            (Self::HostLocal, _) => vec![NODES],
         }
     }
 }
@@ -117,5 +121,7 @@ async fn has(api: &Api, group: CalicoGroup) -> Result<bool, SourceError> {
 }
 
 async fn is_empty(api: &Api, resource: Resource) -> Result<bool, SourceError> {
-    request::page(api, resource, 1, None).await.map(|page| page.items.is_empty())
+    request::page(api, request::Ask::whole(resource), 1, None)
+        .await
+        .map(|page| page.items.is_empty())
 }

@@ -66,7 +66,9 @@ fn of_status(endpoint: &Endpoint, attempt: Attempt, status: &kube::core::Status)
         ),
         // 400: a version of another history, or of the future: etcd was restored.
         (410, _) | (400, Attempt::Watch(_)) => gone(),
-        (504, Attempt::Watch(_)) if message.contains("resource version") => gone(),
+        (504, Attempt::Watch(_) | Attempt::List(_)) if message.contains("resource version") => {
+            gone()
+        }
         (code, attempt) => error(format!("{code} when we {attempt} ({message})"), Cause::Other),
     }
 }

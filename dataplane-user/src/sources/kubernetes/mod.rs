@@ -7,6 +7,8 @@
 //! | `connect` | credentials |
 //! | `discovery` | which of Calico's groups the API has |
 //! | `follow` | one resource: list, then watch |
+//! | `lists` | how soon everything may be asked for |
+//! | `whole` | which nodes are read whole, not their metadata alone |
 //! | `request` | one question to the API and its answer |
 //! | `object` | what an object says |
 //! | `cluster` | what all of them say together |
@@ -24,8 +26,10 @@ mod discovery;
 mod failure;
 mod follow;
 mod health;
+mod lists;
 mod object;
 mod request;
+mod whole;
 
 use std::time::Duration;
 
@@ -33,10 +37,11 @@ use futures::future::join_all;
 use tokio::sync::mpsc::{Receiver, channel};
 
 use self::{
-    access::Resource,
+    access::{Kind, Resource},
     cluster::Cluster,
+    discovery::Found,
     failure::ends_session,
-    follow::{Heard, follow},
+    follow::{Heard, Mode, follow},
     health::Health,
 };
 use super::{
@@ -44,7 +49,7 @@ use super::{
     error::SourceError,
     feed::{self, Afterwards, Feed, Link, Pace},
 };
-use crate::config::KubernetesConfig;
+use crate::config::{KubernetesConfig, sources::Borrowed};
 
 /// Events that may wait; a resource's watch is not read on while they do.
 const WAITING: usize = 1024;
@@ -74,18 +79,26 @@ impl Feed for Source {
         let api = connect::connect(&self.config).await?;
         let wanted = self.config.api;
         let found = discovery::discover(&api, wanted).await?;
-        let resources = found.resources();
+        let borrowed = self.config.borrowed;
+        let resources = found.resources(borrowed);
         // Objects of another group have the same names, but are others.
         let cluster = match &mut self.cluster {
             Some(cluster) if cluster.found() == found => cluster,
             other => {
                 tracing::info!("kubernetes: {api} has {found}");
-                other.insert(Cluster::new(found, &self.me.name))
+                other.insert(Cluster::new(found, borrowed, &self.me.name))
             }
         };
         let health = Health::new(&resources);
         let (sender, heard) = channel(WAITING);
-        let follow_all = join_all(resources.iter().map(|one| follow(&api, *one, sender.clone())));
+        let follow_all = join_all(resources.iter().map(|one| {
+            let mode = match (one.kind, borrowed) {
+                (Kind::Node, _) => Mode::ByMetadata { with_pods: found == Found::HostLocal },
+                (Kind::Block, Borrowed::Polled) => Mode::Polled,
+                (Kind::Block | Kind::Affinity | Kind::Pool, _) => Mode::Watched,
+            };
+            follow(&api, *one, mode, sender.clone())
+        }));
         tokio::select! {
             error = listen(heard, cluster, health, &self.reporter, link) => Err(error),
             _ = follow_all => Err(api.endpoint.error("no resource is followed any more")),

@@ -7,7 +7,7 @@ use super::access::Kind;
 use crate::{
     address::parse_prefix,
     sources::{
-        calico::{Block, CalicoNode, Doubts, Pool, Understood, node::Field, text},
+        calico::{Affinity, Block, CalicoNode, Doubts, Pool, Understood, node::Field, text},
         error::Malformed,
     },
 };
@@ -39,8 +39,23 @@ pub enum Says {
     Node(NodeSays),
     /// A block; `None`: nothing for us, so as good as deleted.
     Block(Understood<Option<Block>>),
+    /// An affinity; `None`: it claims nothing.
+    Affinity(Option<Affinity>),
     /// A pool; `None` likewise.
     Pool(Option<Pool>),
+}
+
+impl Object {
+    /// Whether metadata alone says all there is to know of a node: Calico's annotation counts
+    /// before its status. `with_pods`: its pod CIDRs are wanted, too.
+    pub fn is_complete(&self, with_pods: bool) -> bool {
+        match &self.says {
+            Ok(Says::Node(NodeSays { node, .. })) => {
+                !with_pods && node.object.address.is_some() && node.doubt.is_none()
+            }
+            _ => true,
+        }
+    }
 }
 
 /// What a node says.
@@ -69,6 +84,7 @@ pub fn read(kind: Kind, mut value: Value) -> Object {
     };
     let says = match kind {
         Kind::Node => Ok(Says::Node(read_node(&value))),
+        Kind::Affinity => Affinity::from_spec(value["spec"].take()).map(Says::Affinity),
         Kind::Block => Block::from_value(value["spec"].take()).map(Says::Block),
         Kind::Pool => Pool::from_value(value).map(Says::Pool),
     };

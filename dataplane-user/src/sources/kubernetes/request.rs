@@ -25,6 +25,46 @@ const PAGE: u32 = 250;
 /// After this time the API ends a watch, seconds; the next one takes over.
 const WATCH: u32 = 290;
 
+/// What is asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ask {
+    /// Of which resource.
+    pub resource: Resource,
+    /// How much of each object.
+    pub part: Part,
+    /// How old the answer to a list may be.
+    pub freshness: Freshness,
+    /// The one object of this name.
+    pub name: Option<String>,
+}
+
+/// How much of an object is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// Its `metadata`: a node has ten times as much besides.
+    Metadata,
+}
+
+/// How old the answer to a list may be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Freshness {
+    /// As old as the watch cache of whichever API server answers: that costs etcd nothing.
+    Cached,
+    /// Likewise, but not older than this version.
+    NotOlderThan(String),
+    /// Read from etcd by a quorum.
+    Latest,
+}
+
+impl Ask {
+    /// Whole objects, as they are.
+    pub fn whole(resource: Resource) -> Self {
+        Self { resource, part: Part::Whole, freshness: Freshness::Latest, name: None }
+    }
+}
+
 /// A part of a collection, as the API says it.
 #[derive(Deserialize)]
 pub struct Page {
@@ -55,22 +95,54 @@ pub async fn discover<T: DeserializeOwned>(api: &Api, path: &str) -> Result<T, S
 /// Some objects, after those that `next` stands for.
 pub async fn page(
     api: &Api,
-    resource: Resource,
+    ask_for: Ask,
     limit: u32,
     next: Option<String>,
 ) -> Result<Page, SourceError> {
-    let parameters =
-        ListParams { limit: Some(limit), continue_token: next, ..ListParams::default() };
-    let request = Request::new(resource.path()).list(&parameters);
+    let Ask { resource, part, freshness, name } = ask_for;
+    let is_first = next.is_none();
+    let parameters = ListParams {
+        limit: Some(limit),
+        continue_token: next,
+        field_selector: name.map(|name| format!("metadata.name={name}")),
+        ..ListParams::default()
+    };
+    let path = Request::new(resource.path());
+    let request = match part {
+        Part::Whole => path.list(&parameters),
+        Part::Metadata => path.list_metadata(&parameters),
+    };
+    let request = request.map(|mut request| {
+        // Further pages are of the version of the first.
+        if is_first {
+            add_freshness(&mut request, &freshness);
+        }
+        request
+    });
     ask(api, Attempt::List(resource), request).await
 }
 
+/// Adds how old the answer may be. kube leaves version 0 out where there is a limit.
+fn add_freshness(request: &mut http::Request<Vec<u8>>, freshness: &Freshness) {
+    let version = match freshness {
+        Freshness::Cached => "0",
+        Freshness::NotOlderThan(version) => version,
+        Freshness::Latest => return,
+    };
+    let uri =
+        format!("{}&resourceVersion={version}&resourceVersionMatch=NotOlderThan", request.uri());
+    if let Ok(uri) = uri.parse() {
+        *request.uri_mut() = uri;
+    }
+}
+
 /// All objects, and the version to watch from.
-pub async fn list(api: &Api, resource: Resource) -> Result<(Vec<Object>, String), SourceError> {
+pub async fn list(api: &Api, ask_for: &Ask) -> Result<(Vec<Object>, String), SourceError> {
+    let kind = ask_for.resource.kind;
     let (mut objects, mut next) = (Vec::new(), None);
     loop {
-        let page = page(api, resource, PAGE, next).await?;
-        let read = |raw: &RawValue| object::read_text(resource.kind, raw.get());
+        let page = page(api, ask_for.clone(), PAGE, next).await?;
+        let read = |raw: &RawValue| object::read_text(kind, raw.get());
         objects.extend(page.items.iter().map(|raw| read(raw)));
         next = page.metadata.next.filter(|next| !next.is_empty());
         if next.is_none() {
@@ -83,14 +155,18 @@ pub async fn list(api: &Api, resource: Resource) -> Result<(Vec<Object>, String)
 pub async fn watch<'a>(
     api: &'a Api,
     resource: Resource,
+    part: Part,
     version: &str,
 ) -> Result<impl Stream<Item = Result<WatchEvent<Value>, SourceError>> + use<'a>, SourceError> {
     let attempt = Attempt::Watch(resource);
     let parameters =
         WatchParams { bookmarks: true, timeout: Some(WATCH), ..WatchParams::default() };
-    let request = Request::new(resource.path())
-        .watch(&parameters, version)
-        .map_err(|error| api.endpoint.error(error))?;
+    let path = Request::new(resource.path());
+    let request = match part {
+        Part::Whole => path.watch(&parameters, version),
+        Part::Metadata => path.watch_metadata(&parameters, version),
+    };
+    let request = request.map_err(|error| api.endpoint.error(error))?;
     let events = within(api, attempt, api.client.request_events(request)).await?;
     let failure = move |error| failure::of(&api.endpoint, attempt, &error);
     Ok(events.map(move |event: kube::Result<_>| event.map_err(failure)))

@@ -108,7 +108,7 @@ fn refusal(
     }
     // Routing tables do not know who borrowed what; the file was checked when read.
     let exact = is_single(cidr);
-    let knows_borrowers = matches!(kind, SourceKind::Kubernetes | SourceKind::Etcd);
+    let knows_borrowers = table.rules.knows_borrowers(*kind);
     if is_old || *kind == SourceKind::File || !(exact || knows_borrowers) {
         return None;
     }

@@ -65,13 +65,30 @@ pub struct Rules {
     precedence: Vec<SourceKind>,
     /// How packets travel where a source does not say.
     pools: BTreeMap<Ipv4Net, Encap>,
+    /// Datastores whose borrowed addresses are not followed.
+    without_borrowed: BTreeSet<SourceKind>,
 }
 
 impl Rules {
     /// Sources that `precedence` leaves out follow in their usual order.
     #[must_use]
     pub fn new(precedence: &[SourceKind], pools: BTreeMap<Ipv4Net, Encap>) -> Self {
-        Self { precedence: SourceKind::in_order(precedence), pools }
+        Self {
+            precedence: SourceKind::in_order(precedence),
+            pools,
+            without_borrowed: BTreeSet::new(),
+        }
+    }
+
+    /// The same where these datastores' borrowed addresses are not followed.
+    #[must_use]
+    pub fn without_borrowed(self, kinds: impl IntoIterator<Item = SourceKind>) -> Self {
+        Self { without_borrowed: kinds.into_iter().collect(), ..self }
+    }
+
+    /// Whether a source that claims a block also claims each address that is borrowed from it.
+    fn knows_borrowers(&self, kind: SourceKind) -> bool {
+        kind.is_datastore() && !self.without_borrowed.contains(&kind)
     }
 
     fn rank(&self, kind: SourceKind) -> usize {

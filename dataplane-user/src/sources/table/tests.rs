@@ -81,6 +81,23 @@ fn of_two_owners_the_old_one_stays_and_an_alarm_says_why() {
     }
 }
 
+/// Where a datastore's borrowed addresses are not followed, a block with a pod of ours in it is the
+/// other node's all the same: our pod may have borrowed its address.
+#[test]
+fn without_borrowed_addresses_a_block_is_not_refused_for_a_pod_in_it() {
+    for (kind, is_refused) in [(SourceKind::Kubernetes, false), (SourceKind::Etcd, true)] {
+        let mut table = table();
+        let rules = Rules::new(&[], BTreeMap::new()).without_borrowed([SourceKind::Kubernetes]);
+        table.set_rules(rules);
+        say(&mut table, kind, "10.20.105.192/26", "block", Some(A));
+        let route = node(&table, "10.20.105.192/26");
+        assert_eq!(route, (!is_refused).then_some(A), "{kind}");
+        // The very address is never another node's.
+        say(&mut table, kind, "10.20.105.215/32", "lent", Some(A));
+        assert_eq!(node(&table, "10.20.105.215/32"), None);
+    }
+}
+
 #[test]
 fn what_moves_within_one_object_is_no_conflict() {
     let mut table = table();

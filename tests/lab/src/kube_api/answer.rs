@@ -24,6 +24,8 @@ pub(super) enum Answer {
         path: String,
         /// The last that is known.
         version: u64,
+        /// Whether events hold nothing but metadata.
+        metadata_only: bool,
     },
 }
 
@@ -136,18 +138,40 @@ fn list(state: &State, collection: &Collection, request: &Request) -> Answer {
             return expired();
         }
     }
+    if let Some(wanted) = request.query("resourceVersion").and_then(|it| it.parse::<u64>().ok())
+        && wanted > state.version
+    {
+        // The cache never gets there: etcd was restored.
+        return Answer::failure(504, "Timeout", "Too large resource version");
+    }
+    let name = request.query("fieldSelector");
+    let name = name.as_deref().and_then(|selector| selector.strip_prefix("metadata.name="));
     let wanted = request.query("limit").and_then(|limit| limit.parse().ok()).unwrap_or(usize::MAX);
     let limit = state.page.min(wanted);
+    let is_wanted = |it: &String| name.is_none_or(|name| it == name);
     let mut rest = collection.objects.iter().filter(|(name, _)| after.is_empty() || **name > after);
     let page: Vec<_> = rest.by_ref().take(limit).collect();
     let next = rest.next().and_then(|_| page.last()).map(|(name, _)| format!("{version}:{name}"));
     let (group, _) = group_and_resource(request.path());
-    let items: Vec<_> = page.into_iter().map(|(_, object)| object).collect();
+    let page = page.into_iter().filter(|(name, _)| is_wanted(name));
+    let items: Vec<_> = page.map(|(_, object)| part(object, request.metadata_only)).collect();
+    let kind = if request.metadata_only { "PartialObjectMetadata" } else { collection.kind };
     Answer::json(&json!({
-        "kind": format!("{}List", collection.kind), "apiVersion": group,
+        "kind": format!("{kind}List"), "apiVersion": group,
         "metadata": {"resourceVersion": version.to_string(), "continue": next.unwrap_or_default()},
         "items": items,
     }))
+}
+
+/// An object, or its metadata alone.
+fn part(object: &Value, metadata_only: bool) -> Value {
+    if !metadata_only {
+        return object.clone();
+    }
+    json!({
+        "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
+        "metadata": object["metadata"],
+    })
 }
 
 const EXPIRED: &str = "The resourceVersion for the provided watch is too old.";
@@ -159,10 +183,14 @@ fn expired() -> Answer {
 fn begin_watch(state: &State, request: &Request) -> Answer {
     let version = request.query("resourceVersion").and_then(|version| version.parse().ok());
     let version = version.unwrap_or(state.version);
+    if version > state.version {
+        return Answer::failure(504, "Timeout", "Too large resource version");
+    }
     if version < state.compacted && !state.gone_as_event {
         return expired();
     }
-    Answer::Watch { path: request.path().to_owned(), version }
+    let metadata_only = request.metadata_only;
+    Answer::Watch { path: request.path().to_owned(), version, metadata_only }
 }
 
 /// Tells what happens until somebody ends it.
@@ -171,13 +199,14 @@ pub(super) fn watch(
     shared: &Shared,
     path: &str,
     version: u64,
+    metadata_only: bool,
 ) -> Result<()> {
     let first_trouble = {
         let mut state = shared.lock();
         *state.watches.entry(path.to_owned()).or_default() += 1;
         state.troubles.len()
     };
-    let ended = tell(socket, shared, path, version, first_trouble);
+    let ended = tell(socket, shared, path, (version, metadata_only), first_trouble);
     if let Some(count) = shared.lock().watches.get_mut(path) {
         *count = count.saturating_sub(1);
     }
@@ -188,7 +217,7 @@ fn tell(
     socket: &mut impl Write,
     shared: &Shared,
     path: &str,
-    mut version: u64,
+    (mut version, metadata_only): (u64, bool),
     mut troubles: usize,
 ) -> Result<()> {
     loop {
@@ -208,6 +237,7 @@ fn tell(
                 for (at, what, object) in &collection.past {
                     if *at > version {
                         version = *at;
+                        let object = part(object, metadata_only);
                         lines.push(json!({"type": what, "object": object}).to_string());
                     }
                 }
@@ -236,6 +266,7 @@ fn tell(
                 continue;
             }
         }
+        shared.lock().count(path, 0, lines.iter().map(|line| line.len() + 1).sum());
         for line in lines {
             chunk(socket, &format!("{line}\n"))?;
         }

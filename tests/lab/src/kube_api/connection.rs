@@ -22,6 +22,8 @@ pub(super) struct Request {
     pub target: String,
     /// `Authorization`.
     pub authorization: Option<String>,
+    /// Whether `Accept` asks for nothing but metadata.
+    pub metadata_only: bool,
 }
 
 impl Request {
@@ -35,7 +37,7 @@ impl Request {
         let (_, query) = self.target.split_once('?')?;
         let mut parts = query.split('&').filter_map(|part| part.split_once('='));
         let (_, value) = parts.find(|(name, _)| *name == key)?;
-        Some(value.replace("%2F", "/").replace("%3A", ":"))
+        Some(value.replace("%2F", "/").replace("%3A", ":").replace("%3D", "="))
     }
 }
 
@@ -54,9 +56,11 @@ pub(super) fn serve(mut socket: impl Read + Write, shared: &Shared) -> Result<()
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         let answer = answer(&mut state, &request);
+        state.count(request.path(), 1, 0);
         drop(state);
         match answer {
             Answer::Text(status, text) => {
+                shared.lock().count(request.path(), 0, text.len());
                 write!(
                     socket,
                     "HTTP/1.1 {status} Answer\r\ncontent-type: application/json\r\n\
@@ -65,14 +69,14 @@ pub(super) fn serve(mut socket: impl Read + Write, shared: &Shared) -> Result<()
                 )?;
                 socket.flush()?;
             }
-            Answer::Watch { path, version } => {
+            Answer::Watch { path, version, metadata_only } => {
                 write!(
                     socket,
                     "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\
                      transfer-encoding: chunked\r\n\r\n"
                 )?;
                 socket.flush()?;
-                watch(&mut socket, shared, &path, version)?;
+                watch(&mut socket, shared, &path, version, metadata_only)?;
                 return Ok(());
             }
         }
@@ -87,12 +91,15 @@ fn next(socket: &mut impl Read, read: &mut Vec<u8>) -> Result<Option<Request>> {
         let mut request = httparse::Request::new(&mut headers);
         if let httparse::Status::Complete(length) = request.parse(read)? {
             let target = request.path.context("a request names a path")?.to_owned();
-            let is_it = |name: &str| name.eq_ignore_ascii_case("authorization");
-            let authorization = request.headers.iter().find(|header| is_it(header.name));
-            let authorization =
-                authorization.map(|header| String::from_utf8_lossy(header.value).into_owned());
+            let header = |name: &str| {
+                let found = request.headers.iter().find(|it| it.name.eq_ignore_ascii_case(name));
+                found.map(|header| String::from_utf8_lossy(header.value).into_owned())
+            };
+            let authorization = header("authorization");
+            let metadata_only =
+                header("accept").is_some_and(|accept| accept.contains("as=PartialObjectMetadata"));
             read.drain(..length);
-            return Ok(Some(Request { target, authorization }));
+            return Ok(Some(Request { target, authorization, metadata_only }));
         }
         if read.len() > LONGEST {
             bail!("a request without end");

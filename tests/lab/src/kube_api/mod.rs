@@ -26,7 +26,7 @@ use crate::netns::Netns;
 
 use self::store::State;
 pub use self::{
-    store::{Collection, Trouble},
+    store::{Collection, Traffic, Trouble},
     tls::Tls,
 };
 
@@ -36,10 +36,15 @@ pub const NODES: &str = "/api/v1/nodes";
 pub const V1_BLOCKS: &str = "/apis/crd.projectcalico.org/v1/ipamblocks";
 /// Its pools.
 pub const V1_POOLS: &str = "/apis/crd.projectcalico.org/v1/ippools";
+/// Its block affinities.
+pub const V1_AFFINITIES: &str = "/apis/crd.projectcalico.org/v1/blockaffinities";
 /// Calico's blocks, newer group.
 pub const V3_BLOCKS: &str = "/apis/projectcalico.org/v3/ipamblocks";
 /// Its pools.
 pub const V3_POOLS: &str = "/apis/projectcalico.org/v3/ippools";
+
+/// Its block affinities.
+pub const V3_AFFINITIES: &str = "/apis/projectcalico.org/v3/blockaffinities";
 
 /// The API, until dropped.
 pub struct KubeApi {
@@ -125,6 +130,7 @@ impl KubeApi {
     /// Serves Calico's blocks and pools, of the older or the newer group.
     pub fn serve_calico(&self, blocks: &str, pools: &str) {
         self.serve(blocks, "IPAMBlock");
+        self.serve(&blocks.replace("ipamblocks", "blockaffinities"), "BlockAffinity");
         self.serve(pools, "IPPool");
     }
 
@@ -199,6 +205,26 @@ impl KubeApi {
     #[must_use]
     pub fn requests(&self) -> Vec<String> {
         self.shared.lock().requests.clone()
+    }
+
+    /// What clients cost since this was last asked, by path.
+    #[must_use]
+    pub fn take_traffic(&self) -> BTreeMap<String, Traffic> {
+        std::mem::take(&mut self.shared.lock().traffic)
+    }
+
+    /// Another history, whose versions are lower: etcd was restored from a backup.
+    pub fn restore(&self) {
+        self.change(|state| {
+            state.version = 10;
+            state.compacted = 0;
+            for collection in state.collections.values_mut() {
+                collection.past.clear();
+                for object in collection.objects.values_mut() {
+                    object["metadata"]["resourceVersion"] = "7".into();
+                }
+            }
+        });
     }
 
     /// How many watches of this path run now.

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use serde_json::{Value, json};
 
-use super::{V1_BLOCKS, V3_BLOCKS};
+use super::{V1_BLOCKS, V3_AFFINITIES, V3_BLOCKS};
 
 fn metadata(name: &str) -> Value {
     json!({
@@ -111,6 +111,21 @@ pub fn block(path: &str, cidr: &str, host: &str, lent: &[(usize, &str)]) -> Valu
     json!({
         "kind": "IPAMBlock", "apiVersion": version, "metadata": metadata(&block_name(cidr)),
         "spec": spec,
+    })
+}
+
+/// A node's confirmed affinity to a block.
+#[must_use]
+pub fn affinity(path: &str, cidr: &str, host: &str) -> Value {
+    let (group, deleted) = if path == V3_AFFINITIES {
+        ("projectcalico.org/v3", json!(false))
+    } else {
+        ("crd.projectcalico.org/v1", json!("false"))
+    };
+    let name = format!("{host}-{}", block_name(cidr));
+    json!({
+        "kind": "BlockAffinity", "apiVersion": group, "metadata": metadata(&name),
+        "spec": {"cidr": cidr, "node": host, "state": "confirmed", "deleted": deleted},
     })
 }
 

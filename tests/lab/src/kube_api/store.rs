@@ -23,6 +23,15 @@ pub enum Trouble {
     Error(u16),
 }
 
+/// What clients cost at a path.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Traffic {
+    /// How many requests came.
+    pub requests: usize,
+    /// Bytes of bodies and events that were sent.
+    pub bytes: usize,
+}
+
 /// The objects of a kind, and their past.
 pub struct Collection {
     /// `IPAMBlock`.
@@ -53,6 +62,7 @@ pub(super) struct State {
     /// Path and trouble, of all times: watches begin with those yet to come.
     pub troubles: Vec<(String, Trouble)>,
     pub requests: Vec<String>,
+    pub traffic: BTreeMap<String, Traffic>,
     pub watches: BTreeMap<String, usize>,
     pub connections: BTreeMap<u64, TcpStream>,
     pub is_down: bool,
@@ -72,6 +82,7 @@ impl State {
             gone_as_event: true,
             troubles: Vec::new(),
             requests: Vec::new(),
+            traffic: BTreeMap::new(),
             watches: BTreeMap::new(),
             connections: BTreeMap::new(),
             is_down: false,
@@ -97,6 +108,12 @@ impl State {
             object["metadata"]["resourceVersion"] = json!(version.to_string());
             collection.past.push((version, "DELETED", object));
         }
+    }
+
+    pub fn count(&mut self, path: &str, requests: usize, bytes: usize) {
+        let traffic = self.traffic.entry(path.to_owned()).or_default();
+        traffic.requests += requests;
+        traffic.bytes += bytes;
     }
 
     pub fn compact(&mut self) {
