@@ -246,6 +246,9 @@ async fn without_calicos_ipam_the_nodes_pod_cidrs_count() {
             [("10.244.0.0/24", "172.17.0.5 unknown"), ("10.244.1.0/24", "172.17.0.6 unknown")];
         source.until_claims(&both).await;
         assert_eq!(source.seen.problems, [].into());
+        // Without an annotation, as Calico does with host-local: the network's first address.
+        let record = source.seen.own.as_ref().unwrap().record.unwrap();
+        assert_eq!(record.tunnel_address, Some("10.244.0.1".parse().unwrap()));
 
         let mut broken = host_local_node("node-b", "172.17.0.6", "10.244.1.9/24");
         server.set(NODES, broken.clone());

@@ -11,6 +11,8 @@
 //! | [`resolver`] | claims, from all of these |
 
 pub mod affinity;
+#[cfg(test)]
+mod as_libcalico;
 pub mod block;
 mod json;
 pub mod node;

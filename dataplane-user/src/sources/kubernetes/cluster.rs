@@ -14,7 +14,7 @@ use crate::{
     config::sources::Borrowed,
     sources::{
         Origin, Report,
-        calico::{Affinity, Aspect, Block, Resolver, Understood},
+        calico::{Affinity, Aspect, Block, CalicoNode, Resolver, Understood},
     },
 };
 
@@ -101,7 +101,13 @@ impl Cluster {
     fn apply_node(&mut self, origin: &Origin, name: &str, says: NodeSays) -> Option<String> {
         let NodeSays { node: Understood { object: node, doubt }, pods } = says;
         let doubt = doubt.map(|doubt| doubt.to_string());
-        self.resolver.set_node(name, Some(node));
+        // With host-local Calico's device has the address behind the network's, and no annotation:
+        // `libcalico-go/lib/backend/k8s/resources/node.go`.
+        let cidr = pods.as_ref().ok().and_then(|pods| pods.object);
+        let second = cidr.and_then(|cidr| cidr.hosts().next());
+        let is_host_local = self.found == Found::HostLocal;
+        let tunnel = node.tunnel.or(second.filter(|_| is_host_local));
+        self.resolver.set_node(name, Some(CalicoNode { tunnel, ..node }));
         if pods.as_ref().is_ok_and(|pods| pods.object.is_some()) {
             self.pod_cidrs.insert(origin.clone());
         } else {
