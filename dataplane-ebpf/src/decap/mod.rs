@@ -1,8 +1,9 @@
 //! Wire → pod: check the outer header, the inner one, the sender's right to
 //! that source; take the outer header off; deliver.
 //!
-//! What we do not know for ours goes up untouched: the kernel's rules judge it,
-//! so a node is never weaker with us than without. Only a proven lie is dropped.
+//! What we do not know for ours goes up untouched: the kernel's rules judge it. Only a proven lie
+//! is dropped. What we take passes by the host's rules about outer packets and by xfrm, so the
+//! daemon gives us no routes to nodes that IPsec protects (docs/hosts.md).
 
 mod by_lease;
 mod check;

@@ -17,7 +17,10 @@ use crate::{
     netfilter::{self, MarkRules, conntrack},
 };
 
-use super::policy::{self, Finding, Foreign};
+use super::{
+    policy::{self, Finding, Foreign},
+    policy_routing,
+};
 
 /// How much of the host is looked at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,13 +44,21 @@ pub async fn judge(
 ) -> Result<BTreeSet<IfIndex>> {
     match file.config.fastpath {
         Fastpath::Off => Ok(BTreeSet::new()),
-        Fastpath::Trusted => refuse_untrusted(file).map(|()| BTreeSet::new()),
+        Fastpath::Trusted => refuse_untrusted(host, file).map(|()| BTreeSet::new()),
         Fastpath::Verified => judge_verified(kernel, host, pins, file, depth).await,
     }
 }
 
 /// `trusted` and somebody else's rules exclude each other, unless the operator says otherwise.
-fn refuse_untrusted(file: &ConfigFile) -> Result<()> {
+fn refuse_untrusted(host: &Host, file: &ConfigFile) -> Result<()> {
+    // That no policies are wanted says nothing about where packets go, nor how.
+    if let Some(found) = policy_routing::of_pods(host) {
+        bail!(
+            "{}: fastpath: `trusted` would pass by {found}, which may send pods' packets another \
+             way; use `fastpath: verified` or `fastpath: off`",
+            file.path.display()
+        );
+    }
     if file.config.i_accept_no_network_policy {
         return Ok(());
     }

@@ -9,6 +9,7 @@ pub mod health;
 mod next_hops;
 mod paths;
 mod policy;
+mod policy_routing;
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
