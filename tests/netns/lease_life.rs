@@ -149,6 +149,78 @@ fn a_flushed_ruleset_comes_back_and_until_then_nothing_is_leased() {
     });
 }
 
+/// What another program does to the table while no daemon runs does not pass for ours, whatever the
+/// table's comment says; a table that nobody touched is not made again.
+#[test]
+fn a_table_that_was_changed_while_no_daemon_ran_is_made_anew() {
+    let exclude = "leases: {exclude: [10.20.42.31/32]}\n";
+    let mut scene = Scene::with(lab(), Setup::VERIFIED, exclude, &[]);
+    let node2 = scene.lab.node2.clone();
+    let table = || node2.netns.exec("nft", &["-a", "list", "table", "ip", "tunless"]).unwrap();
+    let contents = || node2.netns.exec("nft", &["list", "table", "ip", "tunless"]).unwrap();
+    let (as_made, untouched) = (contents(), table());
+    assert!(as_made.contains("10.20.42.31"), "{as_made}");
+    scene.daemon2.kill9().unwrap();
+    scene.daemon2.restart().unwrap();
+    assert_eq!(table(), untouched, "even its handles are as they were");
+
+    let change_rule = || {
+        // Its comment stays, and so does the number of rules.
+        let line = untouched.lines().find(|line| line.contains("ct state established")).unwrap();
+        let handle = line.rsplit(' ').next().unwrap();
+        let rule = "meta mark set meta mark | 0x1000".split(' ');
+        let words = ["replace", "rule", "ip", "tunless", "judge", "handle", handle];
+        let words: Vec<&str> = words.into_iter().chain(rule).collect();
+        node2.netns.exec("nft", &words).unwrap();
+    };
+    let flush_set = || {
+        node2.netns.exec("nft", &["flush", "set", "ip", "tunless", "unleased"]).unwrap();
+    };
+    let changes: [(&str, &dyn Fn()); 2] = [("a rule", &change_rule), ("the set", &flush_set)];
+    for (what, change) in changes {
+        scene.daemon2.terminate().unwrap();
+        change();
+        assert_ne!(contents(), as_made, "{what} is another");
+        scene.daemon2.restart().unwrap();
+        assert_eq!(contents(), as_made, "{what} is as it was");
+    }
+    scene.finish();
+}
+
+/// The kernel forgets neighbours that it does not see in use, and leases hide their use.
+#[test]
+fn a_next_hop_that_is_forgotten_and_found_again_ends_no_lease() {
+    Scene::with(lab(), Setup::VERIFIED, "leases: {seconds: 9}\n", &[]).case(|scene| {
+        scene.warm_up();
+        let (perf, sit) = scene.pods();
+        let (talk, to) = talk(scene, Protocol::Udp, PORT);
+        wait_leased_at_client(&scene.daemon2, talk.client, to);
+        let before = Counters::of(&scene.daemon2);
+        let node2 = &scene.lab.node2;
+        let has_mac = |is_known: bool| {
+            let is_it = |nodes: &serde_json::Value| {
+                nodes["items"][0]["next_hop_mac"].is_string() == is_known
+            };
+            scene.daemon2.wait_json(&["nodes", "list"], SOON, is_it).unwrap();
+        };
+        for _ in 0..3 {
+            node2.netns.ip("neigh flush dev eth0").unwrap();
+            has_mac(false);
+            // Without a lease, so by way of the kernel's neighbours.
+            assert_answered(&perf.netns, sit.ip);
+            has_mac(true);
+        }
+        assert!(talk.wait_for(100, SOON));
+        let moved = before.moved(&scene.daemon2);
+        for reason in [Reason::PodLeaseOutdated, Reason::DecapLeaseOutdatedToStack] {
+            assert_eq!(moved.get(&reason), None, "{moved:?}");
+        }
+        before.assert_nothing_dropped(&scene.daemon2);
+        drop(talk);
+        scene.assert_nothing_plain();
+    });
+}
+
 #[test]
 fn sysctls_are_set_guarded_reported_and_restored() {
     let lab = lab().build().unwrap();

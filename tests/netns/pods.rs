@@ -1,9 +1,20 @@
 //! Pods come and go, one at a time and by the hundred.
 
-use std::{collections::BTreeSet, fs, net::Ipv4Addr, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::Ipv4Addr,
+    thread,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
-use tunless_lab::{Daemon, Lab, LabBuilder, Node};
+use tunless_lab::{
+    Daemon, Lab, LabBuilder, Node,
+    addr::{POD_GATEWAY, mac_text},
+    inject::Injector,
+    packet::ethernet,
+};
 use tunless_tests::scene::{
     SOON, Scene, Setup, assert_answered, assert_lossless, endpoint_of, stream_between, until,
 };
@@ -51,6 +62,61 @@ fn a_pod_can_talk_as_soon_as_it_is_listed() {
             assert_eq!(left[0]["ip"], scene.lab.perf().ip.to_string());
             until("its pin is gone", SOON, || (!pod_links(node2).contains(&ifindex)).then_some(()));
         }
+        assert_lossless(stream);
+        scene.assert_nothing_plain();
+    });
+}
+
+/// An ARP packet as `sender`, which has `mac`: an announcement to all, or a question for `target`.
+fn arp(mac: [u8; 6], sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
+    const ARP: u16 = 0x0806;
+    let is_announcement = sender == target;
+    let operation = [0, if is_announcement { 2 } else { 1 }];
+    let head = [0, 1, 8, 0, 6, 4].into_iter().chain(operation);
+    let body: Vec<u8> =
+        head.chain(mac).chain(sender.octets()).chain([0; 6]).chain(target.octets()).collect();
+    ethernet([0xff; 6], mac, ARP, &body)
+}
+
+/// A pod may announce other MACs as often as it likes, and neighbours that do not exist: its own
+/// entry follows, and nothing else is looked at for it.
+#[test]
+fn a_pods_arp_costs_its_own_entry_alone() {
+    let verbose = [("RUST_LOG", "info,dataplane_user=debug")];
+    Scene::with(lab(), Setup::VERIFIED, "", &verbose).case(|scene| {
+        scene.warm_up();
+        let (perf, sit) = scene.pods();
+        // The kernel believes no second announcement within a second.
+        let locktime = format!("ipv4/neigh/{}/locktime", perf.cali);
+        let node2 = &scene.lab.node2.netns;
+        node2.set_sysctl(&locktime, "0").unwrap();
+        let injector = Injector::new(&perf.netns, "eth0").unwrap();
+        let compared = || scene.daemon2.log().matches("compared everything").count();
+        let (before, began) = (compared(), Instant::now());
+        let mac = |last| [2, 0, 0, 0, 0x99, last];
+        let has_mac = |mac: [u8; 6]| {
+            let endpoint = endpoint_of(&scene.daemon2, perf);
+            endpoint["mac"] == mac_text(mac)
+        };
+        for number in 0..60_u8 {
+            injector.send(&arp(mac(number), perf.ip, perf.ip)).unwrap();
+            // A question by a machine that does not exist, for the pods' gateway.
+            let nobody = Ipv4Addr::new(10, 77, 0, number);
+            injector.send(&arp(mac(number), nobody, POD_GATEWAY)).unwrap();
+            thread::sleep(Duration::from_millis(30));
+        }
+        until("the entry has the last MAC", SOON, || has_mac(mac(59)).then_some(()));
+        injector.send(&arp(perf.mac, perf.ip, perf.ip)).unwrap();
+        until("the entry has its own MAC again", SOON, || has_mac(perf.mac).then_some(()));
+        // Everything is compared every ten seconds anyway.
+        let allowed = 2 + began.elapsed().as_secs() / 10;
+        let more = compared() - before;
+        assert!(more as u64 <= allowed, "everything was compared {more} times");
+        let listed = scene.daemon2.cli_json(&["endpoints", "list"]).unwrap();
+        assert_eq!(listed["items"].as_array().unwrap().len(), 1, "{listed}");
+        node2.set_sysctl(&locktime, "100").unwrap();
+        assert_answered(&sit.netns, perf.ip);
+        let stream = stream_between(sit, perf, 5006);
         assert_lossless(stream);
         scene.assert_nothing_plain();
     });

@@ -131,7 +131,7 @@ fn memory_that_another_pod_got_meanwhile_is_not_this_pod() {
     in_namespace(|_| {
         let mut loaded = Loaded::new(world::settings(Settings::TRUSTED, Settings::SPOOF_DROP));
         let (program, packet) = (Program::DecapTc, decap::plain().bytes());
-        let mut counted = |loaded: &mut Loaded, reason| {
+        let counted = |loaded: &mut Loaded, reason| {
             loaded.reset();
             loaded.run(program, &packet, &Context::new(program)).unwrap();
             let reasons: Vec<Reason> = loaded.counters().reasons.into_keys().collect();

@@ -144,9 +144,16 @@ impl Daemon {
             Wake::Stop(_) => None,
             Wake::Kernel(changes) => {
                 let noticed = self.notice(changes);
-                let needs_look = noticed.needs_look;
+                // A pod can have this happen as often as it likes: its own entry, and no more.
+                if !noticed.pods.is_empty() && !self.readdress_pods(&noticed.pods).await {
+                    return Some(whole);
+                }
+                let extent = match noticed.needs_look {
+                    true => Some(whole),
+                    false => noticed.is_for_a_step().then_some(Extent::Changes),
+                };
                 self.decider.notice(noticed, self.observer.host());
-                Some(if needs_look { whole } else { Extent::Changes })
+                extent
             }
             Wake::Sources(reports) => {
                 for (kind, report) in reports {

@@ -1,6 +1,6 @@
 //! One way through the stages, for a whole look and for a few routes.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use anyhow::Result;
 use tokio::time::Instant;
@@ -146,7 +146,11 @@ impl Daemon {
                 }
                 applier
             }
-            empty => empty.insert(Applier::load(&self.pins, &config, &decision.desired)?),
+            empty => {
+                let recorded = self.decider.memory().marks.clone();
+                let applier = Applier::load(&self.pins, &config, &decision.desired, recorded)?;
+                empty.insert(applier)
+            }
         };
         let whole = Whole {
             config: &config,
@@ -158,12 +162,18 @@ impl Daemon {
         };
         let applied = applier.apply(self.observer.kernel(), whole).await?;
         outcome.failures.extend(applied.failures);
+        let record = applier.record_of_rules();
         outcome.postponed = applied.postponed;
         self.decider.refuse_xdp(&applied.refused_xdp, self.observer.host());
         let ifindex = decision.desired.settings.tunnel_ifindex;
         let tidied = tunnel::tidy_up(&self.observer, &decision.facts, ifindex, &self.pins).await;
         outcome.failures.extend(tidied.err().map(|error| format!("{error:#}")));
         self.scope.send_replace(Scope::new(&decision.desired, self.observer.host()));
+        // A daemon that does not find it makes the table anew.
+        if self.decider.memory().marks != record {
+            self.decider.memory_mut().marks = record;
+            self.memory.write(&self.pins, self.decider.memory())?;
+        }
         if outcome.failures.is_empty() && outcome.postponed.is_empty() {
             serving::remove_other_versions(&self.pins);
             // What could not be read at the start is of no use any more.
@@ -212,6 +222,15 @@ impl Daemon {
         outcome.failures.is_empty()
     }
 
+    /// Puts the MACs of local pods in place that have changed. Returns whether that worked.
+    pub(super) async fn readdress_pods(&mut self, pods: &BTreeSet<Ipv4Addr>) -> bool {
+        let changed = self.decider.readdress_pods(pods, self.observer.host());
+        match &mut self.applier {
+            Some(applier) => applier.readdress(&changed).await,
+            None => false,
+        }
+    }
+
     /// Takes in what the kernel announced.
     pub(super) fn notice(&mut self, changes: Changes) -> Noticed {
         let Self { observer, decider, .. } = self;
@@ -227,7 +246,7 @@ impl Daemon {
                 is_wanted: &is_wanted,
                 protocols: config.sources.kernel.as_ref().map(|kernel| &kernel.protocols[..]),
                 has_node_in: &|net| table.has_node_in(net),
-                is_workload: &|name| config.workloads.matches(name),
+                interface_of_pod: &|pod| Some(last?.desired.endpoints.get(&pod)?.hop.ifindex),
             },
         );
         noticed.needs_look |= last.is_none();

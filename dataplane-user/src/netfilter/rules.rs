@@ -60,22 +60,19 @@ impl MarkRules {
             .context("making the nft table `ip tunless`")
     }
 
-    /// Whether a table was made for these rules, as far as its fingerprint tells.
+    /// Returns what a process records of a table that it made for these rules, so that the next one
+    /// knows it again: a hash of the commands and of everything that nft lists of it.
     #[must_use]
-    pub fn made(&self, listing: &Listing) -> bool {
-        let rules: Vec<&Value> = listing.0.iter().filter_map(|object| object.get("rule")).collect();
-        let fingerprint = self.fingerprint();
-        rules.len() == self.interfaces.len() + 4
-            && rules.iter().any(|rule| rule["comment"] == fingerprint.as_str())
+    pub fn record(&self, listing: &Listing) -> String {
+        let listed = Value::from(listing.0.clone()).to_string();
+        format!("{:016x}", hash(&(self.transaction("") + &listed)))
     }
 
+    /// The comment of a rule, which tells people and 0.1 for which rules the table was made. It
+    /// proves nothing: a change of the table does not change it.
     fn fingerprint(&self) -> String {
-        // FNV-1a of the very commands: other words are another table.
-        let commands = self.transaction("");
-        let hash = commands.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-        format!("tunless {hash:016x}")
+        // Of the very commands: other words are another table.
+        format!("tunless {:016x}", hash(&self.transaction("")))
     }
 
     fn transaction(&self, fingerprint: &str) -> String {
@@ -137,6 +134,13 @@ impl MarkRules {
         }));
         json!({ "nftables": commands }).to_string()
     }
+}
+
+/// FNV-1a, 64 bits.
+fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// Whether this host could have the table, without making it.
@@ -237,6 +241,18 @@ mod tests {
         other.unleased.clear();
         assert_ne!(rules().fingerprint(), other.fingerprint());
         assert_eq!(rules().fingerprint(), rules().fingerprint());
+    }
+
+    #[test]
+    fn the_record_tells_contents_apart() {
+        let listing = |element: &str| {
+            Listing(vec![json!({"set": {"name": SET, "elem": [element]}}), json!({"rule": {}})])
+        };
+        let record = rules().record(&listing("10.20.42.7"));
+        assert_eq!(record, rules().record(&listing("10.20.42.7")));
+        assert_ne!(record, rules().record(&listing("10.20.42.8")), "another content");
+        let other = MarkRules { mark: 0x2000, ..rules() };
+        assert_ne!(record, other.record(&listing("10.20.42.7")), "made for other rules");
     }
 
     #[test]

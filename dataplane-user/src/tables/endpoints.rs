@@ -5,14 +5,14 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 use anyhow::Result;
 use dataplane_common::{Endpoint, Ipv4Be};
 
-use super::{Table, set_or_remove};
+use super::{Keys, Table, found, set_or_remove};
 use crate::bpf::{
     Maps,
     maps::{gone_is_fine, insist},
 };
 
 /// The `ENDPOINTS` map.
-pub struct Endpoints<'a>(pub &'a mut Maps);
+pub struct Endpoints<'a>(pub &'a mut Maps, pub Keys<'a, Ipv4Addr>);
 
 impl Table for Endpoints<'_> {
     type Key = Ipv4Addr;
@@ -37,8 +37,14 @@ impl Table for Endpoints<'_> {
     }
 
     async fn actual(&mut self) -> Result<BTreeMap<Ipv4Addr, Endpoint>> {
-        let entries = self.0.endpoints.iter();
-        entries.map(|e| e.map(|(k, v)| (k.into(), v)).map_err(Into::into)).collect()
+        let Self(maps, keys) = self;
+        match *keys {
+            Keys::All => {
+                let entries = maps.endpoints.iter();
+                entries.map(|e| e.map(|(k, v)| (k.into(), v)).map_err(Into::into)).collect()
+            }
+            Keys::Only(pods) => found(pods, |pod| maps.endpoints.get(pod.into())),
+        }
     }
 
     async fn upsert(&mut self, address: &Ipv4Addr, pod: &Endpoint) -> Result<()> {

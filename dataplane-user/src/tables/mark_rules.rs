@@ -10,13 +10,11 @@ use crate::netfilter::{self, Listing, MarkRules};
 /// What we know to be in place: rules, and how nft lists them.
 ///
 /// nft prints rules in its own words, so they are compared with what it printed
-/// right after they were made. Of a table an earlier process made, the
-/// fingerprint tells which rules it was made for.
-#[derive(Default)]
+/// right after they were made. Of a table that an earlier process made, that process has left a
+/// record ([`MarkRules::record`]); a table that is not as recorded is made anew.
 pub enum KnownRules {
-    /// Nobody has looked yet.
-    #[default]
-    Unknown,
+    /// This process has not looked yet; what an earlier one recorded.
+    Unknown(Option<String>),
     /// There is no table.
     Absent,
     /// These rules, and how nft lists them.
@@ -31,6 +29,16 @@ impl KnownRules {
             (Self::Absent, None) => false,
             (Self::Present(rules, _), Some(wanted)) if rules == wanted => may_have_changed,
             _ => true,
+        }
+    }
+
+    /// Returns what the next process is to find.
+    #[must_use]
+    pub fn record(&self) -> Option<String> {
+        match self {
+            Self::Unknown(recorded) => recorded.clone(),
+            Self::Absent => None,
+            Self::Present(rules, listing) => Some(rules.record(listing)),
         }
     }
 }
@@ -84,7 +92,9 @@ impl Table for Marks<'_> {
         };
         let rules = match (&*self.known, self.wanted) {
             (KnownRules::Present(rules, known), _) if *known == listing => rules.clone(),
-            (KnownRules::Unknown, Some(wanted)) if wanted.made(&listing) => {
+            (KnownRules::Unknown(Some(recorded)), Some(wanted))
+                if *recorded == wanted.record(&listing) =>
+            {
                 *self.known = KnownRules::Present(wanted.clone(), listing);
                 wanted.clone()
             }

@@ -19,7 +19,7 @@ use std::{
 };
 
 use anyhow::Result;
-use dataplane_common::IfIndex;
+use dataplane_common::{Endpoint, IfIndex};
 use tokio::time::Instant;
 
 use self::{
@@ -37,7 +37,9 @@ use crate::{
     desired::{self, Desired, RouteTables},
     kernel::{Host, Kernel},
     netfilter::{MarkRules, conntrack},
-    tables::{Attachments, Backstops, KernelRoutes, KnownRules, Marks, Round, Sysctls},
+    tables::{
+        Attachments, Backstops, Endpoints, KernelRoutes, Keys, KnownRules, Marks, Round, Sysctls,
+    },
 };
 
 pub use self::order::Extent;
@@ -90,11 +92,17 @@ pub struct Whole<'a> {
 }
 
 impl Applier {
-    /// Loads the programs onto the pinned maps.
+    /// Loads the programs onto the pinned maps. `recorded_rules`: what an earlier process recorded
+    /// of the nft table.
     ///
     /// # Errors
     /// If the kernel refuses a map or a program.
-    pub fn load(pins: &Pins, config: &Config, desired: &Desired) -> Result<Self> {
+    pub fn load(
+        pins: &Pins,
+        config: &Config,
+        desired: &Desired,
+        recorded_rules: Option<String>,
+    ) -> Result<Self> {
         let (programs, maps) = load(pins, config, desired)?;
         Ok(Self {
             pins: pins.clone(),
@@ -103,7 +111,7 @@ impl Applier {
             leases_end: LeasesEnd::default(),
             next_hops: NextHops::default(),
             leaving: Leaving::default(),
-            rules: KnownRules::default(),
+            rules: KnownRules::Unknown(recorded_rules),
             attached: BTreeSet::new(),
         })
     }
@@ -128,6 +136,12 @@ impl Applier {
     #[must_use]
     pub fn programs(&self) -> &Programs {
         &self.programs
+    }
+
+    /// Returns what is to be recorded of the nft table.
+    #[must_use]
+    pub fn record_of_rules(&self) -> Option<String> {
+        self.rules.record()
     }
 
     /// The maps.
@@ -202,6 +216,15 @@ impl Applier {
         leases_end.ask(maps, &mut round);
         *attached = &wanted - &postponed;
         Ok(Outcome { failures: round.failures, refused_xdp, postponed })
+    }
+
+    /// Writes the entries of these local pods, and looks at no others. Returns whether that worked.
+    pub async fn readdress(&mut self, pods: &BTreeMap<Ipv4Addr, Endpoint>) -> bool {
+        let mut round = Round::default();
+        let addresses = pods.keys().copied().collect();
+        let mut table = Endpoints(&mut self.maps, Keys::Only(&addresses));
+        drop(round.upsert(&mut table, pods).await);
+        round.failures.is_empty()
     }
 
     /// Puts the entries of a step in place; `tables`: all entries, as they should be now.

@@ -66,7 +66,9 @@ impl InMaps {
             counters: round.upsert(&mut NodeCounters(maps, nodes), &counted).await,
             nodes: round.upsert(&mut Nodes(maps, nodes), &desired.nodes).await,
             endpoints: match extent {
-                Extent::Whole { endpoints } => round.upsert(&mut Endpoints(maps), endpoints).await,
+                Extent::Whole { endpoints } => {
+                    round.upsert(&mut Endpoints(maps, Keys::All), endpoints).await
+                }
                 Extent::Only { .. } => Surplus::default(),
             },
             masks: match (round.upsert(&mut Masks(maps), &lengths).await, extent) {
@@ -88,7 +90,7 @@ impl InMaps {
         let Self { counters, nodes, endpoints, masks, routes } = self;
         round.delete(&mut Routes(maps, Keys::All), routes).await;
         round.delete(&mut Masks(maps), masks).await;
-        round.delete(&mut Endpoints(maps), endpoints).await;
+        round.delete(&mut Endpoints(maps, Keys::All), endpoints).await;
         round.delete(&mut Nodes(maps, Keys::All), nodes).await;
         round.delete(&mut NodeCounters(maps, Keys::All), counters).await;
     }

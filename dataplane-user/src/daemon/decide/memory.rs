@@ -21,6 +21,8 @@ pub struct Memory {
     pub no_xdp: BTreeMap<String, String>,
     /// Sysctls that were changed: their values before.
     pub sysctls: BTreeMap<String, u32>,
+    /// How nft lists our table ([`crate::netfilter::MarkRules::record`]), if there is one.
+    pub marks: Option<String>,
     /// The secret among the programs; 0 while there is none.
     pub secret: u32,
     /// The text of the configuration that was last accepted.

@@ -6,6 +6,7 @@ use std::{
     net::Ipv4Addr,
 };
 
+use dataplane_common::Endpoint;
 use ipnet::Ipv4Net;
 
 use super::{Decider, Decision};
@@ -62,6 +63,23 @@ impl Decider {
             self.claims.table_mut().replace_prefix(SourceKind::Kernel, cidr, claims);
         }
         last.facts.tunl0_routes_changed(host, &noticed.claims);
+    }
+
+    /// Takes in the MACs of these local pods. Returns their entries.
+    pub fn readdress_pods(
+        &mut self,
+        pods: &BTreeSet<Ipv4Addr>,
+        host: &Host,
+    ) -> BTreeMap<Ipv4Addr, Endpoint> {
+        let Some(Decision { desired, .. }) = &mut self.last else { return BTreeMap::new() };
+        let mut changed = BTreeMap::new();
+        for pod in pods {
+            let Some(endpoint) = desired.endpoints.get_mut(pod) else { continue };
+            let neighbour = host.neighbours.get(&(endpoint.hop.ifindex, *pod));
+            endpoint.hop.destination = neighbour.map(|it| it.mac).unwrap_or_default();
+            changed.insert(*pod, *endpoint);
+        }
+        changed
     }
 
     /// Settles what sources have changed since the last decision. Returns the prefixes and the
@@ -137,7 +155,6 @@ fn with_longer(
 
 #[cfg(test)]
 mod tests {
-
     use dataplane_common::{Ipv4Be, Route};
 
     use super::*;

@@ -26,6 +26,16 @@ pub struct Noticed {
     pub claims: BTreeSet<Ipv4Net>,
     /// Nodes whose next hop has another MAC.
     pub moved: BTreeSet<Ipv4Addr>,
+    /// Local pods with another MAC.
+    pub pods: BTreeSet<Ipv4Addr>,
+}
+
+impl Noticed {
+    /// Returns whether entries of routes or nodes are to be decided anew.
+    #[must_use]
+    pub fn is_for_a_step(&self) -> bool {
+        !self.claims.is_empty() || !self.moved.is_empty()
+    }
 }
 
 /// What the observer has to know to read changes.
@@ -36,8 +46,8 @@ pub struct Interest<'a> {
     pub protocols: Option<&'a [u8]>,
     /// Whether a node, or this node, lies in a prefix.
     pub has_node_in: &'a dyn Fn(Ipv4Net) -> bool,
-    /// Whether an interface's name is a pod's.
-    pub is_workload: &'a dyn Fn(&str) -> bool,
+    /// The interface of a local pod, by its address.
+    pub interface_of_pod: &'a dyn Fn(Ipv4Addr) -> Option<IfIndex>,
 }
 
 impl Observer {
@@ -76,7 +86,9 @@ impl Observer {
         }
     }
 
-    /// A next hop's MAC is in the entries of the nodes behind it, a pod's in its own.
+    /// A next hop's MAC is in the entries of the nodes behind it, a pod's in its own. All other
+    /// neighbours are of no interest: a pod can make as many as it likes, with addresses that are not
+    /// its own. One that becomes a pod's comes with its route.
     fn notice_neighbours(
         &mut self,
         changes: BTreeMap<(IfIndex, Ipv4Addr), Option<Neighbour>>,
@@ -101,11 +113,10 @@ impl Observer {
         let is_behind = |path: &Path| moved.contains(&(path.ifindex, path.next_hop));
         let behind = self.paths.iter().filter(|(_, path)| is_behind(path));
         noticed.moved = behind.map(|(node, _)| *node).collect();
-        let is_pods = |ifindex: &IfIndex| {
-            let link = self.host.links.get(ifindex);
-            link.is_none_or(|link| (interest.is_workload)(&link.name))
+        let is_pod = |(ifindex, address): &(IfIndex, Ipv4Addr)| {
+            (interest.interface_of_pod)(*address) == Some(*ifindex)
         };
-        noticed.needs_look |= moved.iter().any(|(ifindex, _)| is_pods(ifindex));
+        noticed.pods = moved.into_iter().filter(is_pod).map(|(_, address)| address).collect();
     }
 }
 
