@@ -260,6 +260,9 @@ fn no_room() -> Vec<Case> {
         case("TCP GSO: a segment does not fit", &ack).gso_size(1441).passed(PodTooBig),
         case("other GSO: a segment fits", &other).gso_size(1460).passed(PodCannotEncapsulate),
         case("other GSO: a segment does not fit", &other).gso_size(1461).passed(PodTooBig),
+        case("SCTP GSO, whose segments have sizes of their own", &other)
+            .gso_size(0xffff)
+            .passed(PodTooBig),
         case(
             "GSO: the length field says nothing",
             &plain().edit(0, |ip| ip.total_length = Some(0)),
