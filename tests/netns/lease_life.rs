@@ -150,7 +150,7 @@ fn a_flushed_ruleset_comes_back_and_until_then_nothing_is_leased() {
 }
 
 /// What another program does to the table while no daemon runs does not pass for ours, whatever the
-/// table's comment says; a table that nobody touched is not made again.
+/// table's comment says; a table that was not touched is not made again.
 #[test]
 fn a_table_that_was_changed_while_no_daemon_ran_is_made_anew() {
     let exclude = "leases: {exclude: [10.20.42.31/32]}\n";

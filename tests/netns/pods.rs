@@ -101,8 +101,8 @@ fn a_pods_arp_costs_its_own_entry_alone() {
         for number in 0..60_u8 {
             injector.send(&arp(mac(number), perf.ip, perf.ip)).unwrap();
             // A question by a machine that does not exist, for the pods' gateway.
-            let nobody = Ipv4Addr::new(10, 77, 0, number);
-            injector.send(&arp(mac(number), nobody, POD_GATEWAY)).unwrap();
+            let stranger = Ipv4Addr::new(10, 77, 0, number);
+            injector.send(&arp(mac(number), stranger, POD_GATEWAY)).unwrap();
             thread::sleep(Duration::from_millis(30));
         }
         until("the entry has the last MAC", SOON, || has_mac(mac(59)).then_some(()));

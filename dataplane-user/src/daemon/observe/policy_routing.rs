@@ -41,9 +41,7 @@ fn may_be_about_pods(host: &Host, rule: &RuleMessage) -> bool {
         return false;
     }
     !rule.attributes.iter().any(|attribute| match attribute {
-        RuleAttribute::Source(IpAddr::V4(source)) => {
-            rule.header.src_len == 32 && host.has(*source)
-        }
+        RuleAttribute::Source(IpAddr::V4(source)) => rule.header.src_len == 32 && host.has(*source),
         RuleAttribute::L3MDev(is_vrf) => *is_vrf,
         RuleAttribute::Oifname(_) | RuleAttribute::UidRange(_) => true,
         RuleAttribute::Iifname(name) => name == "lo",

@@ -1,7 +1,7 @@
 //! What the underlay says about our outer packets, by ICMP.
 //!
 //! - "Fragmentation needed": the kernel has lowered the path MTU to that node
-//!   ([`elsewhere`](super::observe::elsewhere) is why it cares), but announces it to nobody. The
+//!   ([`elsewhere`](super::observe::elsewhere) is why it cares), but announces it to no process. The
 //!   daemon asks it again at once. The number in the message is not believed:
 //!   the kernel checks it, and forgets it after `net.ipv4.route.mtu_expires`.
 //! - "There is no getting there": the pod whose packet it was is told, as RFC

@@ -5,7 +5,7 @@
 //!    gateway of a route of the kernel's or BIRD's and in a network that this host is part of.
 //! 2. A prefix **surrounds** what must stay outside the tunnel if an admitted node, this node or
 //!    a server that this host depends on lies in it. It makes no route.
-//! 3. Any other gateway of the kernel's or BIRD's is no node if it is a pod of this host, or lies
+//! 3. Any other gateway of the kernel's or BIRD's is not a node if it is a pod of this host, or lies
 //!    in a claimed prefix that surrounds nothing: then it is a pod of another host.
 //!
 //! All three look at what is claimed and never at what was chosen.
@@ -118,7 +118,7 @@ impl RouteTable {
         Some(format!("node {node} lies inside it, and packets to it would be wrapped for ever"))
     }
 
-    /// Why a gateway of the kernel's or BIRD's is no node.
+    /// Why a gateway of the kernel's or BIRD's cannot be a node.
     pub(super) fn no_node(&self, gateway: Ipv4Addr) -> Option<String> {
         if self.is_admitted(gateway) {
             return None;
