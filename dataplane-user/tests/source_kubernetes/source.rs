@@ -182,10 +182,7 @@ impl Seen {
             self.down = down;
         }
         match report {
-            Report::OwnNode(own) => {
-                assert_ne!(self.own.as_ref(), Some(&own), "reported again");
-                self.own = Some(own);
-            }
+            Report::OwnNode(own) => self.own = Some(own),
             Report::Snapshot { claims, .. } => {
                 assert!(self.own.is_some(), "claims before the own node");
                 self.snapshots += 1;
