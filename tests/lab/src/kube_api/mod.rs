@@ -321,6 +321,9 @@ fn listen(listener: &TcpListener, shared: &Arc<Shared>, tls: Option<&Tls>) {
 }
 
 fn serve(socket: TcpStream, shared: &Shared, tls: Option<&Tls>) -> Result<()> {
+    // The listener's is inherited: a client that takes its time over a page would lose the
+    // connection.
+    socket.set_read_timeout(None)?;
     match tls {
         None => connection::serve(socket, shared),
         Some(tls) => connection::serve(tls.accept(socket)?, shared),
