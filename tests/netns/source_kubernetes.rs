@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use tunless_lab::{
     Daemon, Lab, Node,
     kube_api::{
-        KubeApi, NODES, V1_BLOCKS, V1_POOLS,
-        objects::{block, block_name, pool, tunnel_node},
+        KubeApi, NODES, V1_AFFINITIES, V1_BLOCKS, V1_POOLS,
+        objects::{affinity, block, block_name, pool, tunnel_node},
     },
 };
 use tunless_tests::scene::{
@@ -27,7 +27,12 @@ struct Cluster {
 
 impl Cluster {
     fn new(setup: Setup) -> Self {
-        println!("{setup:?}");
+        Self::with(setup, "followed")
+    }
+
+    /// `borrowed`: how borrowed addresses are learnt.
+    fn with(setup: Setup, borrowed: &str) -> Self {
+        println!("{setup:?} {borrowed}");
         let lab = Lab::new().fabric_filter(true).third_node(true).build().unwrap();
         // The router's address toward node1, which is not node2's gateway.
         let address = SocketAddr::from((lab.node1.gateway, 6443));
@@ -38,10 +43,11 @@ impl Cluster {
         for one in lab.nodes() {
             api.set(NODES, tunnel_node(one.name, &format!("{}/24", one.ip), one.tunnel));
             api.set(V1_BLOCKS, block(V1_BLOCKS, one.block, one.name, &[]));
+            api.set(V1_AFFINITIES, affinity(V1_AFFINITIES, one.block, one.name));
         }
         let path = lab.dir().join("kubeconfig");
         fs::write(&path, api.kubeconfig("secret")).unwrap();
-        let start = |node| Daemon::start(node, &config(setup, node, &path)).unwrap();
+        let start = |node| Daemon::start(node, &config(setup, node, &path, borrowed)).unwrap();
         let (daemon1, daemon2) = (start(&lab.node1), start(&lab.node2));
         Self { daemon1, daemon2, api, lab }
     }
@@ -84,11 +90,11 @@ impl Cluster {
     }
 }
 
-fn config(setup: Setup, node: &Node, kubeconfig: &Path) -> String {
+fn config(setup: Setup, node: &Node, kubeconfig: &Path, borrowed: &str) -> String {
     format!(
         "node: {{name: {}, tunnel_address: {}}}\nmode: replace\n\
          underlay: {{decap: {}}}\nfastpath: {}\n\
-         sources: {{kubernetes: {{kubeconfig: {}}}}}\n",
+         sources: {{kubernetes: {{kubeconfig: {}, borrowed: {borrowed}}}}}\n",
         node.name,
         node.tunnel,
         setup.decap,
@@ -164,6 +170,36 @@ fn talk_by_what_the_api_says(cluster: &mut Cluster) {
     let cidr = format!("{}/24", node3.ip);
     cluster.api.set(NODES, tunnel_node(node3.name, &cidr, node3.tunnel));
     cluster.wait_for_routes(&[first, third]);
+}
+
+/// Affinities make the routes, also where a pod of the own node borrowed an address: the block is
+/// the other node's all the same.
+#[test]
+fn pods_talk_by_affinities_where_borrowed_addresses_are_not_followed() {
+    for borrowed in ["polled", "off"] {
+        let mut cluster = Cluster::with(Setup::VERIFIED, borrowed);
+        cluster.lab.node2.add_pod("borrower", "10.20.7.70".parse().unwrap()).unwrap();
+        talk_by_affinities(&cluster);
+        cluster.restart();
+        talk_by_affinities(&cluster);
+        cluster.daemon1.finish().unwrap();
+        cluster.daemon2.finish().unwrap();
+    }
+}
+
+fn talk_by_affinities(cluster: &Cluster) {
+    let (node1, node3) = (&cluster.lab.node1, cluster.node3());
+    let (first, third) = ((node1.block, node1), (node3.block, node3));
+    cluster.wait_for_routes(&[first, third]);
+    let (perf, sit) = (cluster.lab.perf(), cluster.lab.sit());
+    until("both nodes know each other", SOON, || answers(&perf.netns, sit.ip).then_some(()));
+    assert_answered(&sit.netns, perf.ip);
+    cluster.api.set(V1_AFFINITIES, affinity(V1_AFFINITIES, MORE, node3.name));
+    cluster.wait_for_routes(&[first, third, (MORE, node3)]);
+    cluster.api.delete(V1_AFFINITIES, &format!("{}-{}", node3.name, block_name(MORE)));
+    cluster.wait_for_routes(&[first, third]);
+    assert_eq!(cluster.wait_for_state("synced")["problems"], json!([]));
+    assert_eq!(cluster.api.watches(V1_BLOCKS), 0);
 }
 
 #[test]
