@@ -2,8 +2,8 @@
 //!
 //! Kubelets rewrite their Node every five minutes at least, and a Node is some 30 KB. Where only a
 //! few nodes lack Calico's annotation each event of theirs is followed; where all do, an object is
-//! read again about once an hour. So an InternalIP that changes while its Node stays may be noticed
-//! that late; a Node that was made anew is read at once, because the old one was deleted.
+//! read again about once an hour. So an `InternalIP` that changes while its Node stays may be
+//! noticed that late; a Node that was made anew is read at once, because the old one was deleted.
 
 use std::{collections::HashMap, time::Duration};
 
