@@ -17,6 +17,11 @@ pub async fn weigh(observer: &mut Observer, decider: &mut Decider) -> Result<Opt
         let facts = decider.weigh(observer.host(), observer.paths(), clock::seconds());
         let nodes = decider.nodes(observer.host(), observer.paths());
         let is_other = observer.send_from(decider.source(observer.host(), observer.paths()));
+        if is_other {
+            // The known ones show which address is ours, whether they have routes or not.
+            let known: Vec<_> = observer.paths().keys().copied().collect();
+            observer.ask(known).await;
+        }
         observer.ask_unknown(nodes.iter().copied()).await?;
         if !is_other && observer.paths().len() == known {
             observer.keep_paths(|node| nodes.contains(&node));

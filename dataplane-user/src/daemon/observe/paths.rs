@@ -8,15 +8,12 @@ use super::Observer;
 use crate::kernel::Path;
 
 impl Observer {
-    /// Asks for paths with this source from now on. Returns whether it is another: all paths are
-    /// forgotten then. The kernel refuses a source that this host has not, so it chooses then.
+    /// Asks for paths with this source from now on. Returns whether it is another: then all paths
+    /// have to be asked for again; none is forgotten until it is. The kernel refuses a source that this host has not, so it chooses then.
     pub fn send_from(&mut self, source: Option<Ipv4Addr>) -> bool {
         let source = source.filter(|source| self.host.has(*source));
         let is_other = self.source != source;
-        if is_other {
-            self.source = source;
-            self.paths.clear();
-        }
+        self.source = source;
         is_other
     }
 
