@@ -66,19 +66,18 @@ impl Kernel {
         {
             match table_route(&message) {
                 Some((MAIN, route)) => host.routes.push(route),
-                Some((LOCAL, route)) => {
-                    if message.header.kind == RouteType::Local {
-                        host.local.insert(route.destination);
-                    }
+                Some((LOCAL, route)) if message.header.kind == RouteType::Local => {
+                    host.local.insert(route.destination);
                 }
+                Some((LOCAL, _)) | None => {}
                 Some(other) => host.other_tables.push(other),
-                None => {}
             }
         }
         // Each address has such a route, and the loopback network.
         let assigned: BTreeSet<_> = host.addresses.iter().map(|(_, net)| net.addr()).collect();
         host.local.retain(|net| {
-            !net.addr().is_loopback() && !(is_single(*net) && assigned.contains(&net.addr()))
+            let address = net.addr();
+            !(address.is_loopback() || (is_single(*net) && assigned.contains(&address)))
         });
 
         let mut rules = std::pin::pin!(self.handle.rule().get(IpVersion::V4).execute());
