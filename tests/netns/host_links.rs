@@ -105,6 +105,21 @@ fn decapsulates_on(daemon: &Daemon) -> Vec<String> {
     names
 }
 
+/// Waits until the node is down, because its only peer is unreachable for the reason that `words`
+/// are part of.
+fn wait_unreachable(daemon: &Daemon, words: &str) {
+    until(words, SOON, || {
+        // It exits with 3 while the node is down.
+        let status = daemon.cli(&["status", "-o", "json"]).unwrap().stdout;
+        let status: Value = serde_json::from_str(&status).ok()?;
+        let problems = status["problems"].as_array()?;
+        let find = |code: &str| problems.iter().find(|problem| problem["code"] == code);
+        let what = find("node-unreachable")?["what"].as_str()?;
+        let is_down = status["ready"] == false && find("all-routes-unreachable").is_some();
+        (is_down && what.contains(words)).then_some(())
+    });
+}
+
 /// With one link hooked, all packets that come by the other were lost, and nothing counted them.
 #[test]
 fn packets_arrive_by_another_link_than_ours_leave_by() {
@@ -241,6 +256,28 @@ fn the_way_to_a_node_is_asked_from_our_address() {
     hosts.finish(daemons);
 }
 
+/// The source that the kernel would choose towards the nodes may be the very one that rules let
+/// nowhere: the daemon starts, and names the node.
+#[test]
+fn rules_let_nothing_out_from_our_address() {
+    let hosts = Hosts::new();
+    let (ours, node1) = (hosts.node2().ip, hosts.lab.node1.ip);
+    let rule = format!("rule {{}} from {ours} to {node1} lookup 600\n");
+    hosts.at_node2("route add unreachable default table 600\n");
+    hosts.at_node2(&rule.replace("{}", "add"));
+    let mut daemons = hosts.start(ours, "");
+    for is_restarted in [false, true] {
+        if is_restarted {
+            daemons[1].kill9().unwrap();
+            daemons[1].restart().unwrap();
+        }
+        wait_unreachable(&daemons[1], "the kernel has no route to it");
+    }
+    hosts.at_node2(&rule.replace("{}", "del"));
+    hosts.talk();
+    hosts.finish(daemons);
+}
+
 /// An address by a route of type `local`, which no interface has.
 #[test]
 fn an_address_that_no_interface_has() {
@@ -271,30 +308,18 @@ fn links_that_cannot_be_underlay() {
 
     println!("the way to the only node leads over a link without Ethernet header");
     hosts.at_node2(&format!("route add {node1}/32 dev tun9\n"));
-    let wait_named = |daemon: &Daemon, words: &str| {
-        until(words, SOON, || {
-            // It exits with 3 while the node is down.
-            let status = daemon.cli(&["status", "-o", "json"]).unwrap().stdout;
-            let status: Value = serde_json::from_str(&status).ok()?;
-            let problems = status["problems"].as_array()?;
-            let find = |code: &str| problems.iter().find(|problem| problem["code"] == code);
-            let what = find("node-unreachable")?["what"].as_str()?;
-            let is_down = status["ready"] == false && find("all-routes-unreachable").is_some();
-            (is_down && what.contains(words)).then_some(())
-        });
-    };
     let words = "tun9, which has no Ethernet header";
-    wait_named(&daemons[1], words);
+    wait_unreachable(&daemons[1], words);
     daemons[1].kill9().unwrap();
     daemons[1].restart().unwrap();
-    wait_named(&daemons[1], words);
+    wait_unreachable(&daemons[1], words);
     hosts.at_node2(&format!("route del {node1}/32 dev tun9\n"));
     hosts.talk();
 
     println!("and over a pod's interface");
     hosts.at_node2(&format!("route add {node1}/32 dev {}\n", hosts.lab.perf().cali));
     let words = "which is a pod's interface";
-    wait_named(&daemons[1], words);
+    wait_unreachable(&daemons[1], words);
     hosts.at_node2(&format!("route del {node1}/32 dev {}\n", hosts.lab.perf().cali));
     hosts.talk();
     assert_eq!(decapsulates_on(&daemons[1]), ["eth0"]);

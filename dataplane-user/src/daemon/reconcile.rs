@@ -298,9 +298,7 @@ impl Daemon {
     /// Encapsulated packets of nodes on links that have no programs.
     fn heard_elsewhere(&mut self) -> Vec<Problem> {
         let Some(last) = self.decider.last() else { return Vec::new() };
-        let hooked = last.desired.attachments.iter().chain(&last.desired.may_stay);
-        let hooked = hooked.filter(|at| at.program == Program::DecapTc).map(|at| at.ifindex);
-        self.elsewhere.listen_beside(hooked.collect());
+        self.elsewhere.listen_beside(&last.facts.receiving);
         let (host, nodes) = (self.observer.host(), &last.desired.tables.nodes);
         let heard = self.elsewhere.heard(Instant::now());
         let of_nodes = heard.filter(|(_, sender)| nodes.contains_key(sender));

@@ -12,11 +12,16 @@ use crate::{clock, desired::Facts};
 /// # Errors
 /// If the kernel cannot answer.
 pub async fn weigh(observer: &mut Observer, decider: &mut Decider) -> Result<Option<Facts>> {
+    let mut has_switched = false;
     loop {
         let known = observer.paths().len();
         let facts = decider.weigh(observer.host(), observer.paths(), clock::seconds());
         let nodes = decider.nodes(observer.host(), observer.paths());
-        let is_other = observer.send_from(decider.source(observer.host(), observer.paths()));
+        // Once: rules may let nothing out from the very source that the kernel chooses, and then
+        // the paths that showed it are gone.
+        let source = decider.source(observer.host(), observer.paths());
+        let is_other = !has_switched && observer.send_from(source);
+        has_switched |= is_other;
         if is_other {
             // The known ones show which address is ours, whether they have routes or not.
             let known: Vec<_> = observer.paths().keys().copied().collect();

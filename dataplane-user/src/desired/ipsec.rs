@@ -105,7 +105,7 @@ mod tests {
             (&["out 172.16.36.10/32 172.16.35.5/32 0 0 esp"], None),
             (&["out 172.16.36.11/32 172.16.35.4/32 0 0 esp"], None),
             (&["in 172.16.36.10/32 172.16.35.4/32 0 0 esp"], None),
-            // An exception comes first, if its priority says so.
+            // An exception counts where its priority is the lower number.
             (
                 &[
                     "out 0.0.0.0/0 0.0.0.0/0 0 100 esp",

@@ -291,7 +291,7 @@ mod tests {
                 (None, None),
                 Some((X, None)),
                 Some(Code::OwnNodeMissing),
-                "kubernetes: there is no Node/us, so",
+                "there is no Node/us, so nothing there names this node's addresses",
             ),
             (
                 own(Some(X), None),

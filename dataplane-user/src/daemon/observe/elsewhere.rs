@@ -63,10 +63,10 @@ impl Elsewhere {
     }
 
     /// Hears what comes by other links than these from now on.
-    pub fn listen_beside(&mut self, hooked: BTreeSet<IfIndex>) {
-        let Some(socket) = self.socket.as_ref().filter(|_| hooked != self.hooked) else { return };
-        match socket.attach_filter(&beside(&hooked)) {
-            Ok(()) => self.hooked = hooked,
+    pub fn listen_beside(&mut self, hooked: &BTreeSet<IfIndex>) {
+        let Some(socket) = self.socket.as_ref().filter(|_| *hooked != self.hooked) else { return };
+        match socket.attach_filter(&beside(hooked)) {
+            Ok(()) => self.hooked.clone_from(hooked),
             Err(error) => tracing::warn!("packets on other links are not heard: {error}"),
         }
         self.heard.retain(|link, _| !self.hooked.contains(link));

@@ -23,6 +23,21 @@ fn net(text: &str) -> Ipv4Net {
     text.parse().unwrap()
 }
 
+/// A host with one NIC and nothing else.
+fn facts(mode: TunnelMode) -> Facts {
+    Facts {
+        node: OURS,
+        underlay: [ETH0].into(),
+        receiving: [ETH0].into(),
+        mode,
+        tunnel: TunnelDevice { mtu: Mtu(1480), address: None, is_loose: false },
+        pods: BTreeMap::new(),
+        tunl0_routes: BTreeMap::new(),
+        servers: BTreeSet::new(),
+        ipsec: Policies::default(),
+    }
+}
+
 /// A route's fate, in words: its entry, the kernel's route, what is wrong.
 fn fate(tables: &RouteTables, cidr: &str) -> String {
     let cidr = net(cidr);
@@ -82,17 +97,8 @@ fn a_routes_fate() {
         (ACCELERATE, BLOCK, Some((FAR, false)), Some(NEAR), "none, none, left to tunl0"),
     ] {
         let tunl0_routes = by_tunl0.map(|node| (net(cidr), node)).into_iter().collect();
-        let facts = Facts {
-            node: OURS,
-            underlay: [ETH0].into(),
-            receiving: [ETH0].into(),
-            mode,
-            tunnel: TunnelDevice { mtu: Mtu(1480), address: None, is_loose: false },
-            pods: [(net(POD).addr(), Endpoint::default())].into(),
-            tunl0_routes,
-            servers: BTreeSet::new(),
-            ipsec: Policies::default(),
-        };
+        let pods = [(net(POD).addr(), Endpoint::default())].into();
+        let facts = Facts { pods, tunl0_routes, ..facts(mode) };
         let inputs =
             Inputs { config: &config, host: &host, paths: &paths, facts: &facts, tunnel: TUNNEL };
         let source = SourceKind::Etcd;
@@ -118,17 +124,6 @@ fn a_routes_fate() {
 fn a_longer_route_over_tunl0_counts() {
     let (config, host, paths) = (Config::default(), Host::default(), Paths::new());
     let longer = net("10.20.42.7/32");
-    let facts = |routes: &[(&str, Ipv4Addr)]| Facts {
-        node: OURS,
-        underlay: BTreeSet::new(),
-        receiving: BTreeSet::new(),
-        mode: TunnelMode::Accelerate,
-        tunnel: TunnelDevice { mtu: Mtu(1480), address: None, is_loose: false },
-        pods: BTreeMap::new(),
-        tunl0_routes: routes.iter().map(|(cidr, node)| (net(cidr), *node)).collect(),
-        servers: BTreeSet::new(),
-        ipsec: Policies::default(),
-    };
     let route = |node| ChosenRoute { node, is_direct: false, source: SourceKind::File, since: 0 };
     let block = ChosenRoutes::from([(net(BLOCK), route(FAR))]);
     for (by_tunl0, routes, expected) in [
@@ -138,7 +133,8 @@ fn a_longer_route_over_tunl0_counts() {
         (&[("10.20.42.7/32", NEAR)], &ChosenRoutes::new(), None),
         (&[(BLOCK, FAR)], &block, None),
     ] {
-        let facts = facts(by_tunl0);
+        let tunl0_routes = by_tunl0.iter().map(|(cidr, node)| (net(cidr), *node)).collect();
+        let facts = Facts { tunl0_routes, ..facts(TunnelMode::Accelerate) };
         let (config, host, paths, facts) = (&config, &host, &paths, &facts);
         let inputs = Inputs { config, host, paths, facts, tunnel: TUNNEL };
         let whole = RouteTables::whole(inputs, routes);
@@ -180,17 +176,8 @@ fn a_node_that_ipsec_protects() {
         (TunnelMode::Replace, ["none, dev 4, unreachable", "ipip, dev 4, unreachable"]),
         (TunnelMode::Accelerate, ["none, none, left to tunl0", "ipip, none"]),
     ] {
-        let facts = Facts {
-            node: OURS,
-            underlay: [ETH0].into(),
-            receiving: [ETH0].into(),
-            mode,
-            tunnel: TunnelDevice { mtu: Mtu(1480), address: None, is_loose: false },
-            pods: BTreeMap::new(),
-            tunl0_routes: BTreeMap::new(),
-            servers: BTreeSet::new(),
-            ipsec: Policies::new(std::slice::from_ref(&policy), OURS),
-        };
+        let ipsec = Policies::new(std::slice::from_ref(&policy), OURS);
+        let facts = Facts { ipsec, ..facts(mode) };
         let (config, host, paths, facts) = (&config, &host, &paths, &facts);
         let inputs = Inputs { config, host, paths, facts, tunnel: TUNNEL };
         let route =
