@@ -133,6 +133,28 @@ impl Ipv4Header {
         self.fragment & MORE_FRAGMENTS_AND_OFFSET != 0
     }
 
+    /// Where the payload lies in the packet of which this is a fragment, bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn fragment_offset(&self) -> u32 {
+        (u16::from_be(self.fragment) & 0x1fff) as u32 * 8
+    }
+
+    /// Whether this fragment leaves the header of what the packet carries to another one, in part:
+    /// that header is `OUTER_LENGTH` bytes at least. Linux drops what overlaps
+    /// (`net/ipv4/ip_fragment.c`, `ip_frag_queue`), so a whole header in the first one is the one
+    /// that counts.
+    #[inline(always)]
+    #[must_use]
+    pub const fn splits_next_header(&self) -> bool {
+        let offset = self.fragment_offset();
+        if offset == 0 {
+            self.total_length() < 2 * OUTER_LENGTH as u32
+        } else {
+            offset < OUTER_LENGTH as u32
+        }
+    }
+
     /// Whether the checksum is right. Only for a header without options.
     #[inline(always)]
     #[must_use]

@@ -186,6 +186,10 @@ reasons! {
     DecapInnerTtlZero "decap_inner_ttl_zero" DecapTc Dropped "inner TTL is 0 (RFC 2003 §3.1: must discard)"
     DecapGsoToTunl0 "decap_gso_to_tunl0" DecapTc Passed "merged by GRO, and not for a pod of ours: left to tunl0, behind which it is a tunnel packet no more (kernels without BPF_F_ADJ_ROOM_DECAP_IPXIP4)"
     DecapCannotUnwrap "decap_cannot_unwrap" DecapTc Passed "the kernel could not take the outer header off (GSO of another kind, memory)"
+    DecapNodeOptions "decap_node_options" DecapTc Dropped "beside tunl0, which would unwrap it without our source check: a node's outer header has options; a tunnel writes none"
+    DecapNodeToMany "decap_node_to_many" DecapTc Dropped "beside tunl0, which would unwrap it without our source check: a node's tunnel packet in a broadcast or multicast frame (RFC 1122 §3.3.6: should discard)"
+    DecapNodeShortFragment "decap_node_short_fragment" DecapTc Dropped "beside tunl0, which would unwrap it without our source check: a node's fragment that ends or begins within the inner header (RFC 1858 §3, RFC 3128)"
+    DecapNodeTwice "decap_node_twice" DecapTc Dropped "beside tunl0, which would unwrap it twice, the second time without our source check: a node's tunnel packet inside another, to no pod of ours"
     DecapHandoverStray "decap_handover_stray" DecapTc Dropped "unwrapped by XDP, but for a VLAN, for another machine or cut short after all; passed up it would be plain"
     // Delivery of what passed them all.
     DecapMartianToStack "decap_martian_to_stack" DecapTc Forwarded "as decap_martian_source; unwrapped for the kernel to judge, as `spoof: stack` says"

@@ -4,7 +4,10 @@ use aya_ebpf::programs::TcContext;
 use dataplane_common::IfIndex;
 use network_types::eth::EtherType;
 
+/// `include/uapi/linux/if_packet.h`.
 const PACKET_HOST: u32 = 0;
+const PACKET_BROADCAST: u32 = 1;
+const PACKET_MULTICAST: u32 = 2;
 
 /// Returns the frame length, Ethernet header and paged data included.
 #[inline(always)]
@@ -74,6 +77,13 @@ pub fn set_proof(ctx: &TcContext, proof: u16) {
 pub fn is_for_host(ctx: &TcContext) -> bool {
     // SAFETY: as above.
     unsafe { (*ctx.skb.skb).pkt_type == PACKET_HOST }
+}
+
+/// Returns whether the frame was addressed to many: to all, or to a group.
+#[inline(always)]
+pub fn is_for_many(ctx: &TcContext) -> bool {
+    // SAFETY: as above.
+    matches!(unsafe { (*ctx.skb.skb).pkt_type }, PACKET_BROADCAST | PACKET_MULTICAST)
 }
 
 /// Returns whether the packet is a VLAN's, and so another device's. A tag of VLAN 0 carries a

@@ -79,7 +79,11 @@ pub fn all(
 
 /// The source check. A lie is an error, or a suspicion where the stack shall judge.
 #[inline(always)]
-fn source(ctx: &impl EbpfContext, outer: Ipv4Be, inner: Ipv4Be) -> Result<Option<Reason>, Reason> {
+pub fn source(
+    ctx: &impl EbpfContext,
+    outer: Ipv4Be,
+    inner: Ipv4Be,
+) -> Result<Option<Reason>, Reason> {
     let (drop, stack) = match source::judge(outer, inner, maps::route(inner)) {
         Source::Belongs => return Ok(None),
         Source::Unknown => return Err(Reason::DecapSourceUnknown),

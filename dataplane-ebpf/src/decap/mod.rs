@@ -5,6 +5,7 @@
 //! is dropped. What we take passes by the host's rules about outer packets and by xfrm, so the
 //! daemon gives us no routes to nodes that IPsec protects (docs/hosts.md).
 
+mod beside_tunl0;
 mod by_lease;
 mod check;
 mod deliver;
@@ -47,8 +48,9 @@ fn encapsulated(ctx: &TcContext) -> Steps {
     let frame = Frame::linear(ctx, ALL_HEADERS);
     let outer = check::ipip(frame, skb::is_in_vlan(ctx))?;
     if !skb::is_for_host(ctx) {
-        return Err(Reason::DecapNotForHost);
+        return Err(beside_tunl0::not_for_host(ctx, &outer));
     }
+    beside_tunl0::refuse(ctx, frame, &outer)?;
     let length = skb::length(ctx) - ETHERNET as u32;
     let room = if skb::gso_size(ctx) == 0 { Room::bytes(length) } else { Room::UNKNOWN };
     // Once, for the lease and for when the node was last seen.

@@ -128,6 +128,25 @@ fn outer_headers(probes: &mut Probes) {
         cut_payload(&header, &WAY.datagram(&ip(tag), 1200), 640).swap_remove(0)
     };
     probes.add("an outer fragment alone", alone).left();
+    let pieces_of = |tag: u16, inner: &Ipv4, length, piece| {
+        let header = Ipv4 { df: false, id: tag, ..outer() };
+        cut_payload(&header, &WAY.datagram(inner, length), piece)
+    };
+    let forged = |tag| Ipv4 { source: THIRD_POD, ..ip(tag) };
+    probes
+        .add_many("outer fragments, the source inside forged", |tag| {
+            pieces_of(tag, &forged(tag), 1200, 640)
+        })
+        .left()
+        .lost(Difference::ForgedSource);
+    for piece in [8, 16] {
+        probes
+            .add_many(format!("outer fragments of {piece} bytes"), |tag| {
+                pieces_of(tag, &ip(tag), 100, piece)
+            })
+            .left()
+            .lost(Difference::ShortFragment);
+    }
 }
 
 fn inner_lies(probes: &mut Probes) {
@@ -209,6 +228,10 @@ fn inner_addresses(probes: &mut Probes) {
 }
 
 fn tunnels(probes: &mut Probes) {
+    probes
+        .add("wrapped twice", |tag| outer().packet(&outer().packet(&plain(tag))))
+        .left()
+        .lost(Difference::Twice);
     let middle = |tag, protocol| Ipv4 { protocol, ..ip(tag) };
     for protocol in [4, 41] {
         probes
