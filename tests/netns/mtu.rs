@@ -68,7 +68,7 @@ fn a_narrow_path_is_learnt_at_once() {
         let (perf, sit) = scene.pods();
         let mut size = 1480;
         let asked = [&scene.daemon1, &scene.daemon2].map(asked_at_once);
-        for path in [1400, 1300, 1200] {
+        for path in [1400, 1300, 1280] {
             scene.lab.set_path_mtu(&scene.lab.node1, path).unwrap();
             learn(scene, size, path - 20);
             size = path - 20;

@@ -18,7 +18,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use dataplane_common::layout::DEFAULT_LEASES;
+use dataplane_common::{Mtu, layout::DEFAULT_LEASES};
 use serde::{Deserialize, Serialize};
 
 use crate::vocabulary::Encap;
@@ -90,13 +90,23 @@ pub struct NodeConfig {
 }
 
 /// The interfaces towards the other nodes.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default, expecting = "a mapping of keys to values")]
 pub struct UnderlayConfig {
     /// Their names; empty: those the kernel's routes to the nodes use.
     pub interfaces: Vec<String>,
     /// Where packets are unwrapped.
     pub decap: DecapHook,
+    /// No path MTU that the kernel learns from ICMP messages counts below this, bytes.
+    #[serde(deserialize_with = "types::path_mtu")]
+    pub min_path_mtu: Mtu,
+}
+
+impl Default for UnderlayConfig {
+    fn default() -> Self {
+        // What every link of an IPv6 network carries (RFC 8200 §5).
+        Self { interfaces: Vec::new(), decap: DecapHook::default(), min_path_mtu: Mtu(1280) }
+    }
 }
 
 /// The interfaces towards the pods.

@@ -6,7 +6,7 @@ use std::{
     str::FromStr,
 };
 
-use dataplane_common::{Mtu, Settings};
+use dataplane_common::{Mtu, Settings, ipv4::OUTER_LENGTH};
 use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -177,6 +177,21 @@ impl Serialize for TunnelMtu {
             Self::Bytes(bytes) => serializer.serialize_u32(bytes.0),
         }
     }
+}
+
+/// Reads an MTU of the underlay.
+///
+/// # Errors
+/// For a number that no IPv4 packet can have as its length.
+pub fn path_mtu<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Mtu, D::Error> {
+    let bytes = u32::deserialize(deserializer)?;
+    let most = MAX_MTU + OUTER_LENGTH as u64;
+    if !(MIN_MTU..=most).contains(&u64::from(bytes)) {
+        return Err(de::Error::custom(format!(
+            "{bytes} is no MTU; write a number of bytes from {MIN_MTU} to {most}"
+        )));
+    }
+    Ok(Mtu(bytes))
 }
 
 /// An IPv4 prefix without host bits: `10.20.42.0/26`.

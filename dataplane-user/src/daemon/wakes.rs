@@ -1,8 +1,9 @@
 //! All that can wake the daemon, as one stream. What comes in bursts is gathered first.
 
-use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
+use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
 use anyhow::{Context as _, Result};
+use dataplane_common::Mtu;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{Instant, sleep_until},
@@ -36,8 +37,8 @@ pub enum Wake {
     Rules,
     /// IPsec policies were changed.
     Policies,
-    /// Outer packets were too big for the paths to these nodes.
-    Narrowed(BTreeSet<Ipv4Addr>),
+    /// Outer packets were too big for the paths to these nodes, which take no more than so much.
+    Narrowed(BTreeMap<Ipv4Addr, Mtu>),
     /// The configuration file was saved.
     File,
     /// SIGHUP.
@@ -76,7 +77,7 @@ pub struct Wakes {
     policy_events: Option<Announcements>,
     policies: Debounced<()>,
     underlay_errors: UnderlayErrors,
-    narrowed: Debounced<BTreeSet<Ipv4Addr>>,
+    narrowed: Debounced<BTreeMap<Ipv4Addr, Mtu>>,
     reports: Reports,
     /// The configuration file.
     pub watch: ConfigWatch,
@@ -159,9 +160,10 @@ impl Wakes {
                     self.rules.take();
                     return Ok(Wake::Rules);
                 }
-                node = self.underlay_errors.narrowed() => {
+                (node, mtu) = self.underlay_errors.narrowed() => {
                     self.narrowed.add(|nodes| {
-                        nodes.insert(node);
+                        let least = nodes.entry(node).or_insert(mtu);
+                        *least = mtu.min(*least);
                     });
                 }
                 () = self.narrowed.due() => return Ok(Wake::Narrowed(self.narrowed.take())),

@@ -302,7 +302,13 @@ mod tests {
         ];
         for (addresses, routes, path, sending, receiving) in rows {
             let host = host(addresses, routes);
-            let path = Path { ifindex: index(path), next_hop: PEER, source: Some(NODE), mtu: None };
+            let path = Path {
+                ifindex: index(path),
+                next_hop: PEER,
+                source: Some(NODE),
+                mtu: None,
+                is_learnt: false,
+            };
             let paths = Paths::from([(PEER, path)]);
             let found = underlay(&config, &host, &paths, NODE);
             let found = [names(&host, &found.sending), names(&host, &found.receiving)];

@@ -31,6 +31,8 @@ pub struct RouteTables {
     pub kernel_routes: BTreeMap<Ipv4Net, TunnelRoute>,
     /// Nodes that cannot be reached, and why.
     pub unreachable: BTreeMap<Ipv4Addr, String>,
+    /// Paths that the kernel takes for narrower than `underlay.min_path_mtu`, and how narrow.
+    pub too_narrow: BTreeMap<Ipv4Addr, Mtu>,
     /// Routes by which nothing is sent nor taken in, because IPsec would be passed by: to which
     /// node.
     pub withheld: BTreeMap<Ipv4Net, Ipv4Addr>,
@@ -121,6 +123,7 @@ impl RouteTables {
             nodes: pick(&self.nodes, nodes),
             kernel_routes: pick(&self.kernel_routes, prefixes),
             unreachable: BTreeMap::new(),
+            too_narrow: BTreeMap::new(),
             withheld: BTreeMap::new(),
             left_to_tunl0: BTreeMap::new(),
             unknown_pools: BTreeSet::new(),
@@ -180,6 +183,7 @@ impl RouteTables {
         if !is_wanted {
             self.nodes.remove(&address);
             self.unreachable.remove(&address);
+            self.too_narrow.remove(&address);
             return;
         }
         let (node, why) = match node(inputs, address) {
@@ -188,6 +192,10 @@ impl RouteTables {
         };
         self.nodes.insert(address, node);
         put(&mut self.unreachable, address, why);
+        let learnt = inputs.paths.get(&address).filter(|path| path.is_learnt);
+        let least = inputs.config.underlay.min_path_mtu;
+        let narrow = learnt.and_then(|path| path.mtu).filter(|mtu| *mtu < least);
+        put(&mut self.too_narrow, address, narrow);
     }
 }
 
@@ -293,7 +301,8 @@ fn node(inputs: Inputs<'_>, address: Ipv4Addr) -> Result<Node, String> {
         };
         return Err(format!("the kernel's route leads over {name}, which {why}"));
     };
-    let mtu = path.mtu.unwrap_or(link.mtu).min(link.mtu);
+    let least = if path.is_learnt { config.underlay.min_path_mtu } else { Mtu(0) };
+    let mtu = path.mtu.map_or(link.mtu, |mtu| mtu.max(least)).min(link.mtu);
     let mtu = match config.mtu {
         TunnelMtu::Auto => mtu,
         TunnelMtu::Bytes(bytes) => mtu.min(Mtu(bytes.0 + OUTER_LENGTH as u32)),

@@ -21,6 +21,8 @@ pub struct Path {
     pub source: Option<Ipv4Addr>,
     /// The route's MTU or the path MTU learnt so far, bytes; `None`: the interface's.
     pub mtu: Option<Mtu>,
+    /// Whether `mtu` was learnt from an ICMP message and expires.
+    pub is_learnt: bool,
 }
 
 impl Kernel {
@@ -45,7 +47,8 @@ impl Kernel {
                 return Err(explain(error)).with_context(|| format!("asking the way to {node}"));
             }
         };
-        let mut path = Path { ifindex: IfIndex::NONE, next_hop: node, source, mtu: None };
+        let mut path =
+            Path { ifindex: IfIndex::NONE, next_hop: node, source, mtu: None, is_learnt: false };
         for attribute in &message.attributes {
             match attribute {
                 RouteAttribute::Oif(ifindex) => path.ifindex = IfIndex(*ifindex),
@@ -53,6 +56,7 @@ impl Kernel {
                 RouteAttribute::PrefSource(RouteAddress::Inet(address)) => {
                     path.source = Some(*address);
                 }
+                RouteAttribute::CacheInfo(info) => path.is_learnt = info.expires != 0,
                 RouteAttribute::Metrics(metrics) => path.mtu = snapshot::mtu(metrics),
                 _ => {}
             }

@@ -120,7 +120,13 @@ mod tests {
     }
 
     fn paths(source: Option<Ipv4Addr>) -> Paths {
-        let path = |source| Path { ifindex: ETH0, next_hop: PEER, source: Some(source), mtu: None };
+        let path = |source| Path {
+            ifindex: ETH0,
+            next_hop: PEER,
+            source: Some(source),
+            mtu: None,
+            is_learnt: false,
+        };
         source.map(|source| (PEER, path(source))).into_iter().collect()
     }
 
@@ -281,7 +287,13 @@ mod tests {
             (vec![Some(OTHER), Some(OURS)], Some(OURS)),
             (vec![Some(OURS), Some(OTHER), Some(OTHER), None], Some(OTHER)),
         ] {
-            let path = |source| Path { ifindex: ETH0, next_hop: PEER, source, mtu: None };
+            let path = |source| Path {
+                ifindex: ETH0,
+                next_hop: PEER,
+                source,
+                mtu: None,
+                is_learnt: false,
+            };
             let nodes = (1_u8..).map(|last| Ipv4Addr::new(172, 16, 35, last));
             let paths: Paths = nodes.zip(sources.into_iter().map(path)).collect();
             assert_eq!(usual_source(&host(&[OURS, OTHER]), &paths), expected, "{paths:?}");

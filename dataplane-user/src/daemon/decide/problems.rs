@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::Ipv4Addr, path::Path};
 
-use dataplane_common::IfIndex;
+use dataplane_common::{IfIndex, Mtu};
 
 use super::{ChosenMode, Decider, own_node};
 use crate::{
@@ -206,12 +206,27 @@ pub fn tables(tables: &RouteTables) -> Vec<Problem> {
         nodes.map(|(node, why)| Problem::new(Code::Unreachable, node.to_string(), why.clone())),
     );
     problems.extend(more(Code::Unreachable, unreachable.len(), "node"));
+    let narrow = tables.too_narrow.iter().take(LISTED);
+    problems.extend(narrow.map(|(node, mtu)| too_narrow(*node, *mtu)));
+    problems.extend(more(Code::PathMtu, tables.too_narrow.len(), "node"));
     let left = tables.left_to_tunl0.iter().take(LISTED);
     problems.extend(
         left.map(|(cidr, why)| Problem::new(Code::LeftToTunl0, cidr.to_string(), why.clone())),
     );
     problems.extend(more(Code::LeftToTunl0, tables.left_to_tunl0.len(), "route"));
     problems
+}
+
+fn too_narrow(node: Ipv4Addr, mtu: Mtu) -> Problem {
+    let what = format!(
+        "a router says that no more than {mtu} bytes pass to node {node}: less than \
+         underlay.min_path_mtu, so it is not believed; if it is true, larger packets are lost"
+    );
+    let remedy = format!(
+        "widen the underlay, or set underlay.min_path_mtu to {mtu}; else look for who forges ICMP \
+         messages"
+    );
+    Problem::new(Code::PathMtu, node.to_string(), what).remedy(remedy)
 }
 
 fn more(code: Code, count: usize, noun: &str) -> Option<Problem> {

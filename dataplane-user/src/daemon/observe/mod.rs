@@ -7,6 +7,7 @@ pub mod fitness;
 pub mod foreign;
 pub mod health;
 mod next_hops;
+pub mod path_mtu;
 mod paths;
 mod policy;
 mod policy_routing;
@@ -15,6 +16,7 @@ use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use anyhow::Result;
 
+use self::path_mtu::Said;
 pub use self::{
     changes::{Interest, Noticed},
     next_hops::NextHops,
@@ -35,6 +37,7 @@ pub struct Observer {
     asked: BTreeSet<Ipv4Addr>,
     /// The source of what is sent to nodes; `None`: the kernel chooses.
     source: Option<Ipv4Addr>,
+    said: Said,
 }
 
 impl Observer {
@@ -47,7 +50,14 @@ impl Observer {
             paths: Paths::new(),
             asked: BTreeSet::new(),
             source: None,
+            said: Said::default(),
         }
+    }
+
+    /// The same for a daemon that hears no ICMP messages.
+    #[must_use]
+    pub fn deaf(self) -> Self {
+        Self { said: Said::deaf(), ..self }
     }
 
     /// The connection to the kernel.

@@ -1,8 +1,9 @@
 //! How the kernel would send to the nodes.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use anyhow::Result;
+use dataplane_common::Mtu;
 
 use super::Observer;
 use crate::kernel::Path;
@@ -23,6 +24,7 @@ impl Observer {
             self.asked.insert(node);
             match self.kernel.path(node, self.source).await {
                 Ok(Some(path)) => {
+                    let path = self.said.judge(node, path, self.paths.get(&node));
                     let known = self.paths.insert(node, path);
                     if known.is_some_and(|known| path.mtu != known.mtu) {
                         tracing::info!("node {node}: {}", mtu(&path));
@@ -47,26 +49,34 @@ impl Observer {
             if !self.paths.contains_key(&node) {
                 has_asked = true;
                 let path = self.kernel.path(node, self.source).await?;
+                let path = path.map(|path| self.said.judge(node, path, None));
                 self.paths.extend(path.map(|path| (node, path)));
             }
         }
         Ok(has_asked)
     }
 
-    /// Asks for the paths to these nodes, whose path MTU may have changed. Returns whether any
-    /// path is another now.
-    pub async fn ask_again(&mut self, nodes: BTreeSet<Ipv4Addr>) -> bool {
+    /// Asks for the paths to these nodes, of which messages say that they take no more than so
+    /// much. Returns whether any path is another now.
+    pub async fn ask_again(&mut self, nodes: BTreeMap<Ipv4Addr, Mtu>) -> bool {
         let mut differs = false;
-        for node in nodes {
+        for (node, said) in nodes {
             let Some(known) = self.paths.get_mut(&node) else { continue };
             match self.kernel.path(node, self.source).await {
-                Ok(Some(path)) if path != *known => {
-                    tracing::info!("node {node}: {}, after an error of the underlay", mtu(&path));
-                    *known = path;
-                    differs = true;
+                Ok(Some(path)) => {
+                    if path.is_learnt {
+                        self.said.hear(node, said);
+                    }
+                    let path = self.said.judge(node, path, Some(known));
+                    if path != *known {
+                        let mtu = mtu(&path);
+                        tracing::info!("node {node}: {mtu}, after an error of the underlay");
+                        *known = path;
+                        differs = true;
+                    }
                 }
                 // The kernel announces a path that is gone.
-                Ok(_) => {}
+                Ok(None) => {}
                 Err(error) => tracing::warn!("{error:#}"),
             }
         }
@@ -76,6 +86,7 @@ impl Observer {
     /// Forgets the paths to nodes for which `is_wanted` is false.
     pub fn keep_paths(&mut self, is_wanted: impl Fn(Ipv4Addr) -> bool) {
         self.paths.retain(|node, _| is_wanted(*node));
+        self.said.keep(&is_wanted);
         self.asked.retain(|node| is_wanted(*node));
     }
 }

@@ -113,6 +113,8 @@ codes! {
     PodForwardingOff = "pod-forwarding-off": Degraded,
     /// The kernel does not forward unencapsulated packets from the underlay.
     UnderlayForwardingOff = "underlay-forwarding-off": Degraded,
+    /// A path is narrower than `underlay.min_path_mtu`, or a router says so wrongly.
+    PathMtu = "path-mtu": Degraded,
     /// One CPU handles most encapsulated packets and has no time left.
     HotCpu = "hot-cpu": Degraded,
     /// A program is missing on a pod's interface: its packets take the stack path.

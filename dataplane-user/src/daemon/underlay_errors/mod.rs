@@ -2,8 +2,9 @@
 //!
 //! - "Fragmentation needed": the kernel has lowered the path MTU to that node
 //!   ([`elsewhere`](super::observe::elsewhere) is why it cares), but announces it to no process. The
-//!   daemon asks it again at once. The number in the message is not believed:
-//!   the kernel checks it, and forgets it after `net.ipv4.route.mtu_expires`.
+//!   daemon asks it again at once, and believes the kernel's number down to that of the message
+//!   ([`path_mtu`](super::observe::path_mtu)); the kernel forgets it after
+//!   `net.ipv4.route.mtu_expires`.
 //! - "There is no getting there": the pod whose packet it was is told, as RFC
 //!   2003 §4 demands ([`relay`]), not too often ([`limit`]).
 //!
@@ -21,6 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use dataplane_common::Mtu;
 use tokio::{
     sync::{mpsc, watch},
     time::sleep,
@@ -45,27 +47,36 @@ const WAITING: usize = 64;
 
 /// The daemon's end.
 pub struct UnderlayErrors {
-    narrowed: mpsc::Receiver<Ipv4Addr>,
+    narrowed: mpsc::Receiver<(Ipv4Addr, Mtu)>,
+    is_deaf: bool,
 }
 
 impl UnderlayErrors {
     /// Listens from now on, and judges by what `scope` holds at the time.
     pub fn listen(scope: watch::Receiver<Scope>) -> Self {
         let (sender, narrowed) = mpsc::channel(WAITING);
-        match IcmpSocket::open() {
-            Ok(socket) => drop(tokio::spawn(serve(socket, scope, sender))),
-            Err(error) => tracing::warn!(
+        let socket = IcmpSocket::open().inspect_err(|error| {
+            tracing::warn!(
                 "no raw socket for ICMP, so pods hear of no errors of the underlay, and path MTUs are \
-                 found every 10 s only: {error}"
-            ),
+                 found every 10 s only, whoever the kernel has them from: {error}"
+            );
+        });
+        let is_deaf = socket.is_err();
+        if let Ok(socket) = socket {
+            drop(tokio::spawn(serve(socket, scope, sender)));
         }
-        Self { narrowed }
+        Self { narrowed, is_deaf }
     }
 
-    /// Waits for a node whose path MTU may be another now.
-    pub async fn narrowed(&mut self) -> Ipv4Addr {
+    /// Returns whether no message is heard.
+    pub fn are_unheard(&self) -> bool {
+        self.is_deaf
+    }
+
+    /// Waits for a node the path to which takes no more than so much.
+    pub async fn narrowed(&mut self) -> (Ipv4Addr, Mtu) {
         match self.narrowed.recv().await {
-            Some(node) => node,
+            Some(path) => path,
             None => pending().await,
         }
     }
@@ -74,7 +85,7 @@ impl UnderlayErrors {
 async fn serve(
     socket: IcmpSocket,
     scope: watch::Receiver<Scope>,
-    narrowed: mpsc::Sender<Ipv4Addr>,
+    narrowed: mpsc::Sender<(Ipv4Addr, Mtu)>,
 ) {
     let mut limit = Limit::default();
     // No packet is longer, and a checksum is over the whole of it.
@@ -90,7 +101,7 @@ async fn serve(
             };
             let consequence = judge(&buffer[..length], &scope.borrow());
             match consequence {
-                Ok(Consequence::AskAgain(node)) => drop(narrowed.try_send(node)),
+                Ok(Consequence::AskAgain { node, mtu }) => drop(narrowed.try_send((node, mtu))),
                 Ok(Consequence::Tell { to, message }) => {
                     if !limit.allows(to, Instant::now()) {
                         tracing::debug!("an error for {to} is not relayed: too many");

@@ -18,7 +18,10 @@
 
 use std::net::Ipv4Addr;
 
-use dataplane_common::ipv4::PROTOCOL_IPIP;
+use dataplane_common::{
+    Mtu,
+    ipv4::{OUTER_LENGTH, PROTOCOL_IPIP},
+};
 use etherparse::{
     Icmpv4Header, Icmpv4Slice, Icmpv4Type, IpNumber, Ipv4HeaderSlice,
     checksum::Sum16BitWords,
@@ -38,7 +41,12 @@ const ENOUGH: usize = 8;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Consequence {
     /// The kernel may know another path MTU to this node.
-    AskAgain(Ipv4Addr),
+    AskAgain {
+        /// The outer destination.
+        node: Ipv4Addr,
+        /// What the router said; 0 from one older than RFC 1191.
+        mtu: Mtu,
+    },
     /// An ICMP message is due.
     Tell {
         /// The sender of the inner packet.
@@ -69,6 +77,9 @@ pub enum Ignored {
     /// Somebody else's inner packet.
     #[error("the inner packet's source is none of ours")]
     NotOurs,
+    /// It would have passed.
+    #[error("the packet it quotes may be fragmented, or is not too big")]
+    NotTooBig,
     /// We would not have sent it there.
     #[error("the inner packet is not routed to that node")]
     NotRoutedThere,
@@ -107,7 +118,7 @@ pub fn judge(packet: &[u8], scope: &Scope) -> Result<Consequence, Ignored> {
         return Err(Ignored::NotOuter);
     }
     match kind {
-        Kind::TooBig => Ok(Consequence::AskAgain(node)),
+        Kind::TooBig(mtu) => too_big(&outer, rest, mtu, scope),
         Kind::NoSuchHost => tell(rest, node, scope, |_| DestUnreachableHeader::Host),
         Kind::NoWay => tell(rest, node, scope, |destination| {
             if scope.is_on_our_network(destination) {
@@ -122,7 +133,8 @@ pub fn judge(packet: &[u8], scope: &Scope) -> Result<Consequence, Ignored> {
 /// What the errors of the underlay come to for the sender of the inner packet.
 #[derive(Clone, Copy)]
 enum Kind {
-    TooBig,
+    /// For a link of this MTU.
+    TooBig(Mtu),
     NoSuchHost,
     /// 3/0, or 3/1 for a destination that seems near.
     NoWay,
@@ -131,8 +143,8 @@ enum Kind {
 fn kind(reported: &Icmpv4Type) -> Result<Kind, Ignored> {
     match reported {
         Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::FragmentationNeeded {
-            ..
-        }) => Ok(Kind::TooBig),
+            next_hop_mtu,
+        }) => Ok(Kind::TooBig(Mtu(u32::from(*next_hop_mtu)))),
         Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Host)
         | Icmpv4Type::TimeExceeded(TimeExceededCode::TtlExceededInTransit) => Ok(Kind::NoSuchHost),
         Icmpv4Type::DestinationUnreachable(
@@ -158,6 +170,36 @@ fn split(bytes: &[u8]) -> Result<(Ipv4HeaderSlice<'_>, &[u8]), Ignored> {
     let end = usize::from(header.total_len()).min(bytes.len());
     let payload = bytes.get(header.slice().len()..end).ok_or(Ignored::Malformed)?;
     Ok((header, payload))
+}
+
+/// Believes that a packet was too big if it can be one that we sent.
+///
+/// What a router of RFC 792 leaves of the inner packet does not tell its addresses. Others may have
+/// sent it through this host, if no other node's pod has.
+fn too_big(
+    outer: &Ipv4HeaderSlice<'_>,
+    quoted: &[u8],
+    mtu: Mtu,
+    scope: &Scope,
+) -> Result<Consequence, Ignored> {
+    let node = outer.destination_addr();
+    if !outer.dont_fragment() || u32::from(outer.total_len()) <= mtu.0 {
+        return Err(Ignored::NotTooBig);
+    }
+    if quoted.len() >= OUTER_LENGTH {
+        let (inner, _) = split(quoted)?;
+        if u32::from(inner.total_len()) + OUTER_LENGTH as u32 != u32::from(outer.total_len()) {
+            return Err(Ignored::NotOuter);
+        }
+        let source = inner.source_addr();
+        if scope.is_inside(source) && !scope.is_ours(source) {
+            return Err(Ignored::NotOurs);
+        }
+        if scope.node_of(inner.destination_addr()) != Some(node) {
+            return Err(Ignored::NotRoutedThere);
+        }
+    }
+    Ok(Consequence::AskAgain { node, mtu })
 }
 
 /// The message about an inner packet that was on its way to `node`.

@@ -77,7 +77,8 @@ fn a_routes_fate() {
     };
     let links = [(ETH0, link("eth0", Mtu(1500))), (TUNNEL, link("tunless0", Mtu(1480)))];
     let host = Host { links: links.into(), ..Host::default() };
-    let path = |next_hop, mtu| Path { ifindex: ETH0, next_hop, source: Some(OURS), mtu };
+    let path =
+        |next_hop, mtu| Path { ifindex: ETH0, next_hop, source: Some(OURS), mtu, is_learnt: false };
     let paths = [(FAR, path(ROUTER, Some(Mtu(1400)))), (NEAR, path(NEAR, None))].into();
     for (mode, cidr, to, by_tunl0, expected) in [
         (REPLACE, BLOCK, Some((FAR, false)), None, "ipip, dev 4 mtu 1380"),
@@ -161,7 +162,8 @@ fn a_node_that_ipsec_protects() {
     .unwrap();
     let eth0 = Link { name: "eth0".into(), mac: Mac([1, 1, 1]), mtu: Mtu(1500), ..Link::default() };
     let host = Host { links: [(ETH0, eth0)].into(), ..Host::default() };
-    let path = Path { ifindex: ETH0, next_hop: ROUTER, source: Some(OURS), mtu: None };
+    let path =
+        Path { ifindex: ETH0, next_hop: ROUTER, source: Some(OURS), mtu: None, is_learnt: false };
     let paths = [(FAR, path), (NEAR, path)].into();
     let policy = Policy {
         direction: PolicyDirection::Out,
@@ -190,5 +192,33 @@ fn a_node_that_ipsec_protects() {
         let routes = [(net(BLOCK), route(FAR, true))].into();
         let direct = RouteTables::whole(inputs, &routes);
         assert_eq!(fate(&direct, BLOCK).split(',').next(), Some("direct"), "{mode:?}");
+    }
+}
+
+/// What is learnt counts down to the floor; what an administrator wrote counts.
+#[test]
+fn a_learnt_path_mtu_has_a_floor() {
+    let low: Config = serde_yaml::from_str("underlay: {min_path_mtu: 600}").unwrap();
+    let link = Link { name: "eth0".into(), mtu: Mtu(1500), is_up: true, ..Link::default() };
+    let host = Host { links: [(ETH0, link)].into(), ..Host::default() };
+    let facts = facts(TunnelMode::Replace);
+    for (config, mtu, is_learnt, expected, too_narrow) in [
+        (&Config::default(), None, false, 1500, None),
+        (&Config::default(), Some(1400), true, 1400, None),
+        (&Config::default(), Some(1280), true, 1280, None),
+        (&Config::default(), Some(552), true, 1280, Some(552)),
+        (&Config::default(), Some(552), false, 552, None),
+        (&Config::default(), Some(9000), true, 1500, None),
+        (&low, Some(700), true, 700, None),
+        (&low, Some(552), true, 600, Some(552)),
+    ] {
+        let mtu = mtu.map(Mtu);
+        let path = Path { ifindex: ETH0, next_hop: ROUTER, source: Some(OURS), mtu, is_learnt };
+        let paths = [(FAR, path)].into();
+        let inputs = Inputs { config, host: &host, paths: &paths, facts: &facts, tunnel: TUNNEL };
+        let route = ChosenRoute { node: FAR, is_direct: false, source: SourceKind::File, since: 0 };
+        let tables = RouteTables::whole(inputs, &[(net(BLOCK), route)].into());
+        let found = (tables.nodes[&FAR].mtu, tables.too_narrow.get(&FAR).copied());
+        assert_eq!(found, (Mtu(expected), too_narrow.map(Mtu)), "{mtu:?}, learnt: {is_learnt}");
     }
 }

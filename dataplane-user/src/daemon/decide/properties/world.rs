@@ -220,7 +220,13 @@ impl World {
             NEAR => (ETH0, NEAR),
             _ => (ETH0, ROUTER),
         };
-        self.has_addresses.then_some(Path { ifindex, next_hop, source, mtu: None })
+        self.has_addresses.then_some(Path {
+            ifindex,
+            next_hop,
+            source,
+            mtu: None,
+            is_learnt: false,
+        })
     }
 
     fn fitness(&self) -> Fitness {

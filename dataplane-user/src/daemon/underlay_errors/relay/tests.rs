@@ -24,6 +24,8 @@ impl Packet {
     fn bytes(&self) -> Vec<u8> {
         let mut header = etherparse::Ipv4Header {
             time_to_live: 63,
+            // As all that we send with an outer header.
+            dont_fragment: self.protocol == PROTOCOL_IPIP,
             protocol: IpNumber(self.protocol),
             fragment_offset: self.offset.try_into().expect("13 bits"),
             source: self.source.octets(),
@@ -74,7 +76,7 @@ fn told(to: Ipv4Addr, code: u8, quoted: &[u8]) -> Result<Consequence, Ignored> {
 /// RFC 2003 §4, line by line, and what the RFC could not know.
 #[test]
 fn every_error_becomes_what_the_rfc_says() {
-    let ask = || Ok(Consequence::AskAgain(PEER));
+    let ask = || Ok(Consequence::AskAgain { node: PEER, mtu: Mtu(0) });
     let nothing = || Err(Ignored::NotForSenders);
     let far = inner();
     // The sender may think it on this host's own network.
@@ -231,8 +233,9 @@ fn what_is_quoted_is_enough_or_nothing() {
         assert_eq!(judge_quote(&outer[..length]), expected, "{length} bytes");
     }
     // For the path MTU the outer header is enough.
-    let short = error(ROUTER, 3, 4, [0, 0, 5, 0], &outer[..28]).bytes();
-    assert_eq!(judge(&short, &scope()), Ok(Consequence::AskAgain(PEER)));
+    let short = error(ROUTER, 3, 4, [0; 4], &outer[..28]).bytes();
+    let ask = Consequence::AskAgain { node: PEER, mtu: Mtu(0) };
+    assert_eq!(judge(&short, &scope()), Ok(ask));
     // Padding behind the packet is not part of it.
     let padded = [outer.as_slice(), &[0; 60]].concat();
     assert_eq!(judge_quote(&padded), told(POD, 1, &inner.bytes()));
@@ -279,4 +282,40 @@ fn what_makes_no_sense_is_ignored() {
         bad[at] ^= 0x08;
         assert!(judge_quote(&bad).is_err(), "byte {}", at - 20);
     }
+}
+
+/// A path MTU is believed for packets that we may have sent, and that were too big.
+#[test]
+fn a_packet_of_ours_was_too_big() {
+    let too_big = |mtu: u16, quoted: &[u8]| {
+        let [high, low] = mtu.to_be_bytes();
+        judge(&error(ROUTER, 3, 4, [0, 0, high, low], quoted).bytes(), &scope())
+    };
+    let ask = |mtu| Ok(Consequence::AskAgain { node: PEER, mtu: Mtu(mtu) });
+    let sent = outer(&inner()).bytes();
+    let length = u16::try_from(sent.len()).expect("it is short");
+    assert_eq!(too_big(length - 1, &sent), ask(u32::from(length) - 1));
+    assert_eq!(too_big(length, &sent), Err(Ignored::NotTooBig));
+    // RFC 792 leaves 8 bytes, RFC 1191 §5 no number.
+    for (quoted, expected) in [(28, ask(0)), (39, ask(0)), (40, ask(0)), (20, ask(0))] {
+        assert_eq!(too_big(0, &sent[..quoted]), expected, "{quoted} bytes");
+    }
+    let of = |inner: Packet| too_big(60, &outer(&inner).bytes());
+    for source in [POD, TUNNEL, NODE, BORROWED, EXTRA, ROUTER] {
+        assert_eq!(of(Packet { source, ..inner() }), ask(60), "{source}");
+    }
+    assert_eq!(of(Packet { source: REMOTE, ..inner() }), Err(Ignored::NotOurs));
+    for destination in [POD, NODE, ROUTER, EXTRA] {
+        let inner = Packet { destination, ..inner() };
+        assert_eq!(of(inner), Err(Ignored::NotRoutedThere), "{destination}");
+    }
+    // Longer than what its outer packet carried.
+    let mut other = sent.clone();
+    let inner_length = u16::from_be_bytes([sent[22], sent[23]]) + 1;
+    other[22..24].copy_from_slice(&inner_length.to_be_bytes());
+    assert_eq!(too_big(60, &other), Err(Ignored::NotOuter));
+    // What may be fragmented is.
+    let mut may_be_cut = sent;
+    may_be_cut[6] = 0;
+    assert_eq!(too_big(60, &may_be_cut), Err(Ignored::NotTooBig));
 }
