@@ -25,6 +25,10 @@ pub const MAX_ENDPOINTS: usize = 4_096;
 /// conversations of two directions, about 9 MB.
 pub const DEFAULT_LEASES: usize = 65_536;
 
+/// For so long after the daemon has compared everything its tables prove that a source is a lie,
+/// nanoseconds. Without it addresses move, and nothing tells the programs. Six of its looks.
+pub const KEPT_FOR: u64 = 60_000_000_000;
+
 /// Defines a `repr(C)` struct that has no padding (checked at compile time),
 /// may be copied to and from a map byte by byte, and knows its own layout.
 macro_rules! plain {

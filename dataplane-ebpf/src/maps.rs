@@ -13,8 +13,10 @@ use aya_ebpf::{
 use dataplane_common::{
     Counter, Endpoint, EndpointEntry, Flow, Ipv4Be, Lease, Node, NodeCounter, NodeEntry, Prefix,
     PrefixRoute, Reason, Route,
-    layout::{DEFAULT_LEASES, MAX_ENDPOINTS, MAX_MASKS, MAX_NODES, MAX_ROUTES},
+    layout::{DEFAULT_LEASES, KEPT_FOR, MAX_ENDPOINTS, MAX_MASKS, MAX_NODES, MAX_ROUTES},
 };
+
+use crate::helpers;
 
 /// Prefix → node. Written by the daemon. A trie would find the longest prefix by itself,
 /// but takes the longer the more there are (docs/adr/0006-routes-by-hash.md).
@@ -58,17 +60,40 @@ static LEASES: LruHashMap<Flow, Lease, DEFAULT_LEASES> = LruHashMap::new();
 #[btf_map]
 static EPOCH: Array<u32, 1> = Array::new();
 
+/// When the daemon compared everything last, `CLOCK_MONOTONIC` in nanoseconds.
+#[btf_map]
+static KEPT_AT: Array<u64, 1> = Array::new();
+
+/// Returns whether routes and endpoints are what the daemon knows now. It is dead, or hangs, if not.
+#[inline(always)]
+pub fn are_kept() -> bool {
+    let kept_at = KEPT_AT.get(0).copied().unwrap_or(0);
+    helpers::now().saturating_sub(kept_at) < KEPT_FOR
+}
+
 /// The longest route that covers `address`. An entry that has become another prefix's is not there:
 /// a shorter one may cover the address, too.
 #[inline(always)]
 pub fn route(address: Ipv4Be) -> Option<Route> {
+    longest(address, |_| true)
+}
+
+/// The longest route by which the kernel may have sent a packet to the tunnel device. It sends none
+/// there for an address that is here: one that was, and is not any more, has moved while the daemon was dead.
+#[inline(always)]
+pub fn route_to(address: Ipv4Be) -> Option<Route> {
+    longest(address, |route| !route.is_local() || are_kept())
+}
+
+#[inline(always)]
+fn longest(address: Ipv4Be, counts: impl Fn(&Route) -> bool) -> Option<Route> {
     for index in 0..MAX_MASKS as u32 {
         let mask = *MASKS.get(index)?;
         let prefix = Prefix::masked(address, mask);
         // SAFETY: what may be written meanwhile is read as numbers, and judged after that.
         if let Some(entry) = unsafe { ROUTES.get(prefix) } {
             let route = entry.route;
-            if read_last(&entry.prefix) == prefix {
+            if read_last(&entry.prefix) == prefix && counts(&route) {
                 return Some(route);
             }
         }

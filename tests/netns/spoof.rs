@@ -1,14 +1,16 @@
 //! IP in IP that lies or is broken, put on node2's wire: each packet counted
 //! under its reason and nothing else, none delivered.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, time::Duration};
 
+use aya::maps::{Array, Map, MapData};
 use dataplane_common::Reason;
+use dataplane_user::clock;
 use tunless_lab::{
     Daemon, Lab, LabBuilder,
     packet::{IPV4, Ipv4, ethernet, icmp_echo},
 };
-use tunless_tests::scene::{Counters, SOON, Scene, Setup, hostile::Attack};
+use tunless_tests::scene::{Counters, HASTY, SOON, Scene, Setup, hostile::Attack, until};
 
 /// A block of a node that is configured, though not there.
 const THIRD: (&str, Ipv4Addr) = ("10.20.7.64/26", Ipv4Addr::new(172, 16, 34, 7));
@@ -231,7 +233,7 @@ fn frames_for_other_machines_are_not_delivered() {
             let before = Counters::of(&scene.daemon2);
             attack.send_frame(&ethernet([2, 0, 0, 0, 0, 99], node2.gateway_mac, IPV4, &good));
             attack.send_frame(&ethernet([0xff; 6], node2.gateway_mac, IPV4, &good));
-            tunless_tests::scene::until("both are counted", SOON, || {
+            until("both are counted", SOON, || {
                 (before.moved(&scene.daemon2).get(&Reason::DecapNotForHost) == Some(&2))
                     .then_some(())
             });
@@ -288,5 +290,18 @@ fn extra_sources_are_their_nodes_alone() {
         let third = Hostile::Packet(Ipv4::ipip(THIRD.1, scene.lab.node2.ip).packet(&ip));
         assert_counted(scene, &attack, vec![("not its own", Reason::DecapForgedSource, third)]);
         attack.assert_nothing_delivered();
+    });
+}
+
+/// Programs rely on the tables for a minute, so the daemon has to say more often that it keeps them.
+#[test]
+fn the_daemon_keeps_its_tables() {
+    Scene::with(lab(), Setup::OFF, "", &HASTY).case(|scene| {
+        let pin = scene.lab.node2.bpffs.join("serving/KEPT_AT");
+        let map: Array<_, u64> = Map::Array(MapData::from_pin(pin).unwrap()).try_into().unwrap();
+        let kept_at = || Duration::from_nanos(map.get(&0, 0).unwrap());
+        let before = clock::monotonic();
+        until("it compares everything", SOON, || (kept_at() > before).then_some(()));
+        assert!(kept_at() <= clock::monotonic());
     });
 }

@@ -7,8 +7,8 @@ use dataplane_common::Reason;
 use tunless_tests::{case::Case, live::LiveCase};
 
 use super::{
-    decap_beside_tunl0, decap_tc, decap_tc_leased, decap_xdp, encap_host, encap_host_leased,
-    encap_pod, encap_pod_leased, encap_tunl0, grant_decap, live, live_leased,
+    daemon_dead, decap_beside_tunl0, decap_tc, decap_tc_leased, decap_xdp, encap_host,
+    encap_host_leased, encap_pod, encap_pod_leased, encap_tunl0, grant_decap, live, live_leased,
 };
 
 /// Nothing here takes what is left to tunl0, and only a real one shows that it does:
@@ -25,6 +25,7 @@ fn every_reason_has_a_case() {
         encap_host::cases(),
         encap_host_leased::cases(),
         encap_tunl0::cases(),
+        daemon_dead::cases(),
         decap_beside_tunl0::cases(),
         decap_tc::cases(),
         decap_tc_leased::cases(),

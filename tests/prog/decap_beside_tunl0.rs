@@ -10,7 +10,7 @@ use tunless_tests::{
     case::{self, Case},
     decap::{honest, outer, plain, spoofs},
     faults::Fails,
-    packet::{Frame, IPV4, Mac},
+    packet::{Frame, IPV4, MF, Mac},
     prog::Program,
     world::{NODE1, NODE2, NODE3, POD, REMOTE, REMOTE3, ROUTER_MAC, STRANGER, TUNNEL_ADDRESS},
 };
@@ -18,8 +18,6 @@ use tunless_tests::{
 const ALL: Mac = [0xff; 6];
 const GROUP: Mac = [1, 0, 0x5e, 0, 0, 1];
 const OTHER_MACHINE: Mac = [2, 0, 0, 0, 0, 99];
-/// More Fragments (RFC 791 §3.1).
-const MORE: u16 = 0x2000;
 
 #[test]
 fn table() {
@@ -32,7 +30,7 @@ pub fn cases() -> Vec<Case> {
     for (what, packet, left, fails) in shapes() {
         let case = |what: &str| Case::new(Program::DecapTc, what, &packet);
         cases.push(fails.at_tc(case(&what).on_tunl0()));
-        // Nobody unwraps it in `replace`; with `spoof: stack` the kernel judges.
+        // In `replace` nothing unwraps it; with `spoof: stack` the kernel judges.
         cases.push(case(&format!("{what}, replace")).passed(left));
         cases.push(case(&format!("{what}, spoof: stack")).on_tunl0().spoof_to_stack().passed(left));
         let stranger = packet.clone().edit(0, |ip| ip.from = STRANGER);
@@ -76,7 +74,7 @@ fn shapes() -> Vec<(String, Frame, Reason, Fails)> {
 
 fn fragments(add: &mut impl FnMut(String, Frame, Reason, Fails)) {
     let first =
-        |length: u16| plain().edit(0, |ip| (ip.fragment, ip.total_length) = (MORE, Some(length)));
+        |length: u16| plain().edit(0, |ip| (ip.fragment, ip.total_length) = (MF, Some(length)));
     let short = Fails::Dropped(DecapNodeShortFragment);
     for length in [28, 36] {
         // What lies behind it is padding, whatever it looks like.
@@ -88,7 +86,7 @@ fn fragments(add: &mut impl FnMut(String, Frame, Reason, Fails)) {
         (3, Fails::Passed(DecapOuterFragment)),
         (0x1fff, Fails::Passed(DecapOuterFragment)),
     ] {
-        for more in [0, MORE] {
+        for more in [0, MF] {
             let packet = plain().edit(0, |ip| ip.fragment = more | offset);
             add(
                 format!("fragment at {offset} words, {more:#x}"),

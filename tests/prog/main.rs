@@ -5,6 +5,7 @@
 mod budget;
 mod cost;
 mod coverage;
+mod daemon_dead;
 mod decap_beside_tunl0;
 mod decap_tc;
 mod decap_tc_leased;

@@ -272,7 +272,7 @@ impl Case {
             .into_iter()
             .filter_map(|entry| match entry {
                 Entry::Lease(flow, lease) => Some((flow, lease)),
-                Entry::Route(..) | Entry::Node(..) | Entry::Endpoint(..) => None,
+                Entry::Route(..) | Entry::Node(..) | Entry::Endpoint(..) | Entry::Kept(_) => None,
             })
             .collect();
         for entry in &others {

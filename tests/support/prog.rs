@@ -20,6 +20,7 @@ use dataplane_common::{
 };
 use dataplane_user::{
     bpf::{by_address::ByAddress, masks::Masks, routes::Routes},
+    clock,
     object::DATAPLANE,
 };
 use ipnet::Ipv4Net;
@@ -43,6 +44,7 @@ pub struct Loaded {
     nodes: ByAddress<NodeEntry>,
     endpoints: ByAddress<EndpointEntry>,
     leases: HashMap<MapData, Flow, Lease>,
+    kept_at: Array<MapData, u64>,
     trampolines: BTreeMap<Program, Trampoline>,
     counters: PerCpuArray<MapData, Counter>,
     node_counters: PerCpuHashMap<MapData, Ipv4Be, NodeCounter>,
@@ -83,6 +85,8 @@ impl Loaded {
         let leases = map(&mut ebpf, "LEASES");
         let mut epoch: Array<_, u32> = map(&mut ebpf, "EPOCH");
         epoch.set(0, world::EPOCH, 0).expect("the epoch can be set");
+        let mut kept_at: Array<_, u64> = map(&mut ebpf, "KEPT_AT");
+        kept_at.set(0, u64::MAX, 0).expect("the time can be set");
         let counters = map(&mut ebpf, "COUNTERS");
         let node_counters = map(&mut ebpf, "NODE_COUNTERS");
         let trampolines = BTreeMap::new();
@@ -93,6 +97,7 @@ impl Loaded {
             nodes,
             endpoints,
             leases,
+            kept_at,
             trampolines,
             counters,
             node_counters,
@@ -117,6 +122,12 @@ impl Loaded {
             Entry::Endpoint(address, endpoint) => {
                 self.endpoints.insert(Ipv4Be::from(address), endpoint, NO_EXIST)
             }
+            Entry::Kept(ago) => {
+                let at = clock::monotonic().checked_sub(ago).expect("this host is up for longer");
+                let at = u64::try_from(at.as_nanos()).expect("this host is not up for so long");
+                self.kept_at.set(0, at, 0).expect("the time can be set");
+                Ok(())
+            }
             Entry::Lease(flow, lease) => self.leases.insert(flow, resolve(lease), NO_EXIST),
         };
         result.unwrap_or_else(|error| panic!("{entry:?} goes into its map: {error}"));
@@ -131,6 +142,10 @@ impl Loaded {
                 .remove(address.into())
                 .and_then(|()| self.node_counters.remove(&address.into())),
             Entry::Endpoint(address, _) => self.endpoints.remove(address.into()),
+            Entry::Kept(_) => {
+                self.kept_at.set(0, u64::MAX, 0).expect("the time can be set");
+                Ok(())
+            }
             // Whether a program left it or not.
             Entry::Lease(flow, _) => {
                 let _ = self.leases.remove(&flow);

@@ -1,7 +1,7 @@
 //! The small cluster every table is about: who has which address, and what the
 //! daemon would have written into the maps of node 1.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, time::Duration};
 
 use dataplane_common::{
     Direction, Endpoint, Flow, Hop, IfIndex, Ipv4Be, Lease, Mtu, Node, Route, Settings,
@@ -110,6 +110,8 @@ pub enum Entry {
     Node(Ipv4Addr, Node),
     /// In `ENDPOINTS`.
     Endpoint(Ipv4Addr, Endpoint),
+    /// In `KEPT_AT`: the daemon has compared everything so long ago; without it, just now.
+    Kept(Duration),
     /// In `LEASES`; for [`Lease::expires`] see [`LATER`] and [`NOW`].
     Lease(Flow, Lease),
 }

@@ -77,7 +77,8 @@ pub fn all(
     Ok(Checked { inner, tos, suspicion })
 }
 
-/// The source check. A lie is an error, or a suspicion where the stack shall judge.
+/// The source check. A lie is an error, or a suspicion where the stack shall judge: as configured,
+/// or because a pod may have moved since the daemon died.
 #[inline(always)]
 pub fn source(
     ctx: &impl EbpfContext,
@@ -93,5 +94,7 @@ pub fn source(
     };
     // Off unless the loader set AYA_LOG_LEVEL: an attacker must not buy CPU with it.
     warn!(ctx, "node {:i} sent a packet from {:i}", u32::from_be(outer.0), u32::from_be(inner.0));
-    if settings::spoofs_go_to_stack() { Ok(Some(stack)) } else { Err(drop) }
+    let may_be_true = settings::spoofs_go_to_stack()
+        || (!matches!(drop, Reason::DecapMartianSource) && !maps::are_kept());
+    if may_be_true { Ok(Some(stack)) } else { Err(drop) }
 }

@@ -35,6 +35,7 @@ pub struct Maps {
     pub next_hops: BTreeMap<Ipv4Addr, Mac>,
     /// What good leases bear.
     epoch: Array<MapData, u32>,
+    kept_at: Array<MapData, u64>,
 }
 
 /// How a map has to look for our programs and our handles to read it rightly.
@@ -50,7 +51,7 @@ struct Layout {
 /// The one map whose size is configured.
 pub const LEASES: &str = "LEASES";
 
-const LAYOUTS: [Layout; 8] = {
+const LAYOUTS: [Layout; 9] = {
     const fn map(
         name: &'static str,
         kind: MapType,
@@ -77,6 +78,7 @@ const LAYOUTS: [Layout; 8] = {
             entries: None,
         },
         map("EPOCH", MapType::Array, index, size_of::<u32>(), 1),
+        map("KEPT_AT", MapType::Array, index, size_of::<u64>(), 1),
     ]
 };
 
@@ -136,6 +138,7 @@ impl Maps {
             leases: Map::LruHashMap(open(LEASES)?).try_into()?,
             next_hops: BTreeMap::new(),
             epoch: Map::Array(open("EPOCH")?).try_into()?,
+            kept_at: Map::Array(open("KEPT_AT")?).try_into()?,
         })
     }
 
@@ -261,6 +264,16 @@ impl Maps {
             }
         }
         Ok(leases)
+    }
+
+    /// The maps are what is known `now` ([`crate::clock::monotonic`]): programs may rely on them
+    /// for [`KEPT_FOR`](dataplane_common::layout::KEPT_FOR).
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn keep(&mut self, now: Duration) -> Result<()> {
+        let nanoseconds = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        self.kept_at.set(0, nanoseconds, 0).context("telling programs that the maps are kept")
     }
 
     /// Ends all leases at once.

@@ -315,7 +315,8 @@ fn daemon_problems(
             Problem::new(
                 Code::DaemonStopped,
                 "",
-                "the daemon is not running; forwarding does not need it, changes do",
+                "the daemon is not running; forwarding does not need it, changes do; after a \
+                 minute sources that contradict the maps are left to the kernel to judge",
             )
             .remedy("start it: `systemctl start tunless`"),
         ),

@@ -70,6 +70,9 @@ impl Daemon {
         self.reporter.set(Stage::Apply, problems);
         self.report(&postponed).await;
         self.reporter.beat();
+        if let (Some(applier), None) = (&mut self.applier, &failure) {
+            applier.keep();
+        }
         self.reporter.publish();
         self.schedule(resync, is_complete, is_finished);
         if failure.is_none() || self.is_serving() {

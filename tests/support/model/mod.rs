@@ -77,6 +77,8 @@ impl Model {
                 }
                 Entry::Node(address, node) => model.nodes.push((address, node)),
                 Entry::Endpoint(address, endpoint) => model.endpoints.push((address, endpoint)),
+                // The model knows no time.
+                Entry::Kept(_) => {}
                 Entry::Lease(flow, lease) => model.leases.push((flow, lease)),
             }
         }

@@ -33,6 +33,7 @@ use super::{
 };
 use crate::{
     bpf::{Attachment, Maps, Pins, Programs, links, programs::has_tcx},
+    clock,
     config::{Attach, Config, DecapHook},
     desired::{self, Desired, RouteTables},
     kernel::{Host, Kernel},
@@ -104,7 +105,7 @@ impl Applier {
         recorded_rules: Option<String>,
     ) -> Result<Self> {
         let (programs, maps) = load(pins, config, desired)?;
-        Ok(Self {
+        let mut applier = Self {
             pins: pins.clone(),
             programs,
             maps,
@@ -113,7 +114,17 @@ impl Applier {
             leaving: Leaving::default(),
             rules: KnownRules::Unknown(recorded_rules),
             attached: BTreeSet::new(),
-        })
+        };
+        // Programs may come before the first comparison ends.
+        applier.keep();
+        Ok(applier)
+    }
+
+    /// Everything was compared just now.
+    pub fn keep(&mut self) {
+        if let Err(error) = self.maps.keep(clock::monotonic()) {
+            tracing::warn!("{error:#}");
+        }
     }
 
     /// Loads other programs if those there are were made for other settings. If new ones do

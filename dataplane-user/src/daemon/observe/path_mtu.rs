@@ -16,7 +16,7 @@ use crate::kernel::Path;
 #[derive(Default)]
 pub struct Said {
     least: BTreeMap<Ipv4Addr, Mtu>,
-    /// Whether nobody hears messages: then the kernel is believed.
+    /// Whether no messages are heard: then the kernel is believed.
     is_deaf: bool,
 }
 
@@ -78,7 +78,8 @@ mod tests {
         let learnt = |mtu| path(Some(mtu), true);
         let mut said = Said::default();
         let mut known = None;
-        let steps: [(&[(Ipv4Addr, u32)], Path, Option<u32>); 12] = [
+        type Step = (&'static [(Ipv4Addr, u32)], Path, Option<u32>);
+        let steps: [Step; 12] = [
             (&[], path(None, false), None),
             // Forged about a packet that we would not send, or about another node's path.
             (&[], learnt(552), None),
@@ -93,7 +94,7 @@ mod tests {
             (&[], path(None, false), None),
             (&[], learnt(600), None),
             (&[(NODE, 1200)], learnt(600), Some(1200)),
-            // The route's own MTU is nobody's word but the administrator's.
+            // The route's own MTU is the administrator's.
             (&[], path(Some(1000), false), Some(1000)),
             (&[], learnt(600), Some(1000)),
         ];
@@ -107,7 +108,7 @@ mod tests {
         }
     }
 
-    /// After a restart nobody knows who said it.
+    /// After a restart it is not known who said it.
     #[test]
     fn what_the_kernel_knew_before_us_is_believed() {
         let learnt = path(Some(1400), true);

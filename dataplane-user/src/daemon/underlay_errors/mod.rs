@@ -58,7 +58,7 @@ impl UnderlayErrors {
         let socket = IcmpSocket::open().inspect_err(|error| {
             tracing::warn!(
                 "no raw socket for ICMP, so pods hear of no errors of the underlay, and path MTUs are \
-                 found every 10 s only, whoever the kernel has them from: {error}"
+                 found every 10 s only, and not checked: {error}"
             );
         });
         let is_deaf = socket.is_err();

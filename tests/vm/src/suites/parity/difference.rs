@@ -111,7 +111,7 @@ differences! {
     OuterFragment Replace "fragments of an outer packet" "reassembled, unwrapped" "not unwrapped"
         "programs see fragments only; with DF there are none"
     ShortFragment Both "outer fragments that split the inner header" "reassembled, unwrapped" "not unwrapped"
-        "nobody could judge the inner source (RFC 1858)"
+        "no program could judge the inner source (RFC 1858)"
     Twice Both "a node's outer packet inside another one" "unwrapped twice" "not unwrapped"
         "the second inner source would get past the source check"
     NestedTunnel Replace "IPIP or 6in4 inside" "unwrapped once" "not unwrapped"
