@@ -1,33 +1,8 @@
 //! IPsec between the nodes: what the kernel would encrypt, or refuse, never travels in the clear.
 
 use serde_json::Value;
-use tunless_lab::{Daemon, Lab};
+use tunless_lab::{Daemon, Lab, sent::IPIP};
 use tunless_tests::scene::{SOON, Scene, Setup, answers, assert_answered, until};
-
-/// Counts IPIP packets in the router by who sent them.
-fn count_ipip(lab: &Lab) {
-    let chains: String = lab
-        .nodes()
-        .iter()
-        .map(|node| {
-            format!("ip protocol 4 ip saddr {} counter comment \"{}\"\n", node.ip, node.label)
-        })
-        .collect();
-    let table = format!(
-        "table ip ipip {{\nchain wire {{\ntype filter hook prerouting priority -320;\n{chains}}}\n}}\n"
-    );
-    lab.router.exec_with_input("nft", &["-f", "-"], &table).unwrap();
-}
-
-/// How many IPIP packets a node has sent.
-fn ipip_from(lab: &Lab, label: &str) -> u64 {
-    let text = lab.router.exec("nft", &["-j", "list", "table", "ip", "ipip"]).unwrap();
-    let json: Value = serde_json::from_str(&text).unwrap();
-    let rules = json["nftables"].as_array().unwrap().iter().filter_map(|item| item.get("rule"));
-    let rule = rules.into_iter().find(|rule| rule["comment"] == label).unwrap();
-    let counter = rule["expr"].as_array().unwrap().iter().find_map(|it| it.get("counter"));
-    counter.unwrap()["packets"].as_u64().unwrap()
-}
 
 /// Waits until `status` lists the other node as unreachable for the policy, and this one as down.
 fn wait_withheld(daemon: &Daemon, direction: &str) {
@@ -52,7 +27,7 @@ fn wait_talk(scene: &Scene) {
 #[test]
 fn nothing_leaves_in_the_clear_where_ipsec_is_wanted() {
     let mut scene = Scene::new(Lab::new().fabric_filter(true), Setup::OFF);
-    count_ipip(&scene.lab);
+    scene.lab.count_sent(&[IPIP]).unwrap();
     wait_talk(&scene);
     let (node1, node2) = (scene.lab.node1.clone(), scene.lab.node2.clone());
     let (ours, theirs) = (node2.ip, node1.ip);
@@ -73,13 +48,13 @@ fn nothing_leaves_in_the_clear_where_ipsec_is_wanted() {
                 scene.daemon2.kill9().unwrap();
                 scene.daemon2.restart().unwrap();
             }
-            let before = ipip_from(&scene.lab, "node2");
+            let before = scene.lab.sent("node2", IPIP).unwrap();
             assert!(!answers(&scene.lab.perf().netns, scene.lab.sit().ip));
-            assert_eq!(ipip_from(&scene.lab, "node2"), before, "nothing leaves node2");
+            assert_eq!(scene.lab.sent("node2", IPIP).unwrap(), before, "nothing leaves node2");
             // node1 has no such policy, and sends: node2 takes nothing of it in.
-            let before = ipip_from(&scene.lab, "node1");
+            let before = scene.lab.sent("node1", IPIP).unwrap();
             assert!(!answers(&scene.lab.sit().netns, scene.lab.perf().ip));
-            assert!(ipip_from(&scene.lab, "node1") > before, "node1 sends");
+            assert!(scene.lab.sent("node1", IPIP).unwrap() > before, "node1 sends");
         }
         node2.netns.ip(&format!("xfrm policy delete {selector}")).unwrap();
         wait_talk(&scene);

@@ -48,6 +48,7 @@ pub mod packet;
 mod packet_socket;
 mod pod;
 pub mod scale;
+pub mod sent;
 pub mod service;
 pub mod systemd;
 mod topology;

@@ -48,6 +48,12 @@ const WANTED: &[&str] = &[
     "xt_nat",
     "xt_statistic",
     "xt_tcpudp",
+    // IPsec, with AES-GCM.
+    "esp4",
+    "xfrm_user",
+    "ctr",
+    "gcm",
+    "seqiv",
     // Sockets.
     "af_packet",
     // Measuring.
@@ -55,7 +61,7 @@ const WANTED: &[&str] = &[
 ];
 
 /// Part of another module in newer kernels.
-const FORMER: &[&str] = &["nft_objref"];
+const FORMER: &[&str] = &["nft_objref", "ghash-generic"];
 
 /// A module, ready to load.
 pub struct Module {

@@ -5,6 +5,7 @@
 pub mod accelerate;
 pub mod counted;
 pub mod interop;
+pub mod ipsec;
 pub mod parity;
 pub mod smoke;
 pub mod underlay;
@@ -15,8 +16,15 @@ use anyhow::Result;
 use crate::{Kernel, bench, checks::Checks, figures::Figures};
 
 /// Every suite.
-pub const ALL: &[Suite] =
-    &[smoke::SUITE, interop::SUITE, accelerate::SUITE, parity::SUITE, underlay::SUITE, xdp::SUITE];
+pub const ALL: &[Suite] = &[
+    smoke::SUITE,
+    interop::SUITE,
+    accelerate::SUITE,
+    parity::SUITE,
+    underlay::SUITE,
+    ipsec::SUITE,
+    xdp::SUITE,
+];
 
 /// The suite that `cargo xtask test` runs on every kernel.
 pub const SMOKE: &str = smoke::SUITE.name;
