@@ -4,9 +4,10 @@
 //! beside the old and swaps the programs, instead of reading the old wrongly.
 
 use crate::{
-    Counter, Endpoint, EndpointEntry, Flow, Handover, Hop, Lease, Node, NodeCounter, NodeEntry,
-    Prefix, PrefixRoute, Reason, Route, Settings,
+    Counter, Endpoint, EndpointEntry, Flow, Handover, Hop, Lease, LinkState, Node, NodeCounter,
+    NodeEntry, Prefix, PrefixRoute, Reason, Route, Settings,
     layout::{MAX_ENDPOINTS, MAX_MASKS, MAX_NODES, MAX_ROUTES},
+    link::LINK_SLOTS,
 };
 
 /// The hash of all shared layouts, map sizes and the reasons' order (FNV-1a, 32 bit).
@@ -27,7 +28,8 @@ pub const ABI: u32 = {
         Settings::LAYOUT,
         Flow::LAYOUT,
         Lease::LAYOUT,
-        &[MAX_ROUTES, MAX_MASKS, MAX_NODES, MAX_ENDPOINTS],
+        LinkState::LAYOUT,
+        &[MAX_ROUTES, MAX_MASKS, MAX_NODES, MAX_ENDPOINTS, LINK_SLOTS],
     ];
     let mut i = 0;
     while i < layouts.len() {

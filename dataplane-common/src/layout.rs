@@ -10,6 +10,7 @@
 //! | `NODE_COUNTERS` | per-CPU hash | node IP → [`NodeCounter`] |
 //! | `LEASES` | LRU hash | [`crate::Flow`] → [`Lease`] |
 //! | `EPOCH` | array of one | 0 → the epoch leases must be of |
+//! | `LINKS` | array of [`crate::link::LINK_SLOTS`] | slot → [`crate::LinkState`] |
 
 use crate::{IfIndex, Ipv4Be, Mac, Mtu};
 
@@ -308,6 +309,32 @@ plain! {
         pub secret: u32,
         /// The outer source.
         pub node: Ipv4Be,
+    }
+}
+
+impl Handover {
+    /// Returns the metadata that vouches for a packet of `node`, which was decapsulated.
+    #[inline(always)]
+    #[must_use]
+    pub const fn signed(secret: u32, node: Ipv4Be) -> Self {
+        Self { secret, node }
+    }
+
+    /// Returns the metadata of a packet that was left encapsulated: does it arrive? Versions that
+    /// know no marks find no secret, and take the packet for what it is.
+    #[inline(always)]
+    #[must_use]
+    pub const fn mark(secret: u32) -> Self {
+        Self { secret: 0, node: Ipv4Be(secret) }
+    }
+
+    /// Returns the source MAC of decapsulated frames. With it they are recognized if they arrive
+    /// without their metadata; of use for nothing else, because 32 bits can be guessed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn source_mac(secret: u32) -> Mac {
+        // Locally administered, of one station; the rest is for people who see it.
+        Mac([u16::from_ne_bytes([0x02, 0x54]), (secret >> 16) as u16, secret as u16])
     }
 }
 

@@ -21,6 +21,7 @@ pub mod flow;
 pub mod interface;
 pub mod ipv4;
 pub mod layout;
+pub mod link;
 pub mod program;
 pub mod reason;
 pub mod settings;
@@ -34,6 +35,7 @@ pub use layout::{
     Counter, Endpoint, EndpointEntry, Handover, Hop, Lease, Node, NodeCounter, NodeEntry, Prefix,
     PrefixRoute, Route,
 };
+pub use link::{Duty, LinkState};
 pub use program::Program;
 pub use reason::{Reason, Verdict};
 pub use settings::Settings;

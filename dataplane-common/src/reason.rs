@@ -160,6 +160,7 @@ reasons! {
     Tunl0CannotEncapsulate "tunl0_cannot_encapsulate" EncapHost Passed "left to tunl0: the kernel gave no room for an outer header (GSO that is neither TCP nor UDP, memory)"
     // decap_xdp: what decap_tc would count is left to it.
     XdpUnwrapped "xdp_unwrapped" DecapXdp Passed "unwrapped by XDP and handed to decap_tc, which counts its delivery"
+    XdpMarked "xdp_marked" DecapXdp Passed "left to decap_tc with a mark: whether XDP metadata arrives on this link is not proven yet"
     XdpUnable "xdp_unable" DecapXdp Passed "the driver has no room for XDP metadata; decap_tc unwraps instead"
     // Decapsulation, in the order of the checks.
     DecapOuterTruncated "decap_outer_truncated" DecapTc Passed "shorter than an Ethernet and an IPv4 header"
@@ -191,6 +192,7 @@ reasons! {
     DecapNodeShortFragment "decap_node_short_fragment" DecapTc Dropped "beside tunl0, which would unwrap it without our source check: a node's fragment that ends or begins within the inner header (RFC 1858 §3, RFC 3128)"
     DecapNodeTwice "decap_node_twice" DecapTc Dropped "beside tunl0, which would unwrap it twice, the second time without our source check: a node's tunnel packet inside another, to no pod of ours"
     DecapHandoverStray "decap_handover_stray" DecapTc Dropped "unwrapped by XDP, but for a VLAN, for another machine or cut short after all; passed up it would be plain"
+    DecapHandoverLost "decap_handover_lost" DecapTc Dropped "unwrapped by XDP, but its XDP metadata did not arrive; from here on decap_tc unwraps on this link"
     // Delivery of what passed them all.
     DecapMartianToStack "decap_martian_to_stack" DecapTc Forwarded "as decap_martian_source; unwrapped for the kernel to judge, as `spoof: stack` says"
     DecapOwnToStack "decap_own_to_stack" DecapTc Forwarded "as decap_own_source; unwrapped for the kernel to judge, as `spoof: stack` says"

@@ -93,6 +93,13 @@ pub fn drop_priority_tag(ctx: &TcContext) {
     }
 }
 
+/// Returns the interface an XDP frame came in by.
+#[inline(always)]
+pub fn xdp_ifindex(ctx: &XdpContext) -> IfIndex {
+    // SAFETY: the context is valid while the program runs.
+    IfIndex(unsafe { (*ctx.ctx).ingress_ifindex })
+}
+
 /// Moves the start of an XDP frame by `delta` bytes; metadata goes along.
 #[inline(always)]
 pub fn xdp_adjust_head(ctx: &XdpContext, delta: i32) -> Result<(), i64> {
@@ -146,6 +153,14 @@ pub fn redirect_peer(ifindex: IfIndex) -> i32 {
 pub fn forget_hash(ctx: &TcContext) {
     // SAFETY: a helper call on our own context.
     unsafe { generated::bpf_set_hash_invalid(ctx.as_ptr().cast()) };
+}
+
+/// The kernel's timer ticks: how many a second, the kernel knows. A load from memory, because the
+/// verifier puts that in the place of the call (`kernel/bpf/verifier.c`).
+#[inline(always)]
+pub fn tick() -> u64 {
+    // SAFETY: no memory is passed.
+    unsafe { generated::bpf_jiffies64() }
 }
 
 /// `CLOCK_MONOTONIC`, nanoseconds, to the last timer tick: cheap.

@@ -11,9 +11,10 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use dataplane_common::{
-    Counter, Endpoint, EndpointEntry, Flow, Ipv4Be, Lease, Node, NodeCounter, NodeEntry, Prefix,
-    PrefixRoute, Reason, Route,
+    Counter, Endpoint, EndpointEntry, Flow, IfIndex, Ipv4Be, Lease, LinkState, Node, NodeCounter,
+    NodeEntry, Prefix, PrefixRoute, Reason, Route,
     layout::{DEFAULT_LEASES, KEPT_FOR, MAX_ENDPOINTS, MAX_MASKS, MAX_NODES, MAX_ROUTES},
+    link::LINK_SLOTS,
 };
 
 use crate::helpers;
@@ -70,6 +71,11 @@ pub fn are_kept() -> bool {
     let kept_at = KEPT_AT.get(0).copied().unwrap_or(0);
     helpers::now().saturating_sub(kept_at) < KEPT_FOR
 }
+
+/// Link → whether what XDP vouches for arrives. Entries are made by the daemon, written by the
+/// programs.
+#[btf_map]
+static LINKS: Array<LinkState, LINK_SLOTS> = Array::new();
 
 /// The longest route that covers `address`. An entry that has become another prefix's is not there:
 /// a shorter one may cover the address, too.
@@ -147,6 +153,15 @@ pub fn revoke(flow: &Flow) {
 #[inline(always)]
 pub fn epoch() -> u32 {
     EPOCH.get(0).copied().unwrap_or(0)
+}
+
+/// What is known of hand-overs on a link; nothing where the daemon wants none.
+#[inline(always)]
+pub fn link(ifindex: IfIndex) -> Option<&'static mut LinkState> {
+    let link = LINKS.get_ptr_mut(LinkState::slot(ifindex))?;
+    // SAFETY: a slot of the array. Other CPUs write it, too: see `dataplane_common::link`.
+    let link = unsafe { &mut *link };
+    (link.ifindex == ifindex).then_some(link)
 }
 
 /// Reads what tells whose an entry is, after everything else was read of it.

@@ -1,9 +1,15 @@
 //! `decap_xdp`: unwrapped before an skb exists and vouched for, dropped if a
 //! proven lie, or left as it is for `decap_tc`.
 
+use std::net::Ipv4Addr;
+
 use dataplane_common::{
-    Direction, Lease,
-    Reason::{DecapEcnViolation, DecapInnerTtlZero, XdpUnable, XdpUnwrapped},
+    Direction, IfIndex, Lease, LinkState,
+    Reason::{
+        DecapEcnViolation, DecapInnerTtlZero, DecapMartianSource, XdpMarked, XdpUnable,
+        XdpUnwrapped,
+    },
+    link::{PATIENCE, TICKS},
 };
 use tunless_tests::{
     case::{self, Case},
@@ -12,8 +18,8 @@ use tunless_tests::{
     packet::{DF, EVIL, Frame, flags},
     prog::Program,
     world::{
-        Entry, NODE2, NODE3, POD, REMOTE, ROUTER_MAC, SECRET, STRANGER, TUNNEL_ADDRESS, YOUNG_POD,
-        flow, lease, way_to_pod,
+        Entry, HANDOVER_MAC, LATER, NIC_IF, NIC_MAC, NODE2, NODE3, POD, REMOTE, ROUTER_MAC, SECRET,
+        STRANGER, TUNNEL_ADDRESS, YOUNG_POD, flow, lease, way_to_pod,
     },
 };
 
@@ -29,6 +35,7 @@ pub fn cases() -> Vec<Case> {
         congestion(),
         left_alone(),
         metadata(),
+        phases(),
         leases_matter_to_tc_alone(),
         in_order(Program::DecapXdp, &plain(), &decap(Program::DecapXdp), Fails::at_xdp),
     ]
@@ -40,13 +47,18 @@ fn case(what: impl Into<String>, packet: &Frame) -> Case {
 }
 
 /// What tells `decap_tc` that `node` sent it.
-fn proof(node: std::net::Ipv4Addr) -> Vec<u8> {
+fn proof(node: Ipv4Addr) -> Vec<u8> {
     [SECRET.to_ne_bytes(), node.octets()].concat()
+}
+
+/// Without its outer header, from a MAC that tells it is.
+fn bare(packet: &Frame) -> Frame {
+    packet.clone().unwrapped().macs(NIC_MAC, HANDOVER_MAC)
 }
 
 /// Handed over without its outer header, otherwise untouched.
 fn handed(what: impl Into<String>, packet: &Frame) -> Case {
-    case(what, packet).handed_over(XdpUnwrapped, &packet.clone().unwrapped(), &proof(NODE2))
+    case(what, packet).handed_over(XdpUnwrapped, &bare(packet), &proof(NODE2))
 }
 
 fn unwrapped() -> Vec<Case> {
@@ -70,7 +82,7 @@ fn unwrapped() -> Vec<Case> {
     }
     for (node, source) in honest() {
         let packet = plain().edit(0, |ip| ip.from = node).edit(1, |ip| ip.from = source);
-        let out = packet.clone().unwrapped();
+        let out = bare(&packet);
         let case = case(format!("{source} from {node}"), &packet);
         cases.push(case.handed_over(XdpUnwrapped, &out, &proof(node)));
     }
@@ -87,7 +99,7 @@ fn congestion() -> Vec<Case> {
             cases.push(match merged {
                 None => case.dropped(DecapEcnViolation),
                 Some(merged) => {
-                    let out = packet.edit(1, |ip| ip.tos = 0x48 | merged).unwrapped();
+                    let out = bare(&packet.edit(1, |ip| ip.tos = 0x48 | merged));
                     case.handed_over(XdpUnwrapped, &out, &proof(NODE2))
                 }
             });
@@ -132,12 +144,12 @@ fn leases_matter_to_tc_alone() -> Vec<Case> {
         handed("verified, no lease", &plain()).verified(),
         leased("a lease", &plain(), NODE2.into(), REMOTE).handed_over(
             XdpUnwrapped,
-            &plain().unwrapped(),
+            &bare(&plain()),
             &proof(NODE2),
         ),
         leased("another node's lease", &plain(), NODE3.into(), REMOTE).handed_over(
             XdpUnwrapped,
-            &plain().unwrapped(),
+            &bare(&plain()),
             &proof(NODE2),
         ),
     ];
@@ -152,6 +164,45 @@ fn leases_matter_to_tc_alone() -> Vec<Case> {
     cases
 }
 
+/// Until marks are known to arrive packets are marked, and none is touched; where hand-overs do not
+/// arrive, all is left to TC.
+fn phases() -> Vec<Case> {
+    let mark = [[0; 4], SECRET.to_ne_bytes()].concat();
+    let testing = LinkState::new(IfIndex(NIC_IF));
+    let packet = &plain();
+    // Asked long ago, in as many ticks as patience has, and never answered.
+    let in_vain = |phase| LinkState { phase, asked: 1, last: 1, ticks: TICKS, ..testing };
+    let marked = |what, link| case(what, packet).link(link).handed_over(XdpMarked, packet, &mark);
+    let given_up = |what, link| {
+        let case = case(what, packet).link(link).leaves_phase(LinkState::SILENT);
+        // Room was made before it was asked.
+        case.leaves_metadata(&[0; 8])
+    };
+    let lie = plain().edit(1, |ip| ip.from = Ipv4Addr::LOCALHOST);
+    let mut cases = vec![
+        marked("a link that is tested", testing),
+        marked("asked long ago, but not often", LinkState { ticks: TICKS - 1, ..in_vain(0) }),
+        handed("proven, asked long ago and answered", packet)
+            .link(LinkState { seen: 1, ..in_vain(LinkState::PROVEN) }),
+        handed("proven, asked often, but just now", packet)
+            .link(LinkState { asked: LATER - PATIENCE, ..in_vain(LinkState::PROVEN) }),
+        given_up("no mark arrives", in_vain(LinkState::TESTING)),
+        given_up("nothing arrives any more", in_vain(LinkState::PROVEN)),
+        case("a lie, on a link that is tested", &lie).link(testing).dropped(DecapMartianSource),
+        case("not ours, on a link that is tested", &ip().unwrapped().udp(1, 2)).link(testing),
+        case("no room for a mark", packet)
+            .link(testing)
+            .metadata(&[0xa5; MOST_METADATA])
+            .passed(XdpUnable),
+    ];
+    for phase in [LinkState::LOST, LinkState::SILENT] {
+        let link = LinkState { phase, ..testing };
+        cases.push(case(format!("given up: {phase}"), packet).link(link));
+        cases.push(case("a lie, given up", &lie).link(link).dropped(DecapMartianSource));
+    }
+    cases
+}
+
 /// As much as kernel 6.18 takes in front of a frame: eight more do not fit.
 const MOST_METADATA: usize = 216;
 
@@ -162,7 +213,7 @@ fn metadata() -> Vec<Case> {
     vec![
         case("metadata of others", &plain()).metadata(&theirs).handed_over(
             XdpUnwrapped,
-            &plain().unwrapped(),
+            &bare(&plain()),
             &both,
         ),
         case("no room for more metadata", &plain())

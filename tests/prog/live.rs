@@ -4,11 +4,11 @@ use std::net::Ipv4Addr;
 
 use aya::programs::TcAttachType;
 use dataplane_common::{
-    Direction, IfIndex,
+    Direction, IfIndex, LinkState,
     Reason::{
-        self, DecapNotForHost, DecapNotIpip, DecapNotIpv4, DecapOuterTruncated, DecapToPod,
-        DecapToStack, HostEncapsulated, HostTooBig, HostTruncated, PodEncapsulated, PodNotIpv4,
-        PodTooBig, PodTruncated, XdpUnwrapped,
+        self, DecapHandoverLost, DecapNotForHost, DecapNotIpip, DecapNotIpv4, DecapOuterTruncated,
+        DecapToPod, DecapToStack, HostEncapsulated, HostTooBig, HostTruncated, PodEncapsulated,
+        PodNotIpv4, PodTooBig, PodTruncated, XdpUnwrapped,
     },
     Settings,
 };
@@ -21,9 +21,9 @@ use tunless_tests::{
     prog::{Loaded, Program},
     wire::{Shape, Wire},
     world::{
-        DROP_IF, HOST_MAC, JUMBO, MTU, NEXT_HOP_MAC, NIC_IF, NIC_MAC, NODE_UNKNOWN, NODE1, NODE2,
-        NODE3, OTHER_MAC, POD, POD_MAC, REMOTE, REMOTE3, ROUTER_MAC, SECRET, STRANGER, TUNNEL_MAC,
-        WIRE_IF, from_pod, from_stack, from_wire, node, route, settings,
+        DROP_IF, HANDOVER_MAC, HOST_MAC, JUMBO, MTU, NEXT_HOP_MAC, NIC_IF, NIC_MAC, NODE_UNKNOWN,
+        NODE1, NODE2, NODE3, OTHER_MAC, POD, POD_MAC, PROVEN, REMOTE, REMOTE3, ROUTER_MAC, SECRET,
+        STRANGER, TUNNEL_MAC, WIRE_IF, from_pod, from_stack, from_wire, node, route, settings,
     },
 };
 
@@ -114,6 +114,7 @@ pub fn cases() -> Vec<LiveCase> {
         segmented(),
         in_pages(),
         handed_over(),
+        proven_and_lost(),
         vouched_for(),
     ]
     .concat()
@@ -132,7 +133,7 @@ pub fn cases_with_the_fast_path_off() -> Vec<LiveCase> {
         LiveCase::new(Hook::NicXdp, "XDP, then into the tunnel device", &packet)
             .counted(XdpUnwrapped)
             .counted_bytes(DecapToStack, INNER)
-            .sent(Exit::Tunnel, &stack(&packet), NODE2, INNER),
+            .sent(Exit::Tunnel, &stack(&packet).macs(TUNNEL_MAC, HANDOVER_MAC), NODE2, INNER),
     ]
 }
 
@@ -345,7 +346,7 @@ fn handed_over() -> Vec<LiveCase> {
         LiveCase::new(Hook::NicXdp, "to nobody here", &stranger)
             .counted(XdpUnwrapped)
             .counted_bytes(Reason::DecapNoEndpointToStack, INNER)
-            .sent(Exit::Tunnel, &stack(&stranger), NODE2, INNER),
+            .sent(Exit::Tunnel, &stack(&stranger).macs(TUNNEL_MAC, HANDOVER_MAC), NODE2, INNER),
         LiveCase::new(Hook::NicXdp, "for another machine", &other).counted(DecapNotForHost),
         LiveCase::new(Hook::NicXdp, "for many", &many).counted(DecapNotForHost),
         LiveCase::new(Hook::NicXdp, "a lie", &forged).counted(Reason::DecapForgedSource),
@@ -353,6 +354,53 @@ fn handed_over() -> Vec<LiveCase> {
         LiveCase::new(Hook::NicXdp, "plain, vouched for by nobody", &packet.unwrapped())
             .counted(DecapNotIpip),
     ]
+}
+
+/// A mark that arrives proves a link, and only then does XDP unwrap; what was unwrapped and lost its
+/// metadata gives the link up.
+fn proven_and_lost() -> Vec<LiveCase> {
+    let testing = LinkState::new(IfIndex(NIC_IF));
+    let (packet, plain) = (decap::plain(), decap::plain().unwrapped());
+    let mark = [[0; 4], SECRET.to_ne_bytes()].concat();
+    let after = |what: &str, packet: &Frame, metadata: &[u8]| {
+        LiveCase::new(Hook::AfterXdp, what, packet).metadata(metadata)
+    };
+    let lost = plain.clone().macs(NIC_MAC, HANDOVER_MAC);
+    let not_quite = [HANDOVER_MAC[..5].to_vec(), vec![HANDOVER_MAC[5] ^ 1]].concat();
+    let not_quite = plain.clone().macs(NIC_MAC, not_quite.try_into().unwrap());
+    let mut cases = vec![
+        LiveCase::new(Hook::NicXdp, "marked, and unwrapped by TC", &packet)
+            .link(testing, LinkState::PROVEN)
+            .counted(Reason::XdpMarked)
+            .counted(DecapToPod)
+            .sent(Exit::Pod, &pod(&packet), NODE2, INNER),
+        after("a mark is not proof of a node", &plain, &mark)
+            .link(testing, LinkState::PROVEN)
+            .counted(DecapNotIpip),
+        after("metadata is lost", &lost, &[])
+            .link(PROVEN, LinkState::LOST)
+            .counted(DecapHandoverLost),
+        after("another's metadata", &lost, &[7; 8])
+            .link(PROVEN, LinkState::LOST)
+            .counted(DecapHandoverLost),
+        after("another source", &not_quite, &[]).counted(DecapNotIpip),
+    ];
+    for phase in [LinkState::LOST, LinkState::SILENT] {
+        let given_up = LinkState { phase, ..testing };
+        cases.push(
+            LiveCase::new(Hook::NicXdp, format!("given up: {phase}"), &packet)
+                .link(given_up, phase)
+                .counted(DecapToPod)
+                .sent(Exit::Pod, &pod(&packet), NODE2, INNER),
+        );
+    }
+    for bit in 0..64 {
+        let mut wrong = mark.clone();
+        wrong[bit / 8] ^= 1 << (bit % 8);
+        let case = after(&format!("bit {bit} of a mark wrong"), &plain, &wrong);
+        cases.push(case.link(testing, LinkState::TESTING).counted(DecapNotIpip));
+    }
+    cases
 }
 
 /// Metadata is believed if it is ours, whole and of our making.

@@ -27,9 +27,9 @@ use tunless_tests::{
     prog::{Loaded, Program},
     wire::{Shape, Wire},
     world::{
-        Entry, HOST_MAC, JUMBO, MARK, NIC_MAC, NODE1, NODE2, NODE3, POD, POD_MAC, REMOTE, REMOTE3,
-        ROUTER_MAC, SECRET, TUNNEL_MAC, flow, from_pod, from_stack, from_wire, lease, settings,
-        to_pod, way_to_node2, way_to_pod,
+        Entry, HANDOVER_MAC, HOST_MAC, JUMBO, MARK, NIC_MAC, NODE1, NODE2, NODE3, POD, POD_MAC,
+        REMOTE, REMOTE3, ROUTER_MAC, SECRET, TUNNEL_MAC, flow, from_pod, from_stack, from_wire,
+        lease, settings, to_pod, way_to_node2, way_to_pod,
     },
 };
 
@@ -96,7 +96,7 @@ fn handed_over() -> Vec<LiveCase> {
         let bytes = length(packet);
         case.counted(XdpUnwrapped).counted_bytes(reason, bytes).sent(
             Exit::Tunnel,
-            &stack(packet),
+            &stack(packet).macs(TUNNEL_MAC, HANDOVER_MAC),
             NODE2,
             bytes,
         )

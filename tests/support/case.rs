@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, net::Ipv4Addr, ops::RangeInclusive};
 
-use dataplane_common::{Counter, Direction, Flow, Lease, NodeCounter, Reason, Settings};
+use dataplane_common::{Counter, Direction, Flow, Lease, LinkState, NodeCounter, Reason, Settings};
 
 use super::{
     hex,
@@ -25,11 +25,13 @@ pub struct Case {
     packet: Vec<u8>,
     context: Context,
     extra: Vec<Entry>,
+    link: LinkState,
     action: Action,
     out: Vec<u8>,
     metadata: Vec<u8>,
     mark: u32,
     proof: u16,
+    phase: u32,
     leases: Vec<(Flow, Becomes)>,
     counts: Vec<(Reason, u64)>,
     nodes: Vec<(Ipv4Addr, Direction, u64)>,
@@ -67,10 +69,12 @@ impl Case {
             packet,
             context: Context::new(program),
             extra: Vec::new(),
+            link: world::PROVEN,
             action: Action::Pass,
             metadata: Vec::new(),
             mark: 0,
             proof: 0,
+            phase: LinkState::PROVEN,
             leases: Vec::new(),
             counts: Vec::new(),
             nodes: Vec::new(),
@@ -183,6 +187,20 @@ impl Case {
         self
     }
 
+    /// With this known of hand-overs by the NIC, before and, until the row says otherwise, after.
+    #[must_use]
+    pub fn link(mut self, link: LinkState) -> Self {
+        (self.link, self.phase) = (link, link.phase);
+        self
+    }
+
+    /// With this phase of the link afterwards.
+    #[must_use]
+    pub fn leaves_phase(mut self, phase: u32) -> Self {
+        self.phase = phase;
+        self
+    }
+
     /// With one more line in a map.
     #[must_use]
     pub fn with(mut self, entry: Entry) -> Self {
@@ -230,6 +248,13 @@ impl Case {
         self.out = out.bytes();
         self.metadata = metadata.to_vec();
         self.count(reason)
+    }
+
+    /// With this XDP metadata in front afterwards.
+    #[must_use]
+    pub fn leaves_metadata(mut self, metadata: &[u8]) -> Self {
+        self.metadata = metadata.to_vec();
+        self
     }
 
     /// Run once more on what the last row's run left: it must be left so, with
@@ -285,11 +310,13 @@ impl Case {
         };
         // That was a run, too.
         loaded.set_leases(&leases);
+        loaded.set_link(self.link);
         loaded.reset();
         let (before, start) = (loaded.leases(), now());
         let ran = loaded.run(self.program, &self.packet, &self.context);
         let (after, end) = (loaded.leases(), now());
         let counters = loaded.counters();
+        let phase = loaded.link(self.program).phase;
         for entry in &others {
             loaded.remove(entry);
         }
@@ -300,6 +327,9 @@ impl Case {
         let mut wrong = self.judge(&ran, &counters);
         if proof != u32::from(self.proof) {
             let _ = writeln!(wrong, "tc_index {proof:#06x}, expected {:#06x}", self.proof);
+        }
+        if phase != self.phase {
+            let _ = writeln!(wrong, "the link's phase is {phase}, expected {}", self.phase);
         }
         wrong += &self.judge_leases(before, after, start..=end);
         wrong += &judge_last_seen(&counters, start..=end);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use aya::programs::{LinkOrder, TcAttachType, XdpMode, tc::TcAttachOptions};
-use dataplane_common::{Direction, Flow, Lease, Reason, Settings};
+use dataplane_common::{Direction, Flow, Lease, LinkState, Reason, Settings};
 
 use super::{
     case::difference,
@@ -66,6 +66,8 @@ pub struct LiveCase {
     counts: Vec<Reason>,
     bytes: Vec<u64>,
     nodes: Vec<(Ipv4Addr, Direction, u64)>,
+    link: LinkState,
+    phase: u32,
 }
 
 impl LiveCase {
@@ -85,7 +87,16 @@ impl LiveCase {
             counts: Vec::new(),
             bytes: Vec::new(),
             nodes: Vec::new(),
+            link: world::PROVEN,
+            phase: LinkState::PROVEN,
         }
+    }
+
+    /// With this known of hand-overs by the NIC, and this phase afterwards.
+    #[must_use]
+    pub const fn link(mut self, link: LinkState, phase: u32) -> Self {
+        (self.link, self.phase) = (link, phase);
+        self
     }
 
     /// In an skb of this shape.
@@ -169,6 +180,7 @@ impl LiveCase {
             exit.drain();
         }
         loaded.reset();
+        loaded.set_link(self.link);
         let packet = self.packet.bytes();
         match self.hook {
             Hook::Pod => net.pod.send(&packet, self.shape),
@@ -184,8 +196,12 @@ impl LiveCase {
             loaded.remove(entry);
         }
 
+        let phase = loaded.link(Program::DecapTc).phase;
         let counts: Vec<_> = self.counts.iter().copied().zip(self.bytes.iter().copied()).collect();
         let mut wrong = difference(&counters, &counts, &self.nodes);
+        if phase != self.phase {
+            wrong += &format!("the link's phase is {phase}, expected {}\n", self.phase);
+        }
         if leases != self.leases {
             wrong += &format!("leases {leases:?}\nexpected {:?}\n", self.leases);
         }

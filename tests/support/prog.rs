@@ -16,10 +16,11 @@ use aya::{
     util::nr_cpus,
 };
 use dataplane_common::{
-    Counter, EndpointEntry, Flow, Ipv4Be, Lease, NodeCounter, NodeEntry, Reason, Settings,
+    Counter, EndpointEntry, Flow, IfIndex, Ipv4Be, Lease, LinkState, NodeCounter, NodeEntry,
+    Reason, Settings,
 };
 use dataplane_user::{
-    bpf::{by_address::ByAddress, masks::Masks, routes::Routes},
+    bpf::{by_address::ByAddress, handovers::Links, masks::Masks, routes::Routes},
     clock,
     object::DATAPLANE,
 };
@@ -45,6 +46,7 @@ pub struct Loaded {
     endpoints: ByAddress<EndpointEntry>,
     leases: HashMap<MapData, Flow, Lease>,
     kept_at: Array<MapData, u64>,
+    links: Links,
     trampolines: BTreeMap<Program, Trampoline>,
     counters: PerCpuArray<MapData, Counter>,
     node_counters: PerCpuHashMap<MapData, Ipv4Be, NodeCounter>,
@@ -87,6 +89,8 @@ impl Loaded {
         epoch.set(0, world::EPOCH, 0).expect("the epoch can be set");
         let mut kept_at: Array<_, u64> = map(&mut ebpf, "KEPT_AT");
         kept_at.set(0, u64::MAX, 0).expect("the time can be set");
+        let links = Links::new(ebpf.take_map("LINKS").expect("the object has the map"));
+        let links = links.expect("LINKS is of the type we think");
         let counters = map(&mut ebpf, "COUNTERS");
         let node_counters = map(&mut ebpf, "NODE_COUNTERS");
         let trampolines = BTreeMap::new();
@@ -98,6 +102,7 @@ impl Loaded {
             endpoints,
             leases,
             kept_at,
+            links,
             trampolines,
             counters,
             node_counters,
@@ -105,6 +110,7 @@ impl Loaded {
         for entry in entries {
             loaded.add(entry);
         }
+        loaded.set_link(world::PROVEN);
         loaded
     }
 
@@ -195,6 +201,24 @@ impl Loaded {
         for (flow, lease) in leases {
             self.leases.insert(flow, resolve(*lease), NO_EXIST).expect("a lease can be written");
         }
+    }
+
+    /// What is known of hand-overs by the NIC, whatever its index is in a test run.
+    pub fn set_link(&mut self, link: LinkState) {
+        for ifindex in [world::NIC_IF, world::TEST_RUN_IF] {
+            let link = LinkState { ifindex: IfIndex(ifindex), ..link };
+            self.links.set(link).expect("LINKS can be written");
+        }
+    }
+
+    /// As `program` left it.
+    #[must_use]
+    pub fn link(&self, program: Program) -> LinkState {
+        let ifindex = match program {
+            Program::DecapXdp => world::TEST_RUN_IF,
+            _ => world::NIC_IF,
+        };
+        self.links.all().expect("LINKS can be read")[&IfIndex(ifindex)]
     }
 
     /// A TC program, to attach it or to look at it.

@@ -4,7 +4,7 @@
 use std::{net::Ipv4Addr, time::Duration};
 
 use dataplane_common::{
-    Direction, Endpoint, Flow, Hop, IfIndex, Ipv4Be, Lease, Mtu, Node, Route, Settings,
+    Direction, Endpoint, Flow, Hop, IfIndex, Ipv4Be, Lease, LinkState, Mtu, Node, Route, Settings,
 };
 
 use super::packet::{Frame, Mac, eth};
@@ -49,6 +49,8 @@ pub const STRANGER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 77);
 /// The underlay NIC. All indexes are clear of the devices some kernels put
 /// into every new namespace (`tunl0`, `sit0`).
 pub const NIC_IF: u32 = 102;
+/// What an XDP test run takes for the interface: `lo` (`net/bpf/test_run.c`).
+pub const TEST_RUN_IF: u32 = 1;
 /// The other end of [`NIC_IF`].
 pub const WIRE_IF: u32 = 103;
 /// The pod's interface on the host.
@@ -82,6 +84,13 @@ pub const MARK: u32 = 0x1000;
 /// What only our programs know.
 pub const SECRET: u32 = 0x736c_6e74;
 
+/// Source MAC of what XDP has unwrapped: two fixed bytes, then the halves of [`SECRET`].
+pub const HANDOVER_MAC: Mac = {
+    let (high, low) = ((SECRET >> 16) as u16, SECRET as u16);
+    let ([a, b], [c, d]) = (high.to_ne_bytes(), low.to_ne_bytes());
+    [0x02, 0x54, a, b, c, d]
+};
+
 /// MTU towards [`NODE2`].
 pub const MTU: u32 = 1500;
 /// MTU of the interfaces themselves.
@@ -100,6 +109,10 @@ pub const NOW: u64 = 0;
 pub const PACKETS: u64 = 3;
 /// Their bytes.
 pub const BYTES: u64 = 4000;
+
+/// Hand-overs arrive, whenever they are looked at.
+pub const PROVEN: LinkState =
+    LinkState { phase: LinkState::PROVEN, seen: LATER, ..LinkState::new(IfIndex(NIC_IF)) };
 
 /// One line of a map.
 #[derive(Clone, Copy, Debug)]

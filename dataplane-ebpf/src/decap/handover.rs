@@ -1,20 +1,30 @@
-//! How `decap_xdp` tells `decap_tc` that it has checked and unwrapped a packet.
+//! How `decap_xdp` hands over to `decap_tc` what it has checked and decapsulated.
 //!
-//! XDP metadata lies in front of the frame, survives into the skb, and keeps
-//! GRO from merging packets that differ in it. A plain packet without it was
-//! checked by nobody.
+//! XDP metadata lies in front of the frame, survives into the skb, and keeps GRO from merging packets
+//! that differ in it. Whether it survives is the driver's affair, and no driver tells: so packets are
+//! at first only marked, and all later ones bear a source MAC by which they are recognized if their
+//! metadata is lost. [`dataplane_common::link`] is the whole of it.
 
 use aya_ebpf::programs::{TcContext, XdpContext};
-use dataplane_common::{Handover, Ipv4Be};
+use dataplane_common::{Handover, Ipv4Be, Reason};
 
 use crate::{
-    helpers,
-    packet::{Frame, PackedHandover},
-    settings,
+    helpers, maps,
+    packet::{Ethernet, Frame, PackedHandover},
+    settings, skb,
 };
 
-/// Makes room for the proof before the packet is touched; unsigned, lest
-/// leftover bytes be taken for one.
+/// What `decap_xdp` vouches for.
+#[derive(Clone, Copy)]
+pub enum Vouched {
+    /// The packet is as it came from the wire.
+    Nothing,
+    /// It was checked, decapsulated, and came from this node.
+    For(Ipv4Be),
+}
+
+/// Makes room for the proof before the packet is touched; unsigned, so that
+/// leftover bytes are not taken for one.
 #[inline(always)]
 pub fn reserve(ctx: &XdpContext) -> Result<(), i64> {
     helpers::xdp_adjust_meta(ctx, -(size_of::<Handover>() as i32))?;
@@ -22,19 +32,53 @@ pub fn reserve(ctx: &XdpContext) -> Result<(), i64> {
     Ok(())
 }
 
-/// Signs: checked, unwrapped, came from `node`.
+/// Signs: checked, decapsulated, came from `node`.
 #[inline(always)]
 pub fn sign(ctx: &XdpContext, node: Ipv4Be) {
-    write(ctx, Handover { secret: settings::secret(), node });
+    write(ctx, Handover::signed(settings::secret(), node));
 }
 
-/// The node the packet came from, if `decap_xdp` vouches for it.
+/// Marks a packet that stays as it is.
 #[inline(always)]
-pub fn read(ctx: &TcContext) -> Option<Ipv4Be> {
-    let packed: PackedHandover = Frame::metadata_of_tc(ctx).read(0)?;
-    let handover = Handover::from(packed);
+pub fn mark(ctx: &XdpContext) {
+    write(ctx, Handover::mark(settings::secret()));
+}
+
+/// Takes what `decap_xdp` left: what it vouches for. What it wrote is erased, because metadata stays
+/// with the packet into the pod.
+#[inline(always)]
+pub fn take(ctx: &TcContext) -> Vouched {
+    let metadata = Frame::metadata_of_tc(ctx);
+    let Some(packed) = metadata.read::<PackedHandover>(0) else { return Vouched::Nothing };
+    let (handover, secret) = (Handover::from(packed), settings::secret());
     // Zero is what `reserve` leaves, and no secret.
-    (handover.secret != 0 && handover.secret == settings::secret()).then_some(handover.node)
+    let is_signed = secret != 0 && handover.secret == secret;
+    let is_marked = secret != 0 && handover == Handover::mark(secret);
+    if !is_signed && !is_marked {
+        return Vouched::Nothing;
+    }
+    let _ = metadata.edit(0, |proof| *proof = PackedHandover::from(Handover::default()));
+    if let Some(link) = maps::link(skb::ifindex(ctx)) {
+        link.answer(helpers::now());
+    }
+    if is_signed { Vouched::For(handover.node) } else { Vouched::Nothing }
+}
+
+/// Returns why a frame that holds no tunnel packet is left: that is `reason`, unless it was
+/// decapsulated by `decap_xdp` and has lost its metadata. Passed up it would be one of a pod on the
+/// NIC, which no rule about the tunnel device sees.
+#[inline(always)]
+pub fn lost(ctx: &TcContext, frame: Frame, reason: Reason) -> Reason {
+    let Some(ethernet) = frame.read::<Ethernet>(0) else { return reason };
+    let secret = settings::secret();
+    if secret == 0 || !ethernet.source.is(Handover::source_mac(secret)) {
+        return reason;
+    }
+    // On a link that XDP was just taken off there is no entry.
+    if let Some(link) = maps::link(skb::ifindex(ctx)) {
+        link.lose();
+    }
+    Reason::DecapHandoverLost
 }
 
 #[inline(always)]

@@ -15,11 +15,12 @@ mod unwrap;
 
 use aya_ebpf::programs::{TcContext, XdpContext};
 use dataplane_common::{
-    Ipv4Be, Reason, Verdict,
+    Duty, Ipv4Be, Reason, Verdict,
     ipv4::{Ipv4Header, OUTER_LENGTH, Room},
 };
 
 pub use self::grant::into_pod;
+use self::handover::Vouched;
 use crate::{
     exit::{Exit, Steps},
     flow, helpers, maps,
@@ -35,9 +36,9 @@ const ALL_HEADERS: u32 = (INNER + flow::HEADERS) as u32;
 /// From the NIC (TC ingress): wrapped, or unwrapped and vouched for by [`xdp`].
 #[inline(always)]
 pub fn tc(ctx: &TcContext) -> Exit {
-    match handover::read(ctx) {
-        Some(node) => handed_over(ctx, node),
-        None => encapsulated(ctx),
+    match handover::take(ctx) {
+        Vouched::For(node) => handed_over(ctx, node),
+        Vouched::Nothing => encapsulated(ctx),
     }
     .into()
 }
@@ -46,7 +47,8 @@ pub fn tc(ctx: &TcContext) -> Exit {
 #[inline(always)]
 fn encapsulated(ctx: &TcContext) -> Steps {
     let frame = Frame::linear(ctx, ALL_HEADERS);
-    let outer = check::ipip(frame, skb::is_in_vlan(ctx))?;
+    let outer = check::ipip(frame, skb::is_in_vlan(ctx))
+        .map_err(|reason| handover::lost(ctx, frame, reason))?;
     if !skb::is_for_host(ctx) {
         return Err(beside_tunl0::not_for_host(ctx, &outer));
     }
@@ -95,7 +97,7 @@ fn handed_over(ctx: &TcContext, node: Ipv4Be) -> Steps {
 
 /// From the NIC before an skb exists. `None` leaves the packet to [`tc`].
 ///
-/// Metadata is the proof for [`tc`]; where the driver has none, or the packet
+/// Metadata is the proof for [`tc`]; where the driver has none or may lose it, or the packet
 /// is suspect, or merely not ours, it stays as it is. So does a frame with a tag in it: the kernel
 /// takes the tag out before [`tc`] sees the packet.
 #[inline(always)]
@@ -116,9 +118,23 @@ pub fn xdp(ctx: &XdpContext) -> Option<Reason> {
         Err(reason) if reason.verdict() == Verdict::Dropped => return Some(reason),
         _ => return None,
     };
-    if handover::reserve(ctx).is_err() || unwrap::xdp(ctx, ethernet, &checked).is_err() {
+    let link = maps::link(helpers::xdp_ifindex(ctx)).filter(|link| !link.is_given_up())?;
+    if handover::reserve(ctx).is_err() {
         return Some(Reason::XdpUnable);
     }
-    handover::sign(ctx, outer.source);
-    Some(Reason::XdpUnwrapped)
+    let tick = helpers::tick();
+    match link.duty_in(tick).unwrap_or_else(|| link.ask(tick, helpers::now())) {
+        Duty::Leave => None,
+        Duty::Mark => {
+            handover::mark(ctx);
+            Some(Reason::XdpMarked)
+        }
+        Duty::Decapsulate if unwrap::xdp(ctx, ethernet, &checked).is_err() => {
+            Some(Reason::XdpUnable)
+        }
+        Duty::Decapsulate => {
+            handover::sign(ctx, outer.source);
+            Some(Reason::XdpUnwrapped)
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use aya_ebpf::programs::{TcContext, XdpContext};
 use dataplane_common::{
-    Reason,
+    Handover, Reason,
     ipv4::{Ipv4Header, OUTER_LENGTH},
 };
 
@@ -10,6 +10,7 @@ use super::check::Checked;
 use crate::{
     helpers,
     packet::{ETHERNET, Ethernet, Frame},
+    settings,
 };
 
 /// From an skb. On an error the packet is as it was.
@@ -21,12 +22,16 @@ pub fn tc(ctx: &TcContext, checked: &Checked) -> Result<(), Reason> {
     Ok(())
 }
 
-/// From an XDP frame, whose Ethernet header has to move along by hand.
+/// From an XDP frame, whose Ethernet header has to move along by hand. Its source becomes that of
+/// [`Handover::source_mac`].
 #[inline(always)]
 pub fn xdp(ctx: &XdpContext, ethernet: Ethernet, checked: &Checked) -> Result<(), i64> {
     helpers::xdp_adjust_head(ctx, OUTER_LENGTH as i32)?;
     let frame = Frame::of_xdp(ctx);
-    let _ = frame.edit(0, |header: &mut Ethernet| *header = ethernet);
+    let _ = frame.edit(0, |header: &mut Ethernet| {
+        *header = ethernet;
+        header.source = Handover::source_mac(settings::secret());
+    });
     mark_congestion(frame, checked);
     Ok(())
 }

@@ -7,13 +7,14 @@ use aya::maps::{
     Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, PerCpuHashMap,
 };
 use dataplane_common::{
-    Counter, EndpointEntry, Flow, Ipv4Be, Lease, Mac, NodeCounter, NodeEntry, Prefix, PrefixRoute,
-    Program, Reason, Route, Verdict,
+    Counter, EndpointEntry, Flow, Ipv4Be, Lease, LinkState, Mac, NodeCounter, NodeEntry, Prefix,
+    PrefixRoute, Program, Reason, Route, Verdict,
     layout::{MAX_ENDPOINTS, MAX_MASKS, MAX_NODES, MAX_ROUTES},
+    link::LINK_SLOTS,
 };
 use ipnet::Ipv4Net;
 
-use super::{Pins, by_address::ByAddress, masks::Masks, routes::Routes};
+use super::{Pins, by_address::ByAddress, handovers::Links, masks::Masks, routes::Routes};
 
 /// Every map of ours.
 pub struct Maps {
@@ -33,6 +34,8 @@ pub struct Maps {
     pub leases: HashMap<MapData, Flow, Lease>,
     /// The MAC of each node's next hop as it was last known: leases given since then may hold it.
     pub next_hops: BTreeMap<Ipv4Addr, Mac>,
+    /// Link → whether what XDP hands over there arrives.
+    pub links: Links,
     /// What good leases bear.
     epoch: Array<MapData, u32>,
     kept_at: Array<MapData, u64>,
@@ -51,7 +54,7 @@ struct Layout {
 /// The one map whose size is configured.
 pub const LEASES: &str = "LEASES";
 
-const LAYOUTS: [Layout; 9] = {
+const LAYOUTS: [Layout; 10] = {
     const fn map(
         name: &'static str,
         kind: MapType,
@@ -79,6 +82,7 @@ const LAYOUTS: [Layout; 9] = {
         },
         map("EPOCH", MapType::Array, index, size_of::<u32>(), 1),
         map("KEPT_AT", MapType::Array, index, size_of::<u64>(), 1),
+        map("LINKS", MapType::Array, index, size_of::<LinkState>(), LINK_SLOTS),
     ]
 };
 
@@ -137,6 +141,7 @@ impl Maps {
             node_counters: Map::PerCpuHashMap(open("NODE_COUNTERS")?).try_into()?,
             leases: Map::LruHashMap(open(LEASES)?).try_into()?,
             next_hops: BTreeMap::new(),
+            links: Links::new(Map::Array(open("LINKS")?))?,
             epoch: Map::Array(open("EPOCH")?).try_into()?,
             kept_at: Map::Array(open("KEPT_AT")?).try_into()?,
         })

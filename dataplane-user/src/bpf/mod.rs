@@ -4,6 +4,7 @@ pub mod by_address;
 pub mod features;
 pub mod filters;
 pub mod frozen;
+pub mod handovers;
 pub mod hook;
 pub mod links;
 pub mod maps;

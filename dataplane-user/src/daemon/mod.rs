@@ -54,7 +54,7 @@ const RESYNC: Duration = Duration::from_secs(10);
 /// How soon a failed change is tried again; twice as long each time, up to [`RESYNC`].
 const RETRY: Duration = Duration::from_secs(1);
 /// How often the programs that all pod traffic needs are checked: nothing announces a pin that
-/// is removed, or a link that is detached.
+/// is removed, a link that is detached, or metadata that does not arrive.
 const CHECK: Duration = Duration::from_millis(500);
 /// How often the rules of others are looked at again.
 const POLICY: Duration = Duration::from_secs(30);
@@ -83,8 +83,8 @@ struct Daemon {
     is_blocked: bool,
     /// nftables were changed since the last reconcile.
     rules_touched: bool,
-    /// A program that all pod traffic needs was gone at the last check.
-    has_lost: bool,
+    /// The programs that all pod traffic needs were not as they should be at the last check.
+    needs_repair: bool,
     /// READY was reported.
     is_ready: bool,
     /// The pause after the next failure.
@@ -191,10 +191,10 @@ impl Daemon {
             }
             Wake::Check => {
                 self.alarms.check = Instant::now() + CHECK;
-                let is_lost = self.has_lost_programs();
-                let was_lost = std::mem::replace(&mut self.has_lost, is_lost);
+                let needs_repair = self.needs_repair();
+                let needed_it = std::mem::replace(&mut self.needs_repair, needs_repair);
                 // What could not be repaired at once is tried again at the pace of failures.
-                (is_lost && !was_lost).then_some(Extent::Whole { resync: true })
+                (needs_repair && !needed_it).then_some(Extent::Whole { resync: true })
             }
             Wake::Look => {
                 // A directory that is a symlink, or a file system that announces nothing.

@@ -8,7 +8,11 @@ use tokio::time::Instant;
 use super::{
     Daemon, POLICY, RESYNC, RETRY,
     apply::{Applier, Outcome, Whole, serving, tunnel},
-    decide::{Fitness, NodeAddress, handovers::Counted, problems},
+    decide::{
+        Fitness, NodeAddress,
+        handovers::{Counted, Failure, GivenUp},
+        problems,
+    },
     observe::{
         Interest, Noticed, fitness,
         fitness::Depth,
@@ -20,7 +24,7 @@ use super::{
     weigh::weigh,
 };
 use crate::{
-    bpf::{Attachment, Maps, links},
+    bpf::{Attachment, Maps, filters, links},
     clock,
     config::Fastpath,
     desired::RouteTables,
@@ -116,12 +120,13 @@ impl Daemon {
         }
         tunnel::ensure(&mut self.observer, &facts, &self.pins).await?;
         let counted = self.counted()?;
+        let given_up = self.given_up().await?;
         let memory = self.decider.memory_mut();
         if memory.secret == 0 {
             memory.secret = serving::secret(&self.pins, 0)?;
         }
         let (host, paths) = (self.observer.host(), self.observer.paths());
-        let Some(decision) = self.decider.decide(host, paths, counted).cloned() else {
+        let Some(decision) = self.decider.decide(host, paths, counted, &given_up).cloned() else {
             return Ok(Outcome::default());
         };
         let new_sysctls = match decision.desired.mark_rules {
@@ -256,20 +261,49 @@ impl Daemon {
         noticed
     }
 
+    /// Calls `read` with the maps of this version; `None` without maps.
+    fn with_maps<T>(&self, read: impl FnOnce(&Maps) -> Result<T>) -> Result<Option<T>> {
+        match &self.applier {
+            Some(applier) => read(applier.maps()).map(Some),
+            None => Maps::open(&self.pins).ok().map(|maps| read(&maps)).transpose(),
+        }
+    }
+
     /// What `decap_xdp` has counted; `None` without maps.
     fn counted(&self) -> Result<Option<Counted>> {
-        let opened;
-        let maps = match &self.applier {
-            Some(applier) => Some(applier.maps()),
-            None => {
-                opened = Maps::open(&self.pins).ok();
-                opened.as_ref()
-            }
+        self.with_maps(|maps| {
+            Ok(Counted {
+                unable: maps.counter(Reason::XdpUnable)?.packets,
+                unwrapped: maps.counter(Reason::XdpUnwrapped)?.packets,
+            })
+        })
+    }
+
+    /// Where what `decap_xdp` handed over does not arrive at `decap_tc`, though that is attached.
+    async fn given_up(&self) -> Result<GivenUp> {
+        let entries = self.with_maps(|maps| Ok(maps.links.all()?))?.unwrap_or_default();
+        let failures = entries.iter().filter_map(|(at, link)| Some((*at, Failure::of(link)?)));
+        let mut given_up: GivenUp = failures.collect();
+        if !given_up.is_empty() {
+            let mut links = links::list(&self.pins)?;
+            filters::check(self.observer.kernel(), &mut links).await?;
+            let live = links.iter().filter(|(_, link)| link.is_live).map(|(at, _)| *at);
+            let live: BTreeSet<Attachment> = live.collect();
+            given_up.retain(|ifindex, _| {
+                live.contains(&Attachment { program: Program::DecapTc, ifindex: *ifindex })
+            });
+        }
+        Ok(given_up)
+    }
+
+    /// Whether the programs have given up handing packets over on a link.
+    fn has_given_up(&self) -> bool {
+        let (Some(applier), Some(decided)) = (&self.applier, self.reporter.decided()) else {
+            return false;
         };
-        let count = |reason| maps.map(|maps| Ok(maps.counter(reason)?.packets)).transpose();
-        let unable: Result<Option<u64>> = count(Reason::XdpUnable);
-        let unwrapped: Result<Option<u64>> = count(Reason::XdpUnwrapped);
-        Ok(unable?.zip(unwrapped?).map(|(unable, unwrapped)| Counted { unable, unwrapped }))
+        let xdp = decided.attachments.iter().filter(|at| at.program == Program::DecapXdp);
+        let mut entries = xdp.filter_map(|at| applier.maps().links.get(at.ifindex).ok()?);
+        entries.any(|link| link.is_given_up())
     }
 
     /// Looks at what is at work, and collects what is wrong.
@@ -343,8 +377,14 @@ impl Daemon {
         self.alarms.resume = (!is_finished).then(Instant::now);
     }
 
+    /// Whether the programs that all pod traffic needs are not as they should be: one is gone, or
+    /// packets are not handed over from one to the next.
+    pub(super) fn needs_repair(&self) -> bool {
+        self.has_lost_programs() || self.has_given_up()
+    }
+
     /// Whether a program is gone that all pod traffic needs.
-    pub(super) fn has_lost_programs(&self) -> bool {
+    fn has_lost_programs(&self) -> bool {
         let Some(decided) = self.reporter.decided() else { return false };
         // Without a decision nothing could be attached again.
         if self.applier.is_none() || self.decider.last().is_none() {

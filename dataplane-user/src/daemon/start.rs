@@ -144,7 +144,7 @@ async fn start(path: &Path, bpffs: Option<&Path>) -> Result<Daemon> {
         bpffs_override: bpffs.is_some(),
         is_refused,
         is_blocked,
-        has_lost: false,
+        needs_repair: false,
         rules_touched: true,
         is_ready: false,
         retry: RETRY,

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     apply::{memory, serving},
-    decide::{Decider, Decision, NodeAddress},
+    decide::{Decider, Decision, NodeAddress, handovers::GivenUp},
     observe::{Observer, foreign},
     start,
     weigh::weigh,
@@ -112,7 +112,7 @@ async fn decide(observer: &mut Observer, decider: &mut Decider) -> Result<Decisi
     const NO_ADDRESS: &str = "this node has no underlay address; set node.address";
     observer.look().await?;
     weigh(observer, decider).await?.context(NO_ADDRESS)?;
-    let decision = decider.decide(observer.host(), observer.paths(), None);
+    let decision = decider.decide(observer.host(), observer.paths(), None, &GivenUp::new());
     decision.cloned().context("the tunnel device is missing, so there is nothing to compare with")
 }
 

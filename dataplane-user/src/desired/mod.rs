@@ -233,6 +233,8 @@ pub struct Terms<'a> {
     pub fastpath: Fastpath,
     /// Interfaces whose driver refused XDP.
     pub no_xdp: &'a BTreeSet<IfIndex>,
+    /// Interfaces on which packets do not arrive as XDP handed them over.
+    pub no_handover: &'a BTreeSet<IfIndex>,
     /// The secret among our programs.
     pub secret: u32,
     /// Pods whose interface has filters or shapers of others.
@@ -328,6 +330,7 @@ fn desired_attachments(
 fn may_have_xdp(config: &Config, host: &Host, terms: Terms<'_>, ifindex: IfIndex) -> bool {
     match config.underlay.decap {
         DecapHook::Tc => false,
+        DecapHook::Xdp | DecapHook::Auto if terms.no_handover.contains(&ifindex) => false,
         DecapHook::Xdp => true,
         // A driver of its own, and one that has not refused. XDP on a veth
         // costs its peer TSO; a bond or VLAN is no driver.

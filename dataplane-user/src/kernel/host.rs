@@ -57,6 +57,9 @@ pub struct Link {
     pub does_arp: bool,
     /// What kind of virtual interface it is: `veth`, `bond`, `vlan`; `None` for hardware.
     pub kind: Option<String>,
+    /// The driver of a piece of hardware, with its version if it has one of its own; `None` where
+    /// sysfs does not show it.
+    pub driver: Option<String>,
     /// The interface it is part of: a bond, a bridge, a VRF.
     pub master: Option<IfIndex>,
     /// Whether the kernel forwards IPv4 packets that arrive here

@@ -145,7 +145,20 @@ fn link(message: LinkMessage) -> Link {
             _ => {}
         }
     }
+    if link.kind.is_none() {
+        link.driver = driver(&link.name);
+    }
     link
+}
+
+/// Reads which driver an interface has (`Documentation/ABI/testing/sysfs-class-net`).
+fn driver(name: &str) -> Option<String> {
+    let driver = format!("/sys/class/net/{name}/device/driver");
+    let name = std::fs::read_link(&driver).ok()?.file_name()?.to_str()?.to_owned();
+    Some(match std::fs::read_to_string(format!("{driver}/module/version")) {
+        Ok(version) => format!("{name} {}", version.trim()),
+        Err(_) => name,
+    })
 }
 
 /// `net.ipv4.conf.<name>.forwarding`, which comes with the interface: no file has to be read

@@ -28,6 +28,8 @@ pub struct Attachments<'a> {
     no_xdp: Option<&'a mut BTreeSet<IfIndex>>,
     watch: Option<Watch<'a>>,
     postponed: BTreeSet<Attachment>,
+    /// Links on which `decap_tc` was attached, and not only put in the place of another version.
+    renewed: BTreeSet<IfIndex>,
 }
 
 /// What was attached before, and until when pods may be attached to.
@@ -56,6 +58,7 @@ impl<'a> Attachments<'a> {
             no_xdp,
             watch: None,
             postponed: BTreeSet::new(),
+            renewed: BTreeSet::new(),
         }
     }
 
@@ -68,6 +71,11 @@ impl<'a> Attachments<'a> {
     /// What is still to be attached: the time was up.
     pub fn take_postponed(&mut self) -> BTreeSet<Attachment> {
         std::mem::take(&mut self.postponed)
+    }
+
+    /// Links on which `decap_tc` was missing and is there now.
+    pub fn take_renewed(&mut self) -> BTreeSet<IfIndex> {
+        std::mem::take(&mut self.renewed)
     }
 
     /// Another program detached it, or removed its pin.
@@ -171,6 +179,10 @@ impl Table for Attachments<'_> {
         }
         self.log_loss(at);
         let outcome = self.put(at, wanted).await;
+        let was_live = self.present.get(at).is_some_and(|link| link.is_live);
+        if at.program == Program::DecapTc && !was_live && outcome.is_ok() {
+            self.renewed.insert(at.ifindex);
+        }
         match (outcome, at.program, &mut self.no_xdp) {
             (Err(error), Program::DecapXdp, Some(no_xdp)) => {
                 let name = self.names.get(&at.ifindex).map_or("?", String::as_str);

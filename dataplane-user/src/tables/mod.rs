@@ -7,6 +7,7 @@
 mod attachments;
 mod backstops;
 mod endpoints;
+mod handovers;
 mod kernel_routes;
 mod mark_rules;
 mod masks;
@@ -24,6 +25,7 @@ pub use self::{
     attachments::Attachments,
     backstops::Backstops,
     endpoints::Endpoints,
+    handovers::Handovers,
     kernel_routes::KernelRoutes,
     mark_rules::{KnownRules, Marks},
     masks::Masks,

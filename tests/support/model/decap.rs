@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     packet::{ETHERNET, IPV4, Mac},
-    world::{NIC_MAC, SECRET},
+    world::{HANDOVER_MAC, NIC_MAC, SECRET},
 };
 
 impl Model {
@@ -82,6 +82,7 @@ impl Model {
         }
         let mut macs = frame[..12].to_vec();
         let reason = if xdp {
+            macs[6..].copy_from_slice(&HANDOVER_MAC);
             Reason::XdpUnwrapped
         } else {
             // A lie takes no proof along, nor does what has a lease and cannot use it.

@@ -19,7 +19,7 @@ use std::{
 };
 
 use anyhow::Result;
-use dataplane_common::{Endpoint, IfIndex};
+use dataplane_common::{Endpoint, IfIndex, Program};
 use tokio::time::Instant;
 
 use self::{
@@ -39,7 +39,8 @@ use crate::{
     kernel::{Host, Kernel},
     netfilter::{MarkRules, conntrack},
     tables::{
-        Attachments, Backstops, Endpoints, KernelRoutes, Keys, KnownRules, Marks, Round, Sysctls,
+        Attachments, Backstops, Endpoints, Handovers, KernelRoutes, Keys, KnownRules, Marks, Round,
+        Sysctls,
     },
 };
 
@@ -204,12 +205,21 @@ impl Applier {
         }
         let only_preferred = config.underlay.decap == DecapHook::Auto;
         let no_xdp = only_preferred.then_some(&mut refused_xdp);
+        let xdp = wanted.iter().filter(|at| at.program == Program::DecapXdp);
+        let handovers: BTreeMap<_, ()> = xdp.map(|at| (at.ifindex, ())).collect();
+        let mut table = Handovers { maps, renewed: &BTreeSet::new() };
+        let old_handovers = round.upsert(&mut table, &handovers).await;
         // Their maps are full: from now on the next version would start from them.
         round.attempt(pins.serve());
         let mut attachments = Attachments::new(kernel, pins, programs, &names, no_xdp);
         attachments.watch(attached, deadline);
         let old_links = round.upsert(&mut attachments, &links).await;
         let postponed = attachments.take_postponed();
+        // Whatever did not arrive while `decap_tc` was missing.
+        let renewed = attachments.take_renewed();
+        if !renewed.is_empty() {
+            drop(round.upsert(&mut Handovers { maps, renewed: &renewed }, &handovers).await);
+        }
         let is_prepared = round.failures.len() == failures;
         let is_node = |node: Ipv4Addr| tables.nodes.contains_key(&node) || in_maps.has_node(node);
         let routes = KernelRoutes::new(kernel, host, is_node);
@@ -223,6 +233,7 @@ impl Applier {
 
         in_kernel.delete(tables, &mut round).await;
         round.delete(&mut attachments, old_links).await;
+        round.delete(&mut Handovers { maps, renewed: &renewed }, old_handovers).await;
         in_maps.delete(maps, &mut round).await;
         leases_end.ask(maps, &mut round);
         *attached = &wanted - &postponed;

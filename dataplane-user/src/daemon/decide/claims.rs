@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use dataplane_common::IfIndex;
 
-use super::{Basis, Decider, address::Ground, decision::Observed};
+use super::{Basis, Decider, address::Ground, decision::Observed, handovers::GivenUp};
 use crate::{
     config::KernelConfig,
     desired::{Facts, Paths},
@@ -49,8 +49,11 @@ impl Decider {
     /// What the host comes to, before the tunnel device exists; `None` without a node address.
     #[must_use]
     pub fn basis(&self, host: &Host, paths: &Paths) -> Option<Basis> {
-        let (fitness, refused_xdp) = (&self.fitness, &BTreeSet::new());
-        self.given(Observed { host, paths, fitness, refused_xdp, lacks_handover: false }).basis()
+        let (refused_xdp, given_up) = (&BTreeSet::new(), &GivenUp::new());
+        let lacks_handover = false;
+        let fitness = &self.fitness;
+        let observed = Observed { host, paths, fitness, refused_xdp, lacks_handover, given_up };
+        self.given(observed).basis()
     }
 
     /// The source of what is sent to nodes: our address; `None` while only the default route

@@ -29,8 +29,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use dataplane_common::IfIndex;
 
 use super::{
-    Fitness, Memory, NodeAddress, OwnNodes, address::node_address, handovers, link_key,
-    mode::ChosenMode, mode::mode,
+    Fitness, Memory, NodeAddress, OwnNodes, address::node_address, handovers, handovers::GivenUp,
+    link_key, mode::ChosenMode, mode::mode,
 };
 use crate::{
     config::{Config, DecapHook, Fastpath},
@@ -69,6 +69,8 @@ pub struct Observed<'a> {
     pub refused_xdp: &'a BTreeSet<IfIndex>,
     /// `decap_xdp` could hand over no packet, though it tried.
     pub lacks_handover: bool,
+    /// Links on which what it handed over did not arrive.
+    pub given_up: &'a GivenUp,
 }
 
 /// What the host and the file come to, before the tunnel device exists.
@@ -133,10 +135,11 @@ impl Given<'_> {
     fn decide_on(self, basis: Basis, memory: &mut Memory) -> Option<Decision> {
         let Basis { mode, node, facts } = basis;
         let Self { config, routes, have_spoken, observed, .. } = self;
-        let Observed { host, paths, fitness, refused_xdp, lacks_handover } = observed;
+        let Observed { host, paths, fitness, refused_xdp, lacks_handover, given_up } = observed;
         if lacks_handover && config.underlay.decap == DecapHook::Auto {
             handovers::remember(memory, host, &facts.underlay);
         }
+        handovers::remember_given_up(memory, host, given_up);
         let (tunnel_ifindex, tunnel) = facts.mode.find(host)?;
         let is_known = |link| memory.no_xdp.contains_key(&link_key(link));
         let known = host.links.iter().filter(|(_, link)| is_known(link));
@@ -147,6 +150,7 @@ impl Given<'_> {
                 None => config.fastpath,
             },
             no_xdp: &no_xdp.collect(),
+            no_handover: &memory.without_handover(host),
             secret: memory.secret,
             shaped: &fitness.filtered,
         };

@@ -1,12 +1,16 @@
-//! Which interfaces' drivers have no room for XDP metadata.
+//! On which interfaces XDP cannot hand packets over.
 //!
-//! No driver tells. `decap_xdp` asks with every packet, before it touches it, and
-//! counts the answer. A driver that never has room only has each packet looked at
-//! twice, so `decap: auto` leaves such interfaces to TC.
+//! No driver tells. `decap_xdp` asks for room for metadata with every packet, before it touches it,
+//! and counts the answer. A driver that never has room only has each packet looked at twice, so
+//! `decap: auto` leaves such interfaces to TC.
+//!
+//! A driver that has the room may still lose what is written there. The programs notice by themselves
+//! ([`dataplane_common::link`]), and stop; here XDP is taken off such a link, whatever the file says.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dataplane_common::{IfIndex, Mtu};
+use dataplane_common::{IfIndex, LinkState, Mtu};
+use serde::{Deserialize, Serialize};
 
 use super::{Memory, link_key};
 use crate::kernel::Host;
@@ -48,6 +52,52 @@ pub fn remember(memory: &mut Memory, host: &Host, underlay: &BTreeSet<IfIndex>) 
     for link in links.filter(|link| link.kind.is_none()) {
         let why = || "its driver has no XDP metadata".to_owned();
         memory.no_xdp.entry(link_key(link)).or_insert_with(why);
+    }
+}
+
+/// What was seen of packets that XDP handed over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Failure {
+    /// They arrived without their metadata.
+    Lost,
+    /// None arrived, decapsulated or not.
+    Silent,
+}
+
+impl Failure {
+    /// Returns why the programs have given a link up, if they have.
+    #[must_use]
+    pub fn of(link: &LinkState) -> Option<Self> {
+        match link.phase {
+            LinkState::LOST => Some(Self::Lost),
+            LinkState::SILENT => Some(Self::Silent),
+            _ => None,
+        }
+    }
+
+    /// For people, as in "on eth0 …".
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Lost => "packets arrive without the XDP metadata that decap_xdp gave them",
+            Self::Silent => {
+                "no packet arrives at decap_tc with the XDP metadata that decap_xdp gave it"
+            }
+        }
+    }
+}
+
+/// Links that the programs have given up, and why. Only where `decap_tc` is attached: without it
+/// nothing can arrive, whatever the driver does.
+pub type GivenUp = BTreeMap<IfIndex, Failure>;
+
+/// Remembers links that the programs have given up. The memory ends with `tunless detach` or a
+/// reboot; a link with another name, MAC or driver is another one.
+pub fn remember_given_up(memory: &mut Memory, host: &Host, given_up: &GivenUp) {
+    for (ifindex, failure) in given_up {
+        let Some(link) = host.links.get(ifindex) else { continue };
+        memory.no_handover.entry(link_key(link)).or_insert(*failure);
     }
 }
 
@@ -156,6 +206,43 @@ mod tests {
         assert_eq!(look(&mut handovers, 8, 8), NONE);
         assert_eq!(look(&mut handovers, 0, 0), NONE);
         assert_eq!(look(&mut handovers, 3, 0), NICS);
+    }
+
+    #[test]
+    fn what_the_programs_gave_up_is_known_for_that_link_alone() {
+        let (mut memory, host) = (Memory::default(), host());
+        let given_up = [(NICS[0], Failure::Lost), (IfIndex(9), Failure::Silent)].into();
+        remember_given_up(&mut memory, &host, &given_up);
+        let keys: Vec<_> = memory.no_handover.keys().collect();
+        assert_eq!(keys, [&link_key(&host.links[&NICS[0]])]);
+        // What was seen first stays.
+        remember_given_up(&mut memory, &host, &[(NICS[0], Failure::Silent)].into());
+        assert_eq!(memory.no_handover[&link_key(&host.links[&NICS[0]])], Failure::Lost);
+        let changes: [fn(&mut Link); 4] = [
+            |link| link.mac = dataplane_common::Mac([7, 7, 7]),
+            |link| link.name = "eth7".into(),
+            |link| link.driver = Some("mlx4_core 4.9".into()),
+            |link| link.kind = Some("veth".into()),
+        ];
+        for change in changes {
+            let mut link = host.links[&NICS[0]].clone();
+            change(&mut link);
+            assert!(!memory.no_handover.contains_key(&link_key(&link)), "{link:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_was_given_up_is_a_failure() {
+        for (phase, failure) in [
+            (LinkState::TESTING, None),
+            (LinkState::PROVEN, None),
+            (LinkState::LOST, Some(Failure::Lost)),
+            (LinkState::SILENT, Some(Failure::Silent)),
+        ] {
+            let link = LinkState { phase, ..LinkState::new(NICS[0]) };
+            assert_eq!(Failure::of(&link), failure);
+            assert_eq!(link.is_given_up(), failure.is_some());
+        }
     }
 
     /// A card that was replaced may have the index of the old one.

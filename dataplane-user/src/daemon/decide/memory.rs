@@ -1,11 +1,13 @@
 //! What the daemon remembers from one run to the next: the only history that decisions use.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use dataplane_common::IfIndex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{ChosenMode, NodeAddress, OwnNodes};
+use super::{ChosenMode, NodeAddress, OwnNodes, handovers::Failure};
+use crate::kernel::{Host, Link};
 
 /// The memory. Routes that are active are not in it: they are the map `ROUTES`.
 #[derive(Clone, PartialEq, Default, Debug, Deserialize, Serialize)]
@@ -19,6 +21,9 @@ pub struct Memory {
     pub mode: Option<ChosenMode>,
     /// Links that cannot use XDP (see [`link_key`]), and why.
     pub no_xdp: BTreeMap<String, String>,
+    /// Links on which packets do not arrive as XDP handed them over (see [`link_key`]), and what was
+    /// seen.
+    pub no_handover: BTreeMap<String, Failure>,
     /// Sysctls that were changed: their values before.
     pub sysctls: BTreeMap<String, u32>,
     /// How nft lists our table ([`crate::netfilter::MarkRules::record`]), if there is one.
@@ -32,11 +37,21 @@ pub struct Memory {
     pub unknown: Map<String, Value>,
 }
 
+impl Memory {
+    /// Returns the links on which packets do not arrive as XDP handed them over.
+    #[must_use]
+    pub fn without_handover(&self, host: &Host) -> BTreeSet<IfIndex> {
+        let is_known = |link| self.no_handover.contains_key(&link_key(link));
+        let known = host.links.iter().filter(|(_, link)| is_known(link));
+        known.map(|(ifindex, _)| *ifindex).collect()
+    }
+}
+
 /// By what a link is recognized after a restart or a reboot of its driver: interface indexes
-/// are given anew.
+/// are given anew. A card that was replaced, or another version of its driver, is another link.
 #[must_use]
-pub fn link_key(link: &crate::kernel::Link) -> String {
-    let kind = link.kind.as_deref().unwrap_or("device");
+pub fn link_key(link: &Link) -> String {
+    let kind = link.kind.as_ref().or(link.driver.as_ref()).map_or("device", String::as_str);
     format!("{} {} {kind}", link.name, link.mac)
 }
 

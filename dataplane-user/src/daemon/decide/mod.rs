@@ -44,7 +44,7 @@ pub use self::{
 use self::{
     claims::KernelRead,
     decision::{Given, Observed},
-    handovers::{Counted, Handovers, Refusals},
+    handovers::{Counted, GivenUp, Handovers, Refusals},
 };
 use crate::{
     config::ConfigFile,
@@ -180,12 +180,13 @@ impl Decider {
 
     /// Decides everything anew; `None` while the tunnel device or the node address is missing.
     /// The memory is what is to be persisted before anything is applied. `counted`: what
-    /// `decap_xdp` has counted, if that is known.
+    /// `decap_xdp` has counted, if that is known; `given_up`: where that does not arrive.
     pub fn decide(
         &mut self,
         host: &Host,
         paths: &Paths,
         counted: Option<Counted>,
+        given_up: &GivenUp,
     ) -> Option<&Decision> {
         self.moved.clear();
         self.is_outdated = false;
@@ -197,6 +198,7 @@ impl Decider {
             fitness: &self.fitness,
             refused_xdp: &refused_xdp,
             lacks_handover,
+            given_up,
         };
         let (decision, memory) = self.given(observed).decide();
         for (link, why) in memory.no_xdp.iter().filter(|it| !self.memory.no_xdp.contains_key(it.0))

@@ -115,6 +115,8 @@ codes! {
     UnderlayForwardingOff = "underlay-forwarding-off": Degraded,
     /// A path is narrower than `underlay.min_path_mtu`, or a router says so wrongly.
     PathMtu = "path-mtu": Degraded,
+    /// XDP is not used on a link, because packets do not arrive as it handed them over.
+    XdpHandover = "xdp-handover": Degraded,
     /// One CPU handles most encapsulated packets and has no time left.
     HotCpu = "hot-cpu": Degraded,
     /// A program is missing on a pod's interface: its packets take the stack path.

@@ -1,6 +1,9 @@
 //! What stays because it was there before, and by what that is known.
 
-use super::*;
+use dataplane_common::Program;
+
+use super::{super::handovers::Failure, *};
+use crate::bpf::Attachment;
 
 /// A world where two things come, in both orders: each is what it is by the first one alone.
 fn first_and_second(
@@ -202,4 +205,31 @@ fn problems_follow_from_the_decision() {
     world.has_addresses = true;
     world.has_default = false;
     assert_eq!(Daemon::start(&world).settle(&world, &REMOTE).decision().node.address, OURS);
+}
+
+/// Where XDP's packets do not arrive it is taken off and stays off, restarts included, until the link
+/// is another one.
+#[test]
+fn a_link_that_was_given_up_stays_without_xdp() {
+    type Change = fn(&mut World);
+    let steps: [(&str, Change, bool); 4] = [
+        ("at first", |_| (), true),
+        ("metadata is lost", |world| world.given_up = [(ETH0, Failure::Lost)].into(), false),
+        ("the programs are attached no more", |world| world.given_up.clear(), false),
+        ("another driver", |world| world.driver = Some("mlx4_core 4.9".into()), true),
+    ];
+    for restarts in [false, true] {
+        let mut world = World { has_addresses: true, ..World::default() };
+        let mut daemon = Daemon::start(&world);
+        for (step, change, expected) in &steps {
+            change(&mut world);
+            if restarts {
+                daemon.restart(&world);
+            }
+            let settled = daemon.settle(&world, &REMOTE);
+            let attachments = &settled.decision().desired.attachments;
+            let xdp = Attachment { program: Program::DecapXdp, ifindex: ETH0 };
+            assert_eq!(attachments.contains(&xdp), *expected, "{step}, restarts: {restarts}");
+        }
+    }
 }

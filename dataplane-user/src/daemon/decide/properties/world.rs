@@ -13,7 +13,11 @@ use crate::{
     config::ConfigFile,
     daemon::{
         apply::serving,
-        decide::{Decider, Decision, Fitness, Memory, handovers::Counted, problems},
+        decide::{
+            Decider, Decision, Fitness, Memory,
+            handovers::{Counted, GivenUp},
+            problems,
+        },
         report::{Code, Problem},
     },
     desired::{ChosenRoutes, Paths},
@@ -112,6 +116,10 @@ pub struct World {
     pub refuses_xdp: bool,
     /// What `decap_xdp` has counted.
     pub counted: Counted,
+    /// Links on which hand-overs do not arrive.
+    pub given_up: GivenUp,
+    /// `eth0`'s driver.
+    pub driver: Option<String>,
     pub refusal: Option<String>,
     /// Blocks for which BIRD's routes are in the kernel.
     pub kernel: BTreeSet<u8>,
@@ -136,6 +144,8 @@ impl Default for World {
             is_router_moved: false,
             refuses_xdp: false,
             counted: Counted::default(),
+            given_up: GivenUp::new(),
+            driver: None,
             refusal: None,
             kernel: BTreeSet::new(),
             claims: BTreeMap::new(),
@@ -170,7 +180,8 @@ fn route(
 impl World {
     pub fn host(&self) -> Host {
         let mut host = Host::default();
-        host.links.insert(ETH0, link("eth0", 2, self.mtu, None));
+        let eth0 = link("eth0", 2, self.mtu, None);
+        host.links.insert(ETH0, Link { driver: self.driver.clone(), ..eth0 });
         host.links.insert(TUNNEL_INDEX, link(TUNNEL, 4, Mtu(1480), Some("veth")));
         let mac = |mac| Neighbour { mac: Mac([mac, mac, mac]), is_stale: false };
         let router = mac(if self.is_router_moved { 99 } else { 98 });
@@ -288,7 +299,11 @@ impl Daemon {
                 self.active = serving::remembered(stepped.desired.tables.routes.clone());
                 let nodes = self.decider.nodes(&self.host, &self.paths);
                 self.paths.retain(|node, _| nodes.contains(node));
-                let whole = self.decider.decide(&self.host, &self.paths, None).cloned().unwrap();
+                let whole = self
+                    .decider
+                    .decide(&self.host, &self.paths, None, &GivenUp::new())
+                    .cloned()
+                    .unwrap();
                 if whole.facts == stepped.facts {
                     assert_eq!(whole.desired.tables, stepped.desired.tables, "a step is exact");
                 }
@@ -336,7 +351,8 @@ impl Daemon {
             return;
         }
         self.decider.memory_mut().secret = 7;
-        let decision = self.decider.decide(&self.host, &self.paths, Some(world.counted));
+        let decision =
+            self.decider.decide(&self.host, &self.paths, Some(world.counted), &world.given_up);
         let Some(decision) = decision.cloned() else { return };
         self.memory = self.decider.memory().clone();
         self.active = serving::remembered(decision.desired.tables.routes.clone());
