@@ -13,14 +13,14 @@ const FIRST: [&str; 2] = ["198.18.1.1", "198.18.1.2"];
 const SECOND: [&str; 2] = ["198.18.2.1", "198.18.2.2"];
 
 /// Two nodes; node2 has a second link to the router, `eth1`.
-struct Hosts {
-    lab: Lab,
+pub(crate) struct Hosts {
+    pub lab: Lab,
     /// The router's end of the second link.
     second_port: String,
 }
 
 impl Hosts {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let lab = Lab::new().rp_filter(RpFilter::Loose).fabric_filter(true).build().unwrap();
         let second_port = format!("{}-b", lab.node2.router_port);
         lab.router
@@ -37,11 +37,11 @@ impl Hosts {
         hosts
     }
 
-    fn node2(&self) -> &Node {
+    pub fn node2(&self) -> &Node {
         &self.lab.node2
     }
 
-    fn at_node2(&self, lines: &str) {
+    pub fn at_node2(&self, lines: &str) {
         self.node2().netns.ip_batch(lines).unwrap();
     }
 
@@ -50,7 +50,7 @@ impl Hosts {
     }
 
     /// Moves node2's address to `lo`, as its two links get addresses of their own.
-    fn move_address_to_lo(&self) {
+    pub fn move_address_to_lo(&self) {
         let Node { ip, gateway, router_port: port, .. } = self.node2();
         self.at_router(&format!(
             "addr del {gateway}/24 dev {port}\naddr add {}/30 dev {port}\n",
@@ -67,9 +67,17 @@ impl Hosts {
     }
 
     /// By which link the fabric sends to node2's address.
-    fn fabric_sends_by_second(&self, is_second: bool) {
+    pub fn fabric_sends_by_second(&self, is_second: bool) {
         let via = if is_second { SECOND[1] } else { FIRST[1] };
         self.at_router(&format!("route replace {}/32 via {via}\n", self.node2().ip));
+    }
+
+    /// By which link packets go both ways.
+    pub fn go_by_second(&self, is_second: bool) {
+        let (via, link) = if is_second { (SECOND[0], "eth1") } else { (FIRST[0], "eth0") };
+        let ip = self.node2().ip;
+        self.at_node2(&format!("route replace default via {via} dev {link} src {ip}\n"));
+        self.fabric_sends_by_second(is_second);
     }
 
     /// Starts daemons; node1 knows node2 by `address`.
@@ -81,14 +89,14 @@ impl Hosts {
         [Daemon::start(node1, &config1).unwrap(), Daemon::start(node2, &config2).unwrap()]
     }
 
-    fn talk(&self) {
+    pub fn talk(&self) {
         let (perf, sit) = (self.lab.perf(), self.lab.sit());
         until("they talk", SOON, || answers(&perf.netns, sit.ip).then_some(()));
         assert_answered(&perf.netns, sit.ip);
         assert_answered(&sit.netns, perf.ip);
     }
 
-    fn finish(self, daemons: [Daemon; 2]) {
+    pub fn finish(self, daemons: [Daemon; 2]) {
         assert_eq!(self.lab.plain_packets_on_wire().unwrap(), 0);
         daemons.into_iter().for_each(|daemon| daemon.finish().unwrap());
         assert_eq!(self.lab.problems(), Vec::<String>::new());

@@ -4,7 +4,7 @@
 //!
 //! | about | modules |
 //! |---|---|
-//! | Packets between two nodes | [`traffic`], [`frames`], [`size`], [`mtu`], [`errors`], [`spoof`], [`safety`], [`service`], [`regressions`] |
+//! | Packets between two nodes | [`traffic`], [`frames`], [`size`], [`mtu`], [`handover`], [`errors`], [`spoof`], [`safety`], [`service`], [`regressions`] |
 //! | Leases | [`leases`], [`lease_policy`], [`lease_services`], [`lease_traps`], [`lease_life`], [`lease_load`], [`lease_config`], [`lease_conntrack`] |
 //! | Where routes come from | [`sources`], [`bird`], [`source_bird`], [`source_etcd`], [`source_kubernetes`], [`own_node`], [`source_scale`] |
 //! | The daemon's life | [`daemon`], [`restart`], [`upgrade`], [`bad_pins`], [`reload`], [`config`], [`underlay`], [`pods`], [`attach`] |
@@ -19,6 +19,7 @@ mod config;
 mod daemon;
 mod errors;
 mod frames;
+mod handover;
 mod here;
 mod host_ipsec;
 mod host_links;
