@@ -16,6 +16,7 @@ use super::{
         Observer,
         fitness::{self, Depth},
         foreign::foreign_routes,
+        limits,
     },
     report::{Problem, Ways, forwarding},
     start, survey,
@@ -78,6 +79,10 @@ pub async fn preview(file: ConfigFile) -> Result<Preview> {
     survey::hear(&mut decider, address, PATIENCE).await;
     observer.look().await?;
     weigh(&mut observer, &mut decider).await?;
+    if fastpath == Fastpath::Verified {
+        let interfaces = limits::interfaces(&decider.file().config, observer.host());
+        decider.set_limits(limits::look(observer.kernel(), interfaces).await);
+    }
     let (host, paths) = (observer.host(), observer.paths());
     let basis = decider.basis(host, paths);
     decider.memory_mut().node = basis.as_ref().map(|basis| basis.node);

@@ -17,6 +17,7 @@ use super::{
         Interest, Noticed, fitness,
         fitness::Depth,
         health::{self, Seen},
+        limits,
     },
     report::{self, Code, Problem, Stage},
     service,
@@ -96,6 +97,7 @@ impl Daemon {
         if resync && self.is_ready {
             self.judge_fitness().await;
         }
+        self.look_at_limits(resync).await;
         if looked.routes_differ {
             self.decider.routes_differ();
         }
@@ -430,6 +432,20 @@ impl Daemon {
             },
         };
         self.decider.set_fitness(fitness);
+    }
+
+    /// Reads Felix's chains of pods if they, or the pods, may be others than before.
+    async fn look_at_limits(&mut self, resync: bool) {
+        let config = &self.decider.file().config;
+        if config.fastpath != Fastpath::Verified {
+            return;
+        }
+        let host = self.observer.host();
+        let interfaces = limits::interfaces(config, host);
+        if resync || self.rules_touched || interfaces != self.decider.limits().asked {
+            let limits = limits::look(self.observer.kernel(), interfaces).await;
+            self.decider.set_limits(limits);
+        }
     }
 
     /// What was found out, for the first lines of the log.

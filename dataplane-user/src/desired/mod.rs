@@ -237,8 +237,8 @@ pub struct Terms<'a> {
     pub no_handover: &'a BTreeSet<IfIndex>,
     /// The secret among our programs.
     pub secret: u32,
-    /// Pods whose interface has filters or shapers of others.
-    pub shaped: &'a BTreeSet<IfIndex>,
+    /// Interfaces of pods that get no leases: something has to see each of their packets.
+    pub unleased: &'a BTreeSet<IfIndex>,
 }
 
 /// All that the desired state is made of.
@@ -286,7 +286,7 @@ impl Desired {
             may_stay: xdp_that_may_stay(config, host, facts, terms),
             tables,
             mark_rules: (terms.fastpath == Fastpath::Verified)
-                .then(|| desired_mark_rules(config, host, facts, terms)),
+                .then(|| desired_mark_rules(config, facts, terms)),
             endpoints: facts.pods.clone(),
         }
     }
@@ -316,7 +316,7 @@ fn desired_attachments(
             Fastpath::Off => {}
             Fastpath::Trusted => attach(Program::EncapPod, pod.hop.ifindex),
             // Never leased, and an `ingress` qdisc takes clsact's place.
-            Fastpath::Verified if is_shaped(host, terms, pod.hop.ifindex) => {}
+            Fastpath::Verified if terms.unleased.contains(&pod.hop.ifindex) => {}
             Fastpath::Verified => {
                 attach(Program::EncapPod, pod.hop.ifindex);
                 attach(Program::GrantDecap, pod.hop.ifindex);
@@ -356,18 +356,13 @@ fn xdp_that_may_stay(
         .collect()
 }
 
-/// Whether a pod's interface has a shaper, or filters of others.
-fn is_shaped(host: &Host, terms: Terms<'_>, ifindex: IfIndex) -> bool {
-    host.shaped.contains(&ifindex) || terms.shaped.contains(&ifindex)
-}
-
-/// Never leased: what the configuration excludes, and pods behind a shaper,
-/// which must see every packet.
-fn desired_mark_rules(config: &Config, host: &Host, facts: &Facts, terms: Terms<'_>) -> MarkRules {
-    let shaped = facts.pods.iter().filter(|(_, pod)| is_shaped(host, terms, pod.hop.ifindex));
+/// Never leased: what the configuration excludes, and pods of which something has to see every
+/// packet.
+fn desired_mark_rules(config: &Config, facts: &Facts, terms: Terms<'_>) -> MarkRules {
+    let pods = facts.pods.iter().filter(|(_, pod)| terms.unleased.contains(&pod.hop.ifindex));
     let excluded = config.leases.exclude.iter().map(|cidr| cidr.0);
     let unleased: Vec<Ipv4Net> =
-        shaped.map(|(address, _)| Ipv4Net::from(*address)).chain(excluded).collect();
+        pods.map(|(address, _)| Ipv4Net::from(*address)).chain(excluded).collect();
     let workloads = config.workloads.interfaces.iter().map(ToString::to_string);
     MarkRules {
         mark: config.leases.mark,

@@ -8,6 +8,7 @@ mod events;
 mod filters;
 mod host;
 mod neighbours;
+mod nftables;
 mod path;
 mod routes;
 mod snapshot;
@@ -23,6 +24,7 @@ pub use self::{
     events::{Changes, Events, RouteChange},
     filters::Filter,
     host::{Host, KernelRoute, Link, Neighbour},
+    nftables::{Attributes, Expression, Rule},
     path::Path,
     routes::{METRIC, PROTOCOL, TunnelRoute},
     tunl0::TUNL0,
@@ -35,6 +37,8 @@ pub struct Kernel {
     handle: Handle,
     /// `None`: the kernel has no xfrm.
     xfrm: Option<xfrm::Xfrm>,
+    /// `None`: the kernel has no nfnetlink.
+    nftables: Option<nftables::Nftables>,
 }
 
 impl Kernel {
@@ -46,7 +50,20 @@ impl Kernel {
         let (connection, handle, _) =
             rtnetlink::new_connection().context("no netlink socket to be had")?;
         tokio::spawn(connection);
-        Ok(Self { handle, xfrm: xfrm::Xfrm::connect() })
+        Ok(Self { handle, xfrm: xfrm::Xfrm::connect(), nftables: nftables::Nftables::connect() })
+    }
+}
+
+impl Kernel {
+    /// Returns the rules of a chain of nftables, family `ip`; none if there is no such chain.
+    ///
+    /// # Errors
+    /// If the kernel refuses the dump.
+    pub async fn nft_rules(&self, table: &str, chain: &str) -> Result<Vec<Rule>> {
+        match self.nftables.clone() {
+            Some(mut nftables) => nftables.rules(table, chain).await,
+            None => Ok(Vec::new()),
+        }
     }
 }
 

@@ -6,6 +6,8 @@
 //! and then.
 
 pub mod conntrack;
+pub mod legacy;
+pub mod limits;
 mod rules;
 
 pub use self::rules::{Listing, MarkRules, check, list, remove};

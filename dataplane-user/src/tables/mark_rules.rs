@@ -68,6 +68,17 @@ impl Table for Marks<'_> {
         set_or_remove(new, "the nft table `ip tunless`")
     }
 
+    /// A pod that is excluded now may have leases, which would not be granted any more.
+    fn outdates_leases(
+        &self,
+        actual: &BTreeMap<(), MarkRules>,
+        (): &(),
+        new: Option<&MarkRules>,
+    ) -> bool {
+        let Some((old, new)) = actual.get(&()).zip(new) else { return false };
+        !new.unleased.is_subset(&old.unleased)
+    }
+
     async fn actual(&mut self) -> Result<BTreeMap<(), MarkRules>> {
         let listing = match netfilter::list() {
             // Without nft there is no table to remove.

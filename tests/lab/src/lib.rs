@@ -47,6 +47,7 @@ mod notify;
 pub mod packet;
 mod packet_socket;
 mod pod;
+pub mod qos;
 pub mod scale;
 pub mod sent;
 pub mod service;

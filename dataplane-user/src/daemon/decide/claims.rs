@@ -51,8 +51,9 @@ impl Decider {
     pub fn basis(&self, host: &Host, paths: &Paths) -> Option<Basis> {
         let (refused_xdp, given_up) = (&BTreeSet::new(), &GivenUp::new());
         let lacks_handover = false;
-        let fitness = &self.fitness;
-        let observed = Observed { host, paths, fitness, refused_xdp, lacks_handover, given_up };
+        let (fitness, limits) = (&self.fitness, &self.limits);
+        let observed =
+            Observed { host, paths, fitness, limits, refused_xdp, lacks_handover, given_up };
         self.given(observed).basis()
     }
 

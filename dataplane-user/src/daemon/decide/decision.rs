@@ -30,12 +30,13 @@ use dataplane_common::IfIndex;
 
 use super::{
     Fitness, Memory, NodeAddress, OwnNodes, address::node_address, handovers, handovers::GivenUp,
-    link_key, mode::ChosenMode, mode::mode,
+    link_key, mode::ChosenMode, mode::mode, unleased::unleased,
 };
 use crate::{
     config::{Config, DecapHook, Fastpath},
     desired::{ChosenRoutes, Desired, Facts, Inputs, Paths, Terms, TunnelMode},
     kernel::Host,
+    netfilter::limits::Limits,
     sources::{Encap, OwnNode, SourceKind},
 };
 
@@ -65,6 +66,8 @@ pub struct Observed<'a> {
     pub paths: &'a Paths,
     /// Whether the host is fit for the fast path.
     pub fitness: &'a Fitness,
+    /// The limits that Felix puts on pods.
+    pub limits: &'a Limits,
     /// Interfaces whose driver refused XDP.
     pub refused_xdp: &'a BTreeSet<IfIndex>,
     /// `decap_xdp` could hand over no packet, though it tried.
@@ -135,7 +138,8 @@ impl Given<'_> {
     fn decide_on(self, basis: Basis, memory: &mut Memory) -> Option<Decision> {
         let Basis { mode, node, facts } = basis;
         let Self { config, routes, have_spoken, observed, .. } = self;
-        let Observed { host, paths, fitness, refused_xdp, lacks_handover, given_up } = observed;
+        let Observed { host, paths, fitness, limits, refused_xdp, lacks_handover, given_up } =
+            observed;
         if lacks_handover && config.underlay.decap == DecapHook::Auto {
             handovers::remember(memory, host, &facts.underlay);
         }
@@ -144,6 +148,7 @@ impl Given<'_> {
         let is_known = |link| memory.no_xdp.contains_key(&link_key(link));
         let known = host.links.iter().filter(|(_, link)| is_known(link));
         let no_xdp = known.map(|(ifindex, _)| *ifindex).chain(refused_xdp.iter().copied());
+        let unleased = unleased(&facts, host, fitness, limits);
         let terms = Terms {
             fastpath: match fitness.refusal {
                 Some(_) => Fastpath::Off,
@@ -152,7 +157,7 @@ impl Given<'_> {
             no_xdp: &no_xdp.collect(),
             no_handover: &memory.without_handover(host),
             secret: memory.secret,
-            shaped: &fitness.filtered,
+            unleased: &unleased.values().map(|pod| pod.ifindex).collect(),
         };
         let inputs = Inputs { config, host, paths, facts: &facts, tunnel: tunnel_ifindex };
         let mut desired = Desired::new(inputs, routes, tunnel, terms);

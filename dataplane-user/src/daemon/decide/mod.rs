@@ -11,6 +11,7 @@
 //! | which entries routes come to | `desired::RouteTables` |
 //! | which programs go where | `desired` |
 //! | where XDP cannot decapsulate | [`handovers`] |
+//! | which pods get no leases | [`unleased`] |
 //! | what is wrong with all that | [`problems`] |
 
 pub mod address;
@@ -24,6 +25,7 @@ pub mod problems;
 #[cfg(test)]
 mod properties;
 mod step;
+pub mod unleased;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -50,6 +52,7 @@ use crate::{
     config::ConfigFile,
     desired::Paths,
     kernel::Host,
+    netfilter::limits::Limits,
     sources::{
         claims::Claims,
         table::{ChosenRoute, RouteTable},
@@ -75,6 +78,7 @@ pub struct Decider {
     claims: Claims,
     memory: Memory,
     fitness: Fitness,
+    limits: Limits,
     handovers: Handovers,
     refusals: Refusals,
     /// By what the kernel's routes were last read; `None`: they have to be read anew.
@@ -97,6 +101,7 @@ impl Decider {
             claims,
             memory,
             fitness: Fitness::default(),
+            limits: Limits::default(),
             handovers: Handovers::default(),
             refusals: Refusals::default(),
             kernel_read: None,
@@ -147,6 +152,12 @@ impl Decider {
         &self.fitness
     }
 
+    /// The limits that Felix puts on pods.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     /// What is known of this node's objects in the datastores.
     #[must_use]
     pub fn own_nodes(&self) -> OwnNodes {
@@ -162,6 +173,11 @@ impl Decider {
     /// Takes in whether the host is fit for the fast path.
     pub fn set_fitness(&mut self, fitness: Fitness) {
         self.fitness = fitness;
+    }
+
+    /// Takes in the limits that Felix puts on pods.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
     }
 
     /// Decides by another file from now on.
@@ -196,6 +212,7 @@ impl Decider {
             host,
             paths,
             fitness: &self.fitness,
+            limits: &self.limits,
             refused_xdp: &refused_xdp,
             lacks_handover,
             given_up,

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::Ipv4Addr, path::Path};
 
 use dataplane_common::{IfIndex, Mtu};
 
-use super::{ChosenMode, Decider, Memory, link_key, own_node};
+use super::{ChosenMode, Decider, Memory, link_key, own_node, unleased};
 use crate::{
     config::{Config, DecapHook, Mode, TunnelMtu},
     daemon::{
@@ -56,6 +56,9 @@ pub fn ground(decider: &Decider, chosen: ChosenMode, facts: &Facts, host: &Host)
     problems.extend(workloads(&decider.file().config, host));
     problems.extend(other_tunnels(&decider.file().config, host));
     problems.extend(handovers(&decider.file().config, decider.memory(), &facts.receiving, host));
+    let fastpath = decider.file().config.fastpath;
+    let (fitness, limits) = (decider.fitness(), decider.limits());
+    problems.extend(unleased::problems(facts, host, fitness, limits, fastpath));
     let own = decider.own_nodes();
     problems.extend(own_node::problems(&own, &decider.file().config, host, Some(facts)));
     if decider.claims().silent().any(SourceKind::is_datastore) {
@@ -260,7 +263,7 @@ fn too_narrow(node: Ipv4Addr, mtu: Mtu) -> Problem {
     Problem::new(Code::PathMtu, node.to_string(), what).remedy(remedy)
 }
 
-fn more(code: Code, count: usize, noun: &str) -> Option<Problem> {
+pub(super) fn more(code: Code, count: usize, noun: &str) -> Option<Problem> {
     let more = count.checked_sub(LISTED).filter(|more| *more > 0)?;
     let plural = if more == 1 { "" } else { "s" };
     Some(Problem::new(

@@ -6,6 +6,7 @@ pub mod elsewhere;
 pub mod fitness;
 pub mod foreign;
 pub mod health;
+pub mod limits;
 mod next_hops;
 pub mod path_mtu;
 mod paths;

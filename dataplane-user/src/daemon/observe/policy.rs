@@ -4,7 +4,7 @@
 //! working. Where Felix's chains or kube-proxy's rules are found, or where we
 //! cannot look, it takes the operator's word to go on.
 
-use std::{collections::BTreeSet, fs, io, process::Command};
+use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result};
 use aya::programs::TcAttachType;
@@ -17,6 +17,7 @@ use nftables::{
 use crate::{
     bpf::{filters::is_ours, sys},
     kernel::{Host, Kernel},
+    netfilter::legacy,
 };
 
 /// What others have put on the pods' interfaces.
@@ -116,24 +117,7 @@ fn nft_chains() -> Result<Vec<(String, String)>, String> {
 
 /// Chains of the old kernel interface, if it is in use.
 fn legacy_chains() -> Result<Vec<String>, String> {
-    const TABLES: &str = "/proc/net/ip_tables_names";
-    let tables = match fs::read_to_string(TABLES) {
-        // Absent without the module: nobody uses it.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(format!("{TABLES}: {error}")),
-        Ok(tables) => tables,
-    };
-    if tables.trim().is_empty() {
-        return Ok(Vec::new());
-    }
-    let output = Command::new("iptables-legacy-save").output().map_err(|error| {
-        format!("iptables-legacy is in use here, and iptables-legacy-save: {error}")
-    })?;
-    if !output.status.success() {
-        let error = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("iptables-legacy-save failed: {}", error.trim()));
-    }
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let text = legacy::saved(None)?.unwrap_or_default();
     let chain = |line: &str| line.strip_prefix(':')?.split(' ').next().map(str::to_owned);
     Ok(text.lines().filter_map(chain).collect())
 }

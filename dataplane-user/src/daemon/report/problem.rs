@@ -125,6 +125,8 @@ codes! {
     ReportUnreadable = "report-unreadable": Degraded,
     /// The maps of the version that serves cannot be read.
     ActiveUnreadable = "active-unreadable": Degraded,
+    /// Limits that Calico puts on pods cannot be read: leased flows may exceed them.
+    LimitsUnreadable = "limits-unreadable": Degraded,
     /// A change could not be made; it is tried again.
     ApplyFailed = "apply-failed": Degraded,
     /// The mode does not fit what the host has become.
@@ -133,6 +135,8 @@ codes! {
     WorkloadInterface = "workload-interface": Info,
     /// No source has any route.
     NoRoutes = "no-routes": Info,
+    /// A pod gets no leases, because a limit, a qdisc or a filter has to see each of its packets.
+    PodUnleased = "pod-unleased": Info,
     /// A route is left to tunl0.
     LeftToTunl0 = "left-to-tunl0": Info,
     /// The host itself has no address towards pods.

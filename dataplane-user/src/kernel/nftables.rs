@@ -1,0 +1,167 @@
+//! Reading rules of nftables, those that iptables-nft makes included (`linux/netfilter/nf_tables.h`).
+//!
+//! One chain at a time: a large cluster has a hundred thousand rules, and a few chains matter.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
+use futures::StreamExt as _;
+use netlink_packet_core::{
+    DecodeError, DefaultNla, Emitable as _, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable,
+    NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable, NlasIterator,
+};
+use rtnetlink::{
+    proto::{ConnectionHandle, new_connection},
+    sys::{SocketAddr, protocols::NETLINK_NETFILTER},
+};
+
+/// `NFNL_SUBSYS_NFTABLES`, in the upper byte of a message's type.
+const SUBSYSTEM: u16 = 10 << 8;
+/// `NFT_MSG_GETRULE`.
+const GET_RULE: u16 = SUBSYSTEM | 7;
+/// `NFTA_RULE_TABLE`.
+const RULE_TABLE: u16 = 1;
+/// `NFTA_RULE_CHAIN`.
+const RULE_CHAIN: u16 = 2;
+/// `NFTA_RULE_EXPRESSIONS`.
+const RULE_EXPRESSIONS: u16 = 4;
+/// `NFTA_EXPR_NAME`.
+const EXPRESSION_NAME: u16 = 1;
+/// `NFTA_EXPR_DATA`.
+const EXPRESSION_DATA: u16 = 2;
+/// `struct nfgenmsg`: family, version, resource; bytes.
+const GENERIC_HEADER: usize = 4;
+
+/// Netlink attributes by their number.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Attributes(pub BTreeMap<u16, Vec<u8>>);
+
+impl Attributes {
+    /// Reads attributes, as far as they are well-formed.
+    #[must_use]
+    pub fn read(bytes: &[u8]) -> Self {
+        let attributes = NlasIterator::new(bytes).map_while(Result::ok);
+        Self(attributes.map(|it| (it.kind(), it.value().to_vec())).collect())
+    }
+
+    /// Returns an attribute's value.
+    #[must_use]
+    pub fn get(&self, number: u16) -> Option<&[u8]> {
+        self.0.get(&number).map(Vec::as_slice)
+    }
+
+    /// Returns the attributes inside an attribute; none if there is no such attribute.
+    #[must_use]
+    pub fn inside(&self, number: u16) -> Self {
+        self.get(number).map(Self::read).unwrap_or_default()
+    }
+
+    /// Returns a number in network byte order.
+    #[must_use]
+    pub fn number(&self, number: u16) -> Option<u32> {
+        Some(u32::from_be_bytes(self.get(number)?.try_into().ok()?))
+    }
+
+    /// Returns a text that ends with a zero.
+    #[must_use]
+    pub fn text(&self, number: u16) -> Option<&str> {
+        std::str::from_utf8(self.get(number)?.split(|byte| *byte == 0).next()?).ok()
+    }
+}
+
+/// One step of a rule: `limit`, `cmp`, or `match` and `target` with a module of iptables.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Expression {
+    /// The kernel's name of the expression.
+    pub name: String,
+    /// What it works with; the numbers depend on the expression.
+    pub data: Attributes,
+}
+
+/// A rule's expressions in order.
+pub type Rule = Vec<Expression>;
+
+/// A connection for requests to nftables; a kernel without nfnetlink has none.
+#[derive(Clone)]
+pub struct Nftables(ConnectionHandle<Message>);
+
+impl Nftables {
+    /// Connects; `None` if the kernel has no nfnetlink.
+    pub fn connect() -> Option<Self> {
+        let (connection, handle, _) = new_connection(NETLINK_NETFILTER).ok()?;
+        tokio::spawn(connection);
+        Some(Self(handle))
+    }
+
+    /// Returns the rules of a chain of the family `ip`; none if there is no such chain or table.
+    ///
+    /// # Errors
+    /// If the kernel refuses the dump.
+    pub async fn rules(&mut self, table: &str, chain: &str) -> Result<Vec<Rule>> {
+        let text = |number, text: &str| DefaultNla::new(number, [text.as_bytes(), &[0]].concat());
+        let attributes = [text(RULE_TABLE, table), text(RULE_CHAIN, chain)];
+        let mut body = vec![0; GENERIC_HEADER + attributes.as_slice().buffer_len()];
+        if let Some((header, rest)) = body.split_at_mut_checked(GENERIC_HEADER) {
+            header[0] = libc::AF_INET as u8;
+            attributes.as_slice().emit(rest);
+        }
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        let asking = NetlinkPayload::InnerMessage(Message { kind: GET_RULE, body });
+        let request = NetlinkMessage::new(header, asking);
+        let asked = || format!("reading the nft chain {chain} (table {table})");
+        let mut answers =
+            std::pin::pin!(self.0.request(request, SocketAddr::new(0, 0)).with_context(asked)?);
+        let mut rules = Vec::new();
+        while let Some(message) = answers.next().await {
+            match message.payload {
+                NetlinkPayload::InnerMessage(message) => {
+                    let body = message.body.get(GENERIC_HEADER..).unwrap_or_default();
+                    rules.push(rule(&Attributes::read(body)));
+                }
+                NetlinkPayload::Error(error) => return Err(error.to_io()).with_context(asked),
+                _ => {}
+            }
+        }
+        Ok(rules)
+    }
+}
+
+fn rule(attributes: &Attributes) -> Rule {
+    let listed = attributes.get(RULE_EXPRESSIONS).unwrap_or_default();
+    let expressions = NlasIterator::new(listed).map_while(Result::ok).map(|element| {
+        let parts = Attributes::read(element.value());
+        let name = parts.text(EXPRESSION_NAME).unwrap_or_default().to_owned();
+        Expression { name, data: parts.inside(EXPRESSION_DATA) }
+    });
+    expressions.collect()
+}
+
+/// A message of nfnetlink, whose body is read later.
+#[derive(Clone, Debug)]
+struct Message {
+    kind: u16,
+    body: Vec<u8>,
+}
+
+impl NetlinkSerializable for Message {
+    fn message_type(&self) -> u16 {
+        self.kind
+    }
+
+    fn buffer_len(&self) -> usize {
+        self.body.len()
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        buffer.copy_from_slice(&self.body);
+    }
+}
+
+impl NetlinkDeserializable for Message {
+    type Error = DecodeError;
+
+    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
+        Ok(Self { kind: header.message_type, body: payload.to_vec() })
+    }
+}
