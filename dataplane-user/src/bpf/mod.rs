@@ -3,6 +3,7 @@
 pub mod by_address;
 pub mod features;
 pub mod filters;
+pub mod foreign;
 pub mod frozen;
 pub mod handovers;
 pub mod hook;
@@ -13,6 +14,7 @@ pub mod pins;
 pub mod programs;
 pub mod routes;
 pub mod sys;
+pub mod verdict;
 pub mod verifier;
 
 pub use self::{

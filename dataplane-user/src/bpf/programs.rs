@@ -18,7 +18,7 @@ use nix::net::if_::if_nametoindex;
 use tokio::task::JoinHandle;
 
 use super::{Attachment, Hook as _, Maps, Pins, features, filters, maps, pins, verifier};
-use crate::{object, run_dir};
+use crate::{config::Attach, object, run_dir};
 
 /// How often what the programs logged is printed. A full ring loses lines,
 /// never packets.
@@ -193,8 +193,7 @@ impl Programs {
 
 /// Whether the kernel has TCX links (6.6, `CONFIG_NET_XGRESS`), by asking it, not
 /// by its version.
-#[must_use]
-pub fn has_tcx() -> bool {
+fn has_tcx() -> bool {
     let unsupported = |error: &ProgramError| {
         matches!(error, ProgramError::SyscallError(error)
             if error.io_error.raw_os_error() == Some(libc::EINVAL))
@@ -202,6 +201,16 @@ pub fn has_tcx() -> bool {
     // Reading the programs of others may be forbidden; that is an answer, too.
     !matches!(SchedClassifier::query_tcx("lo", TcAttachType::Ingress),
         Err(error) if unsupported(&error))
+}
+
+/// Whether TC programs are attached as clsact filters, not as TCX links.
+#[must_use]
+pub fn as_filters(attach: Attach) -> bool {
+    match attach {
+        Attach::Auto => !has_tcx(),
+        Attach::Tcx => false,
+        Attach::Clsact => true,
+    }
 }
 
 /// Removes a pin: a link ends with it, a filter does not.

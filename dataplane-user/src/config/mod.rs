@@ -143,13 +143,22 @@ pub struct LeasesConfig {
     pub mark: u32,
     /// Addresses whose flows are never leased: rules judge each of their packets.
     pub exclude: Vec<Cidr>,
+    /// Names of programs on pods' interfaces that only watch, `*` standing for any rest.
+    #[serde(deserialize_with = "given::list")]
+    pub accept_programs: Vec<Pattern>,
 }
 
 impl Default for LeasesConfig {
     fn default() -> Self {
         // The mark: a bit that neither Calico (0xffff0000), kube-proxy (0x4000,
         // 0x8000) nor the portmap plugin (0x2000) uses.
-        Self { seconds: 5, size: DEFAULT_LEASES as u32, mark: 0x1000, exclude: Vec::new() }
+        Self {
+            seconds: 5,
+            size: DEFAULT_LEASES as u32,
+            mark: 0x1000,
+            exclude: Vec::new(),
+            accept_programs: Vec::new(),
+        }
     }
 }
 

@@ -325,6 +325,18 @@ impl Pattern {
         !self.0.ends_with('*')
     }
 
+    /// Whether it stands for a program that the kernel shows with this name, of which it keeps 15
+    /// characters; `None`: the name cannot be read.
+    #[must_use]
+    pub fn matches_program(&self, name: Option<&str>) -> bool {
+        /// `BPF_OBJ_NAME_LEN` without the zero at the end.
+        const KEPT: usize = 15;
+        match name {
+            None => self.is_everything(),
+            Some(name) => self.matches(name) || (name.len() == KEPT && self.0.starts_with(name)),
+        }
+    }
+
     /// Whether it would stand for every interface, the underlay's included.
     #[must_use]
     pub fn is_everything(&self) -> bool {
@@ -353,6 +365,18 @@ mod tests {
         assert!(!Pattern::from("cali*").matches("eth0"));
         assert!(Pattern::from("eth0").matches("eth0"));
         assert!(!Pattern::from("eth0").matches("eth01"));
+    }
+
+    #[test]
+    fn patterns_match_names_that_the_kernel_cut_off() {
+        let accepts = |pattern: &str, name| Pattern::from(pattern).matches_program(name);
+        assert!(accepts("tcx_ingress_flow_parse", Some("tcx_ingress_flo")));
+        assert!(accepts("tcx_*", Some("tcx_ingress_flo")));
+        assert!(accepts("watch", Some("watch")));
+        assert!(!accepts("watcher", Some("watch")));
+        assert!(!accepts("tcx_ingress", Some("tcx_ingress_flo")));
+        assert!(accepts("*", None) && accepts("*", Some("")));
+        assert!(!accepts("tcx_*", None));
     }
 
     #[test]

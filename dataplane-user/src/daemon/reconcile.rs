@@ -425,12 +425,16 @@ impl Daemon {
         let (kernel, host) = (self.observer.kernel(), self.observer.host());
         let fitness = fitness::judge(kernel, host, &self.pins, file, depth).await;
         let fitness = match fitness {
-            Ok(filtered) => Fitness { filtered, refusal: None },
+            Ok(fitness) => fitness,
             Err(error) => Fitness {
-                filtered: self.decider.fitness().filtered.clone(),
                 refusal: Some(format!("{error:#}")),
+                misplaced: BTreeSet::new(),
+                ..self.decider.fitness().clone()
             },
         };
+        if let Some(applier) = &mut self.applier {
+            applier.take_out(&fitness.misplaced);
+        }
         self.decider.set_fitness(fitness);
     }
 

@@ -62,14 +62,14 @@ impl Daemon {
         let host = kernel.look().await?;
         let node = check_host(kernel, &host, &file, self.decider.memory()).await?;
         match fitness::judge(kernel, &host, &self.pins, &file, Depth::Whole).await {
-            Ok(filtered) => Ok((file, Fitness { filtered, refusal: None }, node)),
+            Ok(fitness) => Ok((file, fitness, node)),
             // Nothing new: what forbids it came later, and routes must go on changing.
             Err(error)
                 if running.config.fastpath == file.config.fastpath
                     && running.config.leases == file.config.leases =>
             {
-                let filtered = self.decider.fitness().filtered.clone();
-                Ok((file, Fitness { filtered, refusal: Some(format!("{error:#}")) }, node))
+                let refusal = Some(format!("{error:#}"));
+                Ok((file, Fitness { refusal, ..self.decider.fitness().clone() }, node))
             }
             Err(error) => Err(error),
         }

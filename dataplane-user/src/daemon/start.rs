@@ -94,7 +94,7 @@ async fn start(path: &Path, bpffs: Option<&Path>) -> Result<Daemon> {
         }
     };
     let fitness = match fitness::judge(&kernel, &host, &pins, &file, Depth::Whole).await {
-        Ok(filtered) => Fitness { filtered, refusal: None },
+        Ok(fitness) => fitness,
         // Programs of an earlier run may be at work, and refusing to start
         // would leave them so: they are replaced by ones that let the stack decide.
         Err(error) if pins.active().is_some() => {

@@ -18,6 +18,7 @@ const OBJ_GET: libc::c_int = 7;
 const PROG_GET_NEXT_ID: libc::c_int = 11;
 const PROG_GET_FD_BY_ID: libc::c_int = 13;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const LINK_CREATE: libc::c_int = 28;
 
 /// `BPF_PROG_TYPE_SCHED_CLS`.
 const SCHED_CLS: u32 = 3;
@@ -49,15 +50,53 @@ pub fn instruction(code: u8, to: u8, from: u8, offset: i16, number: i32) -> u64 
 
 /// Loads a TC program.
 pub fn load_classifier(program: &[u64]) -> io::Result<OwnedFd> {
-    load(SCHED_CLS, program)
+    load(SCHED_CLS, program, "")
+}
+
+/// Loads a TC program with a name of at most 15 characters.
+pub fn load_named_classifier(name: &str, program: &[u64]) -> io::Result<OwnedFd> {
+    load(SCHED_CLS, program, name)
+}
+
+/// Puts a TC program behind all others on an interface, by its number, in the network namespace of
+/// this thread. It stays as long as the descriptor.
+pub fn attach_tcx(program: &OwnedFd, ifindex: u32, hook: Hook) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Create {
+        program: u32,
+        target: u32,
+        attach_type: u32,
+        flags: u32,
+        relative: u64,
+        revision: u64,
+    }
+
+    let mut create = Create {
+        program: raw(program),
+        target: ifindex,
+        attach_type: hook as u32,
+        flags: 0,
+        relative: 0,
+        revision: 0,
+    };
+    open(LINK_CREATE, &mut create)
+}
+
+/// The two sides of TCX.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// `BPF_TCX_INGRESS`.
+    Ingress = 46,
+    /// `BPF_TCX_EGRESS`.
+    Egress = 47,
 }
 
 /// Loads an XDP program.
 pub fn load_xdp(program: &[u64]) -> io::Result<OwnedFd> {
-    load(XDP, program)
+    load(XDP, program, "")
 }
 
-fn load(program_type: u32, program: &[u64]) -> io::Result<OwnedFd> {
+fn load(program_type: u32, program: &[u64], name: &str) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Load {
         program_type: u32,
@@ -67,6 +106,9 @@ fn load(program_type: u32, program: &[u64]) -> io::Result<OwnedFd> {
         log_level: u32,
         log_size: u32,
         log: u64,
+        kernel: u32,
+        flags: u32,
+        name: [u8; 16],
     }
 
     let license = c"GPL";
@@ -78,7 +120,14 @@ fn load(program_type: u32, program: &[u64]) -> io::Result<OwnedFd> {
         log_level: 0,
         log_size: 0,
         log: 0,
+        kernel: 0,
+        flags: 0,
+        name: [0; 16],
     };
+    // The last byte stays zero.
+    for (to, from) in load.name[..15].iter_mut().zip(name.bytes()) {
+        *to = from;
+    }
     open(PROG_LOAD, &mut load)
 }
 

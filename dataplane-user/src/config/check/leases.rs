@@ -33,6 +33,14 @@ pub fn check(leases: &LeasesConfig, problems: &mut Vec<Problem>) {
             format!("use {} to {}, two to each conversation", SIZE.start(), SIZE.end()),
         );
     }
+    if leases.accept_programs.iter().any(|pattern| pattern.to_string().is_empty()) {
+        refuse(
+            "accept_programs",
+            "an empty name is that of no program".to_owned(),
+            "write a program's name as `bpftool prog` shows it; a trailing * stands for any rest"
+                .to_owned(),
+        );
+    }
     if leases.mark.count_ones() != 1 {
         refuse(
             "mark",

@@ -98,6 +98,8 @@ const REFUSED: &[(&str, &[&str])] = &[
     ("sources: {kubernetes: {api: v2}}\n", &["FILE:1:", "v2", "auto"]),
     ("sources: {kubernetes: {token: x}}\n", &["FILE:1:", "token", "expected one of"]),
     ("sources: {bird: {sockets: /x}}\n", &["FILE:1:", "sockets", "expected one of"]),
+    ("leases: {accept_programs: ['']}\n", &["FILE:1:", "leases.accept_programs", "bpftool"]),
+    ("leases:\n  accept_programs:\n", &["FILE", "this key has no value"]),
     ("leases: {seconds: 0}\n", &["FILE:1:", "leases.seconds", "use 1 to 9"]),
     ("leases: {seconds: 10}\n", &["FILE:1:", "leases.seconds", "use 1 to 9", "policy"]),
     ("leases: {seconds: -1}\n", &["FILE:1:", "leases.seconds"]),

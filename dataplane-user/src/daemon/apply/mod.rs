@@ -32,9 +32,9 @@ use super::{
     observe::{NextHops, Observer},
 };
 use crate::{
-    bpf::{Attachment, Maps, Pins, Programs, links, programs::has_tcx},
+    bpf::{Attachment, Maps, Pins, Programs, links, programs::as_filters, programs::unpin},
     clock,
-    config::{Attach, Config, DecapHook},
+    config::{Config, DecapHook},
     desired::{self, Desired, RouteTables},
     kernel::{Host, Kernel},
     netfilter::{MarkRules, conntrack},
@@ -144,6 +144,17 @@ impl Applier {
         Ok(())
     }
 
+    /// Detaches programs that stand before others' and belong behind them; the next
+    /// [`Self::apply`] attaches them at the end. Packets take the stack path meanwhile.
+    pub fn take_out(&mut self, misplaced: &BTreeSet<Attachment>) {
+        for at in misplaced {
+            match unpin(&self.pins, *at) {
+                Ok(()) => drop(self.attached.remove(at)),
+                Err(error) => tracing::warn!("{error:#}"),
+            }
+        }
+    }
+
     /// The loaded programs.
     #[must_use]
     pub fn programs(&self) -> &Programs {
@@ -174,11 +185,7 @@ impl Applier {
         let deadline = Instant::now() + if is_first { FIRST_SLICE } else { SLICE };
         let names: BTreeMap<IfIndex, String> =
             host.links.iter().map(|(index, link)| (*index, link.name.clone())).collect();
-        let as_filters = match config.attach {
-            Attach::Auto => !has_tcx(),
-            Attach::Tcx => false,
-            Attach::Clsact => true,
-        };
+        let as_filters = as_filters(config.attach);
         let pinned = links::pinned(pins)?.into_iter().map(|(at, _)| at).collect();
         let is_auto = config.underlay.interfaces.is_empty();
         let kept = desired.may_stay.intersection(&pinned).copied();

@@ -49,6 +49,7 @@ use self::{
     handovers::{Counted, GivenUp, Handovers, Refusals},
 };
 use crate::{
+    bpf::Attachment,
     config::ConfigFile,
     desired::Paths,
     kernel::Host,
@@ -65,6 +66,8 @@ pub struct Fitness {
     /// Interfaces of pods with filters or shapers of others: their flows get no leases. Of no
     /// effect while the fast path is withheld.
     pub filtered: BTreeSet<IfIndex>,
+    /// Our programs that stand before accepted ones of others, and belong behind them.
+    pub misplaced: BTreeSet<Attachment>,
     /// Why the fast path must not be used, if so.
     pub refusal: Option<String>,
 }

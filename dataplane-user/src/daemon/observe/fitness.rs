@@ -10,16 +10,18 @@ use anyhow::{Context as _, Result, bail};
 use dataplane_common::IfIndex;
 
 use crate::{
-    bpf::{Pins, links},
+    bpf::{Pins, links, programs::as_filters},
     config::{ConfigFile, Fastpath, Problem},
+    daemon::decide::Fitness,
     desired,
     kernel::{Host, Kernel},
     netfilter::{self, MarkRules, conntrack},
 };
 
 use super::{
-    policy::{self, Finding, Foreign},
+    policy::{self, Finding},
     policy_routing,
+    programs::{Foreign, Terms, foreign},
 };
 
 /// How much of the host is looked at.
@@ -31,7 +33,7 @@ pub enum Depth {
     Quick,
 }
 
-/// Interfaces of pods behind somebody's filters, whose flows are not leased.
+/// Returns what is to be known of a host that is fit for it.
 ///
 /// # Errors
 /// If the fast path must not be had: why, and what to do.
@@ -41,10 +43,10 @@ pub async fn judge(
     pins: &Pins,
     file: &ConfigFile,
     depth: Depth,
-) -> Result<BTreeSet<IfIndex>> {
+) -> Result<Fitness> {
     match file.config.fastpath {
-        Fastpath::Off => Ok(BTreeSet::new()),
-        Fastpath::Trusted => refuse_untrusted(host, file).map(|()| BTreeSet::new()),
+        Fastpath::Off => Ok(Fitness::default()),
+        Fastpath::Trusted => refuse_untrusted(host, file).map(|()| Fitness::default()),
         Fastpath::Verified => judge_verified(kernel, host, pins, file, depth).await,
     }
 }
@@ -82,7 +84,7 @@ async fn judge_verified(
     pins: &Pins,
     file: &ConfigFile,
     depth: Depth,
-) -> Result<BTreeSet<IfIndex>> {
+) -> Result<Fitness> {
     let shown = file.path.display();
     let leases = &file.config.leases;
     let remedy = "or use `fastpath: off`";
@@ -107,14 +109,20 @@ async fn judge_verified(
     let pods = desired::local_pods(&file.config, host);
     let ours = links::list(pins)?.into_iter().map(|(_, link)| link.program_id).collect();
     let interfaces: BTreeSet<IfIndex> = pods.values().map(|pod| pod.hop.ifindex).collect();
-    let Foreign { program, filtered } = policy::foreign(kernel, host, &interfaces, &ours)
+    let terms = Terms {
+        ours: &ours,
+        accepted: &leases.accept_programs,
+        as_filters: as_filters(file.config.attach),
+    };
+    let Foreign { program, filtered, misplaced } = foreign(kernel, host, &interfaces, terms)
         .await
         .context("looking for programs of others on the pods' interfaces")?;
     if let Some(found) = program {
         bail!(
-            "{shown}: fastpath: `verified` follows netfilter, but {found} judges pods' packets \
-             here, as Felix's eBPF data plane does; remove it, {remedy}"
+            "{shown}: fastpath: `verified` follows netfilter, but {found} may decide about pods' \
+             packets here, as Felix's eBPF data plane does; if it only watches, list its name in \
+             leases.accept_programs; else remove it, {remedy}"
         );
     }
-    Ok(filtered)
+    Ok(Fitness { filtered, misplaced, refusal: None })
 }

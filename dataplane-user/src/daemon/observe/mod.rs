@@ -12,6 +12,7 @@ pub mod path_mtu;
 mod paths;
 mod policy;
 mod policy_routing;
+mod programs;
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 

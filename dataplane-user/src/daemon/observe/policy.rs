@@ -4,69 +4,12 @@
 //! working. Where Felix's chains or kube-proxy's rules are found, or where we
 //! cannot look, it takes the operator's word to go on.
 
-use std::collections::BTreeSet;
-
-use anyhow::{Context as _, Result};
-use aya::programs::TcAttachType;
-use dataplane_common::IfIndex;
 use nftables::{
     helper::get_current_ruleset_with_args,
     schema::{NfListObject, NfObject},
 };
 
-use crate::{
-    bpf::{filters::is_ours, sys},
-    kernel::{Host, Kernel},
-    netfilter::legacy,
-};
-
-/// What others have put on the pods' interfaces.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Foreign {
-    /// A program that may judge packets in netfilter's stead: which, and where.
-    pub program: Option<String>,
-    /// Interfaces with filters of another kind, which want to see every packet.
-    pub filtered: BTreeSet<IfIndex>,
-}
-
-/// Looks for programs and filters that are not `ours` on the pods' interfaces.
-///
-/// # Errors
-/// If the kernel does not tell.
-pub async fn foreign(
-    kernel: &Kernel,
-    host: &Host,
-    pods: &BTreeSet<IfIndex>,
-    ours: &BTreeSet<u32>,
-) -> Result<Foreign> {
-    let mut found = Foreign::default();
-    for ifindex in pods {
-        let Some(link) = host.links.get(ifindex) else { continue };
-        for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
-            let programs = match sys::tcx_programs(*ifindex, direction) {
-                // Gone meanwhile; or the kernel has no TCX.
-                Err(error) if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::EINVAL)) => {
-                    continue;
-                }
-                programs => programs.with_context(|| format!("TCX on {}", link.name))?,
-            };
-            if let Some(id) = programs.iter().find(|id| !ours.contains(id)) {
-                found.program = Some(format!("program {id} on {} (TCX)", link.name));
-            }
-        }
-        if !host.clsact.contains(ifindex) {
-            continue;
-        }
-        let mut filters = kernel.filters(*ifindex).await?;
-        filters.retain(|filter| !is_ours(filter));
-        if filters.iter().any(|filter| filter.kind == "bpf") {
-            found.program = Some(format!("a BPF filter on {} (clsact)", link.name));
-        } else if !filters.is_empty() {
-            found.filtered.insert(*ifindex);
-        }
-    }
-    Ok(found)
-}
+use crate::netfilter::legacy;
 
 /// What was found.
 #[derive(Clone, PartialEq, Eq, Debug)]

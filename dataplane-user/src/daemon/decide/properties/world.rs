@@ -241,7 +241,7 @@ impl World {
     }
 
     fn fitness(&self) -> Fitness {
-        Fitness { filtered: BTreeSet::new(), refusal: self.refusal.clone() }
+        Fitness { refusal: self.refusal.clone(), ..Fitness::default() }
     }
 }
 
