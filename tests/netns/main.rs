@@ -5,7 +5,7 @@
 //! | about | modules |
 //! |---|---|
 //! | Packets between two nodes | [`traffic`], [`frames`], [`size`], [`mtu`], [`handover`], [`errors`], [`spoof`], [`safety`], [`service`], [`regressions`] |
-//! | Leases | [`leases`], [`lease_policy`], [`lease_services`], [`lease_traps`], [`lease_life`], [`lease_load`], [`lease_config`], [`qos`], [`watchers`], [`lease_conntrack`] |
+//! | Leases | [`leases`], [`lease_policy`], [`lease_services`], [`lease_traps`], [`lease_life`], [`lease_load`], [`lease_config`], [`qos`], [`watchers`], [`flowtable`], [`lease_conntrack`] |
 //! | Where routes come from | [`sources`], [`bird`], [`source_bird`], [`source_etcd`], [`source_kubernetes`], [`own_node`], [`source_scale`] |
 //! | The daemon's life | [`daemon`], [`restart`], [`upgrade`], [`bad_pins`], [`reload`], [`config`], [`underlay`], [`pods`], [`attach`] |
 //! | What an operator sees | [`cli`], [`here`], [`lease_cli`], [`problems`], [`journal`] |
@@ -18,6 +18,7 @@ mod cli;
 mod config;
 mod daemon;
 mod errors;
+mod flowtable;
 mod frames;
 mod handover;
 mod here;

@@ -24,7 +24,7 @@ pub use self::{
     events::{Changes, Events, RouteChange},
     filters::Filter,
     host::{Host, KernelRoute, Link, Neighbour},
-    nftables::{Attributes, Expression, Rule},
+    nftables::{Attributes, Expression, Flowtable, Rule},
     path::Path,
     routes::{METRIC, PROTOCOL, TunnelRoute},
     tunl0::TUNL0,
@@ -62,6 +62,17 @@ impl Kernel {
     pub async fn nft_rules(&self, table: &str, chain: &str) -> Result<Vec<Rule>> {
         match self.nftables.clone() {
             Some(mut nftables) => nftables.rules(table, chain).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Returns the flowtables of nftables.
+    ///
+    /// # Errors
+    /// If the kernel refuses the dump.
+    pub async fn flowtables(&self) -> Result<Vec<Flowtable>> {
+        match self.nftables.clone() {
+            Some(mut nftables) => nftables.flowtables().await,
             None => Ok(Vec::new()),
         }
     }

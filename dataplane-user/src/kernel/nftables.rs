@@ -25,6 +25,16 @@ const RULE_TABLE: u16 = 1;
 const RULE_CHAIN: u16 = 2;
 /// `NFTA_RULE_EXPRESSIONS`.
 const RULE_EXPRESSIONS: u16 = 4;
+/// `NFT_MSG_GETFLOWTABLE`.
+const GET_FLOWTABLE: u16 = SUBSYSTEM | 23;
+/// `NFTA_FLOWTABLE_TABLE`.
+const FLOWTABLE_TABLE: u16 = 1;
+/// `NFTA_FLOWTABLE_NAME`.
+const FLOWTABLE_NAME: u16 = 2;
+/// `NFTA_FLOWTABLE_HOOK`.
+const FLOWTABLE_HOOK: u16 = 3;
+/// `NFTA_FLOWTABLE_HOOK_DEVS`.
+const HOOK_DEVICES: u16 = 3;
 /// `NFTA_EXPR_NAME`.
 const EXPRESSION_NAME: u16 = 1;
 /// `NFTA_EXPR_DATA`.
@@ -99,31 +109,73 @@ impl Nftables {
     /// If the kernel refuses the dump.
     pub async fn rules(&mut self, table: &str, chain: &str) -> Result<Vec<Rule>> {
         let text = |number, text: &str| DefaultNla::new(number, [text.as_bytes(), &[0]].concat());
-        let attributes = [text(RULE_TABLE, table), text(RULE_CHAIN, chain)];
-        let mut body = vec![0; GENERIC_HEADER + attributes.as_slice().buffer_len()];
-        if let Some((header, rest)) = body.split_at_mut_checked(GENERIC_HEADER) {
-            header[0] = libc::AF_INET as u8;
-            attributes.as_slice().emit(rest);
+        let of_chain = [text(RULE_TABLE, table), text(RULE_CHAIN, chain)];
+        let rules = self.dump(GET_RULE, libc::AF_INET, &of_chain).await;
+        let rules = rules.with_context(|| format!("reading the nft chain {chain} ({table})"))?;
+        Ok(rules.iter().map(|body| rule(&Attributes::read(body))).collect())
+    }
+
+    /// Returns the flowtables of all families.
+    ///
+    /// # Errors
+    /// If the kernel refuses the dump.
+    pub async fn flowtables(&mut self) -> Result<Vec<Flowtable>> {
+        let found = self.dump(GET_FLOWTABLE, libc::AF_UNSPEC, &[]).await;
+        let found = found.context("reading flowtables of nft")?;
+        Ok(found.iter().map(|body| flowtable(&Attributes::read(body))).collect())
+    }
+
+    /// Returns the attributes of each answer.
+    async fn dump(&mut self, kind: u16, family: i32, given: &[DefaultNla]) -> Result<Vec<Vec<u8>>> {
+        let mut body = vec![0; GENERIC_HEADER + given.buffer_len()];
+        if let Some((generic, rest)) = body.split_at_mut_checked(GENERIC_HEADER) {
+            generic[0] = family as u8;
+            given.emit(rest);
         }
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-        let asking = NetlinkPayload::InnerMessage(Message { kind: GET_RULE, body });
+        let asking = NetlinkPayload::InnerMessage(Message { kind, body });
         let request = NetlinkMessage::new(header, asking);
-        let asked = || format!("reading the nft chain {chain} (table {table})");
-        let mut answers =
-            std::pin::pin!(self.0.request(request, SocketAddr::new(0, 0)).with_context(asked)?);
-        let mut rules = Vec::new();
+        let mut answers = std::pin::pin!(self.0.request(request, SocketAddr::new(0, 0))?);
+        let mut bodies = Vec::new();
         while let Some(message) = answers.next().await {
             match message.payload {
                 NetlinkPayload::InnerMessage(message) => {
-                    let body = message.body.get(GENERIC_HEADER..).unwrap_or_default();
-                    rules.push(rule(&Attributes::read(body)));
+                    bodies.push(message.body.get(GENERIC_HEADER..).unwrap_or_default().to_vec());
                 }
-                NetlinkPayload::Error(error) => return Err(error.to_io()).with_context(asked),
+                NetlinkPayload::Error(error) => return Err(error.to_io().into()),
                 _ => {}
             }
         }
-        Ok(rules)
+        Ok(bodies)
+    }
+}
+
+/// A flowtable: established packets that arrive on one of its devices pass by the hooks `forward` and
+/// `postrouting` (`net/netfilter/nf_flow_table_ip.c`).
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Flowtable {
+    /// Its table.
+    pub table: String,
+    /// Its name.
+    pub name: String,
+    /// The names of its devices.
+    pub devices: Vec<String>,
+}
+
+fn flowtable(attributes: &Attributes) -> Flowtable {
+    let text = |number| attributes.text(number).unwrap_or_default().to_owned();
+    let hook = attributes.inside(FLOWTABLE_HOOK);
+    let listed = hook.get(HOOK_DEVICES).unwrap_or_default();
+    // Each has the same number.
+    let devices = NlasIterator::new(listed).map_while(Result::ok).filter_map(|device| {
+        let name = device.value().split(|byte| *byte == 0).next()?;
+        Some(String::from_utf8_lossy(name).into_owned())
+    });
+    Flowtable {
+        table: text(FLOWTABLE_TABLE),
+        name: text(FLOWTABLE_NAME),
+        devices: devices.collect(),
     }
 }
 
@@ -163,5 +215,44 @@ impl NetlinkDeserializable for Message {
 
     fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
         Ok(Self { kind: header.message_type, body: payload.to_vec() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One attribute; its value is padded to four bytes.
+    fn attribute(number: u16, value: &[u8]) -> Vec<u8> {
+        let attribute = DefaultNla::new(number, value.to_vec());
+        let mut bytes = vec![0; attribute.buffer_len()];
+        attribute.emit(&mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn a_flowtable_names_its_devices() {
+        let device = |name: &str| attribute(1, &[name.as_bytes(), &[0]].concat());
+        let devices = [device("cali1"), device("eth0")].concat();
+        let hook = [attribute(1, &[0, 0, 0, 0]), attribute(HOOK_DEVICES, &devices)].concat();
+        let body = [
+            attribute(FLOWTABLE_TABLE, b"calico\0"),
+            attribute(FLOWTABLE_NAME, b"calico\0"),
+            attribute(FLOWTABLE_HOOK, &hook),
+        ];
+        let found = flowtable(&Attributes::read(&body.concat()));
+        assert_eq!((found.table.as_str(), found.name.as_str()), ("calico", "calico"));
+        assert_eq!(found.devices, ["cali1", "eth0"]);
+    }
+
+    /// What is cut off, or empty, is as far as it goes.
+    #[test]
+    fn broken_messages_are_read_as_far_as_they_go() {
+        let good = attribute(FLOWTABLE_NAME, b"calico\0");
+        for length in 0..good.len() {
+            let found = flowtable(&Attributes::read(&good[..length]));
+            assert_eq!(found.devices, Vec::<String>::new());
+        }
+        assert_eq!(rule(&Attributes::default()), Vec::new());
     }
 }

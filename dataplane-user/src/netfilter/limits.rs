@@ -19,7 +19,7 @@ use std::{
 
 use ipnet::Ipv4Net;
 
-use crate::kernel::{Attributes, Rule};
+use crate::kernel::{Attributes, Flowtable, Rule};
 
 /// What a rule wants of each packet.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -62,6 +62,8 @@ pub struct Limits {
     pub by_interface: BTreeMap<String, BTreeSet<Limit>>,
     /// Sources whose packets get another DSCP.
     pub remarked: BTreeSet<Ipv4Net>,
+    /// A flowtable with one of their interfaces: established packets pass by the rules that grant leases.
+    pub flowtable: Option<Flowtable>,
     /// The interfaces whose chains were read.
     pub asked: BTreeSet<String>,
     /// What could not be read, and why.

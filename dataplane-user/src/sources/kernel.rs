@@ -146,7 +146,7 @@ mod tests {
     use dataplane_common::Mtu;
 
     use super::*;
-    use crate::kernel::Link;
+    use crate::kernel::{Link, RouteChange};
 
     const NODE: Ipv4Addr = Ipv4Addr::new(172, 16, 36, 10);
     const ROUTER: Ipv4Addr = Ipv4Addr::new(172, 16, 36, 1);
@@ -218,6 +218,42 @@ mod tests {
                 ]
             );
         }
+    }
+
+    /// Calico 3.33: Felix takes BIRD's routes over tunl0 for its own, in place, and removes those it
+    /// does not want (`OwnBIRDIPIPRoutes`); other protocols stay as they are.
+    #[test]
+    fn felix_takes_birds_routes_over_and_no_claim_moves() {
+        let (bird, felix) = (12, 80);
+        let by = |protocol| route("10.20.42.0/26", Some((TUNL, PEER)), protocol);
+        let stale = || route("10.20.43.0/26", Some((TUNL, OTHER)), bird);
+        let change = |route, is_there| RouteChange { route, is_there };
+        let read = |host: &Host| -> Vec<_> {
+            let (config, underlay) = (KernelConfig::default(), BTreeSet::from([ETH0]));
+            let claims = Reader::new(&config, host, &underlay, NODE).claims(host);
+            claims.iter().map(|it| (it.cidr.to_string(), it.claim.map(|it| it.node))).collect()
+        };
+        let wanted = ("10.20.42.0/26".to_owned(), Some(PEER));
+        let unwanted = ("10.20.43.0/26".to_owned(), Some(OTHER));
+        let mut host = host(vec![by(bird), stale()]);
+        for (what, changes, expected) in [
+            ("BIRD's", vec![], vec![wanted.clone(), unwanted]),
+            // The kernel announces a replacement as a new route.
+            ("replaced", vec![change(by(felix), true)], vec![wanted.clone()]),
+            ("BIRD again", vec![change(by(bird), true)], vec![wanted.clone()]),
+            ("Felix again", vec![change(by(felix), true)], vec![wanted]),
+            ("removed", vec![change(by(felix), false)], vec![]),
+        ] {
+            host.change_routes(changes);
+            if what == "replaced" {
+                host.change_routes([change(stale(), false)]);
+            }
+            assert_eq!(read(&host), expected, "{what}");
+        }
+        // Ours, which are neither's, are not read as claims.
+        let ours = route("10.20.42.0/26", Some((TUNL, PEER)), crate::kernel::PROTOCOL);
+        host.change_routes([change(ours, true)]);
+        assert_eq!(read(&host), []);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::{
     config::Config,
     desired,
-    kernel::{Host, Kernel},
+    kernel::{Flowtable, Host, Kernel},
     netfilter::{
         legacy,
         limits::{DSCP, ENDPOINT, Limits},
@@ -62,6 +62,8 @@ async fn look_in_nftables(
             }
         }
     }
+    let of_pods = |table: &Flowtable| table.devices.iter().any(|name| interfaces.contains(name));
+    limits.flowtable = kernel.flowtables().await?.into_iter().find(of_pods);
     for (table, before) in REMARKING {
         let chain = format!("{before}{DSCP}");
         limits.add_remarked(&chain, &kernel.nft_rules(table, &chain).await?);

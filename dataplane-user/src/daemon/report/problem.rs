@@ -137,6 +137,8 @@ codes! {
     NoRoutes = "no-routes": Info,
     /// A pod gets no leases, because a limit, a qdisc or a filter has to see each of its packets.
     PodUnleased = "pod-unleased": Info,
+    /// A flowtable takes established packets past the rules that grant leases.
+    Flowtable = "flowtable": Info,
     /// A route is left to tunl0.
     LeftToTunl0 = "left-to-tunl0": Info,
     /// The host itself has no address towards pods.
