@@ -21,7 +21,7 @@ impl Lab {
         let nodes = self.nodes();
         let rules = nodes.iter().flat_map(|node| {
             protocols.iter().map(move |protocol| {
-                let comment = comment(&node.label, *protocol);
+                let comment = comment(node.label, *protocol);
                 format!(
                     "ip protocol {protocol} ip saddr {} counter comment \"{comment}\"\n",
                     node.ip

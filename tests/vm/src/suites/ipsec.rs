@@ -43,14 +43,14 @@ fn cases(_: Kernel) -> Vec<Case> {
     CASES.to_vec()
 }
 
-/// Requires ESP between two nodes, as strongSwan does for host-to-host transport. The states stay.
+/// Requires ESP between two nodes, as strongSwan does for host-to-host transport.
 fn encrypt(lab: &Lab) -> Result<()> {
     for (node, peer) in [(&lab.node1, &lab.node2), (&lab.node2, &lab.node1)] {
         for (from, to, spi) in [(&lab.node1, &lab.node2, 0x1001), (&lab.node2, &lab.node1, 0x1002)]
         {
             let (from, to) = (from.ip, to.ip);
             node.netns.ip(&format!(
-                "xfrm state replace src {from} dst {to} proto esp spi {spi:#x} reqid 1 mode transport \
+                "xfrm state add src {from} dst {to} proto esp spi {spi:#x} reqid 1 mode transport \
                  {ALGORITHM}"
             ))?;
         }

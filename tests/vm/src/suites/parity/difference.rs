@@ -112,8 +112,6 @@ differences! {
         "programs see fragments only; with DF there are none"
     ShortFragment Both "outer fragments that split the inner header" "reassembled, unwrapped" "not unwrapped"
         "no program could judge the inner source (RFC 1858)"
-    Twice Both "a node's outer packet inside another one" "unwrapped twice" "not unwrapped"
-        "the second inner source would get past the source check"
     NestedTunnel Replace "IPIP or 6in4 inside" "unwrapped once" "not unwrapped"
         "the inner source would prove nothing"
     PortUnreachable Replace "what the kernel gets wrapped (those above, and broken packets)" "unwrapped, or dropped" "dropped; Port Unreachable to the outer source where the module ipip is loaded"
