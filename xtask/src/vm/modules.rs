@@ -54,14 +54,15 @@ const WANTED: &[&str] = &[
     "ctr",
     "gcm",
     "seqiv",
+    "jitterentropy_rng",
     // Sockets.
     "af_packet",
     // Measuring.
     "pktgen",
 ];
 
-/// Part of another module in newer kernels.
-const FORMER: &[&str] = &["nft_objref", "ghash-generic"];
+/// Part of another module, or of the kernel, in some kernels.
+const FORMER: &[&str] = &["nft_objref", "ghash_generic", "sha512_generic", "drbg"];
 
 /// A module, ready to load.
 pub struct Module {
