@@ -9,7 +9,7 @@
 //! | Where routes come from | [`sources`], [`bird`], [`source_bird`], [`source_etcd`], [`source_kubernetes`], [`own_node`], [`source_scale`] |
 //! | The daemon's life | [`daemon`], [`restart`], [`upgrade`], [`bad_pins`], [`reload`], [`config`], [`underlay`], [`pods`], [`attach`] |
 //! | What an operator sees | [`cli`], [`here`], [`lease_cli`], [`problems`], [`journal`] |
-//! | The host around it | [`host_links`], [`host_ipsec`], [`security`], [`packaging`], [`systemd`], [`systemd_problems`] |
+//! | The host around it | [`host_links`], [`host_ipsec`], [`outer_rules`], [`security`], [`packaging`], [`systemd`], [`systemd_problems`] |
 
 mod attach;
 mod bad_pins;
@@ -35,6 +35,7 @@ mod lease_services;
 mod lease_traps;
 mod leases;
 mod mtu;
+mod outer_rules;
 mod own_node;
 mod packaging;
 mod pods;

@@ -16,7 +16,7 @@ use super::{
         Observer,
         fitness::{self, Depth},
         foreign::foreign_routes,
-        limits,
+        limits, outer_rules,
     },
     report::{Problem, Ways, forwarding},
     start, survey,
@@ -83,6 +83,8 @@ pub async fn preview(file: ConfigFile) -> Result<Preview> {
         let interfaces = limits::interfaces(&decider.file().config, observer.host());
         decider.set_limits(limits::look(observer.kernel(), interfaces).await);
     }
+    let nodes = decider.table().nodes().collect();
+    decider.set_outer_rules(outer_rules::look(observer.kernel(), &nodes).await?);
     let (host, paths) = (observer.host(), observer.paths());
     let basis = decider.basis(host, paths);
     decider.memory_mut().node = basis.as_ref().map(|basis| basis.node);

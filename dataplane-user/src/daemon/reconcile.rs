@@ -17,7 +17,7 @@ use super::{
         Interest, Noticed, fitness,
         fitness::Depth,
         health::{self, Seen},
-        limits,
+        limits, outer_rules,
     },
     report::{self, Code, Problem, Stage},
     service,
@@ -98,6 +98,7 @@ impl Daemon {
             self.judge_fitness().await;
         }
         self.look_at_limits(resync).await;
+        self.look_at_outer_rules(resync).await;
         if looked.routes_differ {
             self.decider.routes_differ();
         }
@@ -449,6 +450,17 @@ impl Daemon {
         if resync || self.rules_touched || interfaces != self.decider.limits().asked {
             let limits = limits::look(self.observer.kernel(), interfaces).await;
             self.decider.set_limits(limits);
+        }
+    }
+
+    /// Reads the host's rules about encapsulated packets if they may be others than before.
+    async fn look_at_outer_rules(&mut self, resync: bool) {
+        if resync || self.rules_touched {
+            let nodes = self.decider.table().nodes().collect();
+            match outer_rules::look(self.observer.kernel(), &nodes).await {
+                Ok(rules) => self.decider.set_outer_rules(rules),
+                Err(error) => tracing::debug!("{error:#}"),
+            }
         }
     }
 

@@ -24,7 +24,7 @@ pub use self::{
     events::{Changes, Events, RouteChange},
     filters::Filter,
     host::{Host, KernelRoute, Link, Neighbour},
-    nftables::{Attributes, Expression, Flowtable, Rule},
+    nftables::{Attributes, BaseChain, Expression, Flowtable, Rule},
     path::Path,
     routes::{METRIC, PROTOCOL, TunnelRoute},
     tunl0::TUNL0,
@@ -62,6 +62,28 @@ impl Kernel {
     pub async fn nft_rules(&self, table: &str, chain: &str) -> Result<Vec<Rule>> {
         match self.nftables.clone() {
             Some(mut nftables) => nftables.rules(table, chain).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Returns the chains of nftables that the kernel calls itself for IPv4 packets.
+    ///
+    /// # Errors
+    /// If the kernel refuses the dump.
+    pub async fn nft_base_chains(&self) -> Result<Vec<BaseChain>> {
+        match self.nftables.clone() {
+            Some(mut nftables) => nftables.base_chains().await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Returns the rules of such a chain.
+    ///
+    /// # Errors
+    /// If the kernel refuses the dump.
+    pub async fn nft_rules_of(&self, chain: &BaseChain) -> Result<Vec<Rule>> {
+        match self.nftables.clone() {
+            Some(mut nftables) => nftables.rules_of(chain).await,
             None => Ok(Vec::new()),
         }
     }

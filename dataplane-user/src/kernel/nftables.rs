@@ -17,6 +17,18 @@ use rtnetlink::{
 
 /// `NFNL_SUBSYS_NFTABLES`, in the upper byte of a message's type.
 const SUBSYSTEM: u16 = 10 << 8;
+/// `NFT_MSG_GETCHAIN`.
+const GET_CHAIN: u16 = SUBSYSTEM | 4;
+/// `NFTA_CHAIN_TABLE`.
+const CHAIN_TABLE: u16 = 1;
+/// `NFTA_CHAIN_NAME`.
+const CHAIN_NAME: u16 = 3;
+/// `NFTA_CHAIN_HOOK`.
+const CHAIN_HOOK: u16 = 4;
+/// `NFTA_HOOK_HOOKNUM`.
+const HOOK_NUMBER: u16 = 1;
+/// `NFPROTO_INET`: rules about IPv4 and IPv6.
+const FAMILY_INET: i32 = 1;
 /// `NFT_MSG_GETRULE`.
 const GET_RULE: u16 = SUBSYSTEM | 7;
 /// `NFTA_RULE_TABLE`.
@@ -108,9 +120,40 @@ impl Nftables {
     /// # Errors
     /// If the kernel refuses the dump.
     pub async fn rules(&mut self, table: &str, chain: &str) -> Result<Vec<Rule>> {
+        self.rules_in(libc::AF_INET, table, chain).await
+    }
+
+    /// Returns the rules of a chain that the kernel calls itself.
+    ///
+    /// # Errors
+    /// If the kernel refuses the dump.
+    pub async fn rules_of(&mut self, chain: &BaseChain) -> Result<Vec<Rule>> {
+        self.rules_in(chain.family, &chain.table, &chain.name).await
+    }
+
+    /// Returns the chains that the kernel calls itself for IPv4 packets.
+    ///
+    /// # Errors
+    /// If the kernel refuses the dump.
+    pub async fn base_chains(&mut self) -> Result<Vec<BaseChain>> {
+        let mut chains = Vec::new();
+        for family in [libc::AF_INET, FAMILY_INET] {
+            let found = self.dump(GET_CHAIN, family, &[]).await.context("reading chains of nft")?;
+            chains.extend(found.iter().filter_map(|body| {
+                let attributes = Attributes::read(body);
+                let text = |number| attributes.text(number).map(str::to_owned);
+                let hook = attributes.inside(CHAIN_HOOK).number(HOOK_NUMBER)?;
+                let (table, name) = (text(CHAIN_TABLE)?, text(CHAIN_NAME)?);
+                Some(BaseChain { family, table, name, hook })
+            }));
+        }
+        Ok(chains)
+    }
+
+    async fn rules_in(&mut self, family: i32, table: &str, chain: &str) -> Result<Vec<Rule>> {
         let text = |number, text: &str| DefaultNla::new(number, [text.as_bytes(), &[0]].concat());
         let of_chain = [text(RULE_TABLE, table), text(RULE_CHAIN, chain)];
-        let rules = self.dump(GET_RULE, libc::AF_INET, &of_chain).await;
+        let rules = self.dump(GET_RULE, family, &of_chain).await;
         let rules = rules.with_context(|| format!("reading the nft chain {chain} ({table})"))?;
         Ok(rules.iter().map(|body| rule(&Attributes::read(body))).collect())
     }
@@ -149,6 +192,19 @@ impl Nftables {
         }
         Ok(bodies)
     }
+}
+
+/// A chain that the kernel calls itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BaseChain {
+    /// `NFPROTO_IPV4` or `NFPROTO_INET`.
+    pub family: i32,
+    /// Its table.
+    pub table: String,
+    /// Its name.
+    pub name: String,
+    /// When: `enum nf_inet_hooks`, from `prerouting` 0 to `postrouting` 4.
+    pub hook: u32,
 }
 
 /// A flowtable: established packets that arrive on one of its devices pass by the hooks `forward` and

@@ -8,6 +8,7 @@
 pub mod conntrack;
 pub mod legacy;
 pub mod limits;
+pub mod outer;
 mod rules;
 
 pub use self::rules::{Listing, MarkRules, check, list, remove};

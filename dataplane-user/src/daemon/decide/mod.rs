@@ -53,7 +53,7 @@ use crate::{
     config::ConfigFile,
     desired::Paths,
     kernel::Host,
-    netfilter::limits::Limits,
+    netfilter::{limits::Limits, outer::OuterRules},
     sources::{
         claims::Claims,
         table::{ChosenRoute, RouteTable},
@@ -82,6 +82,7 @@ pub struct Decider {
     memory: Memory,
     fitness: Fitness,
     limits: Limits,
+    outer_rules: BTreeSet<OuterRules>,
     handovers: Handovers,
     refusals: Refusals,
     /// By what the kernel's routes were last read; `None`: they have to be read anew.
@@ -105,6 +106,7 @@ impl Decider {
             memory,
             fitness: Fitness::default(),
             limits: Limits::default(),
+            outer_rules: BTreeSet::new(),
             handovers: Handovers::default(),
             refusals: Refusals::default(),
             kernel_read: None,
@@ -161,6 +163,12 @@ impl Decider {
         &self.limits
     }
 
+    /// Rules of the host that encapsulated packets pass by.
+    #[must_use]
+    pub fn outer_rules(&self) -> &BTreeSet<OuterRules> {
+        &self.outer_rules
+    }
+
     /// What is known of this node's objects in the datastores.
     #[must_use]
     pub fn own_nodes(&self) -> OwnNodes {
@@ -181,6 +189,11 @@ impl Decider {
     /// Takes in the limits that Felix puts on pods.
     pub fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
+    }
+
+    /// Takes in which rules of the host encapsulated packets pass by.
+    pub fn set_outer_rules(&mut self, rules: BTreeSet<OuterRules>) {
+        self.outer_rules = rules;
     }
 
     /// Decides by another file from now on.

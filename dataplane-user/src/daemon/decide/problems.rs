@@ -13,6 +13,8 @@ use crate::{
     },
     desired::{self, Facts, RouteTables, TunnelMode},
     kernel::{Host, Link, TUNL0, TUNNEL},
+    netfilter::outer::OuterRules,
+    output::count,
     sources::{
         SourceKind,
         status::{SourceStatus, SourcesStatus, State},
@@ -59,6 +61,7 @@ pub fn ground(decider: &Decider, chosen: ChosenMode, facts: &Facts, host: &Host)
     let fastpath = decider.file().config.fastpath;
     let (fitness, limits) = (decider.fitness(), decider.limits());
     problems.extend(unleased::problems(facts, host, fitness, limits, fastpath));
+    problems.extend(decider.outer_rules().iter().map(outer_rules));
     let own = decider.own_nodes();
     problems.extend(own_node::problems(&own, &decider.file().config, host, Some(facts)));
     if decider.claims().silent().any(SourceKind::is_datastore) {
@@ -110,6 +113,18 @@ pub fn heard_elsewhere(link: &Link, sender: Ipv4Addr, mode: TunnelMode) -> Probl
     let remedy =
         format!("list all links of the underlay in underlay.interfaces, {} too", link.name);
     Problem::new(Code::IpipElsewhere, &link.name, what).remedy(remedy)
+}
+
+/// Rules that encapsulated packets pass by.
+fn outer_rules(rules: &OuterRules) -> Problem {
+    let OuterRules { table, chain, rules } = rules;
+    let what = format!(
+        "{} about encapsulated packets or about nodes in the chain {chain} (table {table}): what \
+         tunless takes in and sends does not pass there",
+        count(*rules, "rule")
+    );
+    let remedy = "to shut a node out, remove its routes (docs/hosts.md)";
+    Problem::new(Code::OuterRules, format!("{table} {chain}"), what).remedy(remedy)
 }
 
 /// An MTU in the file that the underlay does not carry. Pods' packets that are too long for a

@@ -8,6 +8,7 @@ pub mod foreign;
 pub mod health;
 pub mod limits;
 mod next_hops;
+pub mod outer_rules;
 pub mod path_mtu;
 mod paths;
 mod policy;

@@ -113,6 +113,8 @@ codes! {
     PodForwardingOff = "pod-forwarding-off": Degraded,
     /// The kernel does not forward unencapsulated packets from the underlay.
     UnderlayForwardingOff = "underlay-forwarding-off": Degraded,
+    /// Rules of the host name encapsulated packets, which pass by them.
+    OuterRules = "outer-rules": Degraded,
     /// A path is narrower than `underlay.min_path_mtu`, or a router says so wrongly.
     PathMtu = "path-mtu": Degraded,
     /// XDP is not used on a link, because packets do not arrive as it handed them over.

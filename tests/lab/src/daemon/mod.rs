@@ -23,8 +23,9 @@ use crate::{cmd, config_file::ConfigFile, identity::remove_dir, topology::Node};
 
 /// How long a daemon may take to become ready.
 pub const READY: Duration = Duration::from_secs(20);
-/// How long a daemon may take to stop.
-pub const STOP: Duration = Duration::from_secs(10);
+/// How long a daemon may take to end. It ends between two answers of the kernel, and an answer may
+/// wait while other labs make and remove their interfaces.
+pub const STOP: Duration = Duration::from_secs(60);
 
 /// A running (or killed) daemon.
 #[derive(Debug)]
