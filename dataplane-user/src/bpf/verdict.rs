@@ -67,7 +67,7 @@ pub fn always_passes_on(instructions: &[u64]) -> bool {
         })
 }
 
-/// The instructions before the first function that is called; `None` if they cannot be told.
+/// The instructions before the first function that is called; `None` if a call's target is out of range.
 fn main_function(all: &[Instruction]) -> Option<&[Instruction]> {
     let calls = all
         .iter()
@@ -160,7 +160,7 @@ mod tests {
             ("another register", vec![set(0, 2), set(1, -1), exit], false),
             ("a tail call", vec![tail, set(0, -1), exit], false),
             ("a function's answer", vec![own(1), exit, set(0, -1), exit], false),
-            ("a call whose target is not told", vec![own(-1), set(0, -1), exit], false),
+            ("a call to before the program", vec![own(-1), set(0, -1), exit], false),
             ("nothing", vec![], false),
             ("no exit", vec![set(0, -1)], false),
         ] {

@@ -80,7 +80,7 @@ pub fn problems(
     let missing = own.0.iter().filter(|(_, own)| own.record.is_none());
     problems.extend(missing.map(|(kind, OwnNode { object, .. })| {
         let what = format!(
-            "{kind}: there is no {object}, so nothing there names this node's addresses and blocks"
+            "{kind}: it has no {object}, so nothing in it names this node's addresses and blocks"
         );
         Problem::new(Code::OwnNodeMissing, format!("{kind} {object}"), what)
             .remedy("set node.name to what the datastore calls this node")
@@ -291,7 +291,7 @@ mod tests {
                 (None, None),
                 Some((X, None)),
                 Some(Code::OwnNodeMissing),
-                "there is no Node/us, so nothing there names this node's addresses",
+                "it has no Node/us, so nothing in it names this node's addresses",
             ),
             (
                 own(Some(X), None),

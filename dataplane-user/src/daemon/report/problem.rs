@@ -115,7 +115,7 @@ codes! {
     UnderlayForwardingOff = "underlay-forwarding-off": Degraded,
     /// Rules of the host name encapsulated packets, which pass by them.
     OuterRules = "outer-rules": Degraded,
-    /// A path is narrower than `underlay.min_path_mtu`, or a router says so wrongly.
+    /// A path is narrower than `underlay.min_path_mtu`, or a router reports it as narrower than it is.
     PathMtu = "path-mtu": Degraded,
     /// XDP is not used on a link, because packets do not arrive as it handed them over.
     XdpHandover = "xdp-handover": Degraded,
