@@ -84,7 +84,10 @@ pub async fn preview(file: ConfigFile) -> Result<Preview> {
         decider.set_limits(limits::look(observer.kernel(), interfaces).await);
     }
     let nodes = decider.table().nodes().collect();
-    decider.set_outer_rules(outer_rules::look(observer.kernel(), &nodes).await?);
+    // A kernel without nftables refuses, and has no such rules.
+    if let Ok(rules) = outer_rules::look(observer.kernel(), &nodes).await {
+        decider.set_outer_rules(rules);
+    }
     let (host, paths) = (observer.host(), observer.paths());
     let basis = decider.basis(host, paths);
     decider.memory_mut().node = basis.as_ref().map(|basis| basis.node);
