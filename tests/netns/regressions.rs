@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path};
 
+use aya::programs::links::PinnedLink;
 use tunless_lab::{Daemon, Lab, felix};
 use tunless_tests::scene::{
     HASTY, SOON, Scene, Setup, answers, assert_lossless, stream_between, until,
@@ -180,11 +181,28 @@ fn without_the_device_nothing_leaves_plain() {
 /// Pods of a node that detached are not reached by what is left.
 #[test]
 fn nothing_forwards_after_detach() {
-    Scene::new(Lab::new(), Setup::TRUSTED).case(|scene| {
+    Scene::each(&Lab::new(), |scene| {
         scene.warm_up();
         scene.daemon2.terminate_and_detach().unwrap();
         let (perf, sit) = scene.pods();
         assert!(!answers(&perf.netns, sit.ip));
+    });
+}
+
+/// A link lives as long as a descriptor of it, however briefly `status` or `bpftool` holds one;
+/// and even without one the kernel ends it some time after its last pin has gone.
+#[test]
+fn nothing_forwards_after_detach_while_links_are_read() {
+    Scene::each(&Lab::new(), |scene| {
+        scene.warm_up();
+        let pins = fs::read_dir(scene.lab.node2.bpffs.join("links")).unwrap();
+        let links: Vec<PinnedLink> =
+            pins.map(|pin| PinnedLink::from_pin(pin.unwrap().path()).unwrap()).collect();
+        assert!(links.len() >= 2, "{}", links.len());
+        scene.daemon2.terminate_and_detach().unwrap();
+        let (perf, sit) = scene.pods();
+        assert!(!answers(&perf.netns, sit.ip));
+        drop(links);
     });
 }
 

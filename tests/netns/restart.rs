@@ -44,8 +44,8 @@ fn wait_for_state(daemon: &Daemon, state: &str) {
     daemon.wait_json(&["routes", "list"], SOON, is_so).unwrap();
 }
 
-/// A pin alone holds a link. A daemon that kept links open could not detach a program by
-/// removing its pin.
+/// A pin alone holds a link. One that a daemon kept open would outlive its pin, and with it the
+/// program and the maps of an older version.
 #[test]
 fn no_link_is_held_open() {
     Scene::each(&Lab::new(), |scene| {

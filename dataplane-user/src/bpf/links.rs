@@ -78,6 +78,30 @@ pub fn is_lost(pins: &Pins, at: Attachment) -> bool {
         .map_or_else(|error| is_missing(&error), |link| !link.is_live && !link.is_filter)
 }
 
+/// Ends an attachment: takes the link off its hook and removes the pin. Packets see no program of
+/// a TC link any more when this returns; the kernel has waited for those on the way
+/// (`kernel/bpf/tcx.c`, `tcx_link_release`).
+///
+/// Removing the pin alone would not do: a link lives as long as any descriptor of it, such as
+/// one that `status` holds for a moment, and after the last it is released whenever the kernel
+/// gets to it (`kernel/bpf/inode.c`, `bpf_free_inode`).
+///
+/// A filter's pin holds its program, so only the pin goes; see [`super::filters::detach`].
+///
+/// # Errors
+/// If the kernel refuses, or the pin cannot be removed.
+pub fn end(pins: &Pins, at: Attachment) -> Result<()> {
+    let pin = pins.link(at.program, at.ifindex);
+    let descriptor = sys::open(&pin).with_context(|| format!("opening {}", pin.display()))?;
+    match sys::detach_link(&descriptor) {
+        Err(error) if error.raw_os_error() != Some(libc::EINVAL) => {
+            return Err(error).with_context(|| format!("detaching {}", pin.display()));
+        }
+        _ => {}
+    }
+    fs::remove_file(&pin).with_context(|| format!("removing {}", pin.display()))
+}
+
 fn is_missing(error: &anyhow::Error) -> bool {
     let error = error.downcast_ref::<io::Error>();
     error.is_some_and(|error| error.kind() == io::ErrorKind::NotFound)

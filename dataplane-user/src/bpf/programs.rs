@@ -1,6 +1,6 @@
 //! The loaded programs and how they get onto their hooks.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use aya::{
@@ -17,7 +17,7 @@ use dataplane_common::{Program, Settings};
 use nix::net::if_::if_nametoindex;
 use tokio::task::JoinHandle;
 
-use super::{Attachment, Hook as _, Maps, Pins, features, filters, maps, pins, verifier};
+use super::{Attachment, Hook as _, Maps, Pins, features, filters, links, maps, pins, verifier};
 use crate::{config::Attach, object, run_dir};
 
 /// How often what the programs logged is printed. A full ring loses lines,
@@ -110,8 +110,7 @@ impl Programs {
     /// empty hook. A severed link (its interface is gone, somebody detached it)
     /// is replaced by a new one.
     ///
-    /// The descriptor is closed again at once: the pin alone holds the link, so that
-    /// removing the pin detaches the program.
+    /// The descriptor is closed again at once: the pin alone holds the link.
     ///
     /// # Errors
     /// If the kernel refuses.
@@ -134,7 +133,7 @@ impl Programs {
         match outcome {
             Ok(()) => Ok(()),
             Err(error) if is_severed(&error) => {
-                fs::remove_file(&pin).with_context(|| format!("removing {}", pin.display()))?;
+                links::end(pins, at)?;
                 self.attach(pins, at, interface)
             }
             Err(error) => Err(error.into()),
@@ -211,15 +210,6 @@ pub fn as_filters(attach: Attach) -> bool {
         Attach::Tcx => false,
         Attach::Clsact => true,
     }
-}
-
-/// Removes a pin: a link ends with it, a filter does not.
-///
-/// # Errors
-/// If the pin cannot be removed.
-pub fn unpin(pins: &Pins, at: Attachment) -> Result<()> {
-    let pin = pins.link(at.program, at.ifindex);
-    fs::remove_file(&pin).with_context(|| format!("removing {}", pin.display()))
 }
 
 /// `ENOLINK`: the link is there, its interface is not.

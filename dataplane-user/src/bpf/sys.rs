@@ -26,6 +26,7 @@ const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_PROG_GET_FD_BY_ID: libc::c_int = 13;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_PROG_QUERY: libc::c_int = 16;
+const BPF_LINK_DETACH: libc::c_int = 34;
 const BPF_TCX_INGRESS: u32 = 46;
 const BPF_TCX_EGRESS: u32 = 47;
 
@@ -46,6 +47,12 @@ pub fn open(pin: &Path) -> io::Result<OwnedFd> {
     let descriptor = i32::try_from(descriptor).map_err(io::Error::other)?;
     // SAFETY: the kernel just gave it to us and to nobody else.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Takes a link off its hook; the link itself stays until its last holder lets go
+/// (`kernel/bpf/syscall.c`, `link_detach`). `EINVAL`: the descriptor is of no link.
+pub fn detach_link(link: &OwnedFd) -> io::Result<()> {
+    call(BPF_LINK_DETACH, &mut link.as_raw_fd()).map(drop)
 }
 
 /// The part of `union bpf_attr` that commands about an element read.

@@ -11,8 +11,7 @@ use crate::{
     bpf::{
         AttachedLink, Attachment, Hook as _, Pins, Programs,
         filters::{self, forget_qdisc},
-        links::list,
-        programs::unpin,
+        links,
     },
     kernel::Kernel,
 };
@@ -129,13 +128,13 @@ impl<'a> Attachments<'a> {
                 self.remove_filter(at).await
             }
             (Some(old), false) if old.is_filter => {
-                unpin(self.pins, *at)?;
+                links::end(self.pins, *at)?;
                 self.programs.attach(self.pins, *at, name)?;
                 self.remove_filter(at).await
             }
             (Some(old), false) if old.is_live => self.programs.take_over(self.pins, *at, name),
             (Some(_), false) => {
-                unpin(self.pins, *at)?;
+                links::end(self.pins, *at)?;
                 self.programs.attach(self.pins, *at, name)
             }
             // Its pin takes the place of the link's, which ends with it.
@@ -164,7 +163,7 @@ impl Table for Attachments<'_> {
     }
 
     async fn actual(&mut self) -> Result<BTreeMap<Attachment, AttachedLink>> {
-        let mut links = list(self.pins)?;
+        let mut links = links::list(self.pins)?;
         filters::check(self.kernel, &mut links).await?;
         self.present = links.into_iter().collect();
         Ok(self.present.clone())
@@ -198,7 +197,7 @@ impl Table for Attachments<'_> {
         if self.present.get(at).is_some_and(|link| link.is_filter) {
             self.remove_filter(at).await?;
         }
-        unpin(self.pins, *at)
+        links::end(self.pins, *at)
     }
 }
 

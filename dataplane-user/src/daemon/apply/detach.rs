@@ -11,7 +11,7 @@ use dataplane_common::Program;
 
 use super::memory;
 use crate::{
-    bpf::{Hook as _, Maps, Pins, filters, links, programs::unpin, verifier},
+    bpf::{Hook as _, Maps, Pins, filters, links, verifier},
     daemon::{Lock, failed_start::FailedStart, report::State},
     kernel::{Kernel, PROTOCOL, TUNNEL, is_tunnel_of},
     netfilter, output, run_dir,
@@ -77,7 +77,7 @@ pub async fn remove_all(pins: &Pins, lock: Lock) -> Result<Removed> {
         let links = links::list(pins)?;
         // What XDP unwraps, TC must deliver: XDP first.
         for (at, _) in links.iter().filter(|(at, _)| at.program == Program::DecapXdp) {
-            unpin(pins, *at)?;
+            links::end(pins, *at)?;
         }
         for (at, _) in links.iter().rev().filter(|(_, link)| link.is_filter) {
             if let (Some(direction), Some(link)) = (at.program.tc(), host.links.get(&at.ifindex)) {

@@ -32,7 +32,7 @@ use super::{
     observe::{NextHops, Observer},
 };
 use crate::{
-    bpf::{Attachment, Maps, Pins, Programs, links, programs::as_filters, programs::unpin},
+    bpf::{Attachment, Maps, Pins, Programs, links, programs::as_filters},
     clock,
     config::{Config, DecapHook},
     desired::{self, Desired, RouteTables},
@@ -148,7 +148,7 @@ impl Applier {
     /// [`Self::apply`] attaches them at the end. Packets take the stack path meanwhile.
     pub fn take_out(&mut self, misplaced: &BTreeSet<Attachment>) {
         for at in misplaced {
-            match unpin(&self.pins, *at) {
+            match links::end(&self.pins, *at) {
                 Ok(()) => drop(self.attached.remove(at)),
                 Err(error) => tracing::warn!("{error:#}"),
             }
