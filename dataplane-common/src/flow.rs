@@ -57,7 +57,7 @@ impl Flow {
     /// from doing so.
     #[inline(always)]
     #[must_use]
-    pub const fn proof(&self, secret: u32) -> u16 {
+    pub const fn tag(&self, secret: u32) -> u16 {
         /// 2^64 / φ, odd: each input bit reaches the upper half (Knuth, TAOCP 6.4).
         const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
         let addresses = (self.source.0 as u64) << 32 | self.destination.0 as u64;
@@ -71,7 +71,7 @@ impl Flow {
         hash ^= hash >> 32;
         match hash.wrapping_mul(SPREAD) >> 48 {
             0 => 1,
-            proof => proof as u16,
+            tag => tag as u16,
         }
     }
 }
@@ -117,34 +117,34 @@ mod tests {
         }
 
         #[test]
-        fn a_proof_is_never_zero(a: u32, b: u32, ports: (u16, u16), secret: u32) {
-            prop_assert_ne!(flow(a, b, ports, 6, 0).proof(secret), 0);
+        fn a_tag_is_never_zero(a: u32, b: u32, ports: (u16, u16), secret: u32) {
+            prop_assert_ne!(flow(a, b, ports, 6, 0).tag(secret), 0);
         }
     }
 
     /// A service's address becomes a pod's, a port another: of 60,000 such
     /// changes about one keeps its 16 bits by chance.
     #[test]
-    fn a_translated_flow_has_another_proof() {
+    fn a_translated_flow_has_another_tag() {
         let pod = u32::from_ne_bytes(Ipv4Addr::new(10, 20, 105, 215).octets());
         let service = u32::from_ne_bytes(Ipv4Addr::new(10, 10, 48, 254).octets());
-        let proof = |to: [u8; 4], port: u16| {
-            flow(pod, u32::from_ne_bytes(to), (40_000, port.to_be()), 6, 0).proof(0x5eed)
+        let tag = |to: [u8; 4], port: u16| {
+            flow(pod, u32::from_ne_bytes(to), (40_000, port.to_be()), 6, 0).tag(0x5eed)
         };
-        let before = flow(pod, service, (40_000, 8080_u16.to_be()), 6, 0).proof(0x5eed);
+        let before = flow(pod, service, (40_000, 8080_u16.to_be()), 6, 0).tag(0x5eed);
         let same = (0..=255_u8)
             .flat_map(|b| (0..=255_u8).map(move |c| [10, 20, b, c]))
-            .filter(|to| proof(*to, 8080) == before)
+            .filter(|to| tag(*to, 8080) == before)
             .count();
         assert!(same < 12, "{same} of 65536");
-        let ports: BTreeSet<u16> = (1..=4096).map(|port| proof([10, 20, 42, 31], port)).collect();
-        assert!(ports.len() > 3800, "{} proofs of 4096 ports", ports.len());
+        let ports: BTreeSet<u16> = (1..=4096).map(|port| tag([10, 20, 42, 31], port)).collect();
+        assert!(ports.len() > 3800, "{} tags of 4096 ports", ports.len());
     }
 
     #[test]
     fn the_secret_matters() {
         let flow = flow(1, 2, (3, 4), 17, 1);
-        let proofs: BTreeSet<u16> = (0..1000).map(|secret| flow.proof(secret)).collect();
-        assert!(proofs.len() > 900, "{}", proofs.len());
+        let tags: BTreeSet<u16> = (0..1000).map(|secret| flow.tag(secret)).collect();
+        assert!(tags.len() > 900, "{}", tags.len());
     }
 }

@@ -22,7 +22,7 @@ plain! {
         pub spoof: u8,
         /// By this `decap_tc` knows what `decap_xdp` vouches for (metadata can be
         /// written by others, too), and a granting hook what an ingress hook saw
-        /// ([`crate::Flow::proof`]). Kept over restarts.
+        /// ([`crate::Flow::tag`]). Kept over restarts.
         pub secret: u32,
         /// The bit of `skb->mark` by which netfilter tells that it would let the
         /// whole flow pass.

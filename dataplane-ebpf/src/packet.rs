@@ -4,7 +4,7 @@
 //! it has to be taken anew (the verifier refuses the old one).
 
 use aya_ebpf::programs::{TcContext, XdpContext};
-use dataplane_common::{Handover, Hop, Mac, ipv4::Ipv4Header};
+use dataplane_common::{Hop, Mac, ipv4::Ipv4Header};
 use network_types::eth::{EthHdr, EtherType};
 
 use crate::{helpers, skb};
@@ -29,8 +29,6 @@ unsafe impl Header for Ipv4Header {}
 unsafe impl Header for Ethernet {}
 // SAFETY: two numbers of two bytes.
 unsafe impl Header for Ports {}
-// SAFETY: `repr(C, packed(2))` of two numbers of four bytes.
-unsafe impl Header for PackedHandover {}
 
 /// An Ethernet header. network-types' has octets for addresses, which would be
 /// copied by a call of `memmove`.
@@ -82,28 +80,6 @@ impl Ethernet {
 pub struct Ports {
     pub source: u16,
     pub destination: u16,
-}
-
-/// [`Handover`] with the alignment metadata has.
-#[derive(Clone, Copy)]
-#[repr(C, packed(2))]
-pub struct PackedHandover {
-    secret: u32,
-    node: u32,
-}
-
-impl From<Handover> for PackedHandover {
-    #[inline(always)]
-    fn from(handover: Handover) -> Self {
-        Self { secret: handover.secret, node: handover.node.0 }
-    }
-}
-
-impl From<PackedHandover> for Handover {
-    #[inline(always)]
-    fn from(packed: PackedHandover) -> Self {
-        Self { secret: packed.secret, node: dataplane_common::Ipv4Be(packed.node) }
-    }
 }
 
 /// A stretch of packet memory the verifier lets us look at.

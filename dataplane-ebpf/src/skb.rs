@@ -60,16 +60,16 @@ pub fn take_mark(ctx: &TcContext, mask: u32) -> bool {
 /// netfilter do not touch `tc_index` (nor may a program in between return
 /// `TC_ACT_OK`, which overwrites it: `net/core/dev.c`, `tcx_action_code`).
 #[inline(always)]
-pub fn proof(ctx: &TcContext) -> u16 {
+pub fn flow_tag(ctx: &TcContext) -> u16 {
     // SAFETY: as above.
     unsafe { (*ctx.skb.skb).tc_index as u16 }
 }
 
-/// Leaves `proof` in the packet for the hooks behind netfilter.
+/// Leaves `tag` in the packet for the hooks behind netfilter.
 #[inline(always)]
-pub fn set_proof(ctx: &TcContext, proof: u16) {
+pub fn set_flow_tag(ctx: &TcContext, tag: u16) {
     // SAFETY: as in `take_mark`.
-    unsafe { (*ctx.skb.skb).tc_index = u32::from(proof) };
+    unsafe { (*ctx.skb.skb).tc_index = u32::from(tag) };
 }
 
 /// Whether the frame was addressed to this host.

@@ -117,7 +117,7 @@ fn masqueraded_flows_are_leased_only_at_the_far_end() {
 }
 
 /// What IPVS does: conntrack takes the flow for a plain one, and the status bits
-/// say nothing. Its packets are not as they came, which the proof shows.
+/// say nothing. Its packets are not as they came, which the flow tag shows.
 #[test]
 fn an_address_rewritten_behind_conntracks_back_is_never_leased() {
     const VIRTUAL: &str = "10.10.48.99";

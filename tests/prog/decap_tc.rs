@@ -247,7 +247,7 @@ fn delivery_in_order() -> Vec<Case> {
     let from_self = plain().edit(0, |ip| ip.from = NODE2).edit(1, |ip| ip.from = NODE2);
     cases.push(case("a node's own packet", &from_self).sent(DecapToPod, &pod(&from_self)));
     // Neither mark nor tc_index is ours without leases.
-    let tagged = |case: Case| case.mark(0xffff_ffff).proof(0x5a5a);
+    let tagged = |case: Case| case.mark(0xffff_ffff).tag(0x5a5a);
     let off = case("the fast path is off", &plain()).stack_path();
     cases.push(tagged(off).sent(DecapToStack, &stack(&plain())));
     cases.push(tagged(case("into the pod", &plain())).sent(DecapToPod, &pod(&plain())));

@@ -1,5 +1,5 @@
 //! `decap_tc` where netfilter is the judge: what has a lease of the node that
-//! sent it goes into the pod; the rest crosses the stack with a proof.
+//! sent it goes into the pod; the rest crosses the stack with a tag.
 
 use std::net::Ipv4Addr;
 
@@ -75,7 +75,7 @@ fn good(flow: Flow, node: Ipv4Addr) -> Entry {
 }
 
 fn case(what: impl Into<String>, packet: &Frame) -> Case {
-    Case::new(Program::DecapTc, what, packet).verified().mark(MARK | 1).proof(STRAY)
+    Case::new(Program::DecapTc, what, packet).verified().mark(MARK | 1).tag(STRAY)
 }
 
 fn leased(what: impl Into<String>, packet: &Frame) -> Case {
@@ -87,8 +87,8 @@ fn stack(packet: &Frame) -> Frame {
     packet.clone().unwrapped().macs(TUNNEL_MAC, ROUTER_MAC)
 }
 
-fn to_stack(case: Case, reason: Reason, proof: u16, packet: &Frame) -> Case {
-    case.leaves_proof(proof).sent(reason, &stack(packet))
+fn to_stack(case: Case, reason: Reason, tag: u16, packet: &Frame) -> Case {
+    case.leaves_tag(tag).sent(reason, &stack(packet))
 }
 
 /// Unwrapped, one hop less, with these MACs.
@@ -146,7 +146,7 @@ fn into_the_pod() -> Vec<Case> {
         );
         // Without a lease the same packet has a right to ask for one.
         let case = case(format!("{source} from {node}, no lease"), &packet);
-        cases.push(to_stack(case, DecapNoLeaseToStack, flow.proof(SECRET), &packet));
+        cases.push(to_stack(case, DecapNoLeaseToStack, flow.tag(SECRET), &packet));
     }
     cases
 }
@@ -186,19 +186,19 @@ fn by_the_lease_alone() -> Vec<Case> {
 
 fn no_good() -> Vec<Case> {
     let flow = udp2();
-    let proof = flow.proof(SECRET);
+    let tag = flow.tag(SECRET);
     let good = lease(&flow, NODE2, way_to_pod());
     let with = |what: &str, lease: Lease, reason| {
-        to_stack(case(what, &plain()).with(Entry::Lease(flow, lease)), reason, proof, &plain())
+        to_stack(case(what, &plain()).with(Entry::Lease(flow, lease)), reason, tag, &plain())
     };
     let ack = ip().tcp(1000, 80, flags::ACK).payload(9);
     let mut cases = vec![
-        to_stack(case("none", &plain()), DecapNoLeaseToStack, proof, &plain()),
-        to_stack(case("none, TCP", &ack), DecapNoLeaseToStack, tcp().proof(SECRET), &ack),
+        to_stack(case("none", &plain()), DecapNoLeaseToStack, tag, &plain()),
+        to_stack(case("none, TCP", &ack), DecapNoLeaseToStack, tcp().tag(SECRET), &ack),
         to_stack(
             case("none, spoofs to the stack", &plain()).spoof_to_stack(),
             DecapNoLeaseToStack,
-            proof,
+            tag,
             &plain(),
         ),
         with("over since long", Lease { expires: 1, ..good }, DecapLeaseExpiredToStack),
@@ -228,7 +228,7 @@ fn no_good() -> Vec<Case> {
         let flow =
             tunless_tests::world::flow(Direction::Decap, UDP, (REMOTE, 1000), (address, 2000));
         let case = case(format!("to {address}"), &packet);
-        cases.push(to_stack(case, DecapNoLeaseToStack, flow.proof(SECRET), &packet));
+        cases.push(to_stack(case, DecapNoLeaseToStack, flow.tag(SECRET), &packet));
     }
     cases
 }
@@ -248,12 +248,12 @@ fn of_another_node() -> Vec<Case> {
         to_stack(
             case("node 3's lease, node 2's right", &plain()).with(theirs),
             DecapNoLeaseToStack,
-            flow.proof(SECRET),
+            flow.tag(SECRET),
             &plain(),
         ),
         leased("node 2's lease, node 3's lie", &lie).dropped(DecapForgedSource),
         leased("an unknown node's", &unknown).passed(DecapUnknownNode),
-        // Suspects take no proof along: netfilter's consent must not make them leased.
+        // Suspects take no tag along: netfilter's consent must not make them leased.
         to_stack(
             leased("node 2's lease, node 3's lie", &lie).spoof_to_stack(),
             DecapForgedToStack,
@@ -296,12 +296,12 @@ fn others() -> Vec<Case> {
     .into_iter()
     .map(|other| {
         let case = case(format!("a lease of {other:?}"), &plain()).with(good(other, NODE2));
-        to_stack(case, DecapNoLeaseToStack, flow.proof(SECRET), &plain())
+        to_stack(case, DecapNoLeaseToStack, flow.tag(SECRET), &plain())
     })
     .collect()
 }
 
-/// Whatever leases there are; and no proof, for there is nothing to ask for.
+/// Whatever leases there are; and no tag, for there is nothing to ask for.
 fn never_leased() -> Vec<Case> {
     let ack = ip().tcp(1000, 80, flags::ACK).payload(9);
     let mut cases = Vec::new();
@@ -337,7 +337,7 @@ fn never_leased() -> Vec<Case> {
     cases
 }
 
-/// It has a lease and cannot use it: not counted, and no proof.
+/// It has a lease and cannot use it: not counted, and no tag.
 fn unfit() -> Vec<Case> {
     let ttl1 = plain().edit(1, |ip| ip.ttl = 1);
     let dead = plain().edit(1, |ip| ip.ttl = 0);
@@ -348,7 +348,7 @@ fn unfit() -> Vec<Case> {
         to_stack(
             case("TTL 1 without a lease", &ttl1),
             DecapNoLeaseToStack,
-            udp2().proof(SECRET),
+            udp2().tag(SECRET),
             &ttl1,
         ),
         leased("TTL 0", &dead).dropped(DecapInnerTtlZero),
@@ -397,9 +397,8 @@ fn suspects() -> Vec<Case> {
 
 /// A lease stands for node and source; every other check is made all the same.
 fn refused() -> Vec<Case> {
-    let with_leases = |case: Case| {
-        case.verified().proof(STRAY).with(good(udp2(), NODE2)).with(good(tcp(), NODE2))
-    };
+    let with_leases =
+        |case: Case| case.verified().tag(STRAY).with(good(udp2(), NODE2)).with(good(tcp(), NODE2));
     let mut cases: Vec<_> =
         in_order(Program::DecapTc, &plain(), &decap(Program::DecapTc), Fails::at_tc)
             .into_iter()
@@ -449,6 +448,6 @@ fn delivery_in_order() -> Vec<Case> {
     let stale = Lease { epoch: 0, ..lease(&flow, NODE2, way_to_node3()) };
     let packet = plain().edit(1, |ip| ip.ttl = 1);
     let case = case("an outdated lease before TTL 1", &packet).with(Entry::Lease(flow, stale));
-    cases.push(to_stack(case, DecapLeaseOutdatedToStack, flow.proof(SECRET), &packet));
+    cases.push(to_stack(case, DecapLeaseOutdatedToStack, flow.tag(SECRET), &packet));
     cases
 }

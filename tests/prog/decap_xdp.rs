@@ -47,7 +47,7 @@ fn case(what: impl Into<String>, packet: &Frame) -> Case {
 }
 
 /// What tells `decap_tc` that `node` sent it.
-fn proof(node: Ipv4Addr) -> Vec<u8> {
+fn handover(node: Ipv4Addr) -> Vec<u8> {
     [SECRET.to_ne_bytes(), node.octets()].concat()
 }
 
@@ -58,7 +58,7 @@ fn bare(packet: &Frame) -> Frame {
 
 /// Handed over without its outer header, otherwise untouched.
 fn handed(what: impl Into<String>, packet: &Frame) -> Case {
-    case(what, packet).handed_over(XdpUnwrapped, &bare(packet), &proof(NODE2))
+    case(what, packet).handed_over(XdpUnwrapped, &bare(packet), &handover(NODE2))
 }
 
 fn unwrapped() -> Vec<Case> {
@@ -84,7 +84,7 @@ fn unwrapped() -> Vec<Case> {
         let packet = plain().edit(0, |ip| ip.from = node).edit(1, |ip| ip.from = source);
         let out = bare(&packet);
         let case = case(format!("{source} from {node}"), &packet);
-        cases.push(case.handed_over(XdpUnwrapped, &out, &proof(node)));
+        cases.push(case.handed_over(XdpUnwrapped, &out, &handover(node)));
     }
     cases
 }
@@ -100,7 +100,7 @@ fn congestion() -> Vec<Case> {
                 None => case.dropped(DecapEcnViolation),
                 Some(merged) => {
                     let out = bare(&packet.edit(1, |ip| ip.tos = 0x48 | merged));
-                    case.handed_over(XdpUnwrapped, &out, &proof(NODE2))
+                    case.handed_over(XdpUnwrapped, &out, &handover(NODE2))
                 }
             });
         }
@@ -145,12 +145,12 @@ fn leases_matter_to_tc_alone() -> Vec<Case> {
         leased("a lease", &plain(), NODE2.into(), REMOTE).handed_over(
             XdpUnwrapped,
             &bare(&plain()),
-            &proof(NODE2),
+            &handover(NODE2),
         ),
         leased("another node's lease", &plain(), NODE3.into(), REMOTE).handed_over(
             XdpUnwrapped,
             &bare(&plain()),
-            &proof(NODE2),
+            &handover(NODE2),
         ),
     ];
     for (node, source, drop, _) in spoofs() {
@@ -209,7 +209,7 @@ const MOST_METADATA: usize = 216;
 /// Metadata of others stays behind ours; where there is no room, nothing happens.
 fn metadata() -> Vec<Case> {
     let theirs = [0xa5; 4];
-    let both = [proof(NODE2), theirs.to_vec()].concat();
+    let both = [handover(NODE2), theirs.to_vec()].concat();
     vec![
         case("metadata of others", &plain()).metadata(&theirs).handed_over(
             XdpUnwrapped,

@@ -79,12 +79,12 @@ fn sent() -> Vec<Case> {
             .sent(HostEncapsulated, &wrapped_ip().udp(1000, 2000).payload(64)),
         case("neither mark nor tc_index is ours without leases", &plain())
             .mark(0xffff_ffff)
-            .proof(0x5a5a)
+            .tag(0x5a5a)
             .sent(HostEncapsulated, &wrapped_ip().udp(1000, 2000).payload(64)),
         case("the same with the fast path off", &plain())
             .stack_path()
             .mark(0xffff_ffff)
-            .proof(0x5a5a)
+            .tag(0x5a5a)
             .sent(HostEncapsulated, &wrapped_ip().udp(1000, 2000).payload(64)),
         case("the next hop's MAC is known", &from_pod3(REMOTE3))
             .sent(HostEncapsulated, &to_node3(REMOTE3)),

@@ -84,13 +84,13 @@ fn tcp() -> Flow {
     flow(Direction::Encap, TCP, (POD, 1000), (REMOTE, 80))
 }
 
-/// A packet of `of` with our mark and the proof that it is as the pod sent it.
+/// A packet of `of` with our mark and the tag that it is as the pod sent it.
 fn proven(what: impl Into<String>, packet: &Frame, of: &Flow) -> Case {
     Case::new(Program::EncapHost, what, packet)
         .verified()
         .mark(MARK)
         .leaves_mark(0)
-        .proof(of.proof(SECRET))
+        .tag(of.tag(SECRET))
 }
 
 fn good(flow: &Flow) -> Lease {
@@ -204,8 +204,8 @@ fn renewed() -> Vec<Case> {
                 .sent(HostLeaseGranted, &out(&plain())),
         );
         cases.push(
-            proven(format!("a lease {what}, and no proof"), &plain(), &udp2())
-                .proof(0)
+            proven(format!("a lease {what}, and no tag"), &plain(), &udp2())
+                .tag(0)
                 .with(Entry::Lease(udp2(), lease))
                 .sent(HostUnproven, &out(&plain())),
         );
@@ -219,9 +219,9 @@ fn leased() -> Vec<Case> {
     let soon = Lease { expires: LATER - LEASE, ..good(&udp2()) };
     let out = out(&plain());
     vec![
-        case("with a proof").sent(HostLeased, &out),
-        // TTL 1, too big and the like take no proof along.
-        case("without a proof").proof(0).sent(HostLeased, &out),
+        case("with a tag").sent(HostLeased, &out),
+        // TTL 1, too big and the like take no tag along.
+        case("without a tag").tag(0).sent(HostLeased, &out),
         case("by another way than it was granted for").came_by(NIC_IF).sent(HostLeased, &out),
         proven("not renewed before its time", &plain(), &udp2())
             .with(Entry::Lease(udp2(), soon))
@@ -277,18 +277,18 @@ fn others(flow: Flow) -> Vec<Flow> {
 fn not_proven() -> Vec<Case> {
     let out = out(&plain());
     let mut cases =
-        vec![proven("the host's own", &plain(), &udp2()).proof(0).sent(HostUnproven, &out)];
+        vec![proven("the host's own", &plain(), &udp2()).tag(0).sent(HostUnproven, &out)];
     let mut wrong: Vec<(String, u16)> = others(udp2())
         .into_iter()
-        .map(|other| (format!("the proof of {other:?}"), other.proof(SECRET)))
+        .map(|other| (format!("the tag of {other:?}"), other.tag(SECRET)))
         .collect();
-    wrong.push(("a proof by another secret".to_string(), udp2().proof(SECRET ^ 1)));
-    wrong.push(("the answers' proof".to_string(), udp2().reverse().proof(SECRET)));
+    wrong.push(("a tag by another secret".to_string(), udp2().tag(SECRET ^ 1)));
+    wrong.push(("the answers' tag".to_string(), udp2().reverse().tag(SECRET)));
     for bit in 0..16 {
-        wrong.push((format!("bit {bit} of the proof wrong"), udp2().proof(SECRET) ^ 1 << bit));
+        wrong.push((format!("bit {bit} of the tag wrong"), udp2().tag(SECRET) ^ 1 << bit));
     }
-    for (what, proof) in wrong {
-        let case = proven(what, &plain(), &udp2()).proof(proof);
+    for (what, tag) in wrong {
+        let case = proven(what, &plain(), &udp2()).tag(tag);
         cases.push(case.clone().sent(HostUnproven, &out));
         cases.push(ended(both(case, udp2()), udp2()).sent(HostUnproven, &out));
     }
@@ -364,7 +364,7 @@ fn never_leased() -> Vec<Case> {
 fn dropped() -> Vec<Case> {
     let to = |destination| from_stack().ipv4(POD, destination).ttl(63).udp(1000, 2000);
     let case = |what: &str, packet: &Frame, flow: Flow, reason: Reason| {
-        both(proven(what, packet, &flow), flow).mark(MARK).leaves_mark(0).proof(0).dropped(reason)
+        both(proven(what, packet, &flow), flow).mark(MARK).leaves_mark(0).tag(0).dropped(reason)
     };
     let big = plain().payload(MTU as usize);
     vec![
@@ -382,21 +382,21 @@ fn dropped() -> Vec<Case> {
 
 fn in_order() -> Vec<Case> {
     let syn = ip().tcp(1000, 80, flags::SYN);
-    let wrong = tcp().proof(SECRET) ^ 1;
+    let wrong = tcp().tag(SECRET) ^ 1;
     let fragment = syn.clone().fragment(MF);
     vec![
         proven("a fragment of a SYN", &fragment, &tcp()).sent(HostEncapsulated, &out(&fragment)),
-        proven("a SYN, no mark, wrong proof", &syn, &tcp())
+        proven("a SYN, no mark, wrong tag", &syn, &tcp())
             .mark(0)
-            .proof(wrong)
+            .tag(wrong)
             .sent(HostConnectionControl, &out(&syn)),
-        proven("no mark, wrong proof, wrong way", &ack(), &tcp())
+        proven("no mark, wrong tag, wrong way", &ack(), &tcp())
             .mark(0)
-            .proof(wrong)
+            .tag(wrong)
             .came_by(NIC_IF)
             .sent(HostUnmarked, &out(&ack())),
-        ended(both(proven("wrong proof, wrong way", &ack(), &tcp()), tcp()), tcp())
-            .proof(wrong)
+        ended(both(proven("wrong tag, wrong way", &ack(), &tcp()), tcp()), tcp())
+            .tag(wrong)
             .came_by(NIC_IF)
             .sent(HostUnproven, &out(&ack())),
     ]

@@ -80,7 +80,7 @@ fn sent() -> Vec<Case> {
             .sent(PodEncapsulated, &wrapped_ip().udp(1000, 2000).payload(64)),
         case("neither mark nor tc_index is ours without leases", &plain())
             .mark(0xffff_ffff)
-            .proof(0x5a5a)
+            .tag(0x5a5a)
             .sent(PodEncapsulated, &wrapped_ip().udp(1000, 2000).payload(64)),
         case("the next hop's MAC is known", &from_pod3(REMOTE3))
             .sent(PodEncapsulated, &to_node3(REMOTE3)),

@@ -92,11 +92,7 @@ fn good(flow: Flow) -> Entry {
 
 /// A packet without a lease so far. The mark is netfilter's to set and others' to keep.
 fn case(what: impl Into<String>, packet: &Frame) -> Case {
-    Case::new(Program::EncapPod, what, packet)
-        .verified()
-        .mark(MARK | 1)
-        .proof(STRAY)
-        .leaves_proof(0)
+    Case::new(Program::EncapPod, what, packet).verified().mark(MARK | 1).tag(STRAY).leaves_tag(0)
 }
 
 fn leased(what: impl Into<String>, packet: &Frame) -> Case {
@@ -192,21 +188,18 @@ fn by_the_lease_alone() -> Vec<Case> {
     cases
 }
 
-/// No lease, or none that is good: to the stack with a proof.
+/// No lease, or none that is good: to the stack with a tag.
 fn no_good() -> Vec<Case> {
     let flow = udp(REMOTE);
-    let proof = flow.proof(SECRET);
+    let tag = flow.tag(SECRET);
     let good = lease(&flow, NODE2, way_to_node2());
     let with = |what: &str, lease: Lease, reason: Reason| {
-        case(what, &plain()).with(Entry::Lease(flow, lease)).leaves_proof(proof).passed(reason)
+        case(what, &plain()).with(Entry::Lease(flow, lease)).leaves_tag(tag).passed(reason)
     };
     let mut cases = vec![
-        case("none", &plain()).leaves_proof(proof).passed(PodNoLease),
-        case("none, TCP", &ack()).leaves_proof(tcp().proof(SECRET)).passed(PodNoLease),
-        case("spoofs to the stack", &plain())
-            .spoof_to_stack()
-            .leaves_proof(proof)
-            .passed(PodNoLease),
+        case("none", &plain()).leaves_tag(tag).passed(PodNoLease),
+        case("none, TCP", &ack()).leaves_tag(tcp().tag(SECRET)).passed(PodNoLease),
+        case("spoofs to the stack", &plain()).spoof_to_stack().leaves_tag(tag).passed(PodNoLease),
         with("over since long", Lease { expires: 1, ..good }, PodLeaseExpired),
         with("over this very tick", Lease { expires: NOW, ..good }, PodLeaseExpired),
         with("of the last epoch", Lease { epoch: EPOCH - 1, ..good }, PodLeaseOutdated),
@@ -239,14 +232,14 @@ fn no_good() -> Vec<Case> {
         let packet = from_pod().ipv4(POD, destination).udp(1000, 2000).payload(64);
         cases.push(
             case(format!("to {destination}"), &packet)
-                .leaves_proof(udp(destination).proof(SECRET))
+                .leaves_tag(udp(destination).tag(SECRET))
                 .passed(PodNoLease),
         );
     }
     let ttl1 = plain().ttl(1);
-    cases.push(case("TTL 1 without a lease", &ttl1).leaves_proof(proof).passed(PodNoLease));
+    cases.push(case("TTL 1 without a lease", &ttl1).leaves_tag(tag).passed(PodNoLease));
     let big = plain().payload(MTU as usize);
-    cases.push(case("too big without a lease", &big).leaves_proof(proof).passed(PodNoLease));
+    cases.push(case("too big without a lease", &big).leaves_tag(tag).passed(PodNoLease));
     cases
 }
 
@@ -267,7 +260,7 @@ fn others() -> Vec<Case> {
     .map(|other| {
         case(format!("a lease of {other:?}"), &plain())
             .with(good(other))
-            .leaves_proof(flow.proof(SECRET))
+            .leaves_tag(flow.tag(SECRET))
             .passed(PodNoLease)
     })
     .collect()
@@ -405,7 +398,7 @@ fn in_order() -> Vec<Case> {
             .with(neighbours)
             .passed(PodForgedSource),
         case("no lease before no way there", &from_pod().ipv4(POD, STRANGER).udp(1000, 2000))
-            .leaves_proof(udp(STRANGER).proof(SECRET))
+            .leaves_tag(udp(STRANGER).tag(SECRET))
             .passed(PodNoLease),
         leased("TTL before size", &plain().ttl(1).payload(MTU as usize)).passed(PodTtlExpired),
         leased("size before room", &plain().payload(MTU as usize)).gso_size(1453).passed(PodTooBig),

@@ -122,7 +122,7 @@ fn round(
         }
         let frame = fuzz::frame(random, program);
         let context = match program {
-            // An XDP frame has neither mark nor proof.
+            // An XDP frame has neither mark nor tag.
             Program::DecapXdp => Context::new(program),
             _ => fuzz::context(random, program, &frame),
         };
@@ -158,8 +158,8 @@ fn round(
         if is_verified && program != Program::DecapXdp {
             // Once more for `tc_index`, on what that has left of the leases.
             let expected = model.predict(program, &frame, &context);
-            let proof = loaded.proof(program, &frame, &context);
-            assert_eq!(proof, Some(u32::from(expected.proof)), "proof: {}", about());
+            let tag = loaded.tag(program, &frame, &context);
+            assert_eq!(tag, Some(u32::from(expected.tag)), "tag: {}", about());
             if let Some((reason, bytes)) = expected.count {
                 counted.reason(reason, bytes);
             }

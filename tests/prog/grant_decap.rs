@@ -64,9 +64,9 @@ fn tcp() -> Flow {
     flow(Direction::Decap, TCP, (REMOTE, 1000), (POD, 80))
 }
 
-/// A packet of `of` with our mark and the proof that it is as it came.
+/// A packet of `of` with our mark and the tag that it is as it came.
 fn proven(what: impl Into<String>, packet: &Frame, of: &Flow) -> Case {
-    unmarked(what, packet).mark(MARK).leaves_mark(0).proof(of.proof(SECRET))
+    unmarked(what, packet).mark(MARK).leaves_mark(0).tag(of.tag(SECRET))
 }
 
 fn unmarked(what: impl Into<String>, packet: &Frame) -> Case {
@@ -166,8 +166,8 @@ fn renewed() -> Vec<Case> {
             .with(Entry::Lease(flow, lease))
             .passed(GrantGiven);
         cases.push(case.grants(flow, Lease { packets: PACKETS, bytes: BYTES, ..old }));
-        // Without a proof nothing is renewed, but nothing ended either.
-        let case = proven(format!("a lease {what}, and no proof"), &plain(), &flow).proof(0);
+        // Without a tag nothing is renewed, but nothing ended either.
+        let case = proven(format!("a lease {what}, and no tag"), &plain(), &flow).tag(0);
         cases.push(case.with(Entry::Lease(flow, lease)).passed(GrantUnproven));
     }
     cases
@@ -179,9 +179,9 @@ fn leased() -> Vec<Case> {
     let case = |what| proven(what, &plain(), &flow).with(Entry::Lease(flow, good(&flow)));
     let soon = Lease { expires: LATER - LEASE, ..good(&flow) };
     vec![
-        case("with a proof").passed(GrantLeased),
-        // TTL 1 and the like take no proof along.
-        case("without a proof").proof(0).passed(GrantLeased),
+        case("with a tag").passed(GrantLeased),
+        // TTL 1 and the like take no tag along.
+        case("without a tag").tag(0).passed(GrantLeased),
         case("by another way than it was granted for").came_by(NIC_IF).passed(GrantLeased),
         proven("not renewed before its time", &plain(), &flow)
             .with(Entry::Lease(flow, soon))
@@ -233,19 +233,19 @@ fn others(flow: Flow) -> Vec<Flow> {
 fn not_proven() -> Vec<Case> {
     let flow = udp(REMOTE);
     let mut cases = vec![
-        proven("no ingress hook of ours saw it", &plain(), &flow).proof(0).passed(GrantUnproven),
+        proven("no ingress hook of ours saw it", &plain(), &flow).tag(0).passed(GrantUnproven),
     ];
     let mut wrong: Vec<(String, u16)> = others(flow)
         .into_iter()
-        .map(|other| (format!("the proof of {other:?}"), other.proof(SECRET)))
+        .map(|other| (format!("the tag of {other:?}"), other.tag(SECRET)))
         .collect();
-    wrong.push(("a proof by another secret".to_string(), flow.proof(SECRET ^ 1)));
-    wrong.push(("the answers' proof".to_string(), flow.reverse().proof(SECRET)));
+    wrong.push(("a tag by another secret".to_string(), flow.tag(SECRET ^ 1)));
+    wrong.push(("the answers' tag".to_string(), flow.reverse().tag(SECRET)));
     for bit in 0..16 {
-        wrong.push((format!("bit {bit} of the proof wrong"), flow.proof(SECRET) ^ 1 << bit));
+        wrong.push((format!("bit {bit} of the tag wrong"), flow.tag(SECRET) ^ 1 << bit));
     }
-    for (what, proof) in wrong {
-        let case = proven(what, &plain(), &flow).proof(proof);
+    for (what, tag) in wrong {
+        let case = proven(what, &plain(), &flow).tag(tag);
         cases.push(case.clone().passed(GrantUnproven));
         // Translated unknown to conntrack: what it had ends, both ways.
         cases.push(both(case, flow).passed(GrantUnproven).revokes(flow).revokes(flow.reverse()));
@@ -315,7 +315,7 @@ fn control() -> Vec<Case> {
         let packet = to_pod().ipv4(REMOTE, POD).tcp(1000, 80, control);
         let what = format!("TCP with flags {control:#04x}");
         let marked = proven(&what, &packet, &tcp());
-        let unmarked = unmarked(&what, &packet).proof(tcp().proof(SECRET));
+        let unmarked = unmarked(&what, &packet).tag(tcp().tag(SECRET));
         for case in [marked, unmarked] {
             cases.push(case.clone().passed(GrantConnectionControl));
             let case = both(case, tcp()).passed(GrantConnectionControl);
@@ -354,24 +354,24 @@ fn no_flow() -> Vec<Case> {
     cases
 }
 
-/// Connection control before the mark, the mark before the proof, the proof before the claim.
+/// Connection control before the mark, the mark before the tag, the tag before the claim.
 fn in_order() -> Vec<Case> {
     let syn = to_pod().ipv4(REMOTE, POD).tcp(1000, 80, flags::SYN);
     let ack = to_pod().ipv4(REMOTE, POD).tcp(1000, 80, flags::ACK);
-    let wrong = tcp().proof(SECRET) ^ 1;
+    let wrong = tcp().tag(SECRET) ^ 1;
     vec![
         proven("a fragment of a SYN", &syn.clone().fragment(MF), &tcp()).passed(GrantNoFlow),
-        proven("a SYN, no mark, wrong proof", &syn, &tcp())
+        proven("a SYN, no mark, wrong tag", &syn, &tcp())
             .mark(0)
-            .proof(wrong)
+            .tag(wrong)
             .passed(GrantConnectionControl),
-        proven("no mark, wrong proof, wrong way", &ack, &tcp())
+        proven("no mark, wrong tag, wrong way", &ack, &tcp())
             .mark(0)
-            .proof(wrong)
+            .tag(wrong)
             .came_by(NIC_IF)
             .passed(GrantUnmarked),
-        both(proven("wrong proof, wrong way", &ack, &tcp()), tcp())
-            .proof(wrong)
+        both(proven("wrong tag, wrong way", &ack, &tcp()), tcp())
+            .tag(wrong)
             .came_by(NIC_IF)
             .passed(GrantUnproven)
             .revokes(tcp())

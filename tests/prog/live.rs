@@ -374,7 +374,7 @@ fn proven_and_lost() -> Vec<LiveCase> {
             .counted(Reason::XdpMarked)
             .counted(DecapToPod)
             .sent(Exit::Pod, &pod(&packet), NODE2, INNER),
-        after("a mark is not proof of a node", &plain, &mark)
+        after("a mark is no handover", &plain, &mark)
             .link(testing, LinkState::PROVEN)
             .counted(DecapNotIpip),
         after("metadata is lost", &lost, &[])
@@ -406,7 +406,7 @@ fn proven_and_lost() -> Vec<LiveCase> {
 /// Metadata is believed if it is ours, whole and of our making.
 fn vouched_for() -> Vec<LiveCase> {
     let secret = SECRET.to_ne_bytes();
-    let proof = [secret, NODE2.octets()].concat();
+    let handover = [secret, NODE2.octets()].concat();
     let packet = decap::plain().unwrapped();
     let out = packet.clone().macs(POD_MAC, HOST_MAC).edit(0, |ip| ip.ttl -= 1);
     let after = |what: &str, metadata: &[u8]| {
@@ -414,29 +414,34 @@ fn vouched_for() -> Vec<LiveCase> {
     };
     let delivered = |case: LiveCase| case.counted(DecapToPod).sent(Exit::Pod, &out, NODE2, INNER);
     let mut cases = vec![
-        delivered(after("proof", &proof)),
-        delivered(after("proof in front of more", &[proof.clone(), vec![9; 4]].concat())),
-        after("proof behind more", &[vec![9; 4], proof.clone()].concat()).counted(DecapNotIpip),
+        delivered(after("handover", &handover)),
+        delivered(after("handover in front of more", &[handover.clone(), vec![9; 4]].concat())),
+        after("handover behind more", &[vec![9; 4], handover.clone()].concat())
+            .counted(DecapNotIpip),
         after("the secret alone", &secret).counted(DecapNotIpip),
-        after("room, but no proof", &[0; 8]).counted(DecapNotIpip),
+        after("room, but no handover", &[0; 8]).counted(DecapNotIpip),
         after("none", &[]).counted(DecapNotIpip),
-        LiveCase::new(Hook::AfterXdp, "proof, but the NIC took out a tag", &packet.clone().vlan(9))
-            .metadata(&proof)
-            .counted_bytes(Reason::DecapHandoverStray, INNER),
         LiveCase::new(
             Hook::AfterXdp,
-            "proof, the NIC took out a tag of VLAN 0",
+            "handover, but the NIC took out a tag",
+            &packet.clone().vlan(9),
+        )
+        .metadata(&handover)
+        .counted_bytes(Reason::DecapHandoverStray, INNER),
+        LiveCase::new(
+            Hook::AfterXdp,
+            "handover, the NIC took out a tag of VLAN 0",
             &packet.clone().vlan(7 << 13),
         )
-        .metadata(&proof)
+        .metadata(&handover)
         .counted_bytes(DecapToPod, INNER)
         .sent(Exit::Pod, &out, NODE2, INNER),
         LiveCase::new(
             Hook::AfterXdp,
-            "proof of another machine's",
+            "handover of another machine's",
             &packet.clone().macs(OTHER_MAC, ROUTER_MAC),
         )
-        .metadata(&proof)
+        .metadata(&handover)
         .counted(Reason::DecapHandoverStray),
     ];
     for bit in 0..32 {
@@ -446,8 +451,8 @@ fn vouched_for() -> Vec<LiveCase> {
     }
     for length in 14..34 {
         let cut = packet.clone().cut(length);
-        let case = LiveCase::new(Hook::AfterXdp, format!("proof, cut to {length} bytes"), &cut);
-        cases.push(case.metadata(&proof).counted(Reason::DecapHandoverStray));
+        let case = LiveCase::new(Hook::AfterXdp, format!("handover, cut to {length} bytes"), &cut);
+        cases.push(case.metadata(&handover).counted(Reason::DecapHandoverStray));
     }
     cases
 }

@@ -1,5 +1,5 @@
 //! Leases where they belong: behind XDP, on headers in pages, and from hook to
-//! hook by way of routing and netfilter, which must leave the proof alone.
+//! hook by way of routing and netfilter, which must leave the flow tag alone.
 
 use std::{
     io::Write as _,
@@ -137,11 +137,11 @@ fn handed_over() -> Vec<LiveCase> {
     let lie = packet.clone().edit(1, |ip| ip.from = REMOTE3);
     let theirs = into_pod(Flow { source: REMOTE3.into(), ..flow }, NODE2);
     cases.push(with("a lie with a lease", &lie, theirs).leaves(theirs).counted(DecapForgedSource));
-    let proof = [SECRET.to_ne_bytes(), NODE2.octets()].concat();
+    let handover = [SECRET.to_ne_bytes(), NODE2.octets()].concat();
     let plain = packet.clone().unwrapped();
     cases.push(
         LiveCase::new(Hook::AfterXdp, "vouched for, and a lease", &plain)
-            .metadata(&proof)
+            .metadata(&handover)
             .with(Entry::Lease(flow, lease))
             .leaves(used(good, INNER))
             .counted(DecapToPod)

@@ -30,7 +30,7 @@ pub struct Case {
     out: Vec<u8>,
     metadata: Vec<u8>,
     mark: u32,
-    proof: u16,
+    tag: u16,
     phase: u32,
     leases: Vec<(Flow, Becomes)>,
     counts: Vec<(Reason, u64)>,
@@ -73,7 +73,7 @@ impl Case {
             action: Action::Pass,
             metadata: Vec::new(),
             mark: 0,
-            proof: 0,
+            tag: 0,
             phase: LinkState::PROVEN,
             leases: Vec::new(),
             counts: Vec::new(),
@@ -111,15 +111,15 @@ impl Case {
 
     /// With this in `tc_index`, before and, until the row says otherwise, after.
     #[must_use]
-    pub fn proof(mut self, proof: u16) -> Self {
-        (self.context.proof, self.proof) = (proof, proof);
+    pub fn tag(mut self, tag: u16) -> Self {
+        (self.context.tag, self.tag) = (tag, tag);
         self
     }
 
     /// Has this in `tc_index` afterwards.
     #[must_use]
-    pub fn leaves_proof(mut self, proof: u16) -> Self {
-        self.proof = proof;
+    pub fn leaves_tag(mut self, tag: u16) -> Self {
+        self.tag = tag;
         self
     }
 
@@ -304,9 +304,9 @@ impl Case {
             loaded.add(entry);
         }
         loaded.set_leases(&leases);
-        let proof = match self.program {
-            Program::DecapXdp => Some(u32::from(self.proof)),
-            program => loaded.proof(program, &self.packet, &self.context),
+        let tag = match self.program {
+            Program::DecapXdp => Some(u32::from(self.tag)),
+            program => loaded.tag(program, &self.packet, &self.context),
         };
         // That was a run, too.
         loaded.set_leases(&leases);
@@ -321,12 +321,12 @@ impl Case {
             loaded.remove(entry);
         }
         loaded.set_leases(&[]);
-        let (Some(ran), Some(proof)) = (ran, proof) else {
+        let (Some(ran), Some(tag)) = (ran, tag) else {
             return Err("the kernel takes no such frame".to_string());
         };
         let mut wrong = self.judge(&ran, &counters);
-        if proof != u32::from(self.proof) {
-            let _ = writeln!(wrong, "tc_index {proof:#06x}, expected {:#06x}", self.proof);
+        if tag != u32::from(self.tag) {
+            let _ = writeln!(wrong, "tc_index {tag:#06x}, expected {:#06x}", self.tag);
         }
         if phase != self.phase {
             let _ = writeln!(wrong, "the link's phase is {phase}, expected {}", self.phase);

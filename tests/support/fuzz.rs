@@ -129,17 +129,17 @@ fn sound(random: &mut Random, program: Program) -> Frame {
     if random.one_in(4) { frame.padding(random.below(30)) } else { frame }
 }
 
-/// What it comes with where leases are asked for: marks, proofs and interfaces,
+/// What it comes with where leases are asked for: marks, tags and interfaces,
 /// more right than wrong.
 pub fn context(random: &mut Random, program: Program, frame: &[u8]) -> Context {
     let mut context = Context::new(program);
     let others = random.bits() as u32 & !world::MARK;
     let mark = if random.one_in(5) { 0 } else { world::MARK };
     context.mark = mark | random.pick(&[0, others]);
-    context.proof = match random.below(8) {
+    context.tag = match random.below(8) {
         0 => 0,
         1 => random.bits() as u16,
-        _ => right_proof(program, frame),
+        _ => right_tag(program, frame),
     };
     if random.one_in(8) {
         context.ingress_ifindex =
@@ -149,7 +149,7 @@ pub fn context(random: &mut Random, program: Program, frame: &[u8]) -> Context {
 }
 
 /// Of what looks like a flow, be it one or not.
-fn right_proof(program: Program, frame: &[u8]) -> u16 {
+fn right_tag(program: Program, frame: &[u8]) -> u16 {
     let Some(ip) = frame.get(ETHERNET..ETHERNET + IPV4 + 4) else { return 1 };
     let word = |at: usize| u32::from_ne_bytes([ip[at], ip[at + 1], ip[at + 2], ip[at + 3]]);
     let port = |at: usize| u16::from_ne_bytes([ip[at], ip[at + 1]]);
@@ -162,7 +162,7 @@ fn right_proof(program: Program, frame: &[u8]) -> u16 {
         direction: program.direction() as u8,
         reserved: 0,
     };
-    flow.proof(world::SECRET)
+    flow.tag(world::SECRET)
 }
 
 /// Leases for the flows of sound frames and for their answers: good, bad, or none.

@@ -262,7 +262,7 @@ impl Loaded {
             packet,
             out: &mut out,
             context: &mut skb,
-            tc_index: context.proof,
+            tc_index: context.tag,
             repeat: context.repeat,
         });
         let action = Action::new(program, took(program, packet, returned)?.returned);
@@ -273,16 +273,16 @@ impl Loaded {
     /// Runs a TC program and looks at nothing but `skb->tc_index` afterwards.
     /// That takes a run of its own, so every map is written to once more.
     #[must_use]
-    pub fn proof(&mut self, program: Program, packet: &[u8], context: &Context) -> Option<u32> {
+    pub fn tag(&mut self, program: Program, packet: &[u8], context: &Context) -> Option<u32> {
         let (mut out, mut skb) = (vec![0; packet.len() + 512], context.skb());
-        let proof = self.trampoline(program).tc_index(&mut Run {
+        let tag = self.trampoline(program).tc_index(&mut Run {
             packet,
             out: &mut out,
             context: &mut skb,
-            tc_index: context.proof,
+            tc_index: context.tag,
             repeat: context.repeat,
         });
-        took(program, packet, proof)
+        took(program, packet, tag)
     }
 
     /// How long `program` runs for `packet`, with all that [`Idle`] takes, too.
@@ -413,7 +413,7 @@ impl Idle {
 
 fn time(program: &Trampoline, packet: &[u8], context: &Context) -> Duration {
     let (mut out, mut skb) = (vec![0; packet.len() + 512], context.skb());
-    let tc_index = context.proof;
+    let tc_index = context.tag;
     let mut run = Run { packet, out: &mut out, context: &mut skb, tc_index, repeat: 1 };
     program.run(&mut run).expect("a test run takes the frame").took
 }

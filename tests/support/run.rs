@@ -67,8 +67,8 @@ pub struct Context {
     pub ingress_ifindex: u32,
     /// `skb->mark`.
     pub mark: u32,
-    /// `skb->tc_index`: the proof an ingress hook left.
-    pub proof: u16,
+    /// `skb->tc_index`: the tag an ingress hook left.
+    pub tag: u16,
     /// `skb->gso_size`, with no GSO type beside it.
     pub gso_size: u32,
     /// XDP metadata in front of the frame.
@@ -85,7 +85,7 @@ impl Context {
             ifindex: interface(program),
             ingress_ifindex: came_by(program),
             mark: 0,
-            proof: 0,
+            tag: 0,
             gso_size: 0,
             metadata: Vec::new(),
             repeat: 1,

@@ -14,9 +14,9 @@ pub enum Lookup {
     /// The flow has one, of the very node that sent the packet: which is what
     /// the source check would find out by two lookups.
     Hit(Hit),
-    /// It has none: why, and the proof to take along through the stack, 0 if
+    /// It has none: why, and the tag to take along through the stack, 0 if
     /// there is nothing to ask for. Also where the fast path does not use leases.
-    Miss { reason: Reason, proof: u16 },
+    Miss { reason: Reason, tag: u16 },
 }
 
 impl Lookup {
@@ -41,7 +41,7 @@ pub fn reason(no_flow: NoFlow) -> Reason {
 /// header may be anything so far: a wrong one is found before it is used.
 #[inline(always)]
 pub fn lookup(frame: Frame, at: usize, node: Ipv4Be, now: u64) -> Lookup {
-    let no = |reason| Lookup::Miss { reason, proof: 0 };
+    let no = |reason| Lookup::Miss { reason, tag: 0 };
     if !settings::is_verified() {
         return no(Reason::DecapToStack);
     }
@@ -60,5 +60,5 @@ pub fn lookup(frame: Frame, at: usize, node: Ipv4Be, now: u64) -> Lookup {
         Err(Miss::Expired) => Reason::DecapLeaseExpiredToStack,
         Err(Miss::Outdated) => Reason::DecapLeaseOutdatedToStack,
     };
-    Lookup::Miss { reason, proof: flow.proof(settings::secret()) }
+    Lookup::Miss { reason, tag: flow.tag(settings::secret()) }
 }

@@ -17,8 +17,8 @@ use crate::{
 enum Way {
     /// Into the pod, by the fast path.
     Pod(Hop),
-    /// To the stack: why, and the proof it takes along (see [`Lookup`]).
-    Stack { reason: Reason, proof: u16 },
+    /// To the stack: why, and the tag it takes along (see [`Lookup`]).
+    Stack { reason: Reason, tag: u16 },
 }
 
 /// `suspicion` forbids the fast path and is the reason to count.
@@ -36,7 +36,7 @@ pub fn deliver(
         0 => inner.total_length(),
         _ => skb::length(ctx) - ETHERNET as u32,
     };
-    let (reason, proof) = match lookup {
+    let (reason, tag) = match lookup {
         Lookup::Hit(hit) if inner.ttl > 1 => {
             // First, and apart from the others: carried beyond the next helper, what only a
             // lease has would be read on their paths, too, where it was never written. The
@@ -47,29 +47,29 @@ pub fn deliver(
             return Ok(to_pod(ctx, &pod));
         }
         Lookup::Hit(_) => (Reason::DecapTtlToStack, 0),
-        Lookup::Miss { reason, proof } => (reason, proof),
+        Lookup::Miss { reason, tag } => (reason, tag),
     };
     count::decap(node, bytes, now);
-    Ok(match without_lease(inner, suspicion, reason, proof) {
+    Ok(match without_lease(inner, suspicion, reason, tag) {
         Way::Pod(pod) => to_pod(ctx, &pod),
-        Way::Stack { reason, proof } => to_stack(ctx, reason, proof),
+        Way::Stack { reason, tag } => to_stack(ctx, reason, tag),
     })
 }
 
 /// The way of a packet that has no lease to go by, for `reason`.
 #[inline(always)]
-fn without_lease(inner: &Ipv4Header, suspicion: Option<Reason>, reason: Reason, proof: u16) -> Way {
+fn without_lease(inner: &Ipv4Header, suspicion: Option<Reason>, reason: Reason, tag: u16) -> Way {
     match suspicion {
-        Some(reason) => Way::Stack { reason, proof: 0 },
+        Some(reason) => Way::Stack { reason, tag: 0 },
         None if settings::is_trusted() => trusted(inner),
-        None => Way::Stack { reason, proof },
+        None => Way::Stack { reason, tag },
     }
 }
 
 /// The way of a packet that may enter its pod without asking netfilter.
 #[inline(always)]
 fn trusted(inner: &Ipv4Header) -> Way {
-    let stack = |reason| Way::Stack { reason, proof: 0 };
+    let stack = |reason| Way::Stack { reason, tag: 0 };
     if inner.ttl <= 1 {
         return stack(Reason::DecapTtlToStack);
     }
@@ -91,9 +91,9 @@ fn to_pod(ctx: &TcContext, pod: &Hop) -> Sent {
 }
 
 #[inline(always)]
-fn to_stack(ctx: &TcContext, reason: Reason, proof: u16) -> Sent {
+fn to_stack(ctx: &TcContext, reason: Reason, tag: u16) -> Sent {
     if settings::is_verified() {
-        skb::set_proof(ctx, proof);
+        skb::set_flow_tag(ctx, tag);
     }
     // tunl0 has no MAC, and the kernel takes the header off on the way there.
     if settings::tunnel_has_ethernet() {

@@ -6,7 +6,7 @@ use dataplane_common::{Direction, Endpoint, Flow, Mtu, Reason, ipv4::Ipv4Header}
 use crate::{
     exit::Exit,
     flow::{self, Seen},
-    lease::{self, Request, Settled, Word},
+    lease::{self, Approval, Request, Settled},
     maps,
     packet::{ETHERNET, Ethernet, Frame},
     settings, skb,
@@ -21,9 +21,9 @@ pub fn into_pod(ctx: &TcContext) -> Exit {
 
 #[inline(always)]
 fn settle(ctx: &TcContext) -> Reason {
-    let word = Word::take(ctx);
+    let approval = Approval::take(ctx);
     let Some(seen) = seen(ctx) else { return Reason::GrantNoFlow };
-    match lease::settle(ctx, &seen, &word, || request(ctx, &seen.flow)) {
+    match lease::settle(ctx, &seen, &approval, || request(ctx, &seen.flow)) {
         Settled::Granted => Reason::GrantGiven,
         Settled::Leased => Reason::GrantLeased,
         Settled::Unmarked => Reason::GrantUnmarked,

@@ -10,7 +10,7 @@ use dataplane_common::{Handover, Ipv4Be, Reason};
 
 use crate::{
     helpers, maps,
-    packet::{Ethernet, Frame, PackedHandover},
+    packet::{Ethernet, Frame, Header},
     settings, skb,
 };
 
@@ -23,7 +23,32 @@ pub enum Vouched {
     For(Ipv4Be),
 }
 
-/// Makes room for the proof before the packet is touched; unsigned, so that
+/// [`Handover`] with the alignment metadata has.
+#[derive(Clone, Copy)]
+#[repr(C, packed(2))]
+struct PackedHandover {
+    secret: u32,
+    node: u32,
+}
+
+// SAFETY: `repr(C, packed(2))` of two numbers of four bytes.
+unsafe impl Header for PackedHandover {}
+
+impl From<Handover> for PackedHandover {
+    #[inline(always)]
+    fn from(handover: Handover) -> Self {
+        Self { secret: handover.secret, node: handover.node.0 }
+    }
+}
+
+impl From<PackedHandover> for Handover {
+    #[inline(always)]
+    fn from(packed: PackedHandover) -> Self {
+        Self { secret: packed.secret, node: Ipv4Be(packed.node) }
+    }
+}
+
+/// Makes room for the handover before the packet is touched; unsigned, so that
 /// leftover bytes are not taken for one.
 #[inline(always)]
 pub fn reserve(ctx: &XdpContext) -> Result<(), i64> {
@@ -57,7 +82,7 @@ pub fn take(ctx: &TcContext) -> Vouched {
     if !is_signed && !is_marked {
         return Vouched::Nothing;
     }
-    let _ = metadata.edit(0, |proof| *proof = PackedHandover::from(Handover::default()));
+    let _ = metadata.edit(0, |packed| *packed = PackedHandover::from(Handover::default()));
     if let Some(link) = maps::link(skb::ifindex(ctx)) {
         link.answer(helpers::now());
     }
@@ -83,5 +108,5 @@ pub fn lost(ctx: &TcContext, frame: Frame, reason: Reason) -> Reason {
 
 #[inline(always)]
 fn write(ctx: &XdpContext, handover: Handover) {
-    let _ = Frame::metadata_of_xdp(ctx).edit(0, |proof| *proof = PackedHandover::from(handover));
+    let _ = Frame::metadata_of_xdp(ctx).edit(0, |packed| *packed = PackedHandover::from(handover));
 }

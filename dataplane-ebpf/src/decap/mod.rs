@@ -97,7 +97,7 @@ fn handed_over(ctx: &TcContext, node: Ipv4Be) -> Steps {
 
 /// From the NIC before an skb exists. `None` leaves the packet to [`tc`].
 ///
-/// Metadata is the proof for [`tc`]; where the driver has none or may lose it, or the packet
+/// Metadata is the handover to [`tc`]; where the driver has none or may lose it, or the packet
 /// is suspect, or merely not ours, it stays as it is. So does a frame with a tag in it: the kernel
 /// takes the tag out before [`tc`] sees the packet.
 #[inline(always)]

@@ -7,7 +7,7 @@ use super::inner::Inner;
 use crate::{
     flow::{self, NoFlow, Seen},
     helpers,
-    lease::{self, Hit, Miss, Request, Settled, Word},
+    lease::{self, Approval, Hit, Miss, Request, Settled},
     maps,
     packet::Frame,
     settings, skb,
@@ -37,7 +37,7 @@ pub fn lookup(ctx: &TcContext, inner: &Inner) -> Result<Hit, Reason> {
         return Err(Reason::PodConnectionControl);
     }
     let hit = lease::lookup(&flow, helpers::now()).map_err(|miss| {
-        skb::set_proof(ctx, flow.proof(settings::secret()));
+        skb::set_flow_tag(ctx, flow.tag(settings::secret()));
         match miss {
             Miss::Missing => Reason::PodNoLease,
             Miss::Expired => Reason::PodLeaseExpired,
@@ -53,7 +53,13 @@ pub fn lookup(ctx: &TcContext, inner: &Inner) -> Result<Hit, Reason> {
 
 /// Settles the flow's lease by what netfilter made of the packet; the reason to count.
 #[inline(always)]
-pub fn settle(ctx: &TcContext, inner: &Inner, word: &Word, address: Ipv4Be, node: &Node) -> Reason {
+pub fn settle(
+    ctx: &TcContext,
+    inner: &Inner,
+    approval: &Approval,
+    address: Ipv4Be,
+    node: &Node,
+) -> Reason {
     let Ok(seen) = seen(ctx, inner) else { return Reason::HostEncapsulated };
     let request = || {
         let pod = maps::endpoint(inner.header.source)?;
@@ -65,7 +71,7 @@ pub fn settle(ctx: &TcContext, inner: &Inner, word: &Word, address: Ipv4Be, node
             mtu: node.mtu,
         })
     };
-    match lease::settle(ctx, &seen, word, request) {
+    match lease::settle(ctx, &seen, approval, request) {
         Settled::Granted => Reason::HostLeaseGranted,
         Settled::Leased => Reason::HostLeased,
         Settled::Unmarked => Reason::HostUnmarked,

@@ -19,7 +19,7 @@ use dataplane_common::Reason;
 
 use crate::{
     exit::{Exit, Sent, Steps},
-    lease::Word,
+    lease::Approval,
     packet::ETHERNET,
     settings, skb,
 };
@@ -34,7 +34,7 @@ pub fn pod(ctx: &TcContext) -> Exit {
 #[inline(always)]
 fn verified(ctx: &TcContext) -> Steps {
     // What a pod's own programs may have left there proves nothing.
-    skb::set_proof(ctx, 0);
+    skb::set_flow_tag(ctx, 0);
     let inner = inner::parse(ctx, ETHERNET, &POD)?;
     addressed_to_host(ctx)?;
     let hit = by_lease::lookup(ctx, &inner)?;
@@ -96,15 +96,15 @@ pub fn frame_length(ctx: &TcContext) -> u32 {
 
 #[inline(always)]
 fn from_stack(ctx: &TcContext, at: usize, reasons: &Reasons) -> Steps {
-    let word = settings::is_verified().then(|| Word::take(ctx));
+    let approval = settings::is_verified().then(|| Approval::take(ctx));
     let inner = inner::parse(ctx, at, reasons)?;
     let (address, node) = node::lookup(&inner, reasons)?;
     if inner.header.ttl == 0 {
         return Err(reasons.ttl_expired);
     }
     suitable::fits(&inner, node.mtu, reasons)?;
-    let reason = match &word {
-        Some(word) => by_lease::settle(ctx, &inner, word, address, &node),
+    let reason = match &approval {
+        Some(approval) => by_lease::settle(ctx, &inner, approval, address, &node),
         None => Reason::HostEncapsulated,
     };
     push_outer::push(ctx, &inner, address, inner.header.ttl, reasons)?;

@@ -1,14 +1,14 @@
 //! Leases: netfilter decides, we remember for a few seconds.
 //!
 //! [`lookup`] is the fast path's question at a pod's interface and at the NIC.
-//! On a "no" the packet crosses the stack with a [`proof`](dataplane_common::Flow::proof)
+//! On a "no" the packet crosses the stack with a [flow tag](dataplane_common::Flow::tag)
 //! of its addresses and ports in `skb->tc_index`. Behind netfilter, [`settle`]
-//! asks for our mark and that proof, and grants, or revokes.
+//! asks for our mark and that tag, and grants, or revokes.
 
 mod lookup;
 mod settle;
 
 pub use self::{
     lookup::{Hit, Miss, lookup},
-    settle::{Request, Settled, Word, settle},
+    settle::{Approval, Request, Settled, settle},
 };

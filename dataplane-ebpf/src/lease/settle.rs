@@ -7,14 +7,14 @@ use super::lookup;
 use crate::{flow::Seen, helpers, maps, settings, skb};
 
 /// What netfilter says of a packet.
-pub struct Word {
+pub struct Approval {
     is_marked: bool,
     /// Read before whatever a lease will hold is looked up: a change in between
     /// makes the lease void, not wrong.
     epoch: u32,
 }
 
-impl Word {
+impl Approval {
     /// Takes it out of the skb: nobody behind us shall see our mark.
     #[inline(always)]
     pub fn take(ctx: &TcContext) -> Self {
@@ -53,7 +53,7 @@ pub enum Settled {
 pub fn settle(
     ctx: &TcContext,
     seen: &Seen,
-    word: &Word,
+    approval: &Approval,
     request: impl FnOnce() -> Option<Request>,
 ) -> Settled {
     let flow = &seen.flow;
@@ -61,12 +61,12 @@ pub fn settle(
         revoke(flow);
         return Settled::Control;
     }
-    if !word.is_marked {
+    if !approval.is_marked {
         revoke(flow);
         return Settled::Unmarked;
     }
-    let proof = skb::proof(ctx);
-    if proof != 0 && proof != flow.proof(settings::secret()) {
+    let tag = skb::flow_tag(ctx);
+    if tag != 0 && tag != flow.tag(settings::secret()) {
         // Translated behind conntrack's back: what the flow had, it had rightly
         // only for packets that were not.
         revoke(flow);
@@ -76,11 +76,11 @@ pub fn settle(
     if lookup(flow, now).is_ok() {
         return Settled::Leased;
     }
-    if proof == 0 {
+    if tag == 0 {
         return Settled::Unproven;
     }
     match request() {
-        Some(request) => grant(flow, word.epoch, now, &request),
+        Some(request) => grant(flow, approval.epoch, now, &request),
         None => Settled::Unproven,
     }
 }

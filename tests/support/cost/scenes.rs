@@ -104,8 +104,8 @@ impl Scene {
     /// With the mark and the proof that a lease takes, if it has them.
     pub fn context(&self) -> Context {
         let (flow, _) = self.lease();
-        let (mark, proof) = if self.marked { (MARK, flow.proof(SECRET)) } else { (0, 0) };
-        Context { mark, proof, ..Context::new(self.program) }
+        let (mark, tag) = if self.marked { (MARK, flow.tag(SECRET)) } else { (0, 0) };
+        Context { mark, tag, ..Context::new(self.program) }
     }
 
     /// Its flow, and a lease for that.

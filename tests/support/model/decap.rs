@@ -85,10 +85,10 @@ impl Model {
             macs[6..].copy_from_slice(&HANDOVER_MAC);
             Reason::XdpUnwrapped
         } else {
-            // A lie takes no proof along, nor does what has a lease and cannot use it.
-            let (pod, proof) = match &leased {
+            // A lie takes no tag along, nor does what has a lease and cannot use it.
+            let (pod, tag) = match &leased {
                 None => (self.pod(inner), 0),
-                Some(Err((reason, proof))) => (Err(*reason), *proof),
+                Some(Err((reason, tag))) => (Err(*reason), *tag),
                 Some(Ok(_)) if inner.ttl() == 1 => (Err(Reason::DecapTtlToStack), 0),
                 Some(Ok((_, Lease { hop, .. }))) => (Ok(*hop), 0),
             };
@@ -104,7 +104,7 @@ impl Model {
                 }
                 (lie, pod) => {
                     if self.is_verified() {
-                        prediction.proof = if lie.is_some() { 0 } else { proof };
+                        prediction.tag = if lie.is_some() { 0 } else { tag };
                     }
                     macs[..6].copy_from_slice(&Mac::from(self.settings.tunnel_mac));
                     lie.map(|(_, to_stack)| to_stack).or(pod.err()).expect("a reason not to")
@@ -116,7 +116,7 @@ impl Model {
     }
 
     /// The lease of a packet from `node`, and its flow, or why there is none and
-    /// the proof to take along.
+    /// the tag to take along.
     fn leased_decap(&self, inner: Ip, node: Ipv4Addr) -> Result<(Flow, Lease), (Reason, u16)> {
         let (flow, is_control) = inner.flow(Direction::Decap).map_err(|no_flow| match no_flow {
             NoFlow::Options => (Reason::DecapOptionsToStack, 0),
@@ -131,10 +131,10 @@ impl Model {
             Reason::DecapLeaseExpiredToStack,
             Reason::DecapLeaseOutdatedToStack,
         ];
-        let proof = flow.proof(SECRET);
-        let lease = self.good_lease(&flow, names).map_err(|reason| (reason, proof))?;
+        let tag = flow.tag(SECRET);
+        let lease = self.good_lease(&flow, names).map_err(|reason| (reason, tag))?;
         if Ipv4Addr::from(lease.node) != node {
-            return Err((Reason::DecapNoLeaseToStack, proof));
+            return Err((Reason::DecapNoLeaseToStack, tag));
         }
         Ok((flow, lease))
     }

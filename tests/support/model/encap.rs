@@ -28,7 +28,7 @@ impl Model {
         let no = |at_pod, at_host| if pod { No::Pass(at_pod) } else { No::Drop(at_host) };
         let leased = pod && self.is_verified();
         if leased {
-            prediction.proof = 0;
+            prediction.tag = 0;
         }
         let ip = Ip(&frame[ETHERNET..]);
         if frame[12..14] != [0x08, 0x00] {
@@ -137,7 +137,7 @@ impl Model {
         }
         let names = [Reason::PodNoLease, Reason::PodLeaseExpired, Reason::PodLeaseOutdated];
         let lease = self.good_lease(&flow, names).inspect_err(|_| {
-            prediction.proof = flow.proof(SECRET);
+            prediction.tag = flow.tag(SECRET);
         })?;
         if lease.endpoint.0 != POD_IF {
             return Err(Reason::PodForgedSource);

@@ -75,16 +75,16 @@ impl Model {
         context: &Context,
         claim: Option<(Ipv4Addr, IfIndex, Node)>,
     ) -> Settled {
-        let right = flow.proof(SECRET);
+        let right = flow.tag(SECRET);
         let verdict = if is_control {
             Settled::Control
         } else if context.mark & self.settings.mark == 0 {
             Settled::Unmarked
-        } else if context.proof != 0 && context.proof != right {
+        } else if context.tag != 0 && context.tag != right {
             Settled::Unproven
         } else if self.good_lease(&flow, [(); 3]).is_ok() {
             return Settled::Leased;
-        } else if context.proof == 0 {
+        } else if context.tag == 0 {
             return Settled::Unproven;
         } else {
             let Some((node, endpoint, way)) = claim else { return Settled::Unproven };

@@ -3,7 +3,7 @@
 //! Written from `design.md`, RFC 2003 and RFC 6040 over plain byte slices,
 //! slow and simple; it shares no header code with the programs, only the
 //! names of the reasons, the map entries of [`crate::world`] and the arithmetic
-//! of [`Flow::proof`].
+//! of [`Flow::tag`].
 
 mod decap;
 mod encap;
@@ -26,7 +26,7 @@ pub struct Prediction {
     /// Action, packet, metadata and mark.
     pub ran: Ran,
     /// `skb->tc_index`.
-    pub proof: u16,
+    pub tag: u16,
     /// The flow whose lease, or whose answers' lease, may have changed.
     pub flow: Option<Flow>,
     /// What is counted, with how many bytes.
@@ -103,7 +103,7 @@ impl Model {
                 metadata: Vec::new(),
                 mark: context.mark,
             },
-            proof: context.proof,
+            tag: context.tag,
             flow: None,
             count: None,
             node: None,
