@@ -54,6 +54,7 @@ mod source_kubernetes;
 mod source_scale;
 mod sources;
 mod spoof;
+mod spread;
 mod systemd;
 mod systemd_problems;
 mod traffic;

@@ -28,7 +28,7 @@ use crate::{
     },
     desired::TunnelMode,
     exit::Exit,
-    kernel::Kernel,
+    kernel::{Kernel, receive_queues::Cpus},
     netfilter::conntrack,
     output::{self, Format},
     sources::status::SourcesStatus,
@@ -73,6 +73,10 @@ struct Status {
     leased_flows: Option<usize>,
     /// Conntrack's sysctls that leases need otherwise than the kernel has them; `null`: none here.
     sysctls: BTreeMap<&'static str, Option<u32>>,
+    /// Packets that `decap_tc` has decapsulated, by CPU, since the counters were last flushed.
+    decapsulated_by_cpu: Vec<u64>,
+    /// Over which CPUs received packets are spread (`underlay.spread`); `null`: over none.
+    spread: Option<Cpus>,
     spoof: Option<Spoof>,
     node: Option<Ipv4Addr>,
     /// Why that address, for people.
@@ -212,6 +216,12 @@ async fn look(pins: &Pins) -> Result<Status> {
             .map(|maps| maps.good_leases(clock::monotonic()).map(|leases| leases.len()))
             .transpose()?,
         sysctls: conntrack::look().into_iter().map(|(name, it)| (name, it.value)).collect(),
+        decapsulated_by_cpu: maps
+            .as_ref()
+            .map(Maps::decapsulated_by_cpu)
+            .transpose()?
+            .unwrap_or_default(),
+        spread: state.as_ref().and_then(|state| state.spread.clone()),
         spoof: decided.as_ref().map(|decided| decided.spoof),
         node: decided.as_ref().map(|decided| decided.node),
         node_ground: decided.as_ref().map(|decided| decided.node_ground.clone()),

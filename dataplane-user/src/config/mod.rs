@@ -27,7 +27,7 @@ pub use self::{
     check::{HostFacts, Problem},
     file::{ConfigFile, Refusal},
     sources::{BirdConfig, EtcdConfig, KernelConfig, KubernetesConfig, SourcesConfig},
-    types::{Attach, Cidr, DecapHook, Fastpath, Mode, Pattern, Spoof, TunnelMtu},
+    types::{Attach, Cidr, DecapHook, Fastpath, Mode, Pattern, Spoof, Spread, TunnelMtu},
 };
 
 /// Where the daemon looks unless told otherwise.
@@ -100,12 +100,19 @@ pub struct UnderlayConfig {
     /// No path MTU that the kernel learns from ICMP messages counts below this, bytes.
     #[serde(deserialize_with = "types::path_mtu")]
     pub min_path_mtu: Mtu,
+    /// Whether received packets are spread over the CPUs.
+    pub spread: Spread,
 }
 
 impl Default for UnderlayConfig {
     fn default() -> Self {
         // What every link of an IPv6 network carries (RFC 8200 §5).
-        Self { interfaces: Vec::new(), decap: DecapHook::default(), min_path_mtu: Mtu(1280) }
+        Self {
+            interfaces: Vec::new(),
+            decap: DecapHook::default(),
+            min_path_mtu: Mtu(1280),
+            spread: Spread::default(),
+        }
     }
 }
 

@@ -113,6 +113,31 @@ pub enum DecapHook {
     Xdp,
 }
 
+/// Whether received packets are spread over the CPUs by RPS (see [`crate::kernel::receive_queues`]).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Spread {
+    /// They stay with the CPU that their receive queue interrupts.
+    #[default]
+    Off,
+    /// Always.
+    Rps,
+    /// While one CPU has no time left and others have.
+    Auto,
+}
+
+impl Spread {
+    /// As the file has it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Rps => "rps",
+            Self::Auto => "auto",
+        }
+    }
+}
+
 /// How TC programs are attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -23,6 +23,7 @@ mod reconcile;
 mod reload;
 pub mod report;
 mod service;
+mod spread;
 mod start;
 pub mod survey;
 mod underlay_errors;

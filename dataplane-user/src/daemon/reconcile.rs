@@ -11,7 +11,7 @@ use super::{
     decide::{
         Fitness, NodeAddress,
         handovers::{Counted, Failure, GivenUp},
-        problems,
+        problems, spread,
     },
     observe::{
         Interest, Noticed, fitness,
@@ -21,6 +21,7 @@ use super::{
     },
     report::{self, Code, Problem, Stage},
     service,
+    spread::spread,
     underlay_errors::Scope,
     weigh::weigh,
 };
@@ -136,13 +137,15 @@ impl Daemon {
             Some(_) => remember_sysctls(&mut self.decider.memory_mut().sysctls),
             None => BTreeSet::new(),
         };
+        let mut outcome = Outcome::default();
+        let spread = spread(&mut self.decider, self.observer.host(), self.cores.heat());
+        outcome.failures.extend(spread.err().map(|error| format!("{error:#}")));
         if !self.pins.have_maps() {
             // The directories were removed, or the bpffs was mounted anew.
             self.pins.prepare()?;
         }
         self.lock.renew(&self.pins)?;
         self.memory.write(&self.pins, self.decider.memory())?;
-        let mut outcome = Outcome::default();
         if !new_sysctls.is_empty() || !self.is_ready {
             let recorded = record_sysctls_for_0_1(&self.pins, &self.decider.memory().sysctls);
             outcome.failures.extend(recorded.err().map(|error| format!("{error:#}")));
@@ -169,6 +172,7 @@ impl Daemon {
             desired: &decision.desired,
             rules_may_differ: resync || std::mem::take(&mut self.rules_touched),
             new_sysctls: &new_sysctls,
+            masks: &self.decider.masks().wanted,
             is_first: !self.is_ready,
         };
         let applied = applier.apply(self.observer.kernel(), whole).await?;
@@ -319,7 +323,11 @@ impl Daemon {
             true => Vec::new(),
             false => problems::decision(&self.decider, host),
         };
-        decided.extend(self.cores.hot().map(problems::hot_cpu));
+        let (config, masks) = (&self.decider.file().config, self.decider.masks());
+        let cpus = self.decider.memory().spreading.cpus.as_ref();
+        decided.extend(self.cores.hot().map(|hot| spread::hot_cpu(hot, cpus)));
+        decided.extend(spread::problem(config.underlay.spread, masks));
+        self.reporter.set_spread(cpus.cloned());
         decided.extend(self.heard_elsewhere());
         self.reporter.set(Stage::Decide, decided);
         let tables = self.decider.last().map(|last| problems::tables(&last.desired.tables));

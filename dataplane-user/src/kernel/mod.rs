@@ -10,6 +10,7 @@ mod host;
 mod neighbours;
 mod nftables;
 mod path;
+pub mod receive_queues;
 mod routes;
 mod snapshot;
 mod tunl0;

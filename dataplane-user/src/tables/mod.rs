@@ -13,6 +13,7 @@ mod mark_rules;
 mod masks;
 mod node_counters;
 mod nodes;
+mod receive_queues;
 mod routes;
 mod sysctls;
 
@@ -31,6 +32,7 @@ pub use self::{
     masks::Masks,
     node_counters::NodeCounters,
     nodes::Nodes,
+    receive_queues::ReceiveQueues,
     routes::{Routes, outdates_leases},
     sysctls::{
         Sysctls, forget_sysctls_of_0_1, move_sysctls_of_0_1, record_sysctls_for_0_1,

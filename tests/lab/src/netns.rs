@@ -35,6 +35,8 @@ pub const NETNS_DIR: &str = "/run/netns";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Netns {
     name: String,
+    /// See [`Netns::with_sysfs`].
+    has_sysfs: bool,
 }
 
 impl Netns {
@@ -61,7 +63,7 @@ impl Netns {
     /// A handle on a namespace that exists already.
     #[must_use]
     pub fn named(name: &str) -> Self {
-        Self { name: name.to_owned() }
+        Self { name: name.to_owned(), has_sysfs: false }
     }
 
     /// Its name, as `ip netns` shows it.
@@ -82,6 +84,12 @@ impl Netns {
         self.path().exists()
     }
 
+    /// The same namespace, whose commands see it in `/sys`, too: there it takes a mount of its own.
+    #[must_use]
+    pub fn with_sysfs(&self) -> Self {
+        Self { has_sysfs: true, ..self.clone() }
+    }
+
     /// A command that, once started, runs inside.
     ///
     /// `nsenter` executes the program in its own place, so the process id of
@@ -89,7 +97,16 @@ impl Netns {
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", self.path().display())).arg(program);
+        command.arg(format!("--net={}", self.path().display()));
+        if self.has_sysfs {
+            // The bpffs below the old one comes along. All of it ends with the command.
+            let script = "{ test -d /mnt || busybox mkdir /mnt; } && \
+                          mount --bind /sys/fs/bpf /mnt && mount -t sysfs sysfs /sys && \
+                          mount --bind /mnt /sys/fs/bpf && exec \"$@\"";
+            // Not `sh`: a busybox may take its own `ip` for the program.
+            command.args(["unshare", "--mount", "bash", "-c", script, "bash"]);
+        }
+        command.arg(program);
         command
     }
 

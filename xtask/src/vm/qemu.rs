@@ -13,7 +13,10 @@ use std::{
 
 use tunless_vm::{
     command_line::Job,
-    suites::xdp::{self, Model, Nic},
+    suites::{
+        spread,
+        xdp::{self, Model, Nic},
+    },
 };
 
 use super::emulator::Emulator;
@@ -80,6 +83,13 @@ pub enum Serial<'a> {
 }
 
 impl Machine {
+    fn cpus(&self) -> usize {
+        match self.job.suite.as_deref() {
+            Some(suite) if suite == spread::SUITE.name => spread::CPUS,
+            _ => 2,
+        }
+    }
+
     /// The command that boots it.
     pub fn command(&self, serial: Serial) -> Command {
         // Whatever becomes of us, even by SIGKILL: the emulator ends with us.
@@ -92,7 +102,7 @@ impl Machine {
         command.args(["-accel", ACCELERATOR, "-cpu", cpu, "-m", &MEBIBYTES.to_string()]);
         command.args(["-display", "none", "-no-reboot", "-nodefaults", "-no-user-config"]);
         match self.clock {
-            Clock::Host => command.args(["-smp", "2"]),
+            Clock::Host => command.args(["-smp", &self.cpus().to_string()]),
             Clock::Instructions => command.args(["-smp", "1", "-icount", "shift=1,sleep=off"]),
         };
         match serial {

@@ -28,6 +28,7 @@ const PROGRAMS: &[&str] = &[
     "sysctl",
     "tc",
     "tcpdump",
+    "unshare",
 ];
 
 /// Files that a program opens by itself: matches and targets of iptables.

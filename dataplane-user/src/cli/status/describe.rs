@@ -12,6 +12,10 @@ use crate::{
 
 /// So many interfaces are named before the rest is counted.
 const NAMED: usize = 3;
+/// Of fewer decapsulated packets the share of a CPU says nothing.
+const COUNTED: u64 = 1_000;
+/// From this share on, or one and a half times its part of few CPUs, one does more than others.
+const UNEVEN: f64 = 0.5;
 
 /// The status, ended by a newline.
 pub fn text(status: &Status, detail: Detail) -> String {
@@ -55,6 +59,9 @@ pub fn text(status: &Status, detail: Detail) -> String {
             output::count(status.leased_flows.unwrap_or(0), "flow")
         );
     }
+    if let Some(cpus) = cpus(status) {
+        let _ = writeln!(text, "cpus:       {cpus}");
+    }
     if status.fastpath == Some(Fastpath::Verified) {
         for (position, (name, value)) in status.sysctls.iter().enumerate() {
             let head = if position == 0 { "sysctls:" } else { "" };
@@ -80,6 +87,22 @@ pub fn text(status: &Status, detail: Detail) -> String {
         Detail::Brief | Detail::Usual => programs(&mut text, status),
     }
     text
+}
+
+/// How decapsulation is spread over the CPUs, where that is worth a line.
+fn cpus(status: &Status) -> Option<String> {
+    let counted = &status.decapsulated_by_cpu;
+    let sum: u64 = counted.iter().sum();
+    let (cpu, most) = counted.iter().enumerate().max_by_key(|(_, packets)| **packets)?;
+    let share = *most as f64 / sum.max(1) as f64;
+    let uneven = UNEVEN.max(1.5 / counted.len() as f64);
+    let is_worth_a_line = counted.len() > 1 && sum >= COUNTED && share >= uneven;
+    let share = is_worth_a_line
+        .then(|| format!("CPU {cpu} of {} did {:.0} % of decap", counted.len(), share * 100.0));
+    let spread = status.spread.as_ref();
+    let spread = spread.map(|cpus| format!("received packets are spread over {}", cpus.ranges()));
+    let parts: Vec<String> = share.into_iter().chain(spread).collect();
+    (!parts.is_empty()).then(|| parts.join("; "))
 }
 
 /// One line.

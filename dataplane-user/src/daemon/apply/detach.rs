@@ -12,8 +12,16 @@ use dataplane_common::Program;
 use super::memory;
 use crate::{
     bpf::{Hook as _, Maps, Pins, filters, links, verifier},
-    daemon::{Lock, failed_start::FailedStart, report::State},
-    kernel::{Kernel, PROTOCOL, TUNNEL, is_tunnel_of},
+    daemon::{
+        Lock,
+        decide::{Memory, spread::Spreading},
+        failed_start::FailedStart,
+        report::State,
+    },
+    kernel::{
+        Host, Kernel, PROTOCOL, TUNNEL, is_tunnel_of,
+        receive_queues::{Cpus, is_shown},
+    },
     netfilter, output, run_dir,
     tables::{KernelRoutes, forget_sysctls_of_0_1, restore_sysctls, sysctls_of_0_1},
 };
@@ -38,7 +46,7 @@ pub async fn remove_all(pins: &Pins, lock: Lock) -> Result<Removed> {
     let host = kernel.look().await?;
     let mut done = Vec::new();
     let mut had_marks = false;
-    let mut sysctls = memory::read(pins).unwrap_or_default().sysctls;
+    let Memory { mut sysctls, spreading, .. } = memory::read(pins).unwrap_or_default();
     sysctls.extend(sysctls_of_0_1(pins));
 
     // Another instance may be at work in this namespace; then the device and the
@@ -69,9 +77,13 @@ pub async fn remove_all(pins: &Pins, lock: Lock) -> Result<Removed> {
         done.push(format!("the device {TUNNEL}"));
     }
     // Before the memory goes with the pins.
-    let restored = restore_sysctls(&sysctls)?;
+    let restored_sysctls = restore_sysctls(&sysctls)?;
+    if restored_sysctls > 0 {
+        done.push(format!("our values of {}", output::count(restored_sysctls, "sysctl")));
+    }
+    let restored = restore_queues(&host, &spreading)?;
     if restored > 0 {
-        done.push(format!("our values of {}", output::count(restored, "sysctl")));
+        done.push(format!("RPS of {}", output::count(restored, "receive queue")));
     }
     if pins.exist() {
         let links = links::list(pins)?;
@@ -101,5 +113,21 @@ pub async fn remove_all(pins: &Pins, lock: Lock) -> Result<Removed> {
     run_dir::remove(&run_dir::file(pins, "sources"))?;
     forget_sysctls_of_0_1(pins)?;
     lock.remove()?;
-    Ok(Removed { what: done, has_restored_sysctls: restored > 0, had_marks })
+    Ok(Removed { what: done, has_restored_sysctls: restored_sysctls > 0, had_marks })
+}
+
+/// Takes back the RPS that queues were given. Returns how many there were; what others have set
+/// since stays.
+///
+/// # Errors
+/// If a queue cannot be read or written.
+fn restore_queues(host: &Host, spreading: &Spreading) -> Result<usize> {
+    let mut restored = 0;
+    for (queue, ours) in &spreading.queues {
+        if is_shown(host, queue.interface())? && queue.read()?.as_ref() == Some(ours) {
+            queue.write(&Cpus::default())?;
+            restored += 1;
+        }
+    }
+    Ok(restored)
 }

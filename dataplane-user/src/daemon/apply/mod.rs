@@ -36,11 +36,14 @@ use crate::{
     clock,
     config::{Config, DecapHook},
     desired::{self, Desired, RouteTables},
-    kernel::{Host, Kernel},
+    kernel::{
+        Host, Kernel,
+        receive_queues::{Cpus, Queue},
+    },
     netfilter::{MarkRules, conntrack},
     tables::{
-        Attachments, Backstops, Endpoints, Handovers, KernelRoutes, Keys, KnownRules, Marks, Round,
-        Sysctls,
+        Attachments, Backstops, Endpoints, Handovers, KernelRoutes, Keys, KnownRules, Marks,
+        ReceiveQueues, Round, Sysctls,
     },
 };
 
@@ -89,6 +92,8 @@ pub struct Whole<'a> {
     pub rules_may_differ: bool,
     /// Sysctls that are changed for the first time.
     pub new_sysctls: &'a BTreeSet<String>,
+    /// Receive queues, and the CPUs that are to go on with their packets.
+    pub masks: &'a BTreeMap<Queue, Cpus>,
     /// Nothing waits for the daemon yet, so that it may take its time.
     pub is_first: bool,
 }
@@ -178,7 +183,7 @@ impl Applier {
     /// # Errors
     /// If the kernel does not tell the programs' numbers.
     pub async fn apply(&mut self, kernel: &Kernel, whole: Whole<'_>) -> Result<Outcome> {
-        let Whole { config, host, desired, rules_may_differ, new_sysctls, is_first } = whole;
+        let Whole { config, host, desired, rules_may_differ, new_sysctls, masks, is_first } = whole;
         let mut round = Round::default();
         let mut refused_xdp = BTreeSet::new();
         let Self { pins, programs, maps, leases_end, leaving, rules: known, attached, .. } = self;
@@ -243,6 +248,7 @@ impl Applier {
         round.delete(&mut Handovers { maps, renewed: &renewed }, old_handovers).await;
         in_maps.delete(maps, &mut round).await;
         leases_end.ask(maps, &mut round);
+        drop(round.upsert(&mut ReceiveQueues(masks), masks).await);
         *attached = &wanted - &postponed;
         Ok(Outcome { failures: round.failures, refused_xdp, postponed })
     }

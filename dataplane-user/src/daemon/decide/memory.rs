@@ -6,7 +6,7 @@ use dataplane_common::IfIndex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{ChosenMode, NodeAddress, OwnNodes, handovers::Failure};
+use super::{ChosenMode, NodeAddress, OwnNodes, handovers::Failure, spread::Spreading};
 use crate::kernel::{Host, Link};
 
 /// The memory. Routes that are active are not in it: they are the map `ROUTES`.
@@ -26,6 +26,8 @@ pub struct Memory {
     pub no_handover: BTreeMap<String, Failure>,
     /// Sysctls that were changed: their values before.
     pub sysctls: BTreeMap<String, u32>,
+    /// Receive queues that were given RPS.
+    pub spreading: Spreading,
     /// How nft lists our table ([`crate::netfilter::MarkRules::record`]), if there is one.
     pub marks: Option<String>,
     /// The secret among the programs; 0 while there is none.

@@ -12,6 +12,7 @@
 //! | which programs go where | `desired` |
 //! | where XDP cannot decapsulate | [`handovers`] |
 //! | which pods get no leases | [`unleased`] |
+//! | which CPUs go on with received packets | [`spread`] |
 //! | what is wrong with all that | [`problems`] |
 
 pub mod address;
@@ -24,6 +25,7 @@ pub mod own_node;
 pub mod problems;
 #[cfg(test)]
 mod properties;
+pub mod spread;
 mod step;
 pub mod unleased;
 
@@ -85,6 +87,7 @@ pub struct Decider {
     outer_rules: BTreeSet<OuterRules>,
     handovers: Handovers,
     refusals: Refusals,
+    masks: spread::Masks,
     /// By what the kernel's routes were last read; `None`: they have to be read anew.
     kernel_read: Option<KernelRead>,
     /// Nodes whose next hop has another MAC since the last decision: they are to be decided.
@@ -109,6 +112,7 @@ impl Decider {
             outer_rules: BTreeSet::new(),
             handovers: Handovers::default(),
             refusals: Refusals::default(),
+            masks: spread::Masks::default(),
             kernel_read: None,
             moved: BTreeSet::new(),
             last: None,
@@ -167,6 +171,18 @@ impl Decider {
     #[must_use]
     pub fn outer_rules(&self) -> &BTreeSet<OuterRules> {
         &self.outer_rules
+    }
+
+    /// Decides which CPUs go on with what the underlay's queues bring.
+    pub fn spread(&mut self, seen: &spread::Seen) {
+        let setting = self.file.config.underlay.spread;
+        self.masks = spread::decide(setting, seen, &mut self.memory.spreading);
+    }
+
+    /// Returns what was last decided about receive queues.
+    #[must_use]
+    pub fn masks(&self) -> &spread::Masks {
+        &self.masks
     }
 
     /// What is known of this node's objects in the datastores.

@@ -7,10 +7,7 @@ use dataplane_common::{IfIndex, Mtu};
 use super::{ChosenMode, Decider, Memory, link_key, own_node, unleased};
 use crate::{
     config::{Config, DecapHook, Mode, TunnelMtu},
-    daemon::{
-        observe::cores::Hot,
-        report::{Code, Problem},
-    },
+    daemon::report::{Code, Problem},
     desired::{self, Facts, RouteTables, TunnelMode},
     kernel::{Host, Link, TUNL0, TUNNEL},
     netfilter::outer::OuterRules,
@@ -83,20 +80,6 @@ pub fn ground(decider: &Decider, chosen: ChosenMode, facts: &Facts, host: &Host)
         );
     }
     problems
-}
-
-/// One CPU handles most encapsulated packets and has no time left.
-#[must_use]
-pub fn hot_cpu(hot: Hot) -> Problem {
-    let Hot { cpu, has_dropped } = hot;
-    let drops = if has_dropped { "; it drops packets" } else { "" };
-    let what = format!(
-        "CPU {cpu} decapsulates most packets and spends over 90 % of its time on received ones, \
-         while other CPUs have time{drops}"
-    );
-    let remedy = "spread received packets over the CPUs: RPS hashes the inner header \
-                  (`/sys/class/net/<NIC>/queues/rx-*/rps_cpus`)";
-    Problem::new(Code::HotCpu, format!("cpu {cpu}"), what).remedy(remedy)
 }
 
 /// Encapsulated packets of a node arrive where no program of ours is.
@@ -468,15 +451,5 @@ mod tests {
             assert_eq!(subjects, found, "{decap:?}");
             assert!(problems.iter().all(|it| it.code == Code::XdpHandover && it.remedy.is_some()));
         }
-    }
-
-    #[test]
-    fn a_hot_cpu_is_named_with_what_it_does_and_what_to_do() {
-        let problem = hot_cpu(Hot { cpu: 3, has_dropped: false });
-        assert_eq!((problem.code, problem.subject.as_str()), (Code::HotCpu, "cpu 3"));
-        assert!(problem.what.starts_with("CPU 3 decapsulates most packets"), "{}", problem.what);
-        assert!(problem.remedy.is_some_and(|remedy| remedy.contains("rps_cpus")));
-        let dropping = hot_cpu(Hot { cpu: 3, has_dropped: true });
-        assert!(dropping.what.ends_with("; it drops packets"), "{}", dropping.what);
     }
 }

@@ -11,6 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::daemon::decide::spread::Heat;
+
 /// One CPU's counters since the machine has booted.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 struct Cpu {
@@ -41,6 +43,10 @@ pub struct Hot {
 pub struct Cores {
     last: Option<(Instant, Sample)>,
     hot: Option<Hot>,
+    /// For how many samples in turn a CPU has been hot.
+    hot_for: u32,
+    /// For how many samples in turn one CPU could have done all of the work.
+    calm_for: u32,
 }
 
 impl Cores {
@@ -53,11 +59,27 @@ impl Cores {
         if self.last.as_ref().is_some_and(|(at, _)| at.elapsed() < INTERVAL) {
             return Ok(());
         }
-        let sample = sample(decapsulated)?;
-        let was = self.hot.map(|hot| hot.cpu);
-        self.hot = self.last.as_ref().and_then(|(_, last)| hot(last, &sample, was));
-        self.last = Some((Instant::now(), sample));
+        self.compare(sample(decapsulated)?);
         Ok(())
+    }
+
+    fn compare(&mut self, sample: Sample) {
+        let was = self.hot.map(|hot| hot.cpu);
+        let spent = self.last.as_ref().map(|(_, last)| spent(last, &sample)).unwrap_or_default();
+        self.hot = hot(&spent, was);
+        self.hot_for = if self.hot.is_some() { self.hot_for + 1 } else { 0 };
+        self.calm_for = if is_calm(&spent) { self.calm_for + 1 } else { 0 };
+        self.last = Some((Instant::now(), sample));
+    }
+
+    /// Returns how busy the CPUs have been for a while.
+    #[must_use]
+    pub fn heat(&self) -> Heat {
+        match self.hot {
+            Some(Hot { cpu, .. }) if self.hot_for >= HOT_SAMPLES => Heat::Hot(cpu),
+            _ if self.calm_for >= CALM_SAMPLES => Heat::Calm,
+            _ => Heat::Neither,
+        }
     }
 
     /// The CPU that was hot between the last two samples.
@@ -79,9 +101,24 @@ const SHARE: f64 = 0.5;
 /// Fewer decapsulated packets a sample are not what keeps a CPU busy.
 const PACKETS: u64 = 1_000;
 
-/// Returns the CPU that is hot between two samples, if one is and another could help it. `was`:
-/// the one that was hot before.
-fn hot(before: &Sample, after: &Sample, was: Option<usize>) -> Option<Hot> {
+/// A CPU is hot for a while after so many samples, some 20 s: a burst is over by then.
+const HOT_SAMPLES: u32 = 2;
+/// All is calm for a while after so many samples, some minute.
+const CALM_SAMPLES: u32 = 6;
+/// All is calm when received packets take less of all CPUs' time than this of one CPU's.
+const CALM: f64 = 0.5;
+
+/// What a CPU did between two samples.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Spent {
+    /// Of its time, the part for received packets.
+    busy: f64,
+    decapsulated: u64,
+    dropped: u64,
+}
+
+/// Returns what each CPU that was there all the time did between two samples.
+fn spent(before: &Sample, after: &Sample) -> BTreeMap<usize, Spent> {
     let mut spent = BTreeMap::new();
     for (cpu, now) in after {
         // A CPU that came meanwhile, or whose counters began anew.
@@ -94,14 +131,26 @@ fn hot(before: &Sample, after: &Sample, was: Option<usize>) -> Option<Hot> {
         if let (Some(total), Some(interrupts), Some(decapsulated)) =
             (total, interrupts, decapsulated)
         {
-            spent.insert(*cpu, (interrupts as f64 / total as f64, decapsulated, dropped));
+            let busy = interrupts as f64 / total as f64;
+            spent.insert(*cpu, Spent { busy, decapsulated, dropped });
         }
     }
-    let sum: u64 = spent.values().map(|(_, decapsulated, _)| decapsulated).sum();
-    let (cpu, (busy, decapsulated, dropped)) =
-        spent.iter().max_by_key(|(_, (_, decapsulated, _))| *decapsulated)?;
+    spent
+}
+
+/// Returns whether received packets were few.
+fn is_calm(spent: &BTreeMap<usize, Spent>) -> bool {
+    !spent.is_empty() && spent.values().map(|spent| spent.busy).sum::<f64>() < CALM
+}
+
+/// Returns the CPU that was hot, if one was and another could have helped it. `was`: the one that
+/// was hot before.
+fn hot(spent: &BTreeMap<usize, Spent>, was: Option<usize>) -> Option<Hot> {
+    let sum: u64 = spent.values().map(|spent| spent.decapsulated).sum();
+    let (cpu, Spent { busy, decapsulated, dropped }) =
+        spent.iter().max_by_key(|(_, spent)| spent.decapsulated)?;
     let share = *decapsulated as f64 / sum.max(1) as f64;
-    let has_idle = spent.iter().any(|(other, (busy, ..))| other != cpu && *busy < BUSY / 2.0);
+    let has_idle = spent.iter().any(|(other, spent)| other != cpu && spent.busy < BUSY / 2.0);
     let limit = if was == Some(*cpu) { COOL } else { BUSY };
     let is_hot = *decapsulated >= PACKETS && *busy >= limit && share >= SHARE && has_idle;
     is_hot.then_some(Hot { cpu: *cpu, has_dropped: *dropped > 0 })
@@ -206,13 +255,14 @@ mod tests {
                 decapsulated: begin.decapsulated + decapsulated,
             };
             let after: Sample = cpus.iter().map(later).enumerate().collect();
-            let found = hot(&before, &after, None);
+            let hot = |before: &Sample, after: &Sample| hot(&spent(before, after), None);
+            let found = hot(&before, &after);
             assert_eq!(found.map(|hot| hot.cpu), expected, "{cpus:?}");
             assert!(found.is_none_or(|hot| hot.has_dropped));
             // Counters that began anew, and CPUs that came meanwhile, are no ground.
-            assert_eq!(hot(&after, &before, None), None);
-            assert_eq!(hot(&Sample::new(), &after, None), None);
-            assert_eq!(hot(&before, &before, None), None);
+            assert_eq!(hot(&after, &before), None);
+            assert_eq!(hot(&Sample::new(), &after), None);
+            assert_eq!(hot(&before, &before), None);
         }
     }
 
@@ -225,8 +275,39 @@ mod tests {
             [(899, None, false), (899, Some(0), true), (899, Some(1), false), (749, Some(0), false)]
         {
             let after = Sample::from([(0, cpu(interrupts, 90_000)), (1, cpu(10, 10))]);
-            let found = hot(&before, &after, was);
+            let found = hot(&spent(&before, &after), was);
             assert_eq!(found.is_some(), expected, "{interrupts} {was:?}");
+        }
+    }
+
+    /// Ticks in interrupts of 1,000 on two CPUs, and what follows.
+    #[test]
+    fn heat_is_what_lasts() {
+        let steps: Vec<([u64; 2], Heat)> = [
+            vec![([10, 10], Heat::Neither); 5],
+            vec![([10, 10], Heat::Calm); 2],
+            vec![([950, 10], Heat::Neither), ([950, 10], Heat::Hot(0)), ([800, 10], Heat::Hot(0))],
+            vec![
+                ([600, 10], Heat::Neither),
+                ([950, 10], Heat::Neither),
+                ([300, 300], Heat::Neither),
+            ],
+            vec![([240, 240], Heat::Neither); 5],
+            vec![([240, 240], Heat::Calm), ([300, 240], Heat::Neither)],
+        ]
+        .concat();
+        let mut cores = Cores::default();
+        let mut sample = Sample::from([(0, Cpu::default()), (1, Cpu::default())]);
+        // The first one has nothing to be compared with.
+        cores.compare(sample.clone());
+        for (step, (busy, expected)) in steps.into_iter().enumerate() {
+            for (cpu, busy) in sample.values_mut().zip(busy) {
+                cpu.total += 1_000;
+                cpu.interrupts += busy;
+                cpu.decapsulated += busy * 100;
+            }
+            cores.compare(sample.clone());
+            assert_eq!(cores.heat(), expected, "step {step}: {busy:?}");
         }
     }
 }

@@ -14,6 +14,7 @@ mod paths;
 mod policy;
 mod policy_routing;
 mod programs;
+pub mod receive_queues;
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 

@@ -24,6 +24,7 @@ use crate::{
     bpf::{Attachment, Pins, Programs},
     clock,
     config::{Fastpath, Spoof},
+    kernel::receive_queues::Cpus,
     sources::status::SourcesStatus,
 };
 
@@ -73,6 +74,7 @@ impl Reporter {
             config,
             problems: Vec::new(),
             decided: None,
+            spread: None,
             sources: SourcesStatus::default(),
         };
         let mut reporter = Self {
@@ -138,6 +140,11 @@ impl Reporter {
     #[must_use]
     pub fn decided(&self) -> Option<&Decided> {
         self.state.decided.as_ref()
+    }
+
+    /// Over which CPUs received packets are spread.
+    pub fn set_spread(&mut self, cpus: Option<Cpus>) {
+        self.state.spread = cpus;
     }
 
     /// How the sources are.

@@ -121,6 +121,8 @@ codes! {
     XdpHandover = "xdp-handover": Degraded,
     /// One CPU handles most encapsulated packets and has no time left.
     HotCpu = "hot-cpu": Degraded,
+    /// Received packets are not spread over the CPUs as the file has it.
+    ReceiveQueues = "receive-queues": Degraded,
     /// A program is missing on a pod's interface: its packets take the stack path.
     PodProgramMissing = "pod-program-missing": Degraded,
     /// The daemon's report cannot be read.

@@ -18,6 +18,7 @@ use crate::{
     bpf::{Attachment, Pins},
     config::{Fastpath, Spoof},
     desired::TunnelMode,
+    kernel::receive_queues::Cpus,
     run_dir,
     sources::status::SourcesStatus,
 };
@@ -47,6 +48,9 @@ pub struct State {
     pub problems: Vec<Problem>,
     /// What it decided; `None` before the first reconcile.
     pub decided: Option<Decided>,
+    /// Over which CPUs received packets are spread; `None`: over none.
+    #[serde(default)]
+    pub spread: Option<Cpus>,
     /// The sources of routes.
     pub sources: SourcesStatus,
 }
@@ -184,6 +188,7 @@ mod tests {
                 pods: [IfIndex(9)].into(),
                 plain_underlay: BTreeSet::new(),
             }),
+            spread: Some(Cpus([0, 2].into())),
             sources: SourcesStatus::default(),
         };
         let text = serde_json::to_string(&state).unwrap();

@@ -8,6 +8,7 @@ pub mod interop;
 pub mod ipsec;
 pub mod parity;
 pub mod smoke;
+pub mod spread;
 pub mod underlay;
 pub mod xdp;
 
@@ -24,6 +25,7 @@ pub const ALL: &[Suite] = &[
     underlay::SUITE,
     ipsec::SUITE,
     xdp::SUITE,
+    spread::SUITE,
 ];
 
 /// The suite that `cargo xtask test` runs on every kernel.
