@@ -6,7 +6,10 @@ use dataplane_user::bpf::{frozen, sys};
 use serde_json::{Value, json};
 use tunless_lab::{
     Daemon, Lab,
-    bpf::{instruction, load_classifier},
+    bpf::{
+        instruction, load_classifier,
+        opcode::{EXIT, MOVE},
+    },
 };
 use tunless_tests::{
     bird::PATIENCE,
@@ -27,7 +30,7 @@ fn put_foreign_map(pin: &Path) {
 fn put_foreign_program(pin: &Path) {
     let _ = fs::remove_file(pin);
     // `r0 = 0; exit`
-    let code = [instruction(0xb7, 0, 0, 0, 0), instruction(0x95, 0, 0, 0, 0)];
+    let code = [instruction(MOVE, 0, 0, 0, 0), instruction(EXIT, 0, 0, 0, 0)];
     sys::pin(&load_classifier(&code).unwrap(), pin).unwrap();
 }
 

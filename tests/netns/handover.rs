@@ -7,7 +7,10 @@ use dataplane_common::Reason;
 use serde_json::Value;
 use tunless_lab::{
     Daemon, Lab, Netns,
-    bpf::{self, instruction},
+    bpf::{
+        self, instruction,
+        opcode::{ADD, COPY, EXIT, IF_EQUAL, IF_GREATER, LOAD_WORD, MOVE, STORE_NUMBER},
+    },
     capture::Capture,
     traffic::ping,
 };
@@ -61,30 +64,24 @@ fn program(harm: Harm) -> Vec<u64> {
     // `struct __sk_buff` (include/uapi/linux/bpf.h).
     const DATA: i16 = 76;
     const DATA_META: i16 = 140;
-    const LOAD: u8 = 0x61;
-    const STORE: u8 = 0x62;
-    const MOVE: u8 = 0xb7;
-    const COPY: u8 = 0xbf;
-    const ADD: u8 = 0x07;
-    const IF_GREATER: u8 = 0x2d;
-    const IF_IS: u8 = 0x15;
-    const EXIT: u8 = 0x95;
     // TC_ACT_SHOT
     const DROP: i32 = 2;
     let pass = [instruction(MOVE, 0, 0, 0, -1), instruction(EXIT, 0, 0, 0, 0)];
     let act = match harm {
-        Harm::Erase => vec![instruction(STORE, 2, 0, 0, 0), instruction(STORE, 2, 0, 4, 0)],
+        Harm::Erase => {
+            vec![instruction(STORE_NUMBER, 2, 0, 0, 0), instruction(STORE_NUMBER, 2, 0, 4, 0)]
+        }
         // The secret comes first; of a mark it is zero.
         Harm::DropVouchedFor => vec![
-            instruction(LOAD, 5, 2, 0, 0),
-            instruction(IF_IS, 5, 0, 2, 0),
+            instruction(LOAD_WORD, 5, 2, 0, 0),
+            instruction(IF_EQUAL, 5, 0, 2, 0),
             instruction(MOVE, 0, 0, 0, DROP),
             instruction(EXIT, 0, 0, 0, 0),
         ],
     };
     let head = [
-        instruction(LOAD, 2, 1, DATA_META, 0),
-        instruction(LOAD, 3, 1, DATA, 0),
+        instruction(LOAD_WORD, 2, 1, DATA_META, 0),
+        instruction(LOAD_WORD, 3, 1, DATA, 0),
         instruction(COPY, 4, 2, 0, 0),
         instruction(ADD, 4, 0, 0, 8),
         instruction(IF_GREATER, 4, 3, i16::try_from(act.len()).unwrap(), 0),

@@ -7,7 +7,13 @@ use dataplane_user::bpf::sys;
 use nix::net::if_::if_nametoindex;
 use tunless_lab::{
     Daemon, Lab, LabBuilder, Pod,
-    bpf::{Hook, attach_tcx, instruction, load_named_classifier, pin, raw},
+    bpf::{
+        Hook, attach_tcx, instruction, load_named_classifier,
+        opcode::{
+            ADD, ATOMIC_ADD, CALL, COPY, EXIT, IF_EQUAL, LOAD_MAP, LOAD_WORD, MOVE, STORE_NUMBER,
+        },
+        pin, raw,
+    },
 };
 use tunless_tests::scene::{
     HASTY, SOON, Scene, Setup, assert_lossless,
@@ -17,9 +23,6 @@ use tunless_tests::scene::{
 
 const SHORT: &str = "leases: {seconds: 1}\n";
 const CLSACT: &str = "attach: clsact\nleases: {seconds: 1}\n";
-
-const MOVE: u8 = 0xb7;
-const EXIT: u8 = 0x95;
 
 fn lab() -> LabBuilder {
     Lab::new().fabric_filter(true)
@@ -33,25 +36,17 @@ struct Watcher {
 
 impl Watcher {
     fn load() -> Self {
-        const STORE_WORD: u8 = 0x62;
-        const COPY: u8 = 0xbf;
-        const ADD: u8 = 0x07;
-        const LOAD_MAP: u8 = 0x18;
-        const CALL: u8 = 0x85;
-        const IF_ZERO: u8 = 0x15;
-        const ATOMIC_ADD: u8 = 0xdb;
         const MAP_LOOKUP: i32 = 1;
         let counter = sys::create_array("watched", 8).unwrap();
         let map = i32::try_from(raw(&counter)).unwrap();
         let program = [
-            instruction(STORE_WORD, 10, 0, -4, 0),
+            instruction(STORE_NUMBER, 10, 0, -4, 0),
             instruction(COPY, 2, 10, 0, 0),
             instruction(ADD, 2, 0, 0, -4),
-            // `BPF_PSEUDO_MAP_FD`, an instruction of two.
             instruction(LOAD_MAP, 1, 1, 0, map),
             0,
             instruction(CALL, 0, 0, 0, MAP_LOOKUP),
-            instruction(IF_ZERO, 0, 0, 2, 0),
+            instruction(IF_EQUAL, 0, 0, 2, 0),
             instruction(MOVE, 1, 0, 0, 1),
             instruction(ATOMIC_ADD, 0, 1, 0, 0),
             instruction(MOVE, 0, 0, 0, -1),
@@ -69,8 +64,6 @@ impl Watcher {
 
 /// Drops packets of a length that there are none of, so that it is not proven to drop nothing.
 fn dropper() -> OwnedFd {
-    const LOAD_WORD: u8 = 0x61;
-    const IF_EQUAL: u8 = 0x15;
     let program = [
         instruction(LOAD_WORD, 2, 1, 0, 0),
         instruction(MOVE, 0, 0, 0, -1),

@@ -390,11 +390,12 @@ impl Idle {
     /// Loads them.
     #[must_use]
     pub fn load() -> Self {
-        const MOVE: u8 = 0xb7;
-        const EXIT: u8 = 0x95;
         const PASS: i32 = 2;
         let program = |returned| {
-            [bpf::instruction(MOVE, 0, 0, 0, returned), bpf::instruction(EXIT, 0, 0, 0, 0)]
+            [
+                bpf::instruction(bpf::opcode::MOVE, 0, 0, 0, returned),
+                bpf::instruction(bpf::opcode::EXIT, 0, 0, 0, 0),
+            ]
         };
         let classifier = bpf::load_classifier(&program(-1)).expect("it does nothing");
         let xdp = bpf::load_xdp(&program(PASS)).expect("it does nothing");

@@ -12,7 +12,11 @@ use std::{
 };
 
 use nix::libc;
-use tunless_lab::bpf::{call, instruction, load_classifier, open, raw};
+use tunless_lab::bpf::{
+    call, instruction, load_classifier,
+    opcode::{ADD, CALL, COPY, EXIT, IF_EQUAL, LOAD_MAP, LOAD_WORD, MOVE, STORE_WORD},
+    open, raw,
+};
 
 use super::test_run::{Done, Run, test_run};
 
@@ -95,40 +99,31 @@ fn prog_array(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 }
 
 fn instructions(array: u32) -> Vec<u64> {
-    const LOAD: u8 = 0x61;
-    const STORE: u8 = 0x63;
-    const JUMP_IF: u8 = 0x15;
-    const KEEP: u8 = 0xbf;
-    const MOVE: u8 = 0xb7;
-    const ADD: u8 = 0x07;
-    const LOAD_MAP: u8 = 0x18;
-    const CALL: u8 = 0x85;
-    const EXIT: u8 = 0x95;
     const MAP_FD: u8 = 1;
     const TAIL_CALL: i32 = 12;
     const NO_VERDICT: i32 = 99;
     vec![
-        instruction(KEEP, 6, 1, 0, 0),
+        instruction(COPY, 6, 1, 0, 0),
         // Is this the run that looks?
-        instruction(LOAD, 2, 6, RUNS, 0),
-        instruction(JUMP_IF, 2, 0, 13, 0),
+        instruction(LOAD_WORD, 2, 6, RUNS, 0),
+        instruction(IF_EQUAL, 2, 0, 13, 0),
         instruction(ADD, 2, 0, 0, -1),
-        instruction(STORE, 6, 2, RUNS, 0),
+        instruction(STORE_WORD, 6, 2, RUNS, 0),
         // Only before the first run.
-        instruction(LOAD, 2, 6, UNSET, 0),
-        instruction(JUMP_IF, 2, 0, 4, 0),
-        instruction(LOAD, 2, 6, NUMBER, 0),
-        instruction(STORE, 6, 2, TC_INDEX, 0),
+        instruction(LOAD_WORD, 2, 6, UNSET, 0),
+        instruction(IF_EQUAL, 2, 0, 4, 0),
+        instruction(LOAD_WORD, 2, 6, NUMBER, 0),
+        instruction(STORE_WORD, 6, 2, TC_INDEX, 0),
         instruction(MOVE, 2, 0, 0, 0),
-        instruction(STORE, 6, 2, UNSET, 0),
-        instruction(KEEP, 1, 6, 0, 0),
+        instruction(STORE_WORD, 6, 2, UNSET, 0),
+        instruction(COPY, 1, 6, 0, 0),
         instruction(LOAD_MAP, 2, MAP_FD, 0, array as i32),
         0,
         instruction(MOVE, 3, 0, 0, 0),
         instruction(CALL, 0, 0, 0, TAIL_CALL),
         // Here if there was nobody to call, too: no verdict of ours.
-        instruction(LOAD, 2, 6, TC_INDEX, 0),
-        instruction(STORE, 6, 2, NUMBER, 0),
+        instruction(LOAD_WORD, 2, 6, TC_INDEX, 0),
+        instruction(STORE_WORD, 6, 2, NUMBER, 0),
         instruction(MOVE, 0, 0, 0, NO_VERDICT),
         instruction(EXIT, 0, 0, 0, 0),
     ]

@@ -1,6 +1,8 @@
 //! `bpf(2)` for programs of a few instructions, and for what the kernel knows of
 //! all programs: without a loader, so that the lab needs none.
 
+pub mod opcode;
+
 use std::{
     ffi::CString,
     fs,
@@ -253,12 +255,13 @@ pub fn call<T>(command: libc::c_int, attributes: &mut T) -> io::Result<libc::c_l
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        opcode::{EXIT, MOVE},
+        *,
+    };
 
     #[test]
     fn a_pinned_program_is_found_by_its_number() {
-        const MOVE: u8 = 0xb7;
-        const EXIT: u8 = 0x95;
         crate::daemon::ensure_bpffs().unwrap();
         let path = Path::new("/sys/fs/bpf").join(format!("tunless-lab-bpf-{}", std::process::id()));
         let before = programs().unwrap();

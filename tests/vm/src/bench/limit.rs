@@ -7,7 +7,13 @@ use anyhow::{Context as _, Result};
 use tunless_lab::{
     Lab, Netns,
     addr::{CALI_MAC, Mac},
-    bpf::{self, instruction},
+    bpf::{
+        self, instruction,
+        opcode::{
+            ADD, CALL, COPY, EXIT, IF_GREATER, IF_NOT_EQUAL, IF_WORD_NOT_EQUAL, LOAD_HALF,
+            LOAD_WORD, MOVE, STORE_NUMBER,
+        },
+    },
     daemon::ensure_bpffs,
 };
 
@@ -54,17 +60,6 @@ fn attach(netns: &Netns, interface: &str, program: &[u64], name: &str) -> Result
 /// IPv4 to `to` gets these MACs and goes by `redirect` to the interface; anything else
 /// to the stack.
 fn program(to: Ipv4Addr, dst: Mac, src: Mac, redirect: i32, ifindex: i32) -> Vec<u64> {
-    const LOAD_WORD: u8 = 0x61;
-    const LOAD_HALF: u8 = 0x69;
-    const STORE_WORD: u8 = 0x62;
-    const MOVE: u8 = 0xbf;
-    const MOVE_NUMBER: u8 = 0xb7;
-    const ADD_NUMBER: u8 = 0x07;
-    const IF_GREATER: u8 = 0x2d;
-    const IF_NOT_NUMBER: u8 = 0x55;
-    const IF_WORD_NOT_NUMBER: u8 = 0x56;
-    const CALL: u8 = 0x85;
-    const EXIT: u8 = 0x95;
     /// `struct __sk_buff`.
     const DATA: i16 = 76;
     const DATA_END: i16 = 80;
@@ -77,22 +72,22 @@ fn program(to: Ipv4Addr, dst: Mac, src: Mac, redirect: i32, ifindex: i32) -> Vec
     vec![
         instruction(LOAD_WORD, 2, 1, DATA, 0),
         instruction(LOAD_WORD, 3, 1, DATA_END, 0),
-        instruction(MOVE, 4, 2, 0, 0),
-        instruction(ADD_NUMBER, 4, 0, 0, ETHERNET_AND_IP),
+        instruction(COPY, 4, 2, 0, 0),
+        instruction(ADD, 4, 0, 0, ETHERNET_AND_IP),
         instruction(IF_GREATER, 4, 3, 11, 0),
         instruction(LOAD_HALF, 5, 2, 12, 0),
-        instruction(IF_NOT_NUMBER, 5, 0, 9, IPV4),
+        instruction(IF_NOT_EQUAL, 5, 0, 9, IPV4),
         instruction(LOAD_WORD, 5, 2, 30, 0),
-        instruction(IF_WORD_NOT_NUMBER, 5, 0, 7, i32::from_ne_bytes(to.octets())),
-        instruction(STORE_WORD, 2, 0, 0, words[0]),
-        instruction(STORE_WORD, 2, 0, 4, words[1]),
-        instruction(STORE_WORD, 2, 0, 8, words[2]),
-        instruction(MOVE_NUMBER, 1, 0, 0, ifindex),
-        instruction(MOVE_NUMBER, 2, 0, 0, 0),
+        instruction(IF_WORD_NOT_EQUAL, 5, 0, 7, i32::from_ne_bytes(to.octets())),
+        instruction(STORE_NUMBER, 2, 0, 0, words[0]),
+        instruction(STORE_NUMBER, 2, 0, 4, words[1]),
+        instruction(STORE_NUMBER, 2, 0, 8, words[2]),
+        instruction(MOVE, 1, 0, 0, ifindex),
+        instruction(MOVE, 2, 0, 0, 0),
         instruction(CALL, 0, 0, 0, redirect),
         instruction(EXIT, 0, 0, 0, 0),
         // TC_ACT_OK
-        instruction(MOVE_NUMBER, 0, 0, 0, 0),
+        instruction(MOVE, 0, 0, 0, 0),
         instruction(EXIT, 0, 0, 0, 0),
     ]
 }
