@@ -2,6 +2,7 @@
 
 use std::{fs, net::SocketAddr, path::Path};
 
+use ipnet::Ipv4Net;
 use serde_json::{Value, json};
 use tunless_lab::{
     Daemon, Lab, Node,
@@ -206,10 +207,49 @@ fn talk_by_affinities(cluster: &Cluster) {
 fn a_token_without_rights_is_told_by_status() {
     let mut cluster = Cluster::new(Setup::OFF);
     take_rights_and_give_them(&cluster);
+    claim_the_api(&mut cluster);
     cluster.restart();
     take_rights_and_give_them(&cluster);
+    claim_the_api(&mut cluster);
     cluster.daemon1.finish().unwrap();
     cluster.daemon2.finish().unwrap();
+}
+
+/// A block around the API server, which is not node2's router, makes no route: this host could not
+/// reach the API any more.
+fn claim_the_api(cluster: &mut Cluster) {
+    let server = cluster.lab.node1.gateway;
+    let around = Ipv4Net::new(server, 31).unwrap().trunc();
+    assert!(!around.contains(&cluster.lab.node1.ip), "it is refused for the server alone");
+    let around = around.to_string();
+    let host = cluster.node3().name;
+    cluster.api.set(V1_BLOCKS, block(V1_BLOCKS, &around, host, &[]));
+    cluster.api.set(V1_BLOCKS, block(V1_BLOCKS, MORE, host, &[]));
+    for is_restarted in [false, true] {
+        if is_restarted {
+            cluster.daemon2.kill9().unwrap();
+            cluster.daemon2.restart().unwrap();
+            cluster.wait_for_state("synced");
+        }
+        let (node1, node3) = (&cluster.lab.node1, cluster.node3());
+        let others = [(node1.block, node1), (node3.block, node3), (MORE, node3)];
+        cluster.wait_for_routes(&others);
+        let is_named = |status: &Value| {
+            let problems = status["problems"].as_array().unwrap().iter();
+            let mut claims = problems.filter(|problem| problem["code"] == "claim");
+            claims.any(|problem| {
+                let what = problem["what"].as_str().unwrap();
+                problem["where"] == around && what.contains(&format!("{server} lies inside it"))
+            })
+        };
+        cluster.daemon2.wait_json(&["status"], SOON, is_named).unwrap();
+        let path = cluster.lab.node2.netns.ip(&format!("route get {server}")).unwrap();
+        assert!(!path.contains("tunless0"), "{path}");
+    }
+    cluster.api.delete(V1_BLOCKS, &block_name(&around));
+    cluster.api.delete(V1_BLOCKS, &block_name(MORE));
+    let (node1, node3) = (&cluster.lab.node1, cluster.node3());
+    cluster.wait_for_routes(&[(node1.block, node1), (node3.block, node3)]);
 }
 
 fn take_rights_and_give_them(cluster: &Cluster) {

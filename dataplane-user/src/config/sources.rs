@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::Ipv4Addr, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{Cidr, given::some_mapping};
-use crate::vocabulary::SourceKind;
+use crate::{sources::servers::host_of, vocabulary::SourceKind};
 
 /// Each is off until it has a key of its own.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
@@ -32,12 +32,8 @@ impl SourcesConfig {
     /// The addresses of the sources' servers, where the file has addresses and not names.
     #[must_use]
     pub fn servers(&self) -> BTreeSet<Ipv4Addr> {
-        let endpoints = self.etcd.iter().flat_map(|etcd| &etcd.endpoints);
-        let address = |endpoint: &String| {
-            let host = endpoint.split_once("://").map_or(endpoint.as_str(), |(_, rest)| rest);
-            host.split([':', '/']).next()?.parse().ok()
-        };
-        endpoints.filter_map(address).collect()
+        let hosts = self.etcd.iter().flat_map(EtcdConfig::hosts);
+        hosts.filter_map(|host| host.parse().ok()).collect()
     }
 }
 
@@ -134,6 +130,13 @@ pub struct EtcdConfig {
     /// What Calico's keys begin with.
     #[serde(default = "calico")]
     pub prefix: String,
+}
+
+impl EtcdConfig {
+    /// Returns the hosts of the endpoints: addresses or names.
+    pub fn hosts(&self) -> impl Iterator<Item = &str> {
+        self.endpoints.iter().filter_map(|endpoint| host_of(endpoint))
+    }
 }
 
 fn calico() -> String {

@@ -50,7 +50,9 @@ pub struct Facts {
     pub tunl0_routes: BTreeMap<Ipv4Net, Ipv4Addr>,
     /// IPsec policies about encapsulated packets.
     pub ipsec: Policies,
-    /// The sources' servers, as far as the file has their addresses.
+    /// The addresses of the sources' servers.
+    ///
+    /// [`Facts::find`] has those in the file; a source reports those of names, and of a kubeconfig.
     pub servers: BTreeSet<Ipv4Addr>,
 }
 

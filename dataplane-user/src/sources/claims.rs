@@ -11,6 +11,7 @@ use ipnet::Ipv4Net;
 use super::{
     Change, Claim, OwnNode, Report, SourceKind,
     reported::Reported,
+    servers::ServerAddresses,
     status::{SourceStatus, State},
     table::{ChosenRoute, RouteTable, Rules},
 };
@@ -22,6 +23,8 @@ pub struct Claims {
     known: BTreeMap<SourceKind, Reported>,
     /// What datastores record about this node.
     own_nodes: BTreeMap<SourceKind, OwnNode>,
+    /// The servers of the sources that have reported theirs.
+    servers: BTreeMap<SourceKind, ServerAddresses>,
     /// Something that was active before stays until every source has reported.
     is_holding: bool,
 }
@@ -34,6 +37,7 @@ impl Claims {
             table: RouteTable::new(active),
             known: BTreeMap::new(),
             own_nodes: BTreeMap::new(),
+            servers: BTreeMap::new(),
             is_holding: true,
         }
     }
@@ -59,6 +63,7 @@ impl Claims {
         {
             self.known.remove(&gone);
             self.own_nodes.remove(&gone);
+            self.servers.remove(&gone);
             self.table.replace(gone, Vec::new());
         }
         for kind in &wanted {
@@ -84,6 +89,7 @@ impl Claims {
             Report::Snapshot { claims, .. } => self.table.replace(kind, claims),
             Report::Changes(changes) => self.table.apply(kind, changes),
             Report::OwnNode(own) => drop(self.own_nodes.insert(kind, own)),
+            Report::Servers(servers) => drop(self.servers.insert(kind, servers)),
             Report::Problems(_) | Report::Problem(..) | Report::Down(_) | Report::Up => {}
         }
         if self.is_holding && self.have_spoken() {
@@ -108,6 +114,12 @@ impl Claims {
     #[must_use]
     pub fn own_nodes(&self) -> &BTreeMap<SourceKind, OwnNode> {
         &self.own_nodes
+    }
+
+    /// Returns the servers of each source that has reported them.
+    #[must_use]
+    pub fn servers(&self) -> &BTreeMap<SourceKind, ServerAddresses> {
+        &self.servers
     }
 
     /// The table of all their claims.

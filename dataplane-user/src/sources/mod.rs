@@ -12,6 +12,7 @@
 //! | [`reported`] | the only memory of what a source reported |
 //! | [`table`] | all claims, and the route chosen for each prefix |
 //! | `feed`, `backoff` | the loop that etcd, kubernetes and bird share |
+//! | [`servers`] | which addresses a source's servers have |
 //! | [`error`] | what goes wrong in a source |
 //! | [`calico`] | Calico's objects, whatever datastore they come from |
 
@@ -27,6 +28,7 @@ pub mod kernel;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
 pub mod reported;
+pub mod servers;
 pub mod status;
 pub mod table;
 
@@ -36,7 +38,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::mpsc::UnboundedSender, task::JoinHandle};
 
-use self::error::Outage;
+use self::{error::Outage, servers::ServerAddresses};
 use crate::config::SourcesConfig;
 pub use crate::vocabulary::{Encap, SourceKind};
 
@@ -80,6 +82,8 @@ pub enum Report {
     },
     /// What a datastore records about this node. It comes before the first `Snapshot`.
     OwnNode(OwnNode),
+    /// All hosts of the source's servers, with their addresses.
+    Servers(ServerAddresses),
     /// Changes since the last report, in order; together they become one step.
     Changes(Vec<Change>),
     /// All objects with a problem, as in a snapshot. For sources that read everything

@@ -89,7 +89,7 @@ impl Reported {
                 let line = || LogLine::Info(format!("{}: synced again", self.kind));
                 was_down.then(line).into_iter().collect()
             }
-            Report::Changes(_) | Report::OwnNode(_) => Vec::new(),
+            Report::Changes(_) | Report::OwnNode(_) | Report::Servers(_) => Vec::new(),
         }
     }
 

@@ -11,6 +11,7 @@ use dataplane_user::{
     config::EtcdConfig,
     sources::{
         Claim, Encap, Me, Origin, OwnNode, Report, Reporter, SourceKind, etcd, reported::Reported,
+        servers::ServerAddresses,
     },
 };
 use ipnet::Ipv4Net;
@@ -37,6 +38,8 @@ pub struct Listener {
     pub down: Option<String>,
     /// What etcd records about this node.
     pub own: Option<OwnNode>,
+    /// The hosts of its servers.
+    pub servers: ServerAddresses,
     /// How often it told everything.
     pub snapshots: usize,
     /// How often it told changes.
@@ -81,6 +84,7 @@ impl Listener {
             reported: Reported::new(SourceKind::Etcd),
             down: None,
             own: None,
+            servers: ServerAddresses::new(),
             snapshots: 0,
             steps: 0,
             log: Vec::new(),
@@ -175,8 +179,10 @@ impl Listener {
         self.down = self.reported.down().map(|(why, _)| why.to_string());
         match report {
             Report::OwnNode(own) => self.own = Some(own),
+            Report::Servers(servers) => self.servers = servers,
             Report::Snapshot { claims, .. } => {
                 assert!(self.own.is_some(), "claims before the own node");
+                assert!(!self.servers.is_empty(), "claims before the servers");
                 self.claims = claims
                     .into_iter()
                     .map(|change| ((change.cidr, change.origin), change.claim.unwrap()))

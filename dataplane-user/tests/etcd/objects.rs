@@ -40,6 +40,20 @@ fn what_etcd_has_about_this_node_is_followed() {
     listener.until("no node", |it| it.own == none);
 }
 
+/// Of all endpoints, also those that are not connected to, and before any route.
+#[test]
+fn the_addresses_of_all_endpoints_are_reported() {
+    let etcd = Etcd::new().start().unwrap();
+    cluster(&etcd, "Always");
+    let others = ["localhost", "192.0.2.7", "none.invalid"].map(|it| format!("http://{it}:1"));
+    let mut listener = Listener::new(plain([etcd.endpoints(), others.to_vec()].concat()));
+    listener.until("the servers", |it| !it.servers.is_empty());
+    let found = |host: &str| listener.servers[host].clone().map(Vec::from_iter);
+    assert_eq!(found("localhost"), Some(vec![Ipv4Addr::LOCALHOST]));
+    assert_eq!(found("192.0.2.7"), Some(vec![Ipv4Addr::new(192, 0, 2, 7)]));
+    assert_eq!(found("none.invalid"), None);
+}
+
 /// Three nodes, two of them in one subnet, and a pool.
 pub fn cluster(etcd: &Etcd, ipip: &str) {
     etcd.store(&pool("default-ipv4-ippool", "10.20.0.0/16", ipip)).unwrap();

@@ -1,6 +1,6 @@
 //! Who we are, and whom we believe.
 
-use std::fs;
+use std::{fs, net::Ipv4Addr};
 
 use dataplane_user::config::sources::CalicoApi;
 use tunless_lab::kube_api::{KubeApi, Tls};
@@ -24,6 +24,35 @@ async fn a_token_is_sent_and_a_new_one_read_from_the_file() {
     fs::write(source.kubeconfig(), server.kubeconfig("renewed")).unwrap();
     source.until_up().await;
     assert_eq!((source.seen.snapshots, source.seen.changes), (1, 0), "the same session's state");
+}
+
+/// The addresses that connections are made to, before any route: of the server, and of a proxy.
+#[tokio::test]
+async fn the_servers_addresses_are_reported() {
+    let server = cluster(V1);
+    let (address, name) = (server.url(), server.url().replace("127.0.0.1", "localhost"));
+    let found = |source: &Source, host: &str| {
+        let found = source.seen.servers.get(host).cloned().flatten();
+        found.is_some_and(|found| found.contains(&Ipv4Addr::LOCALHOST))
+    };
+    for (url, host) in [(&address, "127.0.0.1"), (&name, "localhost")] {
+        let kubeconfig = server.kubeconfig("secret").replace(&address, url);
+        let mut source = Source::start_with(&kubeconfig, |_| ());
+        source.until_synced().await;
+        assert!(source.seen.servers.len() == 1 && found(&source, host), "{:?}", source.seen);
+    }
+    // The kubeconfig is read again when a session ends, here for another token.
+    server.want_token("secret");
+    let mut source = Source::start(&server, CalicoApi::Auto);
+    source.until_synced().await;
+    let renewed = server.kubeconfig("renewed").replace(&address, &name);
+    fs::write(source.kubeconfig(), renewed).unwrap();
+    server.want_token("renewed");
+    for path in [tunless_lab::kube_api::NODES, V1.0, V1.1] {
+        server.trouble(path, tunless_lab::kube_api::Trouble::Close);
+    }
+    source.until("another host", |seen| seen.servers.contains_key("localhost")).await;
+    assert!(source.seen.servers.len() == 1 && found(&source, "localhost"), "{:?}", source.seen);
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use dataplane_user::{
     config::{KubernetesConfig, sources::CalicoApi},
     sources::{
         Change, Encap, Me, OwnNode, Report, Reporter, SourceKind, kubernetes, reported::Reported,
+        servers::ServerAddresses,
     },
 };
 use tempfile::TempDir;
@@ -54,6 +55,8 @@ pub struct Seen {
     pub down: Option<String>,
     /// What the API has about this node.
     pub own: Option<OwnNode>,
+    /// The hosts of its servers.
+    pub servers: ServerAddresses,
     pub snapshots: usize,
     /// How many reports of changes there were, and changes in them.
     pub steps: usize,
@@ -152,6 +155,7 @@ impl Seen {
             reported: Reported::new(SourceKind::Kubernetes),
             down: None,
             own: None,
+            servers: ServerAddresses::new(),
             snapshots: 0,
             steps: 0,
             changes: 0,
@@ -183,8 +187,10 @@ impl Seen {
         }
         match report {
             Report::OwnNode(own) => self.own = Some(own),
+            Report::Servers(servers) => self.servers = servers,
             Report::Snapshot { claims, .. } => {
                 assert!(self.own.is_some(), "claims before the own node");
+                assert!(!self.servers.is_empty(), "claims before the servers");
                 self.snapshots += 1;
                 self.claims.clear();
                 claims.into_iter().for_each(|change| self.change(&change));

@@ -29,15 +29,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use dataplane_common::IfIndex;
 
 use super::{
-    Fitness, Memory, NodeAddress, OwnNodes, address::node_address, handovers, handovers::GivenUp,
-    link_key, mode::ChosenMode, mode::mode, unleased::unleased,
+    Fitness, KnownServers, Memory, NodeAddress, OwnNodes, address::node_address, handovers,
+    handovers::GivenUp, link_key, mode::ChosenMode, mode::mode, unleased::unleased,
 };
 use crate::{
     config::{Config, DecapHook, Fastpath},
     desired::{ChosenRoutes, Desired, Facts, Inputs, Paths, Terms, TunnelMode},
     kernel::Host,
     netfilter::limits::Limits,
-    sources::{Encap, OwnNode, SourceKind},
+    sources::{Encap, OwnNode, SourceKind, servers::ServerAddresses},
 };
 
 /// All that a decision is made of.
@@ -51,6 +51,8 @@ pub struct Given<'a> {
     pub have_spoken: bool,
     /// What each datastore has reported about this node.
     pub own_nodes: &'a BTreeMap<SourceKind, OwnNode>,
+    /// The servers of each source, as it has reported them.
+    pub servers: &'a BTreeMap<SourceKind, ServerAddresses>,
     /// What this host is like.
     pub observed: Observed<'a>,
     /// The only history.
@@ -114,11 +116,16 @@ impl Given<'_> {
             // tunl0's is Felix's to set, so there what it has counts.
             facts.tunnel.address = facts.tunnel.address.or(own_nodes.tunnel_address());
         }
+        facts.servers.extend(self.known_servers().addresses());
         Some(Basis { mode, node, facts })
     }
 
     fn own_nodes(&self) -> OwnNodes {
         OwnNodes::known(&self.config.sources, self.own_nodes, &self.memory.own_nodes)
+    }
+
+    fn known_servers(&self) -> KnownServers {
+        KnownServers::known(&self.config.sources, self.servers, &self.memory.servers)
     }
 
     /// Decides everything, and returns what is to be remembered; the memory is to be persisted
@@ -128,6 +135,7 @@ impl Given<'_> {
     pub fn decide(self) -> (Option<Decision>, Memory) {
         let mut memory = self.memory.clone();
         memory.own_nodes = self.own_nodes();
+        memory.servers = self.known_servers();
         let basis = self.basis();
         memory.node = basis.as_ref().map(|basis| basis.node).or(memory.node);
         let decision = basis.and_then(|basis| self.decide_on(basis, &mut memory));

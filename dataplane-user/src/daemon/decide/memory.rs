@@ -6,7 +6,9 @@ use dataplane_common::IfIndex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{ChosenMode, NodeAddress, OwnNodes, handovers::Failure, spread::Spreading};
+use super::{
+    ChosenMode, KnownServers, NodeAddress, OwnNodes, handovers::Failure, spread::Spreading,
+};
 use crate::kernel::{Host, Link};
 
 /// The memory. Routes that are active are not in it: they are the map `ROUTES`.
@@ -17,6 +19,8 @@ pub struct Memory {
     pub node: Option<NodeAddress>,
     /// What the datastores have reported about this node.
     pub own_nodes: OwnNodes,
+    /// The addresses of the servers that the sources need.
+    pub servers: KnownServers,
     /// With tunl0 or without.
     pub mode: Option<ChosenMode>,
     /// Links that cannot use XDP (see [`link_key`]), and why.

@@ -6,6 +6,7 @@
 //! | all of it, as one function | [`decision`] |
 //! | which underlay address is ours | [`address`] |
 //! | what datastores record about this node | [`own_node`] |
+//! | which servers the sources need | [`servers`] |
 //! | with tunl0 or without | [`mode`] |
 //! | which claim makes a route | `sources::table::judge` |
 //! | which entries routes come to | `desired::RouteTables` |
@@ -25,6 +26,7 @@ pub mod own_node;
 pub mod problems;
 #[cfg(test)]
 mod properties;
+pub mod servers;
 pub mod spread;
 mod step;
 pub mod unleased;
@@ -43,6 +45,7 @@ pub use self::{
     memory::{Memory, link_key},
     mode::ChosenMode,
     own_node::OwnNodes,
+    servers::KnownServers,
     step::Step,
 };
 use self::{
@@ -192,6 +195,13 @@ impl Decider {
         OwnNodes::known(config, self.claims.own_nodes(), &self.memory.own_nodes)
     }
 
+    /// Returns what is known of the sources' servers.
+    #[must_use]
+    pub fn servers(&self) -> KnownServers {
+        let config = &self.file.config.sources;
+        KnownServers::known(config, self.claims.servers(), &self.memory.servers)
+    }
+
     /// Nothing can be decided for now.
     pub fn forget_decision(&mut self) {
         self.last = None;
@@ -266,6 +276,7 @@ impl Decider {
             routes: self.claims.table().routes(),
             have_spoken: self.claims.have_spoken(),
             own_nodes: self.claims.own_nodes(),
+            servers: self.claims.servers(),
             observed,
             memory: &self.memory,
         }

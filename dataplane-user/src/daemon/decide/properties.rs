@@ -37,10 +37,11 @@ enum Part {
     Xdp,
     Fitness,
     OwnNode,
+    Server,
     Claims(SourceKind),
 }
 
-const PARTS: [Part; 13] = [
+const PARTS: [Part; 14] = [
     Part::File,
     Part::Addresses,
     Part::Eth1,
@@ -51,6 +52,7 @@ const PARTS: [Part; 13] = [
     Part::Xdp,
     Part::Fitness,
     Part::OwnNode,
+    Part::Server,
     Part::Claims(SourceKind::Etcd),
     Part::Claims(SourceKind::Bird),
     Part::Claims(SourceKind::Kernel),
@@ -97,6 +99,13 @@ fn happen(world: &mut World, daemon: &mut Daemon, to: &World, part: Part, then: 
                 daemon.step(world);
             }
         }
+        Part::Server => {
+            world.server = to.server;
+            daemon.report(world, SourceKind::Etcd);
+            if then == Then::Reconcile {
+                daemon.step(world);
+            }
+        }
         Part::Claims(SourceKind::Kernel) => world.kernel.clone_from(&to.kernel),
         Part::Claims(kind) => {
             world.claims.insert(kind, to.claims.get(&kind).cloned().unwrap_or_default());
@@ -138,13 +147,14 @@ prop_compose! {
         etcd in btree_set(0..BLOCKS, 0..4),
         bird in btree_set(0..BLOCKS, 0..4),
         own_node in own_nodes(),
+        server in select(vec![None, Some(pod(50)), Some(Ipv4Addr::new(10, 20, 2, 9))]),
     ) -> World {
         let of = |kind, blocks: BTreeSet<u8>| {
             (kind, claims(kind, &blocks.into_iter().collect::<Vec<_>>()))
         };
         let mut world = World {
             file, has_addresses, has_eth1, mtu, has_tunl0, pods, is_router_moved, refuses_xdp,
-            refusal, kernel, own_node: Some(own_node),
+            refusal, kernel, own_node: Some(own_node), server,
             claims: [of(SourceKind::Etcd, etcd), of(SourceKind::Bird, bird)].into(),
             ..World::default()
         };
@@ -159,13 +169,15 @@ prop_compose! {
 /// A world in which something can be decided, and the datastore names an address of the host:
 /// without that, the address that it named before stays.
 fn ends(has_tunl0: bool, refuses_xdp: bool) -> impl Strategy<Value = World> {
-    let end = |(world, address, tunnel_address): (World, _, _)| {
+    let end = |(world, address, tunnel_address, server): (World, _, _, _)| {
         let own_node = Some(Some(NodeRecord { address: Some(address), tunnel_address }));
-        World { file: 0, has_addresses: true, own_node, ..world }
+        World { file: 0, has_addresses: true, own_node, server: Some(server), ..world }
     };
     let addresses = select(vec![OURS, SECOND]);
     let tunnels = select(vec![None, Some(TUNNEL_ADDRESS), Some(pod(50))]);
-    (worlds(has_tunl0, refuses_xdp), addresses, tunnels).prop_map(end)
+    // A name that is not resolved any more keeps the addresses that it had.
+    let servers = select(vec![Ipv4Addr::new(198, 51, 100, 9), Ipv4Addr::new(10, 20, 2, 9)]);
+    (worlds(has_tunl0, refuses_xdp), addresses, tunnels, servers).prop_map(end)
 }
 
 /// A final world, parts of others on the way to it, and how its own arrive.

@@ -91,8 +91,8 @@ impl Decider {
         if !last.desired.tables.unknown_pools.is_empty() && self.claims.have_spoken() {
             return None;
         }
-        // Our own addresses are part of everything.
-        if self.own_nodes() != self.memory.own_nodes {
+        // Our own addresses are part of everything, and any prefix may be around a server.
+        if self.own_nodes() != self.memory.own_nodes || self.servers() != self.memory.servers {
             return None;
         }
         let prefixes = self.claims.table_mut().settle(now);

@@ -146,7 +146,10 @@ impl Scene {
                 }
                 Report::Down(_) => self.is_down = true,
                 Report::Up => self.is_down = false,
-                Report::Changes(_) | Report::Problem(..) | Report::OwnNode(_) => {}
+                Report::Changes(_)
+                | Report::Problem(..)
+                | Report::OwnNode(_)
+                | Report::Servers(_) => {}
             }
             return report;
         }

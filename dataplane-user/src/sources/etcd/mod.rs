@@ -29,6 +29,7 @@ use super::{
     Me, Report, Reporter,
     error::{Endpoint, SourceError},
     feed::{self, Afterwards, Feed, Link, Pace},
+    servers::Servers,
 };
 use crate::config::EtcdConfig;
 
@@ -55,7 +56,10 @@ pub async fn run(config: EtcdConfig, me: Me, reporter: Reporter) {
         endpoints: config.endpoints.len(),
         afterwards: Afterwards::AtOnceAfter(SETTLED),
     };
-    feed::run(Source::new(config, &me, reporter), pace).await;
+    let mut servers = Servers::new(reporter.clone());
+    // Before the first routes: one of them may lead to a server.
+    servers.look_up(config.hosts().map(str::to_owned)).await;
+    tokio::join!(feed::run(Source::new(config, &me, reporter), pace), servers.follow());
 }
 
 struct Source {

@@ -1,6 +1,6 @@
 //! Credentials: a kubeconfig's, or those of a pod of the cluster.
 
-use std::{fmt, fs, time::Duration};
+use std::{collections::BTreeSet, fmt, fs, time::Duration};
 
 use kube::{
     Client, Config,
@@ -10,7 +10,10 @@ use secrecy::ExposeSecret;
 
 use crate::{
     config::KubernetesConfig,
-    sources::error::{Endpoint, SourceError},
+    sources::{
+        error::{Endpoint, SourceError},
+        servers::host_of,
+    },
 };
 
 /// How long the API may take to accept a connection.
@@ -23,6 +26,8 @@ pub struct Api {
     pub endpoint: Endpoint,
     /// Who asks.
     pub client: Client,
+    /// The hosts that connections are made to: the server's, and a proxy's.
+    pub hosts: BTreeSet<String>,
 }
 
 impl fmt::Display for Api {
@@ -51,10 +56,12 @@ pub async fn connect(config: &KubernetesConfig) -> Result<Api, SourceError> {
     kube.connect_timeout = Some(CONNECT);
     // It would try for minutes before anybody heard of it.
     kube.default_retry = false;
+    let hosts = [Some(&kube.cluster_url), kube.proxy_url.as_ref()].into_iter().flatten();
+    let hosts = hosts.filter_map(|url| Some(host_of(&url.to_string())?.to_owned())).collect();
     let url = kube.cluster_url.to_string();
     let endpoint = endpoint(url.trim_end_matches('/'));
     match Client::try_from(kube) {
-        Ok(client) => Ok(Api { endpoint, client }),
+        Ok(client) => Ok(Api { endpoint, client, hosts }),
         Err(error) => Err(endpoint.error(format!("the credentials cannot be used: {error}"))),
     }
 }

@@ -48,6 +48,7 @@ use super::{
     Me, Report, Reporter,
     error::SourceError,
     feed::{self, Afterwards, Feed, Link, Pace},
+    servers::Servers,
 };
 use crate::config::{KubernetesConfig, sources::Borrowed};
 
@@ -63,13 +64,15 @@ const PACE: Pace = Pace {
 
 /// Reads and watches until it is dropped.
 pub async fn run(config: KubernetesConfig, me: Me, reporter: Reporter) {
-    feed::run(Source { config, me, reporter, cluster: None }, PACE).await;
+    let servers = Servers::new(reporter.clone());
+    feed::run(Source { config, me, reporter, servers, cluster: None }, PACE).await;
 }
 
 struct Source {
     config: KubernetesConfig,
     me: Me,
     reporter: Reporter,
+    servers: Servers,
     cluster: Option<Cluster>,
 }
 
@@ -77,6 +80,8 @@ impl Feed for Source {
     /// Runs until the credentials or the resources are no longer what they were.
     async fn session(&mut self, link: &mut Link) -> Result<(), SourceError> {
         let api = connect::connect(&self.config).await?;
+        // Before the first routes: one of them may lead to the server.
+        self.servers.look_up(api.hosts.iter().cloned()).await;
         let wanted = self.config.api;
         let found = discovery::discover(&api, wanted).await?;
         let borrowed = self.config.borrowed;
@@ -102,6 +107,7 @@ impl Feed for Source {
         tokio::select! {
             error = listen(heard, cluster, health, &self.reporter, link) => Err(error),
             _ = follow_all => Err(api.endpoint.error("no resource is followed any more")),
+            _ = self.servers.follow() => Err(api.endpoint.error("its name is not followed any more")),
             () = discovery::changed(&api, wanted, found) => {
                 tracing::info!("kubernetes: {api} has Calico's resources now; reading them");
                 Ok(())

@@ -159,6 +159,43 @@ fn what_the_datastore_records_about_us_outlives_its_silence() {
     }
 }
 
+/// A prefix around a server that a source needs makes no route, whichever source claims it, and
+/// whether the server's name can still be resolved or not.
+#[test]
+fn a_server_stays_outside_the_tunnel() {
+    let (server, elsewhere) = (Ipv4Addr::new(10, 20, 2, 9), Ipv4Addr::new(198, 51, 100, 9));
+    for restarts in [false, true] {
+        let mut world = World { has_addresses: true, server: Some(elsewhere), ..World::default() };
+        claims_of(&mut world, SourceKind::Bird).push(claim(block(2), "wide", A));
+        let mut daemon = Daemon::start(&world);
+        let all = &REMOTE[..];
+        let without_etcd = [SourceKind::Bird, SourceKind::Kernel];
+        for (what, resolved, sources, has_route) in [
+            ("another address", Some(elsewhere), all, true),
+            ("an address inside", Some(server), all, false),
+            ("not resolved any more", None, all, false),
+            ("not reported", None, &without_etcd, false),
+            ("another address again", Some(elsewhere), all, true),
+        ] {
+            world.server = resolved;
+            if restarts {
+                daemon.restart(&world);
+            }
+            for kind in sources {
+                daemon.report(&world, *kind);
+            }
+            daemon.step(&world);
+            daemon.whole(&world);
+            let table = daemon.decider.table();
+            assert_eq!(table.routes().contains_key(&block(2)), has_route, "{what}");
+            let alarm = table.alarms().get(&block(2));
+            assert_eq!(alarm.is_some(), !has_route, "{what}");
+            let is_named = |alarm: &String| alarm.contains("10.20.2.9 lies inside it");
+            assert!(alarm.is_none_or(is_named), "{what}: {alarm:?}");
+        }
+    }
+}
+
 /// What is wrong, for worlds that lack one thing each.
 #[test]
 fn problems_follow_from_the_decision() {

@@ -129,6 +129,8 @@ pub struct World {
     pub by_second: BTreeSet<Ipv4Addr>,
     /// What etcd records about this node: nothing, that there is no such Node, or its addresses.
     pub own_node: Option<Option<NodeRecord>>,
+    /// The address of etcd's second server, which the file has by name, if it was resolved.
+    pub server: Option<Ipv4Addr>,
 }
 
 impl Default for World {
@@ -151,6 +153,7 @@ impl Default for World {
             claims: BTreeMap::new(),
             by_second: BTreeSet::new(),
             own_node: None,
+            server: None,
         }
     }
 }
@@ -281,6 +284,10 @@ impl Daemon {
     pub fn report(&mut self, world: &World, kind: SourceKind) {
         if let Some(record) = world.own_node.filter(|_| kind == SourceKind::Etcd) {
             self.decider.take(kind, Report::OwnNode(OwnNode { object: "nodes/us".into(), record }));
+        }
+        if kind == SourceKind::Etcd {
+            let found = world.server.map(|server| [server].into());
+            self.decider.take(kind, Report::Servers([("etcd.example".to_owned(), found)].into()));
         }
         if kind != SourceKind::Kernel {
             let claims = world.claims.get(&kind).cloned().unwrap_or_default();
