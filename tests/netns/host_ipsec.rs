@@ -13,7 +13,7 @@ fn wait_withheld(daemon: &Daemon, direction: &str) {
             status["problems"].as_array()?.iter().find(|problem| problem["code"] == code)
         };
         let what = find("node-unreachable")?["what"].as_str()?;
-        let is_named = what.contains("the IPsec policy") && what.contains(direction);
+        let is_named = what.contains("IPsec") && what.contains(direction);
         (is_named && find("all-routes-unreachable").is_some()).then_some(())
     });
 }
@@ -37,6 +37,9 @@ fn nothing_leaves_in_the_clear_where_ipsec_is_wanted() {
         (format!("src {ours} dst {theirs} proto 4 dir out action block"), "dir out"),
         (format!("src {theirs} dst {ours} dir in {template}"), "dir in"),
         (format!("src 0.0.0.0/0 dst {theirs}/16 dir out priority 50 {template}"), "dir out"),
+        // Of packets without a mark, and of an interface that only the kernel knows.
+        (format!("src {ours} dst {theirs} dir out mark 0 mask 0xff action block"), "dir out"),
+        (format!("src {ours} dst {theirs} dev eth0 dir out action block"), "dir out"),
     ] {
         println!("{policy}");
         let selector = policy.split(" action").next().unwrap().split(" tmpl").next().unwrap();
@@ -56,7 +59,35 @@ fn nothing_leaves_in_the_clear_where_ipsec_is_wanted() {
             assert!(!answers(&scene.lab.sit().netns, scene.lab.perf().ip));
             assert!(scene.lab.sent("node1", IPIP).unwrap() > before, "node1 sends");
         }
-        node2.netns.ip(&format!("xfrm policy delete {selector}")).unwrap();
+        // `ip` finds no policy of a mark by its selector.
+        let how = if selector.contains(" mark ") { "flush" } else { &format!("delete {selector}") };
+        node2.netns.ip(&format!("xfrm policy {how}")).unwrap();
+        wait_talk(&scene);
+    }
+
+    println!(
+        "policies of marked packets and of xfrm interfaces are about others, as in the kernel"
+    );
+    let others = ["mark 5 mask 0xff", "if_id 42"]
+        .map(|of| format!("src {ours} dst {theirs} dir out {of} action block"));
+    for policy in &others {
+        node2.netns.ip(&format!("xfrm policy add {policy}")).unwrap();
+    }
+    scene.daemon2.kill9().unwrap();
+    scene.daemon2.restart().unwrap();
+    wait_talk(&scene);
+    assert_answered(&node2.netns, theirs);
+    let status = scene.daemon2.cli(&["status", "-o", "json"]).unwrap().stdout;
+    assert!(!status.contains("IPsec"), "{status}");
+    node2.netns.ip("xfrm policy flush").unwrap();
+
+    println!("what counts without a policy");
+    for direction in ["out", "in"] {
+        node2.netns.ip(&format!("xfrm policy setdefault {direction} block")).unwrap();
+        wait_withheld(&scene.daemon2, &format!("setdefault {direction} block"));
+        let ping = node2.netns.try_exec("ping", &["-c1", "-W1", &theirs.to_string()], SOON);
+        assert!(!ping.unwrap().success(), "the kernel obeys it: {direction}");
+        node2.netns.ip(&format!("xfrm policy setdefault {direction} accept")).unwrap();
         wait_talk(&scene);
     }
 

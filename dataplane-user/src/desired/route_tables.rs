@@ -29,8 +29,10 @@ pub struct RouteTables {
     pub nodes: BTreeMap<Ipv4Addr, Node>,
     /// Routes of the main table.
     pub kernel_routes: BTreeMap<Ipv4Net, TunnelRoute>,
-    /// Nodes that cannot be reached, and why.
+    /// Nodes to which nothing can be sent encapsulated, and why.
     pub unreachable: BTreeMap<Ipv4Addr, String>,
+    /// Those of them for which IPsec is the reason, and that have nothing but routes.
+    pub protected: BTreeSet<Ipv4Addr>,
     /// Paths that the kernel takes for narrower than `underlay.min_path_mtu`, and how narrow.
     pub too_narrow: BTreeMap<Ipv4Addr, Mtu>,
     /// Routes by which nothing is sent nor taken in, because IPsec would be passed by: to which
@@ -123,6 +125,7 @@ impl RouteTables {
             nodes: pick(&self.nodes, nodes),
             kernel_routes: pick(&self.kernel_routes, prefixes),
             unreachable: BTreeMap::new(),
+            protected: BTreeSet::new(),
             too_narrow: BTreeMap::new(),
             withheld: BTreeMap::new(),
             left_to_tunl0: BTreeMap::new(),
@@ -154,9 +157,17 @@ impl RouteTables {
         self.routes.get(prefix).is_some_and(Route::is_direct)
     }
 
-    /// What cannot be had, for the operator.
-    pub fn warnings(&self) -> impl Iterator<Item = &String> {
-        self.unreachable.values().chain(self.left_to_tunl0.values())
+    /// Returns the nodes that cannot be reached, and why. A node that IPsec protects can, if all its
+    /// routes are direct: the kernel sends these packets, and obeys the policies.
+    #[must_use]
+    pub fn out_of_reach(&self) -> BTreeMap<Ipv4Addr, &String> {
+        let withheld: BTreeSet<Ipv4Addr> = self.withheld.values().copied().collect();
+        let is_lost = |node: &Ipv4Addr| !self.protected.contains(node) || withheld.contains(node);
+        self.unreachable
+            .iter()
+            .filter(|(node, _)| is_lost(node))
+            .map(|(node, why)| (*node, why))
+            .collect()
     }
 
     fn set_route(&mut self, inputs: Inputs<'_>, cidr: Ipv4Net, route: Option<&ChosenRoute>) {
@@ -183,6 +194,7 @@ impl RouteTables {
         if !is_wanted {
             self.nodes.remove(&address);
             self.unreachable.remove(&address);
+            self.protected.remove(&address);
             self.too_narrow.remove(&address);
             return;
         }
@@ -192,6 +204,15 @@ impl RouteTables {
         };
         self.nodes.insert(address, node);
         put(&mut self.unreachable, address, why);
+        let mut extras = inputs.config.routes.nodes.iter();
+        if inputs.facts.mode == TunnelMode::Replace
+            && is_protected(inputs, address)
+            && !extras.any(|extras| extras.node == address)
+        {
+            self.protected.insert(address);
+        } else {
+            self.protected.remove(&address);
+        }
         let learnt = inputs.paths.get(&address).filter(|path| path.is_learnt);
         let least = inputs.config.underlay.min_path_mtu;
         let narrow = learnt.and_then(|path| path.mtu).filter(|mtu| *mtu < least);

@@ -29,7 +29,7 @@ pub use self::{
     path::Path,
     routes::{METRIC, PROTOCOL, TunnelRoute},
     tunl0::TUNL0,
-    xfrm::{Policy, PolicyDirection},
+    xfrm::{Policy, PolicyDirection, PolicyMark},
 };
 
 /// A connection for requests.

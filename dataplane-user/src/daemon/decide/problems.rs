@@ -222,7 +222,7 @@ pub fn undecided(decider: &Decider, path: &Path) -> Problem {
 #[must_use]
 pub fn tables(tables: &RouteTables) -> Vec<Problem> {
     let mut problems = Vec::new();
-    let unreachable = &tables.unreachable;
+    let unreachable = tables.out_of_reach();
     let is_unreachable = |node| unreachable.contains_key(&std::net::Ipv4Addr::from(node));
     let mut remote = tables.routes.values().filter(|route| route.is_destination()).peekable();
     let has_remote = remote.peek().is_some() || !tables.withheld.is_empty();
@@ -235,7 +235,7 @@ pub fn tables(tables: &RouteTables) -> Vec<Problem> {
     }
     let nodes = unreachable.iter().take(LISTED);
     problems.extend(
-        nodes.map(|(node, why)| Problem::new(Code::Unreachable, node.to_string(), why.clone())),
+        nodes.map(|(node, why)| Problem::new(Code::Unreachable, node.to_string(), (*why).clone())),
     );
     problems.extend(more(Code::Unreachable, unreachable.len(), "node"));
     let narrow = tables.too_narrow.iter().take(LISTED);

@@ -333,6 +333,7 @@ impl One {
         for node in &nodes {
             desired.tables.nodes.remove(node);
             desired.tables.unreachable.remove(node);
+            desired.tables.protected.remove(node);
         }
         if let Self::Pod(index) = self {
             desired.endpoints.remove(&pod(index));

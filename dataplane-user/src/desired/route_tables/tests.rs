@@ -53,7 +53,7 @@ fn fate(tables: &RouteTables, cidr: &str) -> String {
         format!("dev {}{mtu}", route.ifindex)
     });
     let left = if tables.left_to_tunl0.contains_key(&cidr) { ", left to tunl0" } else { "" };
-    let lost = if tables.unreachable.is_empty() { "" } else { ", unreachable" };
+    let lost = if tables.out_of_reach().is_empty() { "" } else { ", unreachable" };
     format!("{entry}, {kernel}{left}{lost}")
 }
 
@@ -166,12 +166,10 @@ fn a_node_that_ipsec_protects() {
         Path { ifindex: ETH0, next_hop: ROUTER, source: Some(OURS), mtu: None, is_learnt: false };
     let paths = [(FAR, path), (NEAR, path)].into();
     let policy = Policy {
-        direction: PolicyDirection::Out,
         source: OURS.into(),
         destination: FAR.into(),
-        protocol: 0,
         priority: 0,
-        is_plain: false,
+        ..Policy::blocking_by_default(PolicyDirection::Out)
     };
     let other = "10.20.43.0/26";
     for (mode, expected) in [
@@ -192,6 +190,17 @@ fn a_node_that_ipsec_protects() {
         let routes = [(net(BLOCK), route(FAR, true))].into();
         let direct = RouteTables::whole(inputs, &routes);
         assert_eq!(fate(&direct, BLOCK).split(',').next(), Some("direct"), "{mode:?}");
+        // The file lets the node send from another address, encapsulated.
+        assert_eq!(direct.out_of_reach().is_empty(), mode == TunnelMode::Accelerate);
+        let bare = Inputs { config: &Config::default(), ..inputs };
+        assert_eq!(fate(&RouteTables::whole(bare, &routes), BLOCK), "direct, none", "{mode:?}");
+        // One of its routes is encapsulated, as long as it is there.
+        let mixed = [(net(BLOCK), route(FAR, true)), (net(other), route(FAR, false))].into();
+        let mut tables = RouteTables::whole(bare, &mixed);
+        assert_eq!(tables.out_of_reach().is_empty(), mode == TunnelMode::Accelerate);
+        tables.update(bare, &routes, &[net(other)].into(), &[FAR].into(), |_| true);
+        assert_eq!(tables, RouteTables::whole(bare, &routes), "{mode:?}");
+        assert!(tables.out_of_reach().is_empty(), "{mode:?}");
     }
 }
 
