@@ -83,13 +83,12 @@ pub async fn preview(file: ConfigFile) -> Result<Preview> {
         let interfaces = limits::interfaces(&decider.file().config, observer.host());
         decider.set_limits(limits::look(observer.kernel(), interfaces).await);
     }
-    let nodes = decider.table().nodes().collect();
-    // A kernel without nftables refuses, and has no such rules.
-    if let Ok(rules) = outer_rules::look(observer.kernel(), &nodes).await {
-        decider.set_outer_rules(rules);
-    }
     let (host, paths) = (observer.host(), observer.paths());
     let basis = decider.basis(host, paths);
+    if let Some(Basis { facts, .. }) = &basis {
+        let (nodes, links) = (decider.table().nodes().collect(), facts.receiving_names(host));
+        decider.set_outer_rules(outer_rules::look(observer.kernel(), &nodes, &links).await);
+    }
     decider.memory_mut().node = basis.as_ref().map(|basis| basis.node);
     let status = SourcesStatus::new(decider.claims().status(), decider.table().alarms().values());
     let mut found = problems::sources(&status);

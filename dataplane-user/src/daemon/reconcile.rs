@@ -463,12 +463,13 @@ impl Daemon {
 
     /// Reads the host's rules about encapsulated packets if they may be others than before.
     async fn look_at_outer_rules(&mut self, resync: bool) {
-        if resync || self.rules_touched {
+        let (kernel, host) = (self.observer.kernel(), self.observer.host());
+        let basis = self.decider.basis(host, self.observer.paths());
+        if let Some(basis) = basis.filter(|_| resync || self.rules_touched) {
             let nodes = self.decider.table().nodes().collect();
-            match outer_rules::look(self.observer.kernel(), &nodes).await {
-                Ok(rules) => self.decider.set_outer_rules(rules),
-                Err(error) => tracing::debug!("{error:#}"),
-            }
+            let links = basis.facts.receiving_names(host);
+            let rules = outer_rules::look(kernel, &nodes, &links).await;
+            self.decider.set_outer_rules(rules);
         }
     }
 

@@ -206,6 +206,13 @@ impl Facts {
         self.tunl0_routes.extend(anew);
     }
 
+    /// Returns the names of the interfaces by which packets for this host may arrive.
+    #[must_use]
+    pub fn receiving_names(&self, host: &Host) -> BTreeSet<String> {
+        let links = self.receiving.iter().filter_map(|ifindex| host.links.get(ifindex));
+        links.map(|link| link.name.clone()).collect()
+    }
+
     /// The networks this host is part of, by links on which nodes may be.
     fn connected(&self, host: &Host) -> BTreeSet<Ipv4Net> {
         let on_underlay =

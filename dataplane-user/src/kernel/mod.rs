@@ -78,13 +78,28 @@ impl Kernel {
         }
     }
 
-    /// Returns the rules of such a chain.
+    /// Returns the rules of a chain in the table of such a chain.
     ///
     /// # Errors
     /// If the kernel refuses the dump.
-    pub async fn nft_rules_of(&self, chain: &BaseChain) -> Result<Vec<Rule>> {
+    pub async fn nft_rules_beside(&self, base: &BaseChain, chain: &str) -> Result<Vec<Rule>> {
         match self.nftables.clone() {
-            Some(mut nftables) => nftables.rules_of(chain).await,
+            Some(mut nftables) => nftables.rules_beside(base, chain).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Returns the elements of a set or map in that table.
+    ///
+    /// # Errors
+    /// If the kernel refuses the dump; there may be no such set.
+    pub async fn nft_elements_beside(
+        &self,
+        base: &BaseChain,
+        set: &str,
+    ) -> Result<Vec<Attributes>> {
+        match self.nftables.clone() {
+            Some(mut nftables) => nftables.elements_beside(base, set).await,
             None => Ok(Vec::new()),
         }
     }

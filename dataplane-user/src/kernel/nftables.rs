@@ -25,6 +25,11 @@ const CHAIN_TABLE: u16 = 1;
 const CHAIN_NAME: u16 = 3;
 /// `NFTA_CHAIN_HOOK`.
 const CHAIN_HOOK: u16 = 4;
+/// `NFTA_CHAIN_POLICY`; `NF_DROP`.
+const CHAIN_POLICY: u16 = 5;
+const DROP: u32 = 0;
+/// `NFTA_CHAIN_TYPE`.
+const CHAIN_TYPE: u16 = 7;
 /// `NFTA_HOOK_HOOKNUM`.
 const HOOK_NUMBER: u16 = 1;
 /// `NFPROTO_INET`: rules about IPv4 and IPv6.
@@ -37,6 +42,10 @@ const RULE_TABLE: u16 = 1;
 const RULE_CHAIN: u16 = 2;
 /// `NFTA_RULE_EXPRESSIONS`.
 const RULE_EXPRESSIONS: u16 = 4;
+/// `NFT_MSG_GETSETELEM`.
+const GET_ELEMENTS: u16 = SUBSYSTEM | 13;
+/// `NFTA_SET_ELEM_LIST_TABLE`, `_SET`, `_ELEMENTS`.
+const ELEMENTS: [u16; 3] = [1, 2, 3];
 /// `NFT_MSG_GETFLOWTABLE`.
 const GET_FLOWTABLE: u16 = SUBSYSTEM | 23;
 /// `NFTA_FLOWTABLE_TABLE`.
@@ -123,12 +132,34 @@ impl Nftables {
         self.rules_in(libc::AF_INET, table, chain).await
     }
 
-    /// Returns the rules of a chain that the kernel calls itself.
+    /// Returns the rules of a chain in the table of another; none if there is no such chain.
     ///
     /// # Errors
     /// If the kernel refuses the dump.
-    pub async fn rules_of(&mut self, chain: &BaseChain) -> Result<Vec<Rule>> {
-        self.rules_in(chain.family, &chain.table, &chain.name).await
+    pub async fn rules_beside(&mut self, base: &BaseChain, chain: &str) -> Result<Vec<Rule>> {
+        self.rules_in(base.family, &base.table, chain).await
+    }
+
+    /// Returns the elements of a set or map in the table of a chain.
+    ///
+    /// # Errors
+    /// If the kernel refuses the dump; there may be no such set.
+    pub async fn elements_beside(
+        &mut self,
+        base: &BaseChain,
+        set: &str,
+    ) -> Result<Vec<Attributes>> {
+        let [table, name, elements] = ELEMENTS;
+        let of_set = [text(table, &base.table), text(name, set)];
+        let found = self.dump(GET_ELEMENTS, base.family, &of_set).await;
+        let found = found.with_context(|| format!("reading the nft set {set} ({})", base.table))?;
+        let listed = found.iter().map(|body| Attributes::read(body));
+        let each = |listed: Attributes| {
+            let bytes = listed.get(elements).unwrap_or_default().to_vec();
+            let elements = NlasIterator::new(bytes.as_slice()).map_while(Result::ok);
+            elements.map(|element| Attributes::read(element.value())).collect::<Vec<_>>()
+        };
+        Ok(listed.flat_map(each).collect())
     }
 
     /// Returns the chains that the kernel calls itself for IPv4 packets.
@@ -144,14 +175,15 @@ impl Nftables {
                 let text = |number| attributes.text(number).map(str::to_owned);
                 let hook = attributes.inside(CHAIN_HOOK).number(HOOK_NUMBER)?;
                 let (table, name) = (text(CHAIN_TABLE)?, text(CHAIN_NAME)?);
-                Some(BaseChain { family, table, name, hook })
+                let translates = attributes.text(CHAIN_TYPE) == Some("nat");
+                let drops = attributes.number(CHAIN_POLICY) == Some(DROP);
+                Some(BaseChain { family, table, name, hook, translates, drops })
             }));
         }
         Ok(chains)
     }
 
     async fn rules_in(&mut self, family: i32, table: &str, chain: &str) -> Result<Vec<Rule>> {
-        let text = |number, text: &str| DefaultNla::new(number, [text.as_bytes(), &[0]].concat());
         let of_chain = [text(RULE_TABLE, table), text(RULE_CHAIN, chain)];
         let rules = self.dump(GET_RULE, family, &of_chain).await;
         let rules = rules.with_context(|| format!("reading the nft chain {chain} ({table})"))?;
@@ -194,6 +226,11 @@ impl Nftables {
     }
 }
 
+/// An attribute with a text, which ends with a zero.
+fn text(number: u16, text: &str) -> DefaultNla {
+    DefaultNla::new(number, [text.as_bytes(), &[0]].concat())
+}
+
 /// A chain that the kernel calls itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BaseChain {
@@ -205,6 +242,10 @@ pub struct BaseChain {
     pub name: String,
     /// When: `enum nf_inet_hooks`, from `prerouting` 0 to `postrouting` 4.
     pub hook: u32,
+    /// It translates addresses (type `nat`), and sees the first packets of connections only.
+    pub translates: bool,
+    /// Its policy: packets that no rule accepts are dropped.
+    pub drops: bool,
 }
 
 /// A flowtable: established packets that arrive on one of its devices pass by the hooks `forward` and

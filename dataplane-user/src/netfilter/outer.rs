@@ -1,36 +1,39 @@
 //! Rules of the host about encapsulated packets. Those that tunless takes in or sends pass by them.
 //!
-//! Looked at are the chains that the kernel itself calls for packets to and from this host; a rule
-//! counts if it names protocol 4 or a node and does more than accept. What a set or another chain
-//! decides is not followed, and rules of iptables-legacy are not seen.
+//! A packet of a node is followed as the kernel would take it: from the chains that the kernel calls
+//! itself for packets to and from this host, through jumps, sets and verdict maps. A rule counts if it
+//! does more than accept, and if it, or the rules that led to it, name protocol 4 or a node. What an
+//! earlier rule accepts by such a name does not get there. So Felix's own rules do not count: it accepts
+//! the hosts of the cluster, and drops IPIP of others.
+//!
+//! A rule with a condition about addresses that cannot be read here (an ipset of iptables) does not
+//! count, and if it accepts, what it would take is not followed.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+mod expressions;
+pub mod packet;
+pub mod rule;
+pub mod saved;
+pub mod set;
+#[cfg(test)]
+mod tests;
 
-use dataplane_common::ipv4::PROTOCOL_IPIP;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
+pub use self::{
+    packet::{Direction, Packets},
+    rule::{Rule, Sets, Verdict},
+    set::Elements,
+};
 use super::rules::TABLE;
-use crate::kernel::{Attributes, BaseChain, Expression, Rule};
+use crate::kernel::BaseChain;
 
-/// Of `enum nf_inet_hooks`: packets that are forwarded are not encapsulated ones of ours.
-const NF_INET_FORWARD: u32 = 2;
-/// `NFT_META_L4PROTO`, `NFTA_META_KEY`.
-const META_L4PROTO: u32 = 16;
-const META_KEY: u16 = 2;
-/// `NFTA_PAYLOAD_BASE`, `_OFFSET` (bytes), `_LEN` (bytes); `NFT_PAYLOAD_NETWORK_HEADER`.
-const PAYLOAD: [u16; 3] = [2, 3, 4];
-const NETWORK_HEADER: u32 = 1;
-/// `NFTA_CMP_OP`, `NFTA_CMP_DATA`, `NFTA_DATA_VALUE`; `NFT_CMP_EQ`.
-const CMP_OPERATION: u16 = 2;
-const CMP_DATA: u16 = 3;
-const DATA_VALUE: u16 = 1;
-const EQUAL: u32 = 0;
-/// `NFTA_IMMEDIATE_DATA`, `NFTA_DATA_VERDICT`, `NFTA_VERDICT_CODE`; `NF_ACCEPT`.
-const IMMEDIATE_DATA: u16 = 2;
-const DATA_VERDICT: u16 = 2;
-const VERDICT_CODE: u16 = 1;
-const ACCEPT: u32 = 1;
-/// Expressions that do something with the packet, whatever they are told.
-const ACTIONS: [&str; 6] = ["target", "reject", "queue", "notrack", "limit", "quota"];
+/// So deep chains call each other at most (`NFT_JUMP_STACK_SIZE`).
+const DEEPEST: usize = 16;
+/// So many chains are gone through for one hook, a chain that is called twice counted twice.
+const MOST_VISITS: usize = 4096;
 
 /// A chain with rules about encapsulated packets.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -43,62 +46,150 @@ pub struct OuterRules {
     pub rules: usize,
 }
 
-/// Whether encapsulated packets would pass the chain, if tunless did not take them.
+/// Returns which encapsulated packets would pass the chain, if tunless did not take them.
 #[must_use]
-pub fn sees_outer_packets(chain: &BaseChain) -> bool {
-    chain.table != TABLE && chain.hook <= 4 && chain.hook != NF_INET_FORWARD
+pub fn sees(chain: &BaseChain) -> Option<Direction> {
+    if chain.table == TABLE {
+        return None;
+    }
+    // `enum nf_inet_hooks`: packets that are forwarded are not encapsulated ones of ours.
+    match chain.hook {
+        0 | 1 => Some(Direction::In),
+        3 | 4 => Some(Direction::Out),
+        _ => None,
+    }
 }
 
-/// What a step of a rule has read of a packet.
-#[derive(Clone, Copy)]
-enum Read {
-    Protocol,
-    Address,
-    Other,
+/// The chains and sets of a table, as far as a packet may meet them.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Ruleset {
+    /// By name.
+    pub chains: BTreeMap<String, Vec<Rule>>,
+    /// By name; those that cannot be read are missing.
+    pub sets: Sets,
 }
 
-/// Whether a rule is about encapsulated packets between these nodes and us, and changes their fate.
-#[must_use]
-pub fn concerns(rule: &Rule, nodes: &BTreeSet<Ipv4Addr>) -> bool {
-    let mut read = Read::Other;
-    let (mut is_about, mut acts) = (false, false);
-    for Expression { name, data } in rule {
-        match name.as_str() {
-            "meta" if data.number(META_KEY) == Some(META_L4PROTO) => read = Read::Protocol,
-            "payload" => read = field(data),
-            "cmp" => {
-                match (read, data.number(CMP_OPERATION), data.inside(CMP_DATA).get(DATA_VALUE)) {
-                    (Read::Protocol, Some(EQUAL), Some([protocol, ..])) => {
-                        // A rule about another protocol of a node is none about this one.
-                        if *protocol != PROTOCOL_IPIP {
-                            return false;
+impl Ruleset {
+    /// Returns the chains to which the rules of a chain lead packets of these.
+    #[must_use]
+    pub fn targets(&self, chain: &str, packets: &Packets) -> BTreeSet<String> {
+        let nodes: Vec<Ipv4Addr> = packets.nodes.iter().copied().collect();
+        let rules = self.chains.get(chain).into_iter().flatten();
+        let outcomes = rules.flat_map(|rule| {
+            let found = rule.matches(packets, &nodes, &self.sets);
+            let has_any = !found.nodes.is_empty();
+            let outcomes = has_any.then(|| rule.outcomes(packets, &found, &self.sets));
+            outcomes.unwrap_or_default()
+        });
+        outcomes.filter_map(|(_, verdict)| verdict.target().map(str::to_owned)).collect()
+    }
+
+    /// Returns the rules about these packets that they would meet from this chain on, as chain and
+    /// place. `drops`: the policy of that chain.
+    #[must_use]
+    pub fn concerning(
+        &self,
+        base: &str,
+        drops: bool,
+        packets: &Packets,
+    ) -> BTreeSet<(String, usize)> {
+        let mut walk = Walk { ruleset: self, packets, drops, found: BTreeSet::new(), visits: 0 };
+        walk.chain(base, packets.nodes.iter().copied().collect(), Path::default(), 0);
+        walk.found
+    }
+}
+
+/// What the rules that led to a chain have decided.
+#[derive(Clone, Copy, Debug)]
+struct Path {
+    is_about: bool,
+    is_certain: bool,
+    is_unreadable: bool,
+}
+
+impl Default for Path {
+    fn default() -> Self {
+        Self { is_about: false, is_certain: true, is_unreadable: false }
+    }
+}
+
+struct Walk<'a> {
+    ruleset: &'a Ruleset,
+    packets: &'a Packets,
+    drops: bool,
+    found: BTreeSet<(String, usize)>,
+    visits: usize,
+}
+
+impl Walk<'_> {
+    /// Goes through a chain with the packets of these nodes. Returns those of which it accepts some:
+    /// they do not go on.
+    fn chain(
+        &mut self,
+        name: &str,
+        mut nodes: Vec<Ipv4Addr>,
+        path: Path,
+        depth: usize,
+    ) -> BTreeSet<Ipv4Addr> {
+        let mut accepted = BTreeSet::new();
+        self.visits += 1;
+        if depth > DEEPEST || self.visits > MOST_VISITS {
+            return accepted;
+        }
+        let (ruleset, packets) = (self.ruleset, self.packets);
+        for (place, rule) in ruleset.chains.get(name).into_iter().flatten().enumerate() {
+            let found = rule.matches(packets, &nodes, &ruleset.sets);
+            if found.nodes.is_empty() {
+                continue;
+            }
+            if rule.acts && (found.is_about || path.is_about) {
+                self.add(name, place, found.is_unreadable || path.is_unreadable);
+            }
+            for (outcome, verdict) in rule.outcomes(packets, &found, &ruleset.sets) {
+                let now = Path {
+                    is_about: path.is_about || outcome.is_about,
+                    is_certain: path.is_certain && outcome.is_certain,
+                    is_unreadable: path.is_unreadable || outcome.is_unreadable,
+                };
+                // Some of their packets do not come to the next rule, and it is not by chance.
+                let mut leaves = now.is_about || now.is_certain;
+                match verdict {
+                    Verdict::Continue => leaves = false,
+                    Verdict::Accept => {
+                        accepted.extend(outcome.nodes.iter().filter(|_| leaves));
+                    }
+                    Verdict::Stop => {
+                        leaves = false;
+                        if now.is_about {
+                            self.add(name, place, now.is_unreadable);
                         }
-                        is_about = true;
                     }
-                    (Read::Address, Some(EQUAL), Some(value)) => {
-                        let address = <[u8; 4]>::try_from(value).map(Ipv4Addr::from);
-                        is_about |= address.is_ok_and(|address| nodes.contains(&address));
+                    // The policy of the chain decides.
+                    Verdict::Return if depth == 0 && self.drops && now.is_about => {
+                        self.add(name, place, now.is_unreadable);
                     }
-                    _ => {}
+                    Verdict::Return => {}
+                    Verdict::Jump(chain) => {
+                        let taken = self.chain(&chain, outcome.nodes.clone(), now, depth + 1);
+                        nodes.retain(|node| !taken.contains(node));
+                        accepted.extend(taken);
+                        leaves = false;
+                    }
+                    Verdict::Goto(chain) => {
+                        accepted.extend(self.chain(&chain, outcome.nodes.clone(), now, depth + 1));
+                    }
+                }
+                if leaves {
+                    nodes.retain(|node| !outcome.nodes.contains(node));
                 }
             }
-            "immediate" => {
-                let verdict = data.inside(IMMEDIATE_DATA).inside(DATA_VERDICT).number(VERDICT_CODE);
-                acts |= verdict.is_some_and(|code| code != ACCEPT);
-            }
-            // Masked, or from elsewhere.
-            "bitwise" | "meta" | "ct" | "fib" | "rt" | "socket" => read = Read::Other,
-            other => acts |= ACTIONS.contains(&other),
         }
+        accepted
     }
-    is_about && acts
-}
 
-/// Which field of the IPv4 header a `payload` reads (RFC 791 §3.1).
-fn field(data: &Attributes) -> Read {
-    match PAYLOAD.map(|number| data.number(number)) {
-        [Some(NETWORK_HEADER), Some(9), Some(1)] => Read::Protocol,
-        [Some(NETWORK_HEADER), Some(12 | 16), Some(4)] => Read::Address,
-        _ => Read::Other,
+    fn add(&mut self, chain: &str, place: usize, is_unreadable: bool) {
+        if !is_unreadable {
+            self.found.insert((chain.to_owned(), place));
+        }
     }
 }
