@@ -18,7 +18,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use crate::{
     frame::{Direction, Frame},
     netns::Netns,
-    packet_socket::PacketSocket,
+    packet_socket::{PacketSocket, Received},
     topology::Node,
 };
 
@@ -125,11 +125,11 @@ fn take(
     wanted: impl Fn(&Frame) -> bool,
     kept: &Mutex<Vec<Frame>>,
 ) -> Result<bool> {
-    let Some((len, direction)) = socket.receive(buffer)? else {
+    let Some(Received { length, direction, vlan }) = socket.receive(buffer)? else {
         return Ok(false);
     };
-    ensure!(len < BUFFER, "a frame filled the whole buffer");
-    let frame = Frame { direction, bytes: buffer[..len].to_vec() };
+    ensure!(length < BUFFER, "a frame filled the whole buffer");
+    let frame = Frame { direction, vlan, bytes: buffer[..length].to_vec() };
     if wanted(&frame) {
         kept.lock().unwrap_or_else(PoisonError::into_inner).push(frame);
     }

@@ -29,6 +29,8 @@ pub mod protocol {
 pub struct Frame {
     /// Which way it went.
     pub direction: Direction,
+    /// Its VLAN tag (priority and VLAN, IEEE 802.1Q §9.6), which is not among the bytes.
+    pub vlan: Option<u16>,
     /// From the destination MAC on.
     pub bytes: Vec<u8>,
 }

@@ -215,7 +215,7 @@ mod tests {
         (Ipv4Addr::new(172, 16, 36, 10), Ipv4Addr::new(172, 16, 35, 4));
 
     fn frame(ip: &[u8]) -> Frame {
-        Frame { direction: Direction::Out, bytes: ethernet([1; 6], [2; 6], IPV4, ip) }
+        Frame { direction: Direction::Out, vlan: None, bytes: ethernet([1; 6], [2; 6], IPV4, ip) }
     }
 
     #[test]

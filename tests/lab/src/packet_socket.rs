@@ -3,16 +3,18 @@
 //! The crate's only `unsafe`: neither std, nix nor socket2 can make the address
 //! of an interface without it.
 
-use std::{mem, os::fd::AsRawFd as _, time::Duration};
+use std::{io::IoSliceMut, mem, os::fd::AsRawFd as _, time::Duration};
 
 use anyhow::{Context as _, Result};
 use nix::{
+    cmsg_space,
     errno::Errno,
     getsockopt_impl, libc,
     net::if_::if_nametoindex,
-    sockopt_impl,
+    setsockopt_impl, sockopt_impl,
     sys::socket::{
-        LinkAddr, SockaddrLike as _, bind, getsockopt, recvfrom, setsockopt, sockopt::RcvBufForce,
+        ControlMessageOwned, LinkAddr, MsgFlags, SockaddrLike as _, bind, getsockopt, recvmsg,
+        setsockopt, sockopt::RcvBufForce,
     },
 };
 use socket2::{Domain, Socket, Type};
@@ -28,6 +30,15 @@ sockopt_impl!(
     libc::tpacket_stats
 );
 
+sockopt_impl!(
+    /// `PACKET_AUXDATA`: each frame comes with its VLAN tag, which the kernel keeps beside it.
+    PacketAuxdata,
+    SetOnly,
+    libc::SOL_PACKET,
+    libc::PACKET_AUXDATA,
+    bool
+);
+
 /// Which way a frame went, seen from the interface it was captured on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
@@ -35,6 +46,17 @@ pub enum Direction {
     In,
     /// We sent it.
     Out,
+}
+
+/// What a socket received.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Received {
+    /// Bytes of the frame.
+    pub length: usize,
+    /// Which way it went.
+    pub direction: Direction,
+    /// The VLAN tag beside it (priority and VLAN, IEEE 802.1Q §9.6), if it had one.
+    pub vlan: Option<u16>,
 }
 
 #[derive(Debug)]
@@ -52,6 +74,7 @@ impl PacketSocket {
         let socket = Self::open(netns, interface, protocol)?;
         // Deep enough for a second of TCP that nobody reads.
         setsockopt(&socket.0, RcvBufForce, &(64 << 20)).context("cannot set SO_RCVBUFFORCE")?;
+        setsockopt(&socket.0, PacketAuxdata, &true).context("cannot set PACKET_AUXDATA")?;
         socket.0.set_read_timeout(Some(tick))?;
         Ok(socket)
     }
@@ -75,11 +98,17 @@ impl PacketSocket {
     }
 
     /// The next frame, or nothing when a tick passes without one.
-    pub fn receive(&self, buffer: &mut [u8]) -> Result<Option<(usize, Direction)>> {
-        match recvfrom::<LinkAddr>(self.0.as_raw_fd(), buffer) {
-            Ok((len, from)) => {
-                let outgoing = from.is_some_and(|from| from.pkttype() == libc::PACKET_OUTGOING);
-                Ok(Some((len, if outgoing { Direction::Out } else { Direction::In })))
+    pub fn receive(&self, buffer: &mut [u8]) -> Result<Option<Received>> {
+        let mut control = cmsg_space!(libc::tpacket_auxdata);
+        let mut parts = [IoSliceMut::new(buffer)];
+        let flags = MsgFlags::empty();
+        match recvmsg::<LinkAddr>(self.0.as_raw_fd(), &mut parts, Some(&mut control), flags) {
+            Ok(message) => {
+                let outgoing =
+                    message.address.is_some_and(|from| from.pkttype() == libc::PACKET_OUTGOING);
+                let direction = if outgoing { Direction::Out } else { Direction::In };
+                let vlan = message.cmsgs()?.find_map(|it| vlan_of(&it));
+                Ok(Some(Received { length: message.bytes, direction, vlan }))
             }
             // ENETDOWN: the interface went away; its frames so far still count.
             Err(Errno::EAGAIN | Errno::EINTR | Errno::ENETDOWN) => Ok(None),
@@ -96,6 +125,20 @@ impl PacketSocket {
     pub fn dropped(&self) -> Result<u32> {
         Ok(getsockopt(&self.0, PacketStatistics).context("cannot get statistics")?.tp_drops)
     }
+}
+
+/// The tag in a `struct tpacket_auxdata` (`include/uapi/linux/if_packet.h`), if it says that there is
+/// one.
+fn vlan_of(message: &ControlMessageOwned) -> Option<u16> {
+    let ControlMessageOwned::Unknown(message) = message else { return None };
+    let header = (message.cmsg_header.cmsg_level, message.cmsg_header.cmsg_type);
+    if header != (libc::SOL_PACKET, libc::PACKET_AUXDATA) {
+        return None;
+    }
+    let bytes = &message.data_bytes;
+    let status = u32::from_ne_bytes(*bytes.first_chunk()?);
+    let tag = bytes.get(mem::offset_of!(libc::tpacket_auxdata, tp_vlan_tci)..)?.first_chunk()?;
+    (status & libc::TP_STATUS_VLAN_VALID != 0).then_some(u16::from_ne_bytes(*tag))
 }
 
 /// `sockaddr_ll` of an interface.

@@ -179,7 +179,7 @@ fn explain(probe: &Probe, expected: &[Seen], tested: &[Seen]) -> String {
         for (who, all) in [("tunl0", expected), ("tunless", tested)] {
             let _ = write!(text, "\n  {who}: {} frames", all.len());
             for Seen { place, bytes } in all {
-                let frame = Frame { direction: Direction::In, bytes: bytes.clone() };
+                let frame = Frame { direction: Direction::In, vlan: None, bytes: bytes.clone() };
                 let _ = write!(text, "\n    {place:?}, {} bytes: {frame}", bytes.len());
             }
         }
