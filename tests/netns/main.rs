@@ -9,7 +9,7 @@
 //! | Where routes come from | [`sources`], [`bird`], [`source_bird`], [`source_etcd`], [`source_kubernetes`], [`own_node`], [`source_scale`] |
 //! | The daemon's life | [`daemon`], [`restart`], [`upgrade`], [`bad_pins`], [`reload`], [`config`], [`underlay`], [`pods`], [`attach`] |
 //! | What an operator sees | [`cli`], [`here`], [`lease_cli`], [`problems`], [`journal`] |
-//! | The host around it | [`host_links`], [`host_ipsec`], [`outer_rules`], [`security`], [`packaging`], [`systemd`], [`systemd_problems`] |
+//! | The host around it | [`host_links`], [`host_shapes`], [`host_ipsec`], [`outer_rules`], [`security`], [`packaging`], [`systemd`], [`systemd_problems`] |
 
 mod attach;
 mod bad_pins;
@@ -24,6 +24,7 @@ mod handover;
 mod here;
 mod host_ipsec;
 mod host_links;
+mod host_shapes;
 mod journal;
 mod lease_cli;
 mod lease_config;

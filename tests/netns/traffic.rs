@@ -19,7 +19,7 @@ fn lab() -> LabBuilder {
 }
 
 /// What a ping counts at each end: a request out and an answer in, or the reverse.
-fn expected(setup: Setup, pings: u64) -> Vec<(Reason, u64)> {
+pub(crate) fn expected(setup: Setup, pings: u64) -> Vec<(Reason, u64)> {
     let reasons: &[Reason] = match setup.fastpath {
         "trusted" => &[Reason::PodEncapsulated, Reason::DecapToPod],
         // Only TCP and UDP are ever leased; every hook says why not.
@@ -107,14 +107,14 @@ fn the_outer_header_is_right_in_every_byte() {
     });
 }
 
-fn is_request(frame: &Frame, from: Ipv4Addr, to: Ipv4Addr) -> bool {
+pub(crate) fn is_request(frame: &Frame, from: Ipv4Addr, to: Ipv4Addr) -> bool {
     frame.inner().is_some_and(|(ip, icmp)| {
         (ip.source, ip.destination, ip.protocol) == (from, to, protocol::ICMP) && icmp[0] == 8
     })
 }
 
 /// Compares everything up to the inner header with what tunl0 would have written.
-fn assert_outer_of(frame: &Frame, scene: &Scene, ttl: u8, tos: u8, outer_tos: u8) {
+pub(crate) fn assert_outer_of(frame: &Frame, scene: &Scene, ttl: u8, tos: u8, outer_tos: u8) {
     let Lab { node1, node2, .. } = &scene.lab;
     let (inner, _) = frame.inner().expect("IP in IP");
     assert_eq!((inner.ttl, inner.tos, inner.checksum_ok), (ttl, tos, true), "{frame}");
