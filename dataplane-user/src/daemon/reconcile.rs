@@ -29,7 +29,7 @@ use crate::{
     bpf::{Attachment, Maps, filters, links},
     clock,
     config::Fastpath,
-    desired::RouteTables,
+    desired::{RouteTables, links::fitness},
     kernel::Changes,
     sources::{Me, status::SourcesStatus},
     tables::{record_sysctls_for_0_1, remember_sysctls},
@@ -347,13 +347,18 @@ impl Daemon {
     fn heard_elsewhere(&mut self) -> Vec<Problem> {
         let Some(last) = self.decider.last() else { return Vec::new() };
         self.elsewhere.listen_beside(&last.facts.receiving);
-        let (host, nodes) = (self.observer.host(), &last.desired.tables.nodes);
+        let (host, tables, mode) = (self.observer.host(), &last.desired.tables, last.facts.mode);
+        let config = &self.decider.file().config;
         let heard = self.elsewhere.heard(Instant::now());
-        let of_nodes = heard.filter(|(_, sender)| nodes.contains_key(sender));
-        let named =
-            of_nodes.filter_map(|(ifindex, sender)| Some((host.links.get(&ifindex)?, sender)));
-        let mode = last.facts.mode;
-        named.map(|(link, sender)| problems::heard_elsewhere(link, sender, mode)).collect()
+        // Of a node that is left to tunl0 nothing else is expected.
+        let of_nodes = heard.filter(|(_, sender)| {
+            tables.nodes.contains_key(sender) && !tables.is_for_tunl0(*sender)
+        });
+        let named = of_nodes.filter_map(|(ifindex, sender)| {
+            let (link, unfit) = (host.links.get(&ifindex)?, fitness(config, host, ifindex).err());
+            Some(problems::heard_elsewhere(link, unfit.as_ref(), sender, mode))
+        });
+        named.collect()
     }
 
     async fn seen(&self) -> Result<Option<Seen>> {

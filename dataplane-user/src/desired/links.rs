@@ -47,9 +47,20 @@ pub enum Unfit {
         /// The VRF's device.
         name: String,
     },
+    /// It is a VRF's own device, whose packets TC sees on the VRF's members alone.
+    IsVrf,
 }
 
 impl Unfit {
+    /// Returns whether the kernel's tunl0 sends and receives by such a link all the same.
+    #[must_use]
+    pub fn serves_tunl0(&self) -> bool {
+        match self {
+            Self::NoEthernet | Self::Vrf { .. } | Self::IsVrf => true,
+            Self::Gone | Self::Tunnel | Self::Workload | Self::Dummy | Self::Part { .. } => false,
+        }
+    }
+
     /// For people, as in "eth0, which …".
     #[must_use]
     pub fn text(&self) -> String {
@@ -67,6 +78,7 @@ impl Unfit {
             Self::Vrf { name } => {
                 format!("is in the VRF {name} (an underlay in a VRF is not supported)")
             }
+            Self::IsVrf => "is a VRF (an underlay in a VRF is not supported)".to_owned(),
         }
     }
 }
@@ -88,6 +100,9 @@ pub fn fitness(config: &Config, host: &Host, ifindex: IfIndex) -> Result<(), Unf
     }
     if !link.mac.is_known() {
         return Err(Unfit::NoEthernet);
+    }
+    if link.kind.as_deref() == Some("vrf") {
+        return Err(Unfit::IsVrf);
     }
     if let Some(vrf) = host.vrf(ifindex) {
         return Err(Unfit::Vrf { name: vrf.name.clone() });
@@ -227,7 +242,7 @@ mod tests {
     #[test]
     fn packets_are_taken_in_wherever_they_may_arrive() {
         let mut config = Config::default();
-        let rows: [Row<'_>; 11] = [
+        let rows: [Row<'_>; 12] = [
             // One NIC.
             (&[("eth0", "10.99.0.1/24")], &[], "eth0", &["eth0"], &["eth0"]),
             // Two: packets may come by the other.
@@ -299,6 +314,13 @@ mod tests {
             // The path leads where no underlay can be.
             (&[("eth0", "10.99.0.1/24")], &[], "wg0", &["eth0"], &["eth0"]),
             (&[("eth0", "10.99.0.1/24")], &[], "cali1", &["eth0"], &["eth0"]),
+            (
+                &[("eth0", "10.99.0.1/24")],
+                &[("0.0.0.0/0", &["blue"])],
+                "blue",
+                &["eth0"],
+                &["eth0"],
+            ),
         ];
         for (addresses, routes, path, sending, receiving) in rows {
             let host = host(addresses, routes);

@@ -16,7 +16,7 @@ use super::{ChosenRoutes, Inputs, TunnelMode, inner, links};
 use crate::{
     address::{is_single, supernets},
     config::{NodeExtras, TunnelMtu},
-    kernel::{METRIC, TunnelRoute},
+    kernel::{Link, METRIC, Path, TunnelRoute},
     sources::{SourceKind, table::ChosenRoute},
 };
 
@@ -157,6 +157,14 @@ impl RouteTables {
         self.routes.get(prefix).is_some_and(Route::is_direct)
     }
 
+    /// Returns whether tunl0 alone sends to a node, because the kernel's route leads over a link that we
+    /// cannot send by.
+    #[must_use]
+    pub fn is_for_tunl0(&self, node: Ipv4Addr) -> bool {
+        let has_no_way = self.nodes.get(&node).is_some_and(|node| node.hop.ifindex.is_none());
+        has_no_way && !self.unreachable.contains_key(&node)
+    }
+
     /// Returns the nodes that cannot be reached, and why. A node that IPsec protects can, if all its
     /// routes are direct: the kernel sends these packets, and obeys the policies.
     #[must_use]
@@ -200,6 +208,8 @@ impl RouteTables {
         }
         let (node, why) = match node(inputs, address) {
             Ok(node) => (node, None),
+            // Its routes are listed as left to tunl0.
+            Err(_) if for_tunl0(inputs, address).is_some() => (Node::default(), None),
             Err(why) => (Node::default(), Some(format!("node {address}: {why}"))),
         };
         self.nodes.insert(address, node);
@@ -275,6 +285,14 @@ fn left_to_tunl0(inputs: Inputs<'_>, cidr: Ipv4Net, route: &ChosenRoute) -> Opti
             "route {cidr}: {policy} to node {node}; left to tunl0, which obeys it"
         ));
     }
+    if !route.is_direct
+        && let Some(why) = for_tunl0(inputs, route.node)
+    {
+        let node = route.node;
+        return Some(format!(
+            "route {cidr}: the kernel's route to node {node} {why}; left to tunl0"
+        ));
+    }
     let gateway = inputs.facts.tunl0_routes.get(&cidr)?;
     (*gateway != route.node && route.source != SourceKind::Kernel).then(|| {
         format!(
@@ -288,6 +306,34 @@ fn left_to_tunl0(inputs: Inputs<'_>, cidr: Ipv4Net, route: &ChosenRoute) -> Opti
 /// Whether IPsec protects packets between us and a node.
 fn is_protected(inputs: Inputs<'_>, node: Ipv4Addr) -> bool {
     inputs.facts.ipsec.protecting(node).is_some()
+}
+
+/// Returns why the way to a node is tunl0's, which sends by links that we cannot send by.
+fn for_tunl0(inputs: Inputs<'_>, node: Ipv4Addr) -> Option<String> {
+    if inputs.facts.mode == TunnelMode::Replace {
+        return None;
+    }
+    let path = inputs.paths.get(&node)?;
+    let is_served = match links::fitness(inputs.config, inputs.host, path.ifindex) {
+        Err(unfit) => unfit.serves_tunl0(),
+        Ok(()) => true,
+    };
+    link(inputs, path).err().filter(|_| is_served)
+}
+
+/// Returns the link that a path leads over, or why we cannot send by it.
+fn link<'a>(inputs: Inputs<'a>, path: &Path) -> Result<&'a Link, String> {
+    let Inputs { config, host, facts, .. } = inputs;
+    let link = host.links.get(&path.ifindex);
+    if let Some(link) = link.filter(|_| facts.underlay.contains(&path.ifindex)) {
+        return Ok(link);
+    }
+    let name = link.map_or("?", |link| &link.name);
+    let why = match links::fitness(config, host, path.ifindex) {
+        Err(unfit) => unfit.text(),
+        Ok(()) => "is not among underlay.interfaces".to_owned(),
+    };
+    Err(format!("leads over {name}, which {why}"))
 }
 
 fn node(inputs: Inputs<'_>, address: Ipv4Addr) -> Result<Node, String> {
@@ -313,15 +359,7 @@ fn node(inputs: Inputs<'_>, address: Ipv4Addr) -> Result<Node, String> {
             },
         ));
     };
-    let link = host.links.get(&path.ifindex).filter(|_| facts.underlay.contains(&path.ifindex));
-    let Some(link) = link else {
-        let name = host.links.get(&path.ifindex).map_or("?", |link| &link.name);
-        let why = match links::fitness(config, host, path.ifindex) {
-            Err(unfit) => unfit.text(),
-            Ok(()) => "is not among underlay.interfaces".to_owned(),
-        };
-        return Err(format!("the kernel's route leads over {name}, which {why}"));
-    };
+    let link = link(inputs, path).map_err(|why| format!("the kernel's route {why}"))?;
     let least = if path.is_learnt { config.underlay.min_path_mtu } else { Mtu(0) };
     let mtu = path.mtu.map_or(link.mtu, |mtu| mtu.max(least)).min(link.mtu);
     let mtu = match config.mtu {

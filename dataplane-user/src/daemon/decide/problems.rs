@@ -8,7 +8,7 @@ use super::{ChosenMode, Decider, Memory, link_key, own_node, unleased};
 use crate::{
     config::{Config, DecapHook, Mode, TunnelMtu},
     daemon::report::{Code, Problem},
-    desired::{self, Facts, RouteTables, TunnelMode},
+    desired::{self, Facts, RouteTables, TunnelMode, links::Unfit},
     kernel::{Host, Link, TUNL0, TUNNEL},
     netfilter::outer::OuterRules,
     output::count,
@@ -82,9 +82,14 @@ pub fn ground(decider: &Decider, chosen: ChosenMode, facts: &Facts, host: &Host)
     problems
 }
 
-/// Encapsulated packets of a node arrive where no program of ours is.
+/// Encapsulated packets of a node arrive where no program of ours is. `unfit`: why none can be there.
 #[must_use]
-pub fn heard_elsewhere(link: &Link, sender: Ipv4Addr, mode: TunnelMode) -> Problem {
+pub fn heard_elsewhere(
+    link: &Link,
+    unfit: Option<&Unfit>,
+    sender: Ipv4Addr,
+    mode: TunnelMode,
+) -> Problem {
     let fate = match mode {
         TunnelMode::Replace => "they are lost",
         TunnelMode::Accelerate => "tunl0 takes them, slower and without checking their source",
@@ -93,8 +98,11 @@ pub fn heard_elsewhere(link: &Link, sender: Ipv4Addr, mode: TunnelMode) -> Probl
         "encapsulated packets of node {sender} arrive on {}, where no program of tunless is: {fate}",
         link.name
     );
-    let remedy =
-        format!("list all links of the underlay in underlay.interfaces, {} too", link.name);
+    let name = &link.name;
+    let remedy = match unfit {
+        None => format!("list all links of the underlay in underlay.interfaces, {name} too"),
+        Some(unfit) => format!("let the node send by another link: {name} {}", unfit.text()),
+    };
     Problem::new(Code::IpipElsewhere, &link.name, what).remedy(remedy)
 }
 
@@ -425,6 +433,20 @@ mod tests {
             let problems = other_tunnels(&config, &host);
             let subjects: Vec<_> = problems.iter().map(|it| it.subject.as_str()).collect();
             assert_eq!(subjects, found, "{:?}", host.routes);
+        }
+    }
+
+    #[test]
+    fn a_link_that_cannot_be_underlay_is_not_asked_for() {
+        let link = Link { name: "wg0".into(), ..Link::default() };
+        let sender = Ipv4Addr::new(10, 99, 0, 1);
+        for (unfit, expected) in [
+            (None, "list all links of the underlay in underlay.interfaces, wg0 too"),
+            (Some(Unfit::NoEthernet), "let the node send by another link: wg0 has no Ethernet"),
+        ] {
+            let problem = heard_elsewhere(&link, unfit.as_ref(), sender, TunnelMode::Replace);
+            let remedy = problem.remedy.unwrap();
+            assert!(remedy.starts_with(expected), "{remedy}");
         }
     }
 

@@ -204,6 +204,46 @@ fn a_node_that_ipsec_protects() {
     }
 }
 
+/// A way over a link that is no underlay: tunl0 sends by it, or no packet leaves.
+#[test]
+fn a_way_that_is_not_ours() {
+    let [wg0, blue, eth1, cali1] = [5, 6, 7, 8].map(IfIndex);
+    let link = |name: &str, kind: &str, mac, master| {
+        let (name, kind) = (name.into(), Some(kind.into()));
+        Link { name, kind, mac: Mac(mac), mtu: Mtu(1500), master, ..Link::default() }
+    };
+    let links = [
+        (wg0, link("wg0", "wireguard", [0; 3], None)),
+        (blue, link("blue", "vrf", [1, 1, 1], None)),
+        (eth1, link("eth1", "vlan", [1, 1, 1], Some(blue))),
+        (cali1, link("cali1", "veth", [1, 1, 1], None)),
+        (ETH0, link("eth0", "veth", [1, 1, 1], None)),
+    ];
+    let host = Host { links: links.into(), ..Host::default() };
+    let named = "underlay: {interfaces: [eth9]}";
+    for (file, ifindex, expected) in [
+        ("{}", wg0, ["ipip, dev 4, unreachable", "none, none, left to tunl0"]),
+        ("{}", blue, ["ipip, dev 4, unreachable", "none, none, left to tunl0"]),
+        ("{}", eth1, ["ipip, dev 4, unreachable", "none, none, left to tunl0"]),
+        (named, ETH0, ["ipip, dev 4, unreachable", "none, none, left to tunl0"]),
+        ("{}", cali1, ["ipip, dev 4, unreachable", "ipip, none, unreachable"]),
+        ("{}", IfIndex(99), ["ipip, dev 4, unreachable", "ipip, none, unreachable"]),
+    ] {
+        let config: Config = serde_yaml::from_str(file).unwrap();
+        let path = Path { ifindex, next_hop: FAR, source: Some(OURS), mtu: None, is_learnt: false };
+        let paths = [(FAR, path)].into();
+        let route = ChosenRoute { node: FAR, is_direct: false, source: SourceKind::File, since: 0 };
+        let routes = [(net(BLOCK), route)].into();
+        let found = [TunnelMode::Replace, TunnelMode::Accelerate].map(|mode| {
+            let facts = Facts { underlay: BTreeSet::new(), ..facts(mode) };
+            let (config, host, paths, facts) = (&config, &host, &paths, &facts);
+            let inputs = Inputs { config, host, paths, facts, tunnel: TUNNEL };
+            fate(&RouteTables::whole(inputs, &routes), BLOCK)
+        });
+        assert_eq!(found, expected, "{file} {ifindex}");
+    }
+}
+
 /// What is learnt counts down to the floor; what an administrator wrote counts.
 #[test]
 fn a_learnt_path_mtu_has_a_floor() {
