@@ -14,6 +14,9 @@ use super::kernels::Installed;
 /// What suites use, by name. A kernel may have some of them built in.
 const WANTED: &[&str] = &[
     // Devices.
+    "8021q",
+    "bonding",
+    "bridge",
     "dummy",
     "ipip",
     "tun",

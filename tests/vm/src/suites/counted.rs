@@ -6,6 +6,9 @@ use anyhow::{Context as _, Result, ensure};
 use dataplane_common::{Program, Reason, Verdict};
 use tunless_lab::Daemon;
 
+/// What ARP and the nodes' own conversations count at any moment.
+const NOISE: [Reason; 3] = [Reason::DecapNotIpv4, Reason::DecapNotIpip, Reason::PodNotIpv4];
+
 /// Packets and bytes by reason.
 #[derive(Clone, Debug, Default)]
 pub struct Counted(BTreeMap<Reason, Count>);
@@ -77,6 +80,16 @@ impl Counted {
         for &reason in reasons {
             ensure!(self.packets(reason) == 0, "something was counted as {reason}: {self:?}");
         }
+        Ok(())
+    }
+
+    /// That these packets were counted and no others, but for what is always counted a little.
+    pub fn is_exactly(&self, expected: &[(Reason, u64)]) -> Result<()> {
+        let counted = self.0.iter().filter(|(reason, _)| !NOISE.contains(reason));
+        let counted: BTreeMap<_, _> =
+            counted.map(|(reason, count)| (*reason, count.packets)).collect();
+        let expected: BTreeMap<_, _> = expected.iter().copied().collect();
+        ensure!(counted == expected, "counted {counted:?}, not {expected:?}");
         Ok(())
     }
 

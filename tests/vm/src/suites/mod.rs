@@ -4,6 +4,7 @@
 
 pub mod accelerate;
 pub mod counted;
+pub mod hosts;
 pub mod interop;
 pub mod ipsec;
 pub mod parity;
@@ -24,6 +25,7 @@ pub const ALL: &[Suite] = &[
     parity::SUITE,
     underlay::SUITE,
     ipsec::SUITE,
+    hosts::SUITE,
     xdp::SUITE,
     spread::SUITE,
 ];

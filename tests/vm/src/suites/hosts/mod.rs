@@ -1,0 +1,20 @@
+//! Hosts whose underlay is more than a NIC: bonds and VLANs, with tunl0 at the other end. The table of all shapes is `docs/hosts.md`.
+
+mod bond;
+mod scene;
+mod vlan;
+
+use super::{Case, Suite};
+use crate::Kernel;
+
+/// The suite.
+pub const SUITE: Suite = Suite {
+    name: "hosts",
+    about: "bond and VLAN as the underlay, in both modes",
+    parts: &[],
+    cases,
+};
+
+fn cases(_: Kernel) -> Vec<Case> {
+    [bond::CASES, vlan::CASES].concat()
+}

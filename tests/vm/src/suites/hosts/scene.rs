@@ -1,0 +1,228 @@
+//! A node whose underlay has a shape, and what every shape that works has in common.
+
+use std::{
+    net::SocketAddrV4,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use dataplane_common::Reason;
+use serde_json::Value;
+use tunless_lab::{
+    Daemon, Lab, Node, Pod,
+    capture::Capture,
+    frame::{Direction, Frame, protocol},
+    packet::{IPV4, Ipv4, ethernet},
+    service::Protocol,
+    traffic::conversation::Conversation,
+};
+
+use crate::{
+    suites::{
+        counted::Counted,
+        smoke::interop::{config, datagram, pings, transfer},
+    },
+    tunl0,
+};
+
+/// An emulator takes its time.
+pub const SOON: Duration = Duration::from_secs(30);
+/// Pings in each direction ([`pings`]).
+const PINGS: u64 = 3;
+const PORT: u16 = 5301;
+
+/// How node2 is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// `replace` or `accelerate`.
+    pub mode: &'static str,
+    /// `off` or `verified`.
+    pub fastpath: &'static str,
+    /// `auto`, `tc` or `xdp`.
+    pub decap: &'static str,
+}
+
+/// The stack path, without tunl0.
+pub const REPLACE: Setup = Setup { mode: "replace", fastpath: "off", decap: "auto" };
+/// The fast path, beside tunl0.
+pub const ACCELERATE: Setup = Setup { mode: "accelerate", fastpath: "verified", decap: "auto" };
+
+impl Setup {
+    /// Returns the configuration of `node`, with one route.
+    pub fn config(self, node: &Node, peer: &Node) -> String {
+        let config = config(node, peer, self.mode, self.fastpath);
+        format!("{config}underlay: {{decap: {}}}\n", self.decap)
+    }
+
+    fn is_leased(self) -> bool {
+        self.fastpath == "verified"
+    }
+
+    /// Returns what [`pings`] count at node2: three requests out and three in, and their answers.
+    fn expected(self) -> Vec<(Reason, u64)> {
+        // Only TCP and UDP are ever leased; every hook counts why not.
+        let reasons: &[Reason] = if self.is_leased() {
+            &[
+                Reason::PodNoPorts,
+                Reason::HostEncapsulated,
+                Reason::DecapNoPortsToStack,
+                Reason::GrantNoFlow,
+            ]
+        } else {
+            &[Reason::HostEncapsulated, Reason::DecapToStack]
+        };
+        reasons.iter().map(|reason| (*reason, 2 * PINGS)).collect()
+    }
+}
+
+/// Two nodes: node1 has tunl0, node2 tunless, over an underlay of some shape.
+pub struct Scene {
+    pub lab: Lab,
+    pub daemon: Daemon,
+    setup: Setup,
+    underlay: Underlay,
+}
+
+/// What node2's underlay is like.
+#[derive(Clone, Copy, Debug)]
+pub struct Underlay {
+    /// The link with the address: the only one that has programs.
+    pub link: &'static str,
+    /// The VLAN of its packets on the wire.
+    pub vlan: Option<u16>,
+}
+
+impl Scene {
+    /// Builds a lab, gives node2's underlay its shape, and starts the daemon.
+    pub fn new(
+        setup: Setup,
+        underlay: Underlay,
+        shape: impl Fn(&Lab) -> Result<()>,
+    ) -> Result<Self> {
+        let lab = Lab::new().fabric_filter(true).build()?;
+        shape(&lab).context("the shape")?;
+        let (node1, node2) = (&lab.node1, &lab.node2);
+        tunl0::raise(node1, node2)?;
+        if setup.mode == "accelerate" {
+            tunl0::raise(node2, node1)?;
+        }
+        let daemon = Daemon::start(node2, &setup.config(node2, node1))?;
+        Ok(Self { lab, daemon, setup, underlay })
+    }
+
+    /// Runs a check fresh and after a restart of the daemon, and ends everything.
+    pub fn case(mut self, check: impl Fn(&Self) -> Result<()>) -> Result<()> {
+        check(&self).context("fresh")?;
+        self.daemon.kill9()?;
+        self.daemon.restart()?;
+        check(&self).context("after a restart")?;
+        let plain = self.lab.plain_packets_on_wire()?;
+        ensure!(plain == 0, "{plain} packets of pods were on the wire without a tunnel");
+        self.daemon.finish()?;
+        let problems = self.lab.problems();
+        ensure!(problems.is_empty(), "{}", problems.join("; "));
+        Ok(())
+    }
+
+    /// Checks that everything passes both ways as IPIP, in whole outer packets that are what tunl0
+    /// would have sent, that every packet is counted, and that programs are on the underlay's link.
+    pub fn carries(&self) -> Result<()> {
+        self.talk().context("warming up")?;
+        let before = Counted::now(&self.daemon)?;
+        let wire = Capture::wire(&self.lab.router, &self.lab.node2)?;
+        pings(&self.lab)?;
+        let frames = wire.stop()?;
+        before.since(&self.daemon)?.is_exactly(&self.setup.expected())?;
+        self.ensure_outer(&frames)?;
+        let before = Counted::now(&self.daemon)?;
+        let (perf, sit) = (self.lab.perf(), self.lab.sit());
+        for (client, server) in [(perf, sit), (sit, perf)] {
+            let from = &client.name;
+            transfer(client, server).with_context(|| format!("TCP from {from}"))?;
+            datagram(client, server).with_context(|| format!("UDP from {from}"))?;
+        }
+        let counted = before.since(&self.daemon)?;
+        counted.nothing_dropped()?;
+        counted.nothing_for_tunl0()?;
+        if self.setup.is_leased() {
+            counted.has(&[
+                Reason::HostLeaseGranted,
+                Reason::PodEncapsulated,
+                Reason::DecapToPod,
+            ])?;
+        }
+        self.ensure_attached()
+    }
+
+    /// Waits until pods talk.
+    pub fn talk(&self) -> Result<()> {
+        until(|| pings(&self.lab))
+    }
+
+    /// Starts a conversation from node2's pod, and waits until it goes on.
+    pub fn converse(&self) -> Result<Conversation> {
+        let (perf, sit) = (self.lab.perf(), self.lab.sit());
+        let to = SocketAddrV4::new(sit.ip, PORT);
+        let talk = Conversation::start(Protocol::Tcp, &perf.netns, to, &sit.netns, PORT)?;
+        ensure!(talk.wait_for(20, SOON), "the conversation does not get going");
+        Ok(talk)
+    }
+
+    /// Compares each echo request of node2's pod with what tunl0 would have sent, byte by byte.
+    fn ensure_outer(&self, frames: &[Frame]) -> Result<()> {
+        let Lab { node1, node2, .. } = &self.lab;
+        let (perf, sit) = (self.lab.perf(), self.lab.sit());
+        let ipv4: Vec<&Frame> = frames.iter().filter(|frame| frame.outer().is_some()).collect();
+        for frame in &ipv4 {
+            let there = frame.is_ipip((node2.ip, node1.ip), (perf.ip, sit.ip));
+            let back = frame.is_ipip((node1.ip, node2.ip), (sit.ip, perf.ip));
+            ensure!(there || back, "another packet was on the wire: {frame}");
+            ensure!(frame.vlan == self.underlay.vlan, "in VLAN {:?}: {frame}", frame.vlan);
+        }
+        let requests = ipv4.iter().filter(|frame| is_request(frame, perf, sit));
+        let mut count = 0;
+        for request in requests {
+            ensure!(request.direction == Direction::In, "node2 did not send it: {request}");
+            let header = Ipv4 { ttl: 63, ..Ipv4::ipip(node2.ip, node1.ip) };
+            let outer = header.packet(&request.bytes[34..]);
+            let expected = ethernet(node2.gateway_mac, node2.mac, IPV4, &outer);
+            ensure!(request.bytes == expected, "{request}: {:02x?}", request.bytes);
+            count += 1;
+        }
+        ensure!(count == PINGS, "{count} requests on the wire, not {PINGS}: {ipv4:#?}");
+        Ok(())
+    }
+
+    /// Checks that `decap_tc` is on the underlay's link, and no program on another link of the host.
+    fn ensure_attached(&self) -> Result<()> {
+        let status = self.daemon.cli_json(&["status"])?;
+        ensure!(status["problems"] == Value::Array(Vec::new()), "{status}");
+        let attachments = status["attachments"].as_array().context("no attachments")?;
+        let of = |program| attachments.iter().filter(move |at| at["program"] == program);
+        let links: Vec<_> = of("decap_tc").map(|at| &at["interface"]).collect();
+        ensure!(links == [self.underlay.link], "decap_tc is on {links:?}");
+        let xdp: Vec<_> = of("decap_xdp").map(|at| &at["interface"]).collect();
+        let expected: &[&str] = if self.setup.decap == "xdp" { &[self.underlay.link] } else { &[] };
+        ensure!(xdp == expected, "decap_xdp is on {xdp:?}");
+        Ok(())
+    }
+}
+
+fn is_request(frame: &Frame, from: &Pod, to: &Pod) -> bool {
+    frame.inner().is_some_and(|(ip, icmp)| {
+        (ip.source, ip.destination, ip.protocol) == (from.ip, to.ip, protocol::ICMP) && icmp[0] == 8
+    })
+}
+
+/// Tries until there is no error.
+pub fn until<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    let end = Instant::now() + SOON;
+    loop {
+        match attempt() {
+            Err(error) if Instant::now() > end => return Err(error),
+            Err(_) => thread::sleep(Duration::from_millis(100)),
+            done => return done,
+        }
+    }
+}
