@@ -50,6 +50,7 @@ pub const VM: &[Package] = &[
     tool("busybox-static", "busybox", "the shell in a virtual machine"),
     KEYRING,
     tool("kmod", "depmod", "which kernel module needs which"),
+    tool("wireguard-tools", "wg", "keys and peers of WireGuard in a virtual machine"),
     tool("xz-utils", "xz", "decompresses kernel modules"),
 ];
 

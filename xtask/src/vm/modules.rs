@@ -24,7 +24,9 @@ const WANTED: &[&str] = &[
     "virtio_net",
     "virtio_pci",
     "vmxnet3",
+    "vrf",
     "vxlan",
+    "wireguard",
     // Traffic control.
     "act_gact",
     "cls_bpf",

@@ -29,6 +29,7 @@ const PROGRAMS: &[&str] = &[
     "tc",
     "tcpdump",
     "unshare",
+    "wg",
 ];
 
 /// Files that a program opens by itself: matches and targets of iptables.

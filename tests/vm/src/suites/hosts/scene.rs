@@ -15,7 +15,7 @@ use tunless_lab::{
     frame::{Direction, Frame, protocol},
     packet::{IPV4, Ipv4, ethernet},
     service::Protocol,
-    traffic::conversation::Conversation,
+    traffic::{conversation::Conversation, ping},
 };
 
 use crate::{
@@ -225,4 +225,33 @@ pub fn until<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
             done => return done,
         }
     }
+}
+
+/// Returns the problems of a `status`.
+pub fn problems(status: &Value) -> impl Iterator<Item = &Value> {
+    status["problems"].as_array().into_iter().flatten()
+}
+
+/// Waits until `status` lists a problem of this code, with these words.
+pub fn wait_problem(daemon: &Daemon, code: &str, words: &str) -> Result<()> {
+    until(|| {
+        // It exits with 3 while the node is down.
+        let text = daemon.cli(&["status", "-o", "json"])?.stdout;
+        let status: Value = serde_json::from_str(&text)?;
+        let is_it = |problem: &Value| {
+            problem["code"] == code && problem["what"].as_str().is_some_and(|it| it.contains(words))
+        };
+        ensure!(problems(&status).any(is_it), "no {code} with `{words}` in {status}");
+        Ok(())
+    })
+}
+
+/// Checks that pods do not hear each other.
+pub fn ensure_silent(lab: &Lab) -> Result<()> {
+    for (from, to) in [(lab.perf(), lab.sit()), (lab.sit(), lab.perf())] {
+        let wait = Duration::from_millis(500);
+        let report = ping::ping(&from.netns, to.ip, &ping::Options { wait, ..Default::default() })?;
+        ensure!(report.received == 0, "answered, by what way?\n{}", report.text);
+    }
+    Ok(())
 }
