@@ -323,11 +323,8 @@ impl Daemon {
             true => Vec::new(),
             false => problems::decision(&self.decider, host),
         };
-        let (config, masks) = (&self.decider.file().config, self.decider.masks());
-        let cpus = self.decider.memory().spreading.cpus.as_ref();
-        decided.extend(self.cores.hot().map(|hot| spread::hot_cpu(hot, cpus)));
-        decided.extend(spread::problem(config.underlay.spread, masks));
-        self.reporter.set_spread(cpus.cloned());
+        decided.extend(spread::problems(&self.decider, self.cores.hot()));
+        self.reporter.set_spread(self.decider.memory().spreading.cpus.clone());
         decided.extend(self.heard_elsewhere());
         self.reporter.set(Stage::Decide, decided);
         let tables = self.decider.last().map(|last| problems::tables(&last.desired.tables));

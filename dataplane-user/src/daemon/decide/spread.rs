@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::problems::{hot_cpu, problem};
+pub use self::problems::problems;
 use crate::{
     config::Spread,
     kernel::receive_queues::{Cpus, Queue},

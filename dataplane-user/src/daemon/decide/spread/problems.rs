@@ -4,16 +4,23 @@ use super::Masks;
 use crate::{
     config::Spread,
     daemon::{
+        decide::Decider,
         observe::cores::Hot,
         report::{Code, Problem},
     },
     kernel::receive_queues::Cpus,
 };
 
+/// What is wrong with how received packets are spread. `hot`: the CPU that has no time left.
+pub fn problems(decider: &Decider, hot: Option<Hot>) -> impl Iterator<Item = Problem> {
+    let cpus = decider.memory().spreading.cpus.as_ref();
+    let hot = hot.map(|hot| hot_cpu(hot, cpus));
+    hot.into_iter().chain(not_spread(decider.file().config.underlay.spread, decider.masks()))
+}
+
 /// One CPU handles most encapsulated packets and has no time left. `spread_over`: the CPUs that
 /// received packets are spread over.
-#[must_use]
-pub fn hot_cpu(hot: Hot, spread_over: Option<&Cpus>) -> Problem {
+fn hot_cpu(hot: Hot, spread_over: Option<&Cpus>) -> Problem {
     let Hot { cpu, has_dropped } = hot;
     let drops = if has_dropped { "; it drops packets" } else { "" };
     let what = format!(
@@ -34,8 +41,7 @@ pub fn hot_cpu(hot: Hot, spread_over: Option<&Cpus>) -> Problem {
 }
 
 /// What keeps received packets from being spread as the file has it.
-#[must_use]
-pub fn problem(setting: Spread, masks: &Masks) -> Option<Problem> {
+fn not_spread(setting: Spread, masks: &Masks) -> Option<Problem> {
     let problem = |what| Problem::new(Code::ReceiveQueues, "underlay.spread", what);
     let setting = setting.as_str();
     if masks.has_no_queue {
@@ -70,13 +76,13 @@ mod tests {
 
     #[test]
     fn what_keeps_packets_from_being_spread_is_named() {
-        assert!(problem(Spread::Rps, &Masks::default()).is_none());
+        assert!(not_spread(Spread::Rps, &Masks::default()).is_none());
         let foreign = [Queue::new("eth0", 0), Queue::new("eth0", 1)].into();
-        let found = problem(Spread::Rps, &Masks { foreign, ..Masks::default() });
+        let found = not_spread(Spread::Rps, &Masks { foreign, ..Masks::default() });
         let found = found.expect("others have set them");
         assert!(found.what.starts_with("RPS of eth0 rx-0, eth0 rx-1 was set"), "{}", found.what);
         let none = Masks { has_no_queue: true, ..Masks::default() };
-        let found = problem(Spread::Auto, &none).expect("there are no queues");
+        let found = not_spread(Spread::Auto, &none).expect("there are no queues");
         assert!(found.what.contains("`underlay.spread: auto` has no effect"), "{}", found.what);
         let spread = hot_cpu(Hot { cpu: 3, has_dropped: false }, Some(&Cpus([0, 1].into())));
         assert!(spread.remedy.is_some_and(|remedy| remedy.contains("spread already")));
