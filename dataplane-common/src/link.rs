@@ -7,8 +7,8 @@
 //!
 //! 1. **Testing**: `decap_xdp` marks packets and leaves them encapsulated, so that none can be lost.
 //! 2. **Proven**, once `decap_tc` has seen a mark: `decap_xdp` decapsulates.
-//! 3. **Given up**, if a packet arrives without its metadata, or if none arrives at all: all packets
-//!    are left to `decap_tc`. The programs decide that by themselves, whether the daemon runs or not;
+//! 3. **Given up**, if a packet arrives without its metadata, if none arrives at all, or if one is of a
+//!    VLAN whose tag the NIC has taken out: all packets are left to `decap_tc`. The programs decide that by themselves, whether the daemon runs or not;
 //!    it then takes `decap_xdp` off the link.
 //!
 //! Programs on several CPUs write an entry without a lock. Each field is one store, and a lost one is
@@ -40,8 +40,8 @@ plain! {
         pub tick: u64,
         /// The link; none in an unused slot.
         pub ifindex: IfIndex,
-        /// [`LinkState::TESTING`], [`LinkState::PROVEN`], [`LinkState::LOST`] or
-        /// [`LinkState::SILENT`].
+        /// [`LinkState::TESTING`], [`LinkState::PROVEN`], [`LinkState::LOST`],
+        /// [`LinkState::SILENT`] or [`LinkState::TAGGED`].
         pub phase: u32,
         /// Ticks of the clock since `asked` in which packets were vouched for.
         pub ticks: u32,
@@ -70,6 +70,9 @@ impl LinkState {
     pub const LOST: u32 = 2;
     /// Nothing that was vouched for arrives.
     pub const SILENT: u32 = 3;
+    /// What was vouched for is of a VLAN, and so another link's: the NIC takes the tag out of the
+    /// frame, where `decap_xdp` cannot see it.
+    pub const TAGGED: u32 = 4;
 
     /// Returns the entry of a link about which nothing is known.
     #[must_use]
@@ -142,6 +145,12 @@ impl LinkState {
     #[inline(always)]
     pub const fn lose(&mut self) {
         self.phase = Self::LOST;
+    }
+
+    /// Takes in that a packet of a VLAN was vouched for.
+    #[inline(always)]
+    pub const fn find_tagged(&mut self) {
+        self.phase = Self::TAGGED;
     }
 }
 
@@ -229,6 +238,16 @@ mod tests {
         link.answer(2 * TICK);
         assert_eq!(ask(&mut link, 2 * TICK), Duty::Leave);
         assert_eq!(link.phase, LinkState::LOST);
+    }
+
+    #[test]
+    fn one_mark_on_a_packet_of_a_vlan_gives_a_link_up() {
+        for mut link in [LinkState::new(IfIndex(2)), proven()] {
+            link.find_tagged();
+            assert_eq!(ask(&mut link, 2 * TICK), Duty::Leave);
+            link.answer(2 * TICK);
+            assert_eq!((link.phase, link.is_given_up()), (LinkState::TAGGED, true));
+        }
     }
 
     #[test]

@@ -195,7 +195,7 @@ fn phases() -> Vec<Case> {
             .metadata(&[0xa5; MOST_METADATA])
             .passed(XdpUnable),
     ];
-    for phase in [LinkState::LOST, LinkState::SILENT] {
+    for phase in [LinkState::LOST, LinkState::SILENT, LinkState::TAGGED] {
         let link = LinkState { phase, ..testing };
         cases.push(case(format!("given up: {phase}"), packet).link(link));
         cases.push(case("a lie, given up", &lie).link(link).dropped(DecapMartianSource));

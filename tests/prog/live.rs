@@ -377,6 +377,13 @@ fn proven_and_lost() -> Vec<LiveCase> {
         after("a mark is no handover", &plain, &mark)
             .link(testing, LinkState::PROVEN)
             .counted(DecapNotIpip),
+        after("a mark, but the NIC took out a tag", &packet.clone().vlan(9), &mark)
+            .link(testing, LinkState::TAGGED)
+            .counted_bytes(Reason::DecapNotIpv4, INNER + 20),
+        after("a mark, the NIC took out a tag of VLAN 0", &packet.clone().vlan(7 << 13), &mark)
+            .link(testing, LinkState::PROVEN)
+            .counted_bytes(DecapToPod, INNER + 20)
+            .sent(Exit::Pod, &pod(&packet), NODE2, INNER),
         after("metadata is lost", &lost, &[])
             .link(PROVEN, LinkState::LOST)
             .counted(DecapHandoverLost),
@@ -385,7 +392,7 @@ fn proven_and_lost() -> Vec<LiveCase> {
             .counted(DecapHandoverLost),
         after("another source", &not_quite, &[]).counted(DecapNotIpip),
     ];
-    for phase in [LinkState::LOST, LinkState::SILENT] {
+    for phase in [LinkState::LOST, LinkState::SILENT, LinkState::TAGGED] {
         let given_up = LinkState { phase, ..testing };
         cases.push(
             LiveCase::new(Hook::NicXdp, format!("given up: {phase}"), &packet)
@@ -427,6 +434,7 @@ fn vouched_for() -> Vec<LiveCase> {
             &packet.clone().vlan(9),
         )
         .metadata(&handover)
+        .link(PROVEN, LinkState::TAGGED)
         .counted_bytes(Reason::DecapHandoverStray, INNER),
         LiveCase::new(
             Hook::AfterXdp,

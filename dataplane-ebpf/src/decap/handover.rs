@@ -84,7 +84,11 @@ pub fn take(ctx: &TcContext) -> Vouched {
     }
     let _ = metadata.edit(0, |packed| *packed = PackedHandover::from(Handover::default()));
     if let Some(link) = maps::link(skb::ifindex(ctx)) {
-        link.answer(helpers::now());
+        if skb::is_in_vlan(ctx) {
+            link.find_tagged();
+        } else {
+            link.answer(helpers::now());
+        }
     }
     if is_signed { Vouched::For(handover.node) } else { Vouched::Nothing }
 }

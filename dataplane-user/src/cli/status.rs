@@ -270,6 +270,7 @@ fn is_checked(code: Code) -> bool {
         code,
         Code::PinsLost
             | Code::ProgramMissing
+            | Code::XdpMissing
             | Code::PodProgramMissing
             | Code::ForwardingOff
             | Code::PodForwardingOff

@@ -63,6 +63,8 @@ pub enum Failure {
     Lost,
     /// None arrived, decapsulated or not.
     Silent,
+    /// One was of a VLAN.
+    Tagged,
 }
 
 impl Failure {
@@ -72,6 +74,7 @@ impl Failure {
         match link.phase {
             LinkState::LOST => Some(Self::Lost),
             LinkState::SILENT => Some(Self::Silent),
+            LinkState::TAGGED => Some(Self::Tagged),
             _ => None,
         }
     }
@@ -83,6 +86,10 @@ impl Failure {
             Self::Lost => "packets arrive without the XDP metadata that decap_xdp gave them",
             Self::Silent => {
                 "no packet arrives at decap_tc with the XDP metadata that decap_xdp gave it"
+            }
+            Self::Tagged => {
+                "encapsulated packets of a VLAN arrive too, and the NIC takes out the tag by which \
+                 decap_xdp would know them"
             }
         }
     }
@@ -238,6 +245,7 @@ mod tests {
             (LinkState::PROVEN, None),
             (LinkState::LOST, Some(Failure::Lost)),
             (LinkState::SILENT, Some(Failure::Silent)),
+            (LinkState::TAGGED, Some(Failure::Tagged)),
         ] {
             let link = LinkState { phase, ..LinkState::new(NICS[0]) };
             assert_eq!(Failure::of(&link), failure);

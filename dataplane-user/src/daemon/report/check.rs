@@ -9,6 +9,7 @@ use super::{
 use dataplane_common::Program;
 
 use crate::{
+    bpf::Attachment,
     config::Fastpath,
     daemon::observe::{foreign::Foreign, health::Seen},
     netfilter::conntrack::Found,
@@ -26,7 +27,7 @@ pub fn check(decided: &Decided, seen: &Seen) -> Vec<Problem> {
         problems.push(Problem::new(Code::PinsLost, "", "the pinned maps were removed"));
     }
     problems.extend(tunnel(decided, seen));
-    problems.extend(attachments(decided, seen));
+    problems.extend(attachments(&decided.attachments, seen));
     if decided.has_routes {
         let Decided { tunnel, pods, plain_underlay, .. } = decided;
         let (device, tunnel) = (tunnel.interface.as_str(), tunnel.ifindex);
@@ -60,10 +61,10 @@ fn tunnel(decided: &Decided, seen: &Seen) -> Option<Problem> {
     })
 }
 
-fn attachments(decided: &Decided, seen: &Seen) -> Vec<Problem> {
+fn attachments(wanted: &[Attachment], seen: &Seen) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut pods = Vec::new();
-    for at in &decided.attachments {
+    for at in wanted {
         if seen.links.get(at).is_some_and(|link| link.is_live) {
             continue;
         }
@@ -78,8 +79,14 @@ fn attachments(decided: &Decided, seen: &Seen) -> Vec<Problem> {
             pods.push(format!("{program} on {name}"));
             continue;
         }
+        let subject = format!("{program} {name}");
         let what = format!("{program} is no longer attached to {name}");
-        problems.push(Problem::new(Code::ProgramMissing, format!("{program} {name}"), what));
+        problems.push(match at.program {
+            Program::DecapXdp => {
+                Problem::new(Code::XdpMissing, subject, what + ": TC decapsulates there")
+            }
+            _ => Problem::new(Code::ProgramMissing, subject, what),
+        });
     }
     if !pods.is_empty() {
         let what =
@@ -143,6 +150,39 @@ pub fn summary(routes: usize, endpoints: usize, problems: &[Problem]) -> String 
             };
             let what = first.what.lines().next().unwrap_or_default();
             format!("{}: {what}{more}; {tables}", first.level.as_str())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dataplane_common::IfIndex;
+
+    use super::*;
+    use crate::{bpf::AttachedLink, daemon::report::Level};
+
+    /// A missing program takes the node down only where its packets have no other way.
+    #[test]
+    fn a_missing_program_is_as_grave_as_what_it_leaves_undone() {
+        let at = |program| Attachment { program, ifindex: IfIndex(2) };
+        let live = AttachedLink { program_id: 1, is_live: true, is_filter: false };
+        let names = [(IfIndex(2), "eth0".to_owned())];
+        for (program, level) in [
+            (Program::EncapHost, Level::Down),
+            (Program::DecapTc, Level::Down),
+            (Program::DecapXdp, Level::Degraded),
+            (Program::EncapPod, Level::Degraded),
+            (Program::GrantDecap, Level::Degraded),
+        ] {
+            for is_live in [false, true] {
+                let links = [(at(program), AttachedLink { is_live, ..live })];
+                let seen =
+                    Seen { links: links.into(), names: names.clone().into(), ..Seen::default() };
+                let problems = attachments(&[at(program)], &seen);
+                let levels: Vec<Level> = problems.iter().map(|problem| problem.level).collect();
+                let expected = if is_live { vec![] } else { vec![level] };
+                assert_eq!(levels, expected, "{problems:?}");
+            }
         }
     }
 }

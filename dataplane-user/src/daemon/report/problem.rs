@@ -119,6 +119,8 @@ codes! {
     PathMtu = "path-mtu": Degraded,
     /// XDP is not used on a link, because packets do not arrive as it handed them over.
     XdpHandover = "xdp-handover": Degraded,
+    /// XDP is missing on a link: TC decapsulates there, at more cost.
+    XdpMissing = "xdp-missing": Degraded,
     /// One CPU handles most encapsulated packets and has no time left.
     HotCpu = "hot-cpu": Degraded,
     /// Received packets are not spread over the CPUs as the file has it.
