@@ -17,7 +17,7 @@ use tunless_lab::{
 
 use super::{
     Case, Guest, Suite,
-    smoke::interop::{config, pings},
+    smoke::interop::{config, finish, pings},
 };
 use crate::{Kernel, tunl0};
 
@@ -58,7 +58,7 @@ fn accelerate_off(_: &Guest) -> Result<()> {
 
 fn spreads(mode: &str, fastpath: &str) -> Result<()> {
     stay_on_one_cpu()?;
-    let mut lab = Lab::new().build()?;
+    let mut lab = Lab::new().fabric_filter(true).build()?;
     lab.node2.netns = lab.node2.netns.with_sysfs();
     tunl0::raise(&lab.node1, &lab.node2)?;
     if mode == "accelerate" {
@@ -88,10 +88,7 @@ fn spreads(mode: &str, fastpath: &str) -> Result<()> {
     let off = shares(&lab, &daemon)?;
     ensure!(off.iter().any(|share| *share > 0.95), "still spread: {off:?}");
 
-    daemon.finish()?;
-    let problems = lab.problems();
-    ensure!(problems.is_empty(), "{}", problems.join("; "));
-    Ok(())
+    finish(&lab, daemon)
 }
 
 /// This thread and those it starts send from one CPU.

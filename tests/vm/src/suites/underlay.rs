@@ -14,7 +14,7 @@ use tunless_lab::{
 
 use super::{
     Case, Guest, Suite,
-    smoke::interop::{config, pings},
+    smoke::interop::{config, finish, pings},
 };
 use crate::{Kernel, tunl0};
 
@@ -91,12 +91,7 @@ fn hears(mode: &str, fastpath: &str) -> Result<()> {
         ensure!(report.all_answered(), "{size} bytes, DF {df}:\n{}", report.text);
     }
 
-    let plain = lab.plain_packets_on_wire()?;
-    ensure!(plain == 0, "{plain} packets of pods were on the wire without a tunnel");
-    daemon.finish()?;
-    let problems = lab.problems();
-    ensure!(problems.is_empty(), "{}", problems.join("; "));
-    Ok(())
+    finish(&lab, daemon)
 }
 
 /// Lets perf send sit one packet of `size` bytes.

@@ -21,7 +21,7 @@ use tunless_lab::{
 use crate::{
     suites::{
         counted::Counted,
-        smoke::interop::{config, datagram, pings, transfer},
+        smoke::interop::{config, datagram, finish, pings, transfer},
     },
     tunl0,
 };
@@ -117,12 +117,7 @@ impl Scene {
         self.daemon.kill9()?;
         self.daemon.restart()?;
         check(&self).context("after a restart")?;
-        let plain = self.lab.plain_packets_on_wire()?;
-        ensure!(plain == 0, "{plain} packets of pods were on the wire without a tunnel");
-        self.daemon.finish()?;
-        let problems = self.lab.problems();
-        ensure!(problems.is_empty(), "{}", problems.join("; "));
-        Ok(())
+        finish(&self.lab, self.daemon)
     }
 
     /// Checks that everything passes both ways as IPIP, in whole outer packets that are what tunl0

@@ -105,6 +105,16 @@ pub fn pings(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
+/// Ends a case: no pod's packet left without a tunnel, and nothing stays behind.
+pub fn finish(lab: &Lab, daemon: Daemon) -> Result<()> {
+    let plain = lab.plain_packets_on_wire()?;
+    ensure!(plain == 0, "{plain} packets of pods were on the wire without a tunnel");
+    daemon.finish()?;
+    let problems = lab.problems();
+    ensure!(problems.is_empty(), "{}", problems.join("; "));
+    Ok(())
+}
+
 /// A TCP transfer, whose server sees the client's own address.
 pub fn transfer(client: &Pod, server: &Pod) -> Result<()> {
     let address = SocketAddrV4::new(server.ip, PORT);
