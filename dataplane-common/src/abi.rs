@@ -4,8 +4,8 @@
 //! beside the old and swaps the programs, instead of reading the old wrongly.
 
 use crate::{
-    Counter, Endpoint, EndpointEntry, Flow, Handover, Hop, Lease, LinkState, Node, NodeCounter,
-    NodeEntry, Prefix, PrefixRoute, Reason, Route, Settings,
+    Arrival, Counter, Endpoint, EndpointEntry, Flow, Handover, Hop, Lease, LinkState, Node,
+    NodeCounter, NodeEntry, Prefix, PrefixRoute, Reason, Route, Settings, Translation,
     layout::{MAX_ENDPOINTS, MAX_MASKS, MAX_NODES, MAX_ROUTES},
     link::LINK_SLOTS,
 };
@@ -28,6 +28,8 @@ pub const ABI: u32 = {
         Settings::LAYOUT,
         Flow::LAYOUT,
         Lease::LAYOUT,
+        Translation::LAYOUT,
+        Arrival::LAYOUT,
         LinkState::LAYOUT,
         &[MAX_ROUTES, MAX_MASKS, MAX_NODES, MAX_ENDPOINTS, LINK_SLOTS],
     ];

@@ -23,6 +23,14 @@ pub const fn update(checksum: u16, old: u16, new: u16) -> u16 {
     !fold(!checksum as u32 + !old as u32 + new as u32)
 }
 
+/// The checksum field after an address of the header changed: both its words, as in [`update`].
+#[inline(always)]
+#[must_use]
+pub const fn update_address(checksum: u16, old: u32, new: u32) -> u16 {
+    let (old, new) = (!old, new);
+    !fold(!checksum as u32 + (old & 0xffff) + (old >> 16) + (new & 0xffff) + (new >> 16))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -46,6 +54,17 @@ mod tests {
             if changed.iter().any(|word| *word != 0) {
                 prop_assert_eq!(fold(sum), 0xffff);
             }
+        }
+    }
+
+    proptest! {
+        /// Both words of an address at once, or one after the other.
+        #[test]
+        fn an_address_is_two_words(checksum: u16, old: u32, new: u32) {
+            let half = |address: u32| (address as u16, (address >> 16) as u16);
+            let ((a, b), (c, d)) = (half(old), half(new));
+            let stepwise = update(update(checksum, a, c), b, d);
+            prop_assert_eq!(update_address(checksum, old, new), stepwise);
         }
     }
 

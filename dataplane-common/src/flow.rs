@@ -24,6 +24,8 @@ plain! {
     }
 }
 
+/// 2^64 / φ, odd: each input bit reaches the upper half (Knuth, TAOCP 6.4).
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 /// The bits in which the two directions' numbers differ.
 const BOTH: u8 = Direction::Encap as u8 ^ Direction::Decap as u8;
 
@@ -49,6 +51,55 @@ impl Flow {
         }
     }
 
+    /// Returns the flow with another remote end: at encap the destination, at decap the source. The
+    /// port is in network byte order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_remote(&self, address: Ipv4Be, port: u16) -> Self {
+        match self.direction() {
+            Direction::Encap => Self { destination: address, destination_port: port, ..*self },
+            Direction::Decap => Self { source: address, source_port: port, ..*self },
+        }
+    }
+
+    /// Returns whether the flow differs from `other` in its remote end, or in nothing.
+    #[inline(always)]
+    #[must_use]
+    pub fn differs_at_most_remotely(&self, other: &Self) -> bool {
+        let same = match self.direction() {
+            Direction::Encap => {
+                self.source == other.source && self.source_port == other.source_port
+            }
+            Direction::Decap => {
+                self.destination == other.destination
+                    && self.destination_port == other.destination_port
+            }
+        };
+        same && self.protocol == other.protocol && self.direction == other.direction
+    }
+
+    /// Returns the flow as four numbers, as they lie in memory: quicker to compare than its fields.
+    #[inline(always)]
+    #[must_use]
+    pub const fn words(&self) -> [u32; 4] {
+        [
+            self.source.0,
+            self.destination.0,
+            (self.destination_port as u32) << 16 | self.source_port as u32,
+            (self.reserved as u32) << 16 | (self.direction as u32) << 8 | self.protocol as u32,
+        ]
+    }
+
+    /// Returns the bits by which [`crate::Lease::expires`] tells for whom it was written: fewer, and
+    /// cheaper, than [`Self::tag`], and no secret.
+    #[inline(always)]
+    #[must_use]
+    pub const fn signature(&self) -> u64 {
+        let [a, b, c, d] = self.words();
+        let mixed = ((a ^ c) as u64) << 32 | (b ^ d) as u64;
+        mixed.wrapping_mul(SPREAD) >> (u64::BITS - crate::Lease::SIGNATURE_BITS)
+    }
+
     /// Sixteen bits that stand for this flow in `skb->tc_index`, never 0.
     ///
     /// The hook that grants a lease sees by them whether the packet still has
@@ -58,8 +109,6 @@ impl Flow {
     #[inline(always)]
     #[must_use]
     pub const fn tag(&self, secret: u32) -> u16 {
-        /// 2^64 / φ, odd: each input bit reaches the upper half (Knuth, TAOCP 6.4).
-        const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
         let addresses = (self.source.0 as u64) << 32 | self.destination.0 as u64;
         let ports = (self.source_port as u64) << 32
             | (self.destination_port as u64) << 16
@@ -139,6 +188,27 @@ mod tests {
         assert!(same < 12, "{same} of 65536");
         let ports: BTreeSet<u16> = (1..=4096).map(|port| tag([10, 20, 42, 31], port)).collect();
         assert!(ports.len() > 3800, "{} tags of 4096 ports", ports.len());
+    }
+
+    /// As the programs read them from a map.
+    #[test]
+    fn words_are_as_in_memory() {
+        let flow = flow(0x0102_0304, 0x0506_0708, (0x090a, 0x0b0c), 17, 1);
+        let bytes: [u8; 16] = unsafe { core::mem::transmute(flow) };
+        let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
+        assert_eq!(flow.words(), [word(0), word(4), word(8), word(12)]);
+    }
+
+    #[test]
+    fn flows_that_differ_in_a_bit_sign_differently() {
+        let flow = |bits: u128| {
+            let bytes = bits.to_ne_bytes();
+            unsafe { core::mem::transmute::<[u8; 16], Flow>(bytes) }
+        };
+        let some = 0x0a14_69d7_0a14_2a1f_9c40_1f90_0600_0000_u128;
+        for bit in 0..128 {
+            assert_ne!(flow(some).signature(), flow(some ^ 1 << bit).signature(), "bit {bit}");
+        }
     }
 
     #[test]

@@ -181,6 +181,22 @@ impl Ipv4Header {
         self.checksum = checksum::update(self.checksum, old, new);
     }
 
+    /// Writes another source and corrects the checksum.
+    #[inline(always)]
+    pub const fn set_source(&mut self, source: Ipv4Be) {
+        let old = self.source;
+        self.checksum = checksum::update_address(self.checksum, old.0, source.0);
+        self.source = source;
+    }
+
+    /// Writes another destination and corrects the checksum.
+    #[inline(always)]
+    pub const fn set_destination(&mut self, destination: Ipv4Be) {
+        let old = self.destination;
+        self.checksum = checksum::update_address(self.checksum, old.0, destination.0);
+        self.destination = destination;
+    }
+
     const fn ttl_protocol(&self) -> u16 {
         u16::from_ne_bytes([self.ttl, self.protocol])
     }

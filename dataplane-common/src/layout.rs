@@ -8,7 +8,8 @@
 //! | `ENDPOINTS` | hash | pod IP → [`Endpoint`] |
 //! | `COUNTERS` | per-CPU array | [`crate::Reason`] → [`Counter`] |
 //! | `NODE_COUNTERS` | per-CPU hash | node IP → [`NodeCounter`] |
-//! | `LEASES` | LRU hash | [`crate::Flow`] → [`Lease`] |
+//! | `LEASES` | LRU hash | [`crate::Flow`] → [`crate::Lease`] |
+//! | `SEEN` | array of [`MAX_SEEN`] | [`crate::Flow::tag`] → [`Arrival`] |
 //! | `EPOCH` | array of one | 0 → the epoch leases must be of |
 //! | `LINKS` | array of [`crate::link::LINK_SLOTS`] | slot → [`crate::LinkState`] |
 
@@ -25,6 +26,9 @@ pub const MAX_ENDPOINTS: usize = 4_096;
 /// Capacity of `LEASES` unless the configuration names another: 32 thousand
 /// conversations of two directions, about 9 MB.
 pub const DEFAULT_LEASES: usize = 65_536;
+
+/// Capacity of `SEEN`: one for each flow tag. Without Service leases it has one entry.
+pub const MAX_SEEN: usize = 1 << 16;
 
 /// For so long after the daemon has compared everything its tables prove that a source is a lie,
 /// nanoseconds. Without it addresses move, and nothing tells the programs. Six of its looks.
@@ -106,7 +110,7 @@ plain! {
     /// Who is behind a prefix.
     pub struct PrefixRoute {
         /// The prefix, once more. A hash map gives the memory of a removed entry to
-        /// another one while somebody may still be reading it; see [`Lease::destination`].
+        /// another one while somebody may still be reading it; see [`crate::Lease::flow`].
         pub prefix: Prefix,
         /// Its route.
         pub route: Route,
@@ -249,32 +253,13 @@ plain! {
 }
 
 plain! {
-    /// Leave for one flow, in one direction, to skip the stack for a while.
-    ///
-    /// It holds all that the fast path needs, so that one lookup does.
-    pub struct Lease {
-        /// The flow's destination, once more. An LRU map gives the memory of an
-        /// evicted entry to another flow while somebody may still be reading it;
-        /// who reads this last, and finds his own, has read his own all along.
-        pub destination: Ipv4Be,
-        /// Good only while this is the number in `EPOCH`.
-        pub epoch: u32,
-        /// `CLOCK_MONOTONIC` (coarse), ns.
-        pub expires: u64,
-        /// Packets that went by this lease and its renewals. Added to without a
-        /// lock: a flow on two CPUs at once may lose a few.
-        pub packets: u64,
-        /// Their bytes, inner IP header included.
-        pub bytes: u64,
-        /// The other node: encap's destination, the only outer source at decap.
-        pub node: Ipv4Be,
-        /// The local pod's interface: encap comes from nowhere else.
-        pub endpoint: IfIndex,
-        /// Where packets go: at encap towards the node, at decap into the pod.
-        pub hop: Hop,
-        /// At encap the largest outer packet the path takes; at decap 0.
-        pub mtu: Mtu,
-        /// Keeps the size a multiple of 8.
+    /// With what addresses and ports a packet came to a hook of ours in front of netfilter.
+    pub struct Arrival {
+        /// The flow it belonged to there.
+        pub flow: crate::Flow,
+        /// The interface it came in by.
+        pub interface: IfIndex,
+        /// Always 0.
         pub reserved: u32,
     }
 }

@@ -21,6 +21,7 @@ pub mod flow;
 pub mod interface;
 pub mod ipv4;
 pub mod layout;
+pub mod lease;
 pub mod link;
 pub mod program;
 pub mod reason;
@@ -32,9 +33,10 @@ pub use direction::Direction;
 pub use flow::Flow;
 pub use interface::{IfIndex, Mtu};
 pub use layout::{
-    Counter, Endpoint, EndpointEntry, Handover, Hop, Lease, Node, NodeCounter, NodeEntry, Prefix,
+    Arrival, Counter, Endpoint, EndpointEntry, Handover, Hop, Node, NodeCounter, NodeEntry, Prefix,
     PrefixRoute, Route,
 };
+pub use lease::{Lease, Translation};
 pub use link::{Duty, LinkState};
 pub use program::Program;
 pub use reason::{Reason, Verdict};

@@ -112,6 +112,7 @@ impl fmt::Display for Reason {
 reasons! {
     // encap_pod: from a pod's interface, fast path or pass.
     PodEncapsulated "pod_encapsulated" EncapPod Forwarded "wrapped at the pod's interface: the fast path"
+    PodServiceEncapsulated "pod_service_encapsulated" EncapPod Forwarded "wrapped at the pod's interface, its destination exchanged for the pod behind the Service: the fast path"
     PodTruncated "pod_truncated" EncapPod Passed "shorter than its headers"
     PodNotIpv4 "pod_not_ipv4" EncapPod Passed "not IPv4: ARP, IPv6, or a VLAN other than 0"
     PodBadHeader "pod_bad_header" EncapPod Passed "IPv4 header whose version, header length or total length cannot be"
@@ -132,9 +133,11 @@ reasons! {
     PodLeaseOutdated "pod_lease_outdated" EncapPod Passed "a route, node or pod changed since its flow got a lease; netfilter is asked again"
     PodAlreadyEncapsulated "pod_already_encapsulated" EncapPod Passed "already a tunnel packet with offloads pending (a pod running VXLAN)"
     PodCannotEncapsulate "pod_cannot_encapsulate" EncapPod Passed "the kernel gave no room for an outer header (GSO that is neither TCP nor UDP, memory)"
+    PodCannotTranslate "pod_cannot_translate" EncapPod Dropped "to a Service; the kernel had no memory to write another destination once the packet was wrapped"
     // encap_host: out of the tunnel device. What cannot be wrapped must not leave.
     HostEncapsulated "host_encapsulated" EncapHost Forwarded "wrapped at the tunnel device: the stack path"
     HostLeaseGranted "host_lease_granted" EncapHost Forwarded "wrapped at the tunnel device; netfilter lets its flow pass, which is leased from here on"
+    HostServiceLeaseGranted "host_service_lease_granted" EncapHost Forwarded "wrapped at the tunnel device; netfilter lets its flow to a Service pass, which is leased from here on, translation included"
     HostLeased "host_leased" EncapHost Forwarded "wrapped at the tunnel device; its flow has a lease, but this packet came by the stack"
     HostUnmarked "host_unmarked" EncapHost Forwarded "wrapped at the tunnel device; new, translated or excluded as netfilter sees it: no lease"
     HostUnproven "host_unproven" EncapHost Forwarded "wrapped at the tunnel device; not as a pod of ours sent it (translated unknown to conntrack, or the host's own): no lease"
@@ -208,10 +211,13 @@ reasons! {
     DecapTtlToStack "decap_ttl_to_stack" DecapTc Forwarded "unwrapped for the kernel: its TTL would reach 0"
     DecapGsoToStack "decap_gso_to_stack" DecapTc Forwarded "unwrapped for the kernel, not for a pod of ours, merged by GRO: forwarded out of a NIC it is segmented in software or, by ice, dropped; sent into the tunnel it is host_already_encapsulated (kernels without BPF_F_ADJ_ROOM_DECAP_IPXIP4)"
     DecapNoEndpointToStack "decap_no_endpoint_to_stack" DecapTc Forwarded "unwrapped for the kernel: its destination is no local pod whose MAC is known"
+    DecapCannotTranslateToStack "decap_cannot_translate_to_stack" DecapTc Forwarded "unwrapped for the kernel: an answer of a Service; the kernel had no memory to write the Service's address"
     DecapToPod "decap_to_pod" DecapTc Forwarded "unwrapped and put into the pod: the fast path"
+    DecapServiceToPod "decap_service_to_pod" DecapTc Forwarded "unwrapped, its source exchanged for the Service's, and put into the pod: the fast path"
     // grant_decap: on its way from the stack into a pod, whoever sent it.
     GrantNoFlow "grant_no_flow" GrantDecap Passed "into a pod: not TCP or UDP over IPv4, a fragment, or with options: never leased"
     GrantGiven "grant_given" GrantDecap Passed "into a pod: netfilter lets its flow pass, which is leased from here on"
+    GrantServiceGiven "grant_service_given" GrantDecap Passed "into a pod: netfilter lets the answers of its Service pass, which are leased from here on, translation included"
     GrantLeased "grant_leased" GrantDecap Passed "into a pod: its flow has a lease, but this packet came by the stack"
     GrantUnmarked "grant_unmarked" GrantDecap Passed "into a pod: new, translated or excluded as netfilter sees it: no lease"
     GrantUnproven "grant_unproven" GrantDecap Passed "into a pod: not from the wire, or not as it came from there (translated unknown to conntrack): no lease"

@@ -27,6 +27,11 @@ plain! {
         /// The bit of `skb->mark` by which netfilter tells that it would let the
         /// whole flow pass.
         pub mark: u32,
+        /// The bit by which it tells the same of a flow that conntrack translates for a Service; 0:
+        /// such flows are not leased.
+        pub service_mark: u32,
+        /// For how long a Service lease that was revoked is not granted again, ms.
+        pub rest: u32,
         /// Bytes of link header on the tunnel device: 14 on our own, 0 on tunl0.
         ///
         /// With tunl0 the kernel can encapsulate, too: what `encap_host` does not

@@ -6,12 +6,12 @@ use aya_ebpf::{
     EbpfContext as _,
     bindings::{
         BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET,
-        BPF_F_INGRESS, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+        BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
     },
     helpers::generated,
     programs::{TcContext, XdpContext},
 };
-use dataplane_common::{IfIndex, ipv4::OUTER_LENGTH};
+use dataplane_common::{IfIndex, Ipv4Be, ipv4::OUTER_LENGTH};
 use network_types::eth::EthHdr;
 
 use crate::{settings, skb};
@@ -90,6 +90,52 @@ pub fn drop_priority_tag(ctx: &TcContext) {
         // SAFETY: a helper call on our own context. It cannot fail: the tag is not in the frame
         // (`net/core/skbuff.c`, `skb_vlan_pop`).
         unsafe { generated::bpf_skb_vlan_pop(ctx.skb.skb) };
+    }
+}
+
+/// Corrects the TCP or UDP checksum, `at` bytes into the frame, for an address that changes: part of
+/// the pseudo-header, which also a checksum that the NIC completes covers already. Ends every
+/// [`crate::packet::Frame`].
+#[inline(always)]
+pub fn replace_address(
+    ctx: &TcContext,
+    at: usize,
+    is_udp: bool,
+    old: Ipv4Be,
+    new: Ipv4Be,
+) -> Result<(), i64> {
+    let flags = u64::from(BPF_F_PSEUDO_HDR) | size_of::<Ipv4Be>() as u64;
+    replace(ctx, at, is_udp, u64::from(old.0), u64::from(new.0), flags)
+}
+
+/// As [`replace_address`], for a port. A checksum that the NIC completes does not cover it yet, so
+/// this must not say that it is of the pseudo-header.
+#[inline(always)]
+pub fn replace_port(
+    ctx: &TcContext,
+    at: usize,
+    is_udp: bool,
+    old: u16,
+    new: u16,
+) -> Result<(), i64> {
+    replace(ctx, at, is_udp, u64::from(old), u64::from(new), size_of::<u16>() as u64)
+}
+
+#[inline(always)]
+fn replace(
+    ctx: &TcContext,
+    at: usize,
+    is_udp: bool,
+    old: u64,
+    new: u64,
+    flags: u64,
+) -> Result<(), i64> {
+    // UDP without a checksum says 0, and stays without (RFC 768).
+    let flags = flags | if is_udp { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
+    // SAFETY: a helper call on our own context.
+    match unsafe { generated::bpf_l4_csum_replace(ctx.skb.skb, at as u32, old, new, flags) } {
+        0 => Ok(()),
+        error => Err(error),
     }
 }
 

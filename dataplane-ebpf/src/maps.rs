@@ -6,14 +6,14 @@ use core::{
 };
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
+    bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST},
     btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap},
     macros::btf_map,
 };
 use dataplane_common::{
-    Counter, Endpoint, EndpointEntry, Flow, IfIndex, Ipv4Be, Lease, LinkState, Node, NodeCounter,
-    NodeEntry, Prefix, PrefixRoute, Reason, Route,
-    layout::{DEFAULT_LEASES, KEPT_FOR, MAX_ENDPOINTS, MAX_MASKS, MAX_NODES, MAX_ROUTES},
+    Arrival, Counter, Endpoint, EndpointEntry, Flow, IfIndex, Ipv4Be, Lease, LinkState, Node,
+    NodeCounter, NodeEntry, Prefix, PrefixRoute, Reason, Route,
+    layout::{DEFAULT_LEASES, KEPT_FOR, MAX_ENDPOINTS, MAX_MASKS, MAX_NODES, MAX_ROUTES, MAX_SEEN},
     link::LINK_SLOTS,
 };
 
@@ -55,6 +55,11 @@ static NODE_COUNTERS: PerCpuHashMap<
 /// Flow → lease. Written by the programs; the loader gives it the configured size.
 #[btf_map]
 static LEASES: LruHashMap<Flow, Lease, DEFAULT_LEASES> = LruHashMap::new();
+
+/// Flow tag → with what addresses and ports the packet came that bears it. Written by the programs;
+/// indexed by the tag, so that a packet finds its own entry however long it takes through the stack.
+#[btf_map]
+static SEEN: Array<Arrival, MAX_SEEN> = Array::new();
 
 /// The number every good lease bears. The daemon raises it when something that
 /// leases hold has changed, which ends them all at once.
@@ -133,20 +138,45 @@ pub fn endpoint(address: Ipv4Be) -> Option<Endpoint> {
 pub fn lease(flow: &Flow) -> Option<&'static mut Lease> {
     let lease = LEASES.get_ptr_mut(flow)?;
     // SAFETY: the memory stays a lease's while the program runs, if not always
-    // this flow's (see `Lease::destination`); its numbers are only added to.
+    // this flow's (see `Lease::flow` and `Lease::good_until`).
     Some(unsafe { &mut *lease })
 }
 
-/// Grants or renews. A full map forgets whom it has not seen for longest.
+/// Returns whether an entry is this flow's, and so was what was read of it before.
+#[inline(always)]
+pub fn is_still_of(entry: &Lease, flow: &Flow) -> bool {
+    compiler_fence(Ordering::SeqCst);
+    // SAFETY: a flow is four numbers of four bytes, aligned as such, for which any bits are a value.
+    let words = unsafe { read_volatile((&raw const entry.flow).cast::<[u32; 4]>()) };
+    words == flow.words()
+}
+
+/// Grants a lease to a flow that has no entry. A full map forgets whom it has not seen for longest.
 #[inline(always)]
 pub fn grant(flow: &Flow, lease: &Lease) {
-    let _ = LEASES.insert(flow, lease, 0);
+    // Another CPU may have been first.
+    let _ = LEASES.insert(flow, lease, u64::from(BPF_NOEXIST));
+}
+
+/// Grants a lease in the place of an entry that is of no use any more.
+#[inline(always)]
+pub fn replace(flow: &Flow, lease: &Lease) {
+    let _ = LEASES.insert(flow, lease, u64::from(BPF_ANY));
 }
 
 /// Ends a lease.
 #[inline(always)]
 pub fn revoke(flow: &Flow) {
     let _ = LEASES.remove(flow);
+}
+
+/// What was last noted under a flow tag.
+#[inline(always)]
+pub fn seen(tag: u16) -> Option<&'static mut Arrival> {
+    let arrival = SEEN.get_ptr_mut(u32::from(tag))?;
+    // SAFETY: an element of an array. Other CPUs write it, too: its reader compares what it read with
+    // the tag.
+    Some(unsafe { &mut *arrival })
 }
 
 /// The number good leases bear.

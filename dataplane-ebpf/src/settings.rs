@@ -19,6 +19,8 @@ static SETTINGS: Settings = Settings {
     spoof: Settings::SPOOF_DROP,
     secret: 0,
     mark: 0,
+    service_mark: 0,
+    rest: 0,
     tunnel_header: 0,
     unwrap_flags: 0,
 };
@@ -85,6 +87,26 @@ pub fn lease() -> u64 {
 pub fn mark() -> u32 {
     // SAFETY: as above.
     unsafe { read_volatile(&SETTINGS.mark) }
+}
+
+/// The bit by which it tells of flows that conntrack translates for a Service; 0: none is leased.
+#[inline(always)]
+pub fn service_mark() -> u32 {
+    // SAFETY: as above.
+    unsafe { read_volatile(&SETTINGS.service_mark) }
+}
+
+/// Whether flows are leased that conntrack translates for a Service.
+#[inline(always)]
+pub fn are_services_leased() -> bool {
+    service_mark() != 0
+}
+
+/// For how long a Service lease that was revoked is not granted again, ns.
+#[inline(always)]
+pub fn rest() -> u64 {
+    // SAFETY: as above.
+    unsafe { u64::from(read_volatile(&SETTINGS.rest)) * 1_000_000 }
 }
 
 /// What only our own programs know.

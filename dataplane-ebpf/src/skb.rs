@@ -43,17 +43,16 @@ pub fn ingress_ifindex(ctx: &TcContext) -> IfIndex {
     IfIndex(unsafe { (*ctx.skb.skb).ingress_ifindex })
 }
 
-/// Takes the bits of `mask` off `skb->mark`; whether any was on.
+/// Takes the bits of `mask` off `skb->mark`; returns those that were on.
 #[inline(always)]
-pub fn take_mark(ctx: &TcContext, mask: u32) -> bool {
+pub fn take_mark(ctx: &TcContext, mask: u32) -> u32 {
     // SAFETY: as above.
     let mark = unsafe { (*ctx.skb.skb).mark };
-    if mark & mask == 0 {
-        return false;
+    if mark & mask != 0 {
+        // SAFETY: a field that programs on this hook may write.
+        unsafe { (*ctx.skb.skb).mark = mark & !mask };
     }
-    // SAFETY: a field that programs on this hook may write.
-    unsafe { (*ctx.skb.skb).mark = mark & !mask };
-    true
+    mark & mask
 }
 
 /// What an ingress hook of ours left in the packet; 0: nothing. Routing and

@@ -21,6 +21,9 @@ const RENEW: &str = "If it is meant to be so, renew tests/verifier-budget.json b
                      `BLESS=1 cargo test -p tunless-tests --test prog budget` (as root), and say \
                      why in the commit.";
 
+/// `verified`, with leases of flows to Services.
+const SERVICES: &str = "verified, services";
+
 /// The whole file.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -114,15 +117,22 @@ fn judge(budget: &Budget, found: &Budget) -> Vec<String> {
 }
 
 fn measure() -> Vec<Line> {
-    let fastpaths =
-        [("off", Settings::OFF), ("trusted", Settings::TRUSTED), ("verified", Settings::VERIFIED)];
+    let fastpaths = [
+        ("off", Settings::OFF),
+        ("trusted", Settings::TRUSTED),
+        ("verified", Settings::VERIFIED),
+        (SERVICES, Settings::VERIFIED),
+    ];
     let spoofs = [("drop", Settings::SPOOF_DROP), ("stack", Settings::SPOOF_STACK)];
     let devices = [("tunless0", 14), ("tunl0", 0)];
     let mut lines = Vec::new();
     for (fastpath, fast) in fastpaths {
         for (spoof, spoofs) in spoofs {
             for (device, tunnel_header) in devices {
-                let settings = Settings { tunnel_header, ..world::settings(fast, spoofs) };
+                let mut settings = Settings { tunnel_header, ..world::settings(fast, spoofs) };
+                if fastpath == SERVICES {
+                    settings = world::with_services(settings);
+                }
                 let mut loaded = Loaded::with(settings, &[]);
                 for program in Program::ALL {
                     let Size { verified, translated } = loaded.size(program);

@@ -21,8 +21,8 @@ use tunless_tests::{
     prog::Program,
     world::{
         EPOCH, Entry, HOST_MAC, MARK, NEIGHBOUR, NEIGHBOUR_IF, NODE_UNKNOWN, NODE1, NODE2, NODE3,
-        NOW, OTHER_MAC, POD, POD_IF, POD_MAC, REMOTE, REMOTE_UNKNOWN, REMOTE3, ROUTER_MAC, SECRET,
-        STRANGER, TUNNEL_ADDRESS, TUNNEL_MAC, YOUNG_POD, flow, hop, lease, way_to_node3,
+        NOW, OTHER_MAC, OVER, POD, POD_IF, POD_MAC, REMOTE, REMOTE_UNKNOWN, REMOTE3, ROUTER_MAC,
+        SECRET, STRANGER, TUNNEL_ADDRESS, TUNNEL_MAC, YOUNG_POD, flow, hop, lease, way_to_node3,
         way_to_pod,
     },
 };
@@ -201,24 +201,29 @@ fn no_good() -> Vec<Case> {
             tag,
             &plain(),
         ),
-        with("over since long", Lease { expires: 1, ..good }, DecapLeaseExpiredToStack),
+        with("over since long", Lease { expires: OVER, ..good }, DecapLeaseExpiredToStack),
         with("over this very tick", Lease { expires: NOW, ..good }, DecapLeaseExpiredToStack),
         with("of the last epoch", Lease { epoch: EPOCH - 1, ..good }, DecapLeaseOutdatedToStack),
         with("of the next epoch", Lease { epoch: EPOCH + 1, ..good }, DecapLeaseOutdatedToStack),
         with("of no epoch", Lease { epoch: 0, ..good }, DecapLeaseOutdatedToStack),
         with(
             "of the last epoch, and over",
-            Lease { epoch: EPOCH - 1, expires: 1, ..good },
+            Lease { epoch: EPOCH - 1, expires: OVER, ..good },
             DecapLeaseOutdatedToStack,
         ),
         with(
             "in memory that became another flow's",
-            Lease { destination: NEIGHBOUR.into(), ..good },
+            Lease { flow: Flow { destination: NEIGHBOUR.into(), ..good.flow }, ..good },
             DecapNoLeaseToStack,
         ),
         with(
             "that, of another epoch, and over",
-            Lease { destination: NEIGHBOUR.into(), epoch: 0, expires: 1, ..good },
+            Lease {
+                flow: Flow { destination: NEIGHBOUR.into(), ..good.flow },
+                epoch: 0,
+                expires: OVER,
+                ..good
+            },
             DecapNoLeaseToStack,
         ),
     ];

@@ -18,9 +18,9 @@ use tunless_tests::{
     prog::Program,
     world::{
         BORROWED, BYTES, EPOCH, Entry, LATER, LEASE, MARK, MTU, NEIGHBOUR, NEIGHBOUR_IF,
-        NEXT_HOP_MAC, NIC_IF, NIC_MAC, NODE1, NODE2, NODE3, NOW, PACKETS, POD, REMOTE, REMOTE_AWAY,
-        REMOTE3, SECRET, STRANGER, TUNNEL_ADDRESS, TUNNEL_IF, YOUNG_POD, flow, from_stack, going,
-        lease, way_to_node2, way_to_node3, way_to_pod,
+        NEXT_HOP_MAC, NIC_IF, NIC_MAC, NODE1, NODE2, NODE3, NOW, OVER, PACKETS, POD, REMOTE,
+        REMOTE_AWAY, REMOTE3, SECRET, SIGNATURE, STRANGER, TUNNEL_ADDRESS, TUNNEL_IF, YOUNG_POD,
+        flow, from_stack, going, lease, way_to_node2, way_to_node3, way_to_pod,
     },
 };
 
@@ -178,11 +178,17 @@ fn granted() -> Vec<Case> {
     cases
 }
 
+/// What takes the place of `stale`: it goes on counting if that was the flow's own.
+fn goes_on(stale: &Lease, granted: Lease) -> Lease {
+    let (packets, bytes) = if stale.flow == granted.flow { (PACKETS, BYTES) } else { (0, 0) };
+    Lease { packets, bytes, ..granted }
+}
+
 /// A lease that is no good is replaced whole, but for what it has counted.
 fn renewed() -> Vec<Case> {
     let old = good(&udp2());
     let stale = [
-        ("over", Lease { expires: 1, ..old }),
+        ("over", Lease { expires: OVER, ..old }),
         ("over this very tick", Lease { expires: NOW, ..old }),
         ("of the last epoch", Lease { epoch: EPOCH - 1, ..old }),
         ("of the next epoch", Lease { epoch: EPOCH + 1, ..old }),
@@ -190,17 +196,20 @@ fn renewed() -> Vec<Case> {
             "over, of another node, interface and way",
             going(
                 way_to_node3(),
-                Lease { expires: 1, node: NODE3.into(), endpoint: IfIndex(NIC_IF), ..old },
+                Lease { expires: OVER, node: NODE3.into(), endpoint: IfIndex(NIC_IF), ..old },
             ),
         ),
-        ("in memory that became another flow's", Lease { destination: NODE3.into(), ..old }),
+        (
+            "in memory that became another flow's",
+            Lease { flow: Flow { destination: NODE3.into(), ..old.flow }, ..old },
+        ),
     ];
     let mut cases = Vec::new();
     for (what, lease) in stale {
         cases.push(
             proven(format!("a lease {what}"), &plain(), &udp2())
                 .with(Entry::Lease(udp2(), lease))
-                .grants(udp2(), Lease { packets: PACKETS, bytes: BYTES, ..old })
+                .grants(udp2(), goes_on(&lease, old))
                 .sent(HostLeaseGranted, &out(&plain())),
         );
         cases.push(
@@ -216,7 +225,7 @@ fn renewed() -> Vec<Case> {
 /// What has a lease and came by the stack all the same leaves it alone.
 fn leased() -> Vec<Case> {
     let case = |what| proven(what, &plain(), &udp2()).with(Entry::Lease(udp2(), good(&udp2())));
-    let soon = Lease { expires: LATER - LEASE, ..good(&udp2()) };
+    let soon = Lease { expires: LATER - (LEASE & !SIGNATURE), ..good(&udp2()) };
     let out = out(&plain());
     vec![
         case("with a tag").sent(HostLeased, &out),

@@ -19,8 +19,8 @@ use tunless_tests::{
     prog::{Action, Program},
     world::{
         EPOCH, Entry, LATER, MARK, MTU, NEIGHBOUR, NEIGHBOUR_IF, NEXT_HOP_MAC, NIC_IF, NIC_MAC,
-        NODE_UNKNOWN, NODE1, NODE2, NODE3, NOW, POD, POD_MAC, REMOTE, REMOTE_UNKNOWN, REMOTE3,
-        SECRET, SMALL_MTU, STRANGER, flow, from_pod, lease, node, route, way_to_node2,
+        NODE_UNKNOWN, NODE1, NODE2, NODE3, NOW, OVER, POD, POD_MAC, REMOTE, REMOTE_UNKNOWN,
+        REMOTE3, SECRET, SMALL_MTU, STRANGER, flow, from_pod, lease, node, route, way_to_node2,
         way_to_node3,
     },
 };
@@ -200,30 +200,30 @@ fn no_good() -> Vec<Case> {
         case("none", &plain()).leaves_tag(tag).passed(PodNoLease),
         case("none, TCP", &ack()).leaves_tag(tcp().tag(SECRET)).passed(PodNoLease),
         case("spoofs to the stack", &plain()).spoof_to_stack().leaves_tag(tag).passed(PodNoLease),
-        with("over since long", Lease { expires: 1, ..good }, PodLeaseExpired),
+        with("over since long", Lease { expires: OVER, ..good }, PodLeaseExpired),
         with("over this very tick", Lease { expires: NOW, ..good }, PodLeaseExpired),
         with("of the last epoch", Lease { epoch: EPOCH - 1, ..good }, PodLeaseOutdated),
         with("of the next epoch", Lease { epoch: EPOCH + 1, ..good }, PodLeaseOutdated),
         with("of no epoch", Lease { epoch: 0, ..good }, PodLeaseOutdated),
         with(
             "of the last epoch, and over",
-            Lease { epoch: EPOCH - 1, expires: 1, ..good },
+            Lease { epoch: EPOCH - 1, expires: OVER, ..good },
             PodLeaseOutdated,
         ),
         with(
             "in memory that became another flow's",
-            Lease { destination: REMOTE3.into(), ..good },
+            Lease { flow: udp(REMOTE3), ..good },
             PodNoLease,
         ),
         with(
             "that, of another epoch, and over",
-            Lease { destination: REMOTE3.into(), epoch: 0, expires: 1, ..good },
+            Lease { flow: udp(REMOTE3), epoch: 0, expires: OVER, ..good },
             PodNoLease,
         ),
         // Whose it is is asked of a good lease only.
         with(
             "of another interface, and over",
-            Lease { endpoint: IfIndex(NEIGHBOUR_IF), expires: 1, ..good },
+            Lease { endpoint: IfIndex(NEIGHBOUR_IF), expires: OVER, ..good },
             PodLeaseExpired,
         ),
     ];

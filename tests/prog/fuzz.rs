@@ -17,7 +17,7 @@ use tunless_tests::{
     model::Model,
     netns::in_namespace,
     prog::{Context, Loaded, Program, now},
-    world::{self, LATER},
+    world::{self, Entry, LATER, REVOKED},
 };
 
 /// Frames for each program and each of its settings; fewer where a machine is
@@ -32,24 +32,25 @@ const DEAL: usize = 25;
 /// Longer than a test may take, ns: no lease ends meanwhile that is not meant to.
 const LEASE: u64 = 24 * 3600 * 1_000_000_000;
 
-/// The modes of the fast path, and what becomes of spoofs.
-const SETTINGS: [(u8, u8); 6] = [
-    (Settings::TRUSTED, Settings::SPOOF_DROP),
-    (Settings::OFF, Settings::SPOOF_DROP),
-    (Settings::VERIFIED, Settings::SPOOF_DROP),
-    (Settings::VERIFIED, Settings::SPOOF_STACK),
-    (Settings::TRUSTED, Settings::SPOOF_STACK),
-    (Settings::OFF, Settings::SPOOF_STACK),
+/// The modes of the fast path, what becomes of spoofs, and whether flows to Services are leased.
+const SETTINGS: [(u8, u8, bool); 7] = [
+    (Settings::TRUSTED, Settings::SPOOF_DROP, false),
+    (Settings::OFF, Settings::SPOOF_DROP, false),
+    (Settings::VERIFIED, Settings::SPOOF_DROP, false),
+    (Settings::VERIFIED, Settings::SPOOF_DROP, true),
+    (Settings::VERIFIED, Settings::SPOOF_STACK, false),
+    (Settings::TRUSTED, Settings::SPOOF_STACK, false),
+    (Settings::OFF, Settings::SPOOF_STACK, false),
 ];
 
 #[test]
 fn encap_pod() {
-    fuzz(Program::EncapPod, &SETTINGS[..3]);
+    fuzz(Program::EncapPod, &SETTINGS[..4]);
 }
 
 #[test]
 fn encap_host() {
-    fuzz(Program::EncapHost, &SETTINGS[..3]);
+    fuzz(Program::EncapHost, &SETTINGS[..4]);
 }
 
 #[test]
@@ -64,7 +65,7 @@ fn decap_xdp() {
 
 #[test]
 fn grant_decap() {
-    fuzz(Program::GrantDecap, &SETTINGS[2..3]);
+    fuzz(Program::GrantDecap, &SETTINGS[2..4]);
 }
 
 /// `SEED=n` repeats a run.
@@ -75,14 +76,17 @@ fn seed() -> u64 {
     }
 }
 
-fn fuzz(program: Program, settings: &[(u8, u8)]) {
+fn fuzz(program: Program, settings: &[(u8, u8, bool)]) {
     let seed = seed();
     println!("fuzz {program}: SEED={seed}");
     let (mut frames, mut reasons) = (0usize, BTreeMap::<Reason, usize>::new());
     in_namespace(|_| {
         let mut random = fuzz::Random(seed);
-        for (fastpath, spoof) in settings {
-            let settings = Settings { lease: LEASE, ..world::settings(*fastpath, *spoof) };
+        for (fastpath, spoof, services) in settings {
+            let mut settings = Settings { lease: LEASE, ..world::settings(*fastpath, *spoof) };
+            if *services {
+                settings = world::with_services(settings);
+            }
             let mut model = Model::new(settings, &world::entries());
             let mut loaded = Loaded::new(settings);
             let start = Instant::now();
@@ -115,9 +119,14 @@ fn round(
             if i > 0 {
                 compare_leases(model, loaded, dealt);
             }
-            let leases = fuzz::leases(random, program);
+            let services = model.settings().service_mark != 0;
+            let leases = fuzz::leases(random, program, services);
             model.set_leases(&leases);
             loaded.set_leases(&leases);
+            for (tag, arrival) in fuzz::arrivals(random, program) {
+                model.add(&Entry::Seen(tag, arrival));
+                loaded.add(&Entry::Seen(tag, arrival));
+            }
             dealt = now();
         }
         let frame = fuzz::frame(random, program);
@@ -189,10 +198,17 @@ impl Counted {
     }
 }
 
-/// What a program granted since `dealt` is [`LATER`] to the model.
+/// What a program granted since `dealt` is [`LATER`] to the model, which knows no time, and what it
+/// revoked is [`REVOKED`].
 fn ends_later(lease: Lease, dealt: u64) -> Lease {
-    let granted = (dealt + LEASE..=now() + LEASE).contains(&lease.expires);
-    Lease { expires: if granted { LATER } else { lease.expires }, ..lease }
+    let from = dealt + LEASE & !world::SIGNATURE;
+    let granted = (from..=now() + LEASE).contains(&lease.expires);
+    let expires = match lease.expires {
+        revoked if revoked & REVOKED != 0 => REVOKED,
+        _ if granted => LATER,
+        other => other,
+    };
+    Lease { expires, ..lease }
 }
 
 /// All of them, not only those of the flows that passed.

@@ -16,9 +16,9 @@ use tunless_tests::{
     prog::Program,
     world::{
         BORROWED, BYTES, EPOCH, EXTRA_SOURCE, Entry, HOST_MAC, LATER, LEASE, MARK, NEIGHBOUR,
-        NEIGHBOUR_IF, NIC_IF, NODE1, NODE2, NODE3, OTHER_MAC, PACKETS, POD, POD_IF, POD_MAC,
-        REMOTE, REMOTE_AWAY, REMOTE_UNKNOWN, REMOTE3, SECRET, STRANGER, TUNNEL_ADDRESS, TUNNEL_IF,
-        YOUNG_POD, endpoint, flow, going, hop, lease, to_pod, way_to_node2, way_to_pod,
+        NEIGHBOUR_IF, NIC_IF, NODE1, NODE2, NODE3, OTHER_MAC, OVER, PACKETS, POD, POD_IF, POD_MAC,
+        REMOTE, REMOTE_AWAY, REMOTE_UNKNOWN, REMOTE3, SECRET, SIGNATURE, STRANGER, TUNNEL_ADDRESS,
+        TUNNEL_IF, YOUNG_POD, endpoint, flow, going, hop, lease, to_pod, way_to_node2, way_to_pod,
     },
 };
 
@@ -147,7 +147,7 @@ fn renewed() -> Vec<Case> {
     let flow = udp(REMOTE);
     let old = good(&flow);
     let stale = [
-        ("over", Lease { expires: 1, ..old }),
+        ("over", Lease { expires: OVER, ..old }),
         ("over this very tick", Lease { expires: tunless_tests::world::NOW, ..old }),
         ("of the last epoch", Lease { epoch: EPOCH - 1, ..old }),
         ("of the next epoch", Lease { epoch: EPOCH + 1, ..old }),
@@ -155,17 +155,22 @@ fn renewed() -> Vec<Case> {
             "over, of another node, interface and way",
             going(
                 way_to_node2(),
-                Lease { expires: 1, node: NODE3.into(), endpoint: IfIndex(NIC_IF), ..old },
+                Lease { expires: OVER, node: NODE3.into(), endpoint: IfIndex(NIC_IF), ..old },
             ),
         ),
-        ("in memory that became another flow's", Lease { destination: NODE3.into(), ..old }),
+        (
+            "in memory that became another flow's",
+            Lease { flow: Flow { destination: NODE3.into(), ..old.flow }, ..old },
+        ),
     ];
     let mut cases = Vec::new();
     for (what, lease) in stale {
         let case = proven(format!("a lease {what}"), &plain(), &flow)
             .with(Entry::Lease(flow, lease))
             .passed(GrantGiven);
-        cases.push(case.grants(flow, Lease { packets: PACKETS, bytes: BYTES, ..old }));
+        let is_own = lease.flow == flow;
+        let (packets, bytes) = if is_own { (PACKETS, BYTES) } else { (0, 0) };
+        cases.push(case.grants(flow, Lease { packets, bytes, ..old }));
         // Without a tag nothing is renewed, but nothing ended either.
         let case = proven(format!("a lease {what}, and no tag"), &plain(), &flow).tag(0);
         cases.push(case.with(Entry::Lease(flow, lease)).passed(GrantUnproven));
@@ -177,7 +182,7 @@ fn renewed() -> Vec<Case> {
 fn leased() -> Vec<Case> {
     let flow = udp(REMOTE);
     let case = |what| proven(what, &plain(), &flow).with(Entry::Lease(flow, good(&flow)));
-    let soon = Lease { expires: LATER - LEASE, ..good(&flow) };
+    let soon = Lease { expires: LATER - (LEASE & !SIGNATURE), ..good(&flow) };
     vec![
         case("with a tag").passed(GrantLeased),
         // TTL 1 and the like take no tag along.

@@ -27,9 +27,9 @@ use tunless_tests::{
     prog::{Loaded, Program},
     wire::{Shape, Wire},
     world::{
-        Entry, HANDOVER_MAC, HOST_MAC, JUMBO, MARK, NIC_MAC, NODE1, NODE2, NODE3, POD, POD_MAC,
-        REMOTE, REMOTE3, ROUTER_MAC, SECRET, TUNNEL_MAC, flow, from_pod, from_stack, from_wire,
-        lease, settings, to_pod, way_to_node2, way_to_pod,
+        Entry, HANDOVER_MAC, HOST_MAC, JUMBO, MARK, NIC_MAC, NODE1, NODE2, NODE3, OVER, POD,
+        POD_MAC, REMOTE, REMOTE3, ROUTER_MAC, SECRET, TUNNEL_MAC, flow, from_pod, from_stack,
+        from_wire, lease, settings, to_pod, way_to_node2, way_to_pod,
     },
 };
 
@@ -112,7 +112,7 @@ fn handed_over() -> Vec<LiveCase> {
     let (_, lease) = good;
     for (what, stale, reason) in [
         ("another node's lease", Lease { node: NODE3.into(), ..lease }, DecapNoLeaseToStack),
-        ("a lease that is over", Lease { expires: 1, ..lease }, DecapLeaseExpiredToStack),
+        ("a lease that is over", Lease { expires: OVER, ..lease }, DecapLeaseExpiredToStack),
         ("an outdated lease", Lease { epoch: 0, ..lease }, DecapLeaseOutdatedToStack),
     ] {
         let case = with(what, &packet, (flow, stale)).leaves((flow, stale));

@@ -21,3 +21,4 @@ mod live;
 mod live_leased;
 mod load;
 mod routes;
+mod services;

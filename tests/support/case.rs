@@ -3,7 +3,9 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, net::Ipv4Addr, ops::RangeInclusive};
 
-use dataplane_common::{Counter, Direction, Flow, Lease, LinkState, NodeCounter, Reason, Settings};
+use dataplane_common::{
+    Arrival, Counter, Direction, Flow, Lease, LinkState, NodeCounter, Reason, Settings,
+};
 
 use super::{
     hex,
@@ -22,6 +24,7 @@ pub struct Case {
     fastpath: u8,
     spoof: u8,
     tunnel_header: u32,
+    services: bool,
     packet: Vec<u8>,
     context: Context,
     extra: Vec<Entry>,
@@ -33,6 +36,7 @@ pub struct Case {
     tag: u16,
     phase: u32,
     leases: Vec<(Flow, Becomes)>,
+    notes: Option<Arrival>,
     counts: Vec<(Reason, u64)>,
     nodes: Vec<(Ipv4Addr, Direction, u64)>,
 }
@@ -46,6 +50,8 @@ enum Becomes {
     Granted(Lease),
     /// It is gone.
     Revoked,
+    /// It is there, revoked just now.
+    Dead,
 }
 
 impl Case {
@@ -65,6 +71,7 @@ impl Case {
             fastpath: Settings::TRUSTED,
             spoof: Settings::SPOOF_DROP,
             tunnel_header: ETHERNET as u32,
+            services: false,
             out: packet.clone(),
             packet,
             context: Context::new(program),
@@ -76,6 +83,7 @@ impl Case {
             tag: 0,
             phase: LinkState::PROVEN,
             leases: Vec::new(),
+            notes: None,
             counts: Vec::new(),
             nodes: Vec::new(),
         }
@@ -93,6 +101,13 @@ impl Case {
     pub fn verified(mut self) -> Self {
         self.fastpath = Settings::VERIFIED;
         self
+    }
+
+    /// With leases of flows that netfilter translates for a Service.
+    #[must_use]
+    pub fn services(mut self) -> Self {
+        self.services = true;
+        self.verified()
     }
 
     /// Marked, before and, until the row says otherwise, after.
@@ -141,6 +156,20 @@ impl Case {
     #[must_use]
     pub fn grants(mut self, flow: Flow, lease: Lease) -> Self {
         self.leases.push((flow, Becomes::Granted(lease)));
+        self
+    }
+
+    /// The lease ends now, and stays in its place.
+    #[must_use]
+    pub fn ends(mut self, flow: Flow) -> Self {
+        self.leases.push((flow, Becomes::Dead));
+        self
+    }
+
+    /// This is noted under the tag that the packet leaves with.
+    #[must_use]
+    pub fn notes(mut self, arrival: Arrival) -> Self {
+        self.notes = Some(arrival);
         self
     }
 
@@ -224,9 +253,15 @@ impl Case {
 
     /// Redirected as `out`, and counted, for the node it goes to or came from too.
     #[must_use]
-    pub fn sent(mut self, reason: Reason, out: &Frame) -> Self {
+    pub fn sent(self, reason: Reason, out: &Frame) -> Self {
+        self.sent_bytes(reason, out.bytes())
+    }
+
+    /// As [`Case::sent`], as raw bytes.
+    #[must_use]
+    pub fn sent_bytes(mut self, reason: Reason, out: Vec<u8>) -> Self {
         self.action = Action::Redirect;
-        self.out = out.bytes();
+        self.out = out;
         let (outer, inner, direction) = match self.program {
             Program::EncapPod | Program::EncapHost => {
                 (&self.out, self.out.len() - ETHERNET - IPV4, Direction::Encap)
@@ -270,7 +305,8 @@ impl Case {
 
     fn settings(&self) -> Settings {
         let settings = world::settings(self.fastpath, self.spoof);
-        Settings { tunnel_header: self.tunnel_header, ..settings }
+        let settings = Settings { tunnel_header: self.tunnel_header, ..settings };
+        if self.services { world::with_services(settings) } else { settings }
     }
 
     fn count(mut self, reason: Reason) -> Self {
@@ -297,7 +333,7 @@ impl Case {
             .into_iter()
             .filter_map(|entry| match entry {
                 Entry::Lease(flow, lease) => Some((flow, lease)),
-                Entry::Route(..) | Entry::Node(..) | Entry::Endpoint(..) | Entry::Kept(_) => None,
+                _ => None,
             })
             .collect();
         for entry in &others {
@@ -316,6 +352,8 @@ impl Case {
         let ran = loaded.run(self.program, &self.packet, &self.context);
         let (after, end) = (loaded.leases(), now());
         let counters = loaded.counters();
+        let seen = loaded.seen(self.tag);
+        loaded.remove(&Entry::Seen(self.tag, seen));
         let phase = loaded.link(self.program).phase;
         for entry in &others {
             loaded.remove(entry);
@@ -327,6 +365,11 @@ impl Case {
         let mut wrong = self.judge(&ran, &counters);
         if tag != u32::from(self.tag) {
             let _ = writeln!(wrong, "tc_index {tag:#06x}, expected {:#06x}", self.tag);
+        }
+        if let Some(notes) = self.notes
+            && seen != notes
+        {
+            let _ = writeln!(wrong, "noted {seen:?}, expected {notes:?}");
         }
         if phase != self.phase {
             let _ = writeln!(wrong, "the link's phase is {phase}, expected {}", self.phase);
@@ -357,12 +400,21 @@ impl Case {
                     let mut lease = *lease;
                     // When it ends is known to a tick or two.
                     if let Some((_, granted)) = after.get(&key) {
-                        let ends = now.start() + world::LEASE..=now.end() + world::LEASE;
+                        let from = now.start() + world::LEASE & !world::SIGNATURE;
+                        let ends = from..=now.end() + world::LEASE;
                         if ends.contains(&granted.expires) {
                             lease.expires = granted.expires;
                         }
                     }
                     expected.insert(key, (*flow, lease));
+                }
+                Becomes::Dead => {
+                    let lease = &mut expected.get_mut(&key).expect("a row ends a lease it has").1;
+                    let revoked = after.get(&key).map_or(0, |(_, lease)| lease.expires);
+                    let times = now.start() & !world::SIGNATURE..=*now.end();
+                    if revoked >> 63 == 1 && times.contains(&(revoked & !(1 << 63))) {
+                        lease.expires = revoked;
+                    }
                 }
                 Becomes::Revoked => {
                     expected.remove(&key).expect("a row revokes a lease it has");
@@ -465,7 +517,7 @@ pub fn run(table: &str, cases: &[Case]) {
         for case in cases {
             println!("{table}: {}", case.what);
             let loaded = loaded
-                .entry((case.fastpath, case.spoof, case.tunnel_header))
+                .entry((case.fastpath, case.spoof, case.tunnel_header, case.services))
                 .or_insert_with(|| Loaded::new(case.settings()));
             if let Err(wrong) = case.run(loaded) {
                 failures.push(format!("{} ({}):\n{wrong}", case.what, case.program));

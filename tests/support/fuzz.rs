@@ -2,13 +2,13 @@
 
 use std::net::Ipv4Addr;
 
-use dataplane_common::{Direction, Flow, IfIndex, Lease};
+use dataplane_common::{Arrival, Direction, Flow, IfIndex, Lease};
 use etherparse::checksum::Sum16BitWords;
 
 use super::{
     packet::{ETHERNET, Frame, IPV4, eth},
     prog::{Context, Program},
-    world,
+    world::{self, MARK, SERVICE_MARK},
 };
 
 /// `SplitMix64` (<https://prng.di.unimi.it/splitmix64.c>): small, and the same
@@ -87,8 +87,8 @@ pub fn frame(random: &mut Random, program: Program) -> Vec<u8> {
 /// Who sends to whom in sound frames.
 fn pairs(program: Program) -> [(Ipv4Addr, Ipv4Addr); 2] {
     match program {
-        Program::EncapPod => [(world::POD, world::REMOTE), (world::POD, world::REMOTE3)],
-        Program::GrantDecap => [(world::REMOTE, world::POD), (world::STRANGER, world::POD)],
+        Program::EncapPod => [(world::POD, world::REMOTE), (world::POD, world::SERVICE)],
+        Program::GrantDecap => [(world::REMOTE, world::POD), (world::SERVICE, world::POD)],
         Program::EncapHost => {
             [(world::POD, world::REMOTE), (world::TUNNEL_ADDRESS, world::REMOTE3)]
         }
@@ -133,12 +133,13 @@ fn sound(random: &mut Random, program: Program) -> Frame {
 /// more right than wrong.
 pub fn context(random: &mut Random, program: Program, frame: &[u8]) -> Context {
     let mut context = Context::new(program);
-    let others = random.bits() as u32 & !world::MARK;
-    let mark = if random.one_in(5) { 0 } else { world::MARK };
+    let others = random.bits() as u32 & !(MARK | SERVICE_MARK);
+    let mark = random.pick(&[0, MARK, MARK, MARK, SERVICE_MARK, SERVICE_MARK]);
     context.mark = mark | random.pick(&[0, others]);
-    context.tag = match random.below(8) {
+    context.tag = match random.below(12) {
         0 => 0,
         1 => random.bits() as u16,
+        2..=5 => random.pick(&translated(program)).tag(world::SECRET),
         _ => right_tag(program, frame),
     };
     if random.one_in(8) {
@@ -165,8 +166,72 @@ fn right_tag(program: Program, frame: &[u8]) -> u16 {
     flow.tag(world::SECRET)
 }
 
-/// Leases for the flows of sound frames and for their answers: good, bad, or none.
-pub fn leases(random: &mut Random, program: Program) -> Vec<(Flow, Lease)> {
+/// The tuples of sound frames as they were before netfilter translated them for a Service.
+fn translated(program: Program) -> [Flow; 4] {
+    let flow = |protocol, address| match program.direction() {
+        Direction::Encap => world::flow(Direction::Encap, protocol, (world::POD, 1), (address, 2)),
+        Direction::Decap => world::flow(Direction::Decap, protocol, (address, 1), (world::POD, 2)),
+    };
+    let (here, there) = match program.direction() {
+        Direction::Encap => (world::SERVICE, world::REMOTE3),
+        Direction::Decap => (world::REMOTE, world::REMOTE3),
+    };
+    [flow(6, here), flow(17, here), flow(6, there), flow(17, there)]
+}
+
+/// What is noted of such packets: right, of another interface, or of another flow.
+pub fn arrivals(random: &mut Random, program: Program) -> Vec<(u16, Arrival)> {
+    let mut arrivals = Vec::new();
+    for flow in translated(program) {
+        let noted = match random.below(6) {
+            0 => Arrival::default(),
+            1 => world::arrival(&flow, world::NEIGHBOUR_IF),
+            2 => world::arrival(&flow.reverse(), world::POD_IF),
+            _ => world::arrival(&flow, world::POD_IF),
+        };
+        arrivals.push((flow.tag(world::SECRET), noted));
+    }
+    arrivals
+}
+
+/// Leases for the flows of sound frames and for their answers: good, bad, or none. With `services`
+/// also for what Services make of them.
+pub fn leases(random: &mut Random, program: Program, services: bool) -> Vec<(Flow, Lease)> {
+    let mut leases = plain_leases(random, program);
+    if !services {
+        return leases;
+    }
+    // As in sound frames, whose source port is 1 and whose destination port is 2.
+    let (client, port) = match program.direction() {
+        Direction::Encap => (1, 2),
+        Direction::Decap => (2, 1),
+    };
+    let ends = [world::SERVICE, world::REMOTE, world::REMOTE3];
+    for protocol in [6, 17] {
+        for address in ends {
+            let flow =
+                world::flow(Direction::Encap, protocol, (world::POD, client), (address, port));
+            for flow in [flow, flow.reverse()] {
+                let is_dealt = leases.iter().any(|(dealt, _)| *dealt == flow);
+                if is_dealt || random.one_in(3) {
+                    continue;
+                }
+                let mut lease = lease(random, &flow);
+                if !random.one_in(4) {
+                    let port = if random.one_in(4) { port + 1 } else { port };
+                    lease = world::translating(lease, random.pick(&ends), port);
+                    if random.one_in(6) {
+                        lease.expires = world::REVOKED;
+                    }
+                }
+                leases.push((flow, lease));
+            }
+        }
+    }
+    leases
+}
+
+fn plain_leases(random: &mut Random, program: Program) -> Vec<(Flow, Lease)> {
     let mut leases = Vec::new();
     for (from, to) in pairs(program) {
         for protocol in [6, 17] {
@@ -191,11 +256,11 @@ fn lease(random: &mut Random, flow: &Flow) -> Lease {
     let good = world::lease(flow, world::NODE2, way);
     let node = random.pick(&[world::NODE3, world::NODE_UNKNOWN]);
     match random.below(12) {
-        0 => Lease { expires: 1, ..good },
+        0 => Lease { expires: world::OVER, ..good },
         1 => Lease { epoch: random.pick(&[0, world::EPOCH - 1, world::EPOCH + 1]), ..good },
         2 => Lease { node: node.into(), ..good },
         3 => Lease { endpoint: random.pick(&[0, world::NEIGHBOUR_IF].map(IfIndex)), ..good },
-        4 => Lease { destination: random.pick(&ADDRESSES).into(), ..good },
+        4 => Lease { flow: Flow { destination: random.pick(&ADDRESSES).into(), ..*flow }, ..good },
         5 => world::going(random.pick(&ways), good),
         _ => good,
     }

@@ -16,8 +16,8 @@ use aya::{
     util::nr_cpus,
 };
 use dataplane_common::{
-    Counter, EndpointEntry, Flow, IfIndex, Ipv4Be, Lease, LinkState, NodeCounter, NodeEntry,
-    Reason, Settings,
+    Arrival, Counter, EndpointEntry, Flow, IfIndex, Ipv4Be, Lease, LinkState, NodeCounter,
+    NodeEntry, Reason, Settings,
 };
 use dataplane_user::{
     bpf::{by_address::ByAddress, handovers::Links, masks::Masks, routes::Routes},
@@ -45,6 +45,7 @@ pub struct Loaded {
     nodes: ByAddress<NodeEntry>,
     endpoints: ByAddress<EndpointEntry>,
     leases: HashMap<MapData, Flow, Lease>,
+    seen: Array<MapData, Arrival>,
     kept_at: Array<MapData, u64>,
     links: Links,
     trampolines: BTreeMap<Program, Trampoline>,
@@ -85,6 +86,7 @@ impl Loaded {
         let nodes = ByAddress::new(take("NODES")).expect("NODES is of the type we think");
         let endpoints = ByAddress::new(take("ENDPOINTS")).expect("ENDPOINTS is, too");
         let leases = map(&mut ebpf, "LEASES");
+        let seen = map(&mut ebpf, "SEEN");
         let mut epoch: Array<_, u32> = map(&mut ebpf, "EPOCH");
         epoch.set(0, world::EPOCH, 0).expect("the epoch can be set");
         let mut kept_at: Array<_, u64> = map(&mut ebpf, "KEPT_AT");
@@ -101,6 +103,7 @@ impl Loaded {
             nodes,
             endpoints,
             leases,
+            seen,
             kept_at,
             links,
             trampolines,
@@ -134,7 +137,8 @@ impl Loaded {
                 self.kept_at.set(0, at, 0).expect("the time can be set");
                 Ok(())
             }
-            Entry::Lease(flow, lease) => self.leases.insert(flow, resolve(lease), NO_EXIST),
+            Entry::Seen(tag, arrival) => self.seen.set(u32::from(tag), arrival, 0),
+            Entry::Lease(flow, lease) => self.leases.insert(flow, written(&flow, lease), NO_EXIST),
         };
         result.unwrap_or_else(|error| panic!("{entry:?} goes into its map: {error}"));
     }
@@ -152,6 +156,7 @@ impl Loaded {
                 self.kept_at.set(0, u64::MAX, 0).expect("the time can be set");
                 Ok(())
             }
+            Entry::Seen(tag, _) => self.seen.set(u32::from(tag), Arrival::default(), 0),
             // Whether a program left it or not.
             Entry::Lease(flow, _) => {
                 let _ = self.leases.remove(&flow);
@@ -181,16 +186,23 @@ impl Loaded {
         &mut self.routes
     }
 
+    /// What is noted under a flow tag.
+    #[must_use]
+    pub fn seen(&self, tag: u16) -> Arrival {
+        self.seen.get(&u32::from(tag), 0).expect("each tag has its place")
+    }
+
     /// The lease of one flow.
     #[must_use]
     pub fn lease(&self, flow: &Flow) -> Option<Lease> {
-        self.leases.get(flow, 0).ok()
+        self.leases.get(flow, 0).ok().map(|lease| read(flow, lease))
     }
 
     /// All leases.
     #[must_use]
     pub fn leases(&self) -> Vec<(Flow, Lease)> {
-        self.leases.iter().map(|entry| entry.expect("LEASES can be read")).collect()
+        let leases = self.leases.iter().map(|entry| entry.expect("LEASES can be read"));
+        leases.map(|(flow, lease)| (flow, read(&flow, lease))).collect()
     }
 
     /// These leases and no others.
@@ -199,7 +211,9 @@ impl Loaded {
             self.leases.remove(&flow).expect("a lease can be removed");
         }
         for (flow, lease) in leases {
-            self.leases.insert(flow, resolve(*lease), NO_EXIST).expect("a lease can be written");
+            self.leases
+                .insert(flow, written(flow, *lease), NO_EXIST)
+                .expect("a lease can be written");
         }
     }
 
@@ -444,9 +458,17 @@ const fn add(a: Counter, b: Counter) -> Counter {
     Counter { packets: a.packets + b.packets, bytes: a.bytes + b.bytes }
 }
 
-/// [`world::NOW`] is now.
-fn resolve(lease: Lease) -> Lease {
-    let expires = if lease.expires == world::NOW { now() } else { lease.expires };
+/// As it lies in the map: signed for its flow. [`world::NOW`] is now.
+fn written(flow: &Flow, lease: Lease) -> Lease {
+    let time = if lease.expires == world::NOW { now() } else { lease.expires };
+    let signed = Lease::good_until(time, flow) | lease.expires & 1 << 63;
+    Lease { expires: signed, ..lease }
+}
+
+/// As tests write it: without its signature, unless that is another flow's.
+fn read(flow: &Flow, lease: Lease) -> Lease {
+    let is_signed = Lease::is_signed(lease.expires, flow);
+    let expires = if is_signed { lease.expires & !world::SIGNATURE } else { lease.expires };
     Lease { expires, ..lease }
 }
 

@@ -4,7 +4,8 @@
 use std::{net::Ipv4Addr, time::Duration};
 
 use dataplane_common::{
-    Direction, Endpoint, Flow, Hop, IfIndex, Ipv4Be, Lease, LinkState, Mtu, Node, Route, Settings,
+    Arrival, Direction, Endpoint, Flow, Hop, IfIndex, Ipv4Be, Lease, LinkState, Mtu, Node, Route,
+    Settings, Translation,
 };
 
 use super::packet::{Frame, Mac, eth};
@@ -43,6 +44,8 @@ pub const REMOTE_DIRECT: Ipv4Addr = Ipv4Addr::new(10, 20, 46, 31);
 pub const REMOTE_UNKNOWN: Ipv4Addr = Ipv4Addr::new(10, 20, 45, 31);
 /// Accepted from [`NODE2`] as a source, never a destination.
 pub const EXTRA_SOURCE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 8);
+/// A Service, whose packets go to [`REMOTE`]. No route covers it.
+pub const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 7);
 /// No route covers this one.
 pub const STRANGER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 77);
 
@@ -81,6 +84,10 @@ pub const OTHER_MAC: Mac = [0x02, 0, 0, 0, 0, 0x99];
 pub const LEASE: u64 = 5_000_000_000;
 /// Netfilter's bit.
 pub const MARK: u32 = 0x1000;
+/// Netfilter's bit for flows that it translates for a Service.
+pub const SERVICE_MARK: u32 = 0x0800;
+/// For how long a revoked Service lease is not granted again, ms: not before the test is over.
+pub const REST: u32 = 24 * 3600 * 1000;
 /// What only our programs know.
 pub const SECRET: u32 = 0x736c_6e74;
 
@@ -100,8 +107,15 @@ pub const SMALL_MTU: u32 = 1300;
 
 /// The number in `EPOCH`.
 pub const EPOCH: u32 = 7;
+/// The low bits of [`Lease::expires`], in which programs sign for whom they write it. Tests see them
+/// as zeros where the signature is right.
+pub const SIGNATURE: u64 = (1 << 20) - 1;
 /// In [`Lease::expires`]: not before the test is over.
-pub const LATER: u64 = u64::MAX;
+pub const LATER: u64 = i64::MAX as u64 & !SIGNATURE;
+/// In [`Lease::expires`]: long before the test began.
+pub const OVER: u64 = SIGNATURE + 1;
+/// In [`Lease::expires`]: revoked, whenever that was.
+pub const REVOKED: u64 = 1 << 63;
 /// In [`Lease::expires`]: at the very tick of the clock at which
 /// [`super::prog::Loaded::add`] writes it.
 pub const NOW: u64 = 0;
@@ -125,7 +139,10 @@ pub enum Entry {
     Endpoint(Ipv4Addr, Endpoint),
     /// In `KEPT_AT`: the daemon has compared everything so long ago; without it, just now.
     Kept(Duration),
-    /// In `LEASES`; for [`Lease::expires`] see [`LATER`] and [`NOW`].
+    /// In `SEEN`, under this tag.
+    Seen(u16, Arrival),
+    /// In `LEASES`; for [`Lease::expires`] see [`LATER`] and [`NOW`]. It is signed for the flow when
+    /// it is written.
     Lease(Flow, Lease),
 }
 
@@ -176,7 +193,7 @@ pub fn way_to_pod() -> Node {
 #[must_use]
 pub fn lease(flow: &Flow, node: Ipv4Addr, way: Node) -> Lease {
     Lease {
-        destination: flow.destination,
+        flow: *flow,
         epoch: EPOCH,
         expires: LATER,
         packets: PACKETS,
@@ -185,7 +202,7 @@ pub fn lease(flow: &Flow, node: Ipv4Addr, way: Node) -> Lease {
         endpoint: IfIndex(POD_IF),
         hop: way.hop,
         mtu: way.mtu,
-        reserved: 0,
+        translation: Translation::NONE,
     }
 }
 
@@ -257,9 +274,29 @@ pub fn settings(fastpath: u8, spoof: u8) -> Settings {
         spoof,
         secret: SECRET,
         mark: MARK,
+        service_mark: 0,
+        rest: 0,
         tunnel_header: 14,
         unwrap_flags: 0,
     }
+}
+
+/// With leases of flows that netfilter translates for a Service.
+#[must_use]
+pub fn with_services(settings: Settings) -> Settings {
+    Settings { service_mark: SERVICE_MARK, rest: REST, ..settings }
+}
+
+/// What is noted of a packet of `flow` that came by `ifindex`.
+#[must_use]
+pub fn arrival(flow: &Flow, ifindex: u32) -> Arrival {
+    Arrival { flow: *flow, interface: IfIndex(ifindex), reserved: 0 }
+}
+
+/// The lease, but it gives the remote end this address and port.
+#[must_use]
+pub fn translating(lease: Lease, address: Ipv4Addr, port: u16) -> Lease {
+    Lease { translation: Translation::to(address.into(), port.to_be()), ..lease }
 }
 
 /// A frame as our pod sends it.

@@ -1,11 +1,12 @@
 //! The lease of a packet from the wire.
 
+use aya_ebpf::programs::TcContext;
 use dataplane_common::{Direction, Ipv4Be, Reason, ipv4::Ipv4Header};
 
 use crate::{
     flow::{self, NoFlow, Seen},
-    lease::{self, Hit, Miss},
-    packet::Frame,
+    lease::{self, Hit, Miss, service},
+    packet::{ETHERNET, Frame},
     settings,
 };
 
@@ -61,4 +62,20 @@ pub fn lookup(frame: Frame, at: usize, node: Ipv4Be, now: u64) -> Lookup {
         Err(Miss::Outdated) => Reason::DecapLeaseOutdatedToStack,
     };
     Lookup::Miss { reason, tag: flow.tag(settings::secret()) }
+}
+
+/// Gives a decapsulated answer the source of the Service that was asked, if its lease says so; the
+/// reason to count.
+///
+/// # Errors
+/// The reason for which it goes to the stack, as it was.
+#[inline(always)]
+pub fn translate(ctx: &TcContext, hit: &Hit) -> Result<Reason, Reason> {
+    if !settings::are_services_leased() || hit.translation.is_none() {
+        return Ok(Reason::DecapToPod);
+    }
+    match service::translate(ctx, ETHERNET, Direction::Decap, &hit.translation) {
+        Ok(()) => Ok(Reason::DecapServiceToPod),
+        Err(_) => Err(Reason::DecapCannotTranslateToStack),
+    }
 }

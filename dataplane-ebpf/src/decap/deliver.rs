@@ -42,16 +42,21 @@ pub fn deliver(
             // lease has would be read on their paths, too, where it was never written. The
             // verifier refuses that.
             let pod = hit.hop;
-            hit.count(bytes);
-            count::decap(node, bytes, now);
-            return Ok(to_pod(ctx, &pod));
+            match by_lease::translate(ctx, &hit) {
+                Ok(reason) => {
+                    hit.count(bytes);
+                    count::decap(node, bytes, now);
+                    return Ok(to_pod(ctx, &pod, reason));
+                }
+                Err(reason) => (reason, 0),
+            }
         }
         Lookup::Hit(_) => (Reason::DecapTtlToStack, 0),
         Lookup::Miss { reason, tag } => (reason, tag),
     };
     count::decap(node, bytes, now);
     Ok(match without_lease(inner, suspicion, reason, tag) {
-        Way::Pod(pod) => to_pod(ctx, &pod),
+        Way::Pod(pod) => to_pod(ctx, &pod, Reason::DecapToPod),
         Way::Stack { reason, tag } => to_stack(ctx, reason, tag),
     })
 }
@@ -83,11 +88,11 @@ fn trusted(inner: &Ipv4Header) -> Way {
 }
 
 #[inline(always)]
-fn to_pod(ctx: &TcContext, pod: &Hop) -> Sent {
+fn to_pod(ctx: &TcContext, pod: &Hop, reason: Reason) -> Sent {
     let frame = Frame::of_tc(ctx);
     let _ = frame.edit(ETHERNET, Ipv4Header::decrement_ttl);
     let _ = frame.edit(0, |header: &mut Ethernet| header.address(pod));
-    Sent { reason: Reason::DecapToPod, action: helpers::redirect_peer(pod.ifindex) }
+    Sent { reason, action: helpers::redirect_peer(pod.ifindex) }
 }
 
 #[inline(always)]

@@ -23,8 +23,9 @@ pub fn into_pod(ctx: &TcContext) -> Exit {
 fn settle(ctx: &TcContext) -> Reason {
     let approval = Approval::take(ctx);
     let Some(seen) = seen(ctx) else { return Reason::GrantNoFlow };
-    match lease::settle(ctx, &seen, &approval, || request(ctx, &seen.flow)) {
+    match lease::settle(ctx, &seen, &approval, |flow| request(ctx, flow)) {
         Settled::Granted => Reason::GrantGiven,
+        Settled::ServiceGranted => Reason::GrantServiceGiven,
         Settled::Leased => Reason::GrantLeased,
         Settled::Unmarked => Reason::GrantUnmarked,
         Settled::Unproven => Reason::GrantUnproven,

@@ -1,17 +1,20 @@
 //! Leases on the way out: used at the pod's interface, granted at the tunnel device.
 
 use aya_ebpf::programs::TcContext;
-use dataplane_common::{Direction, Ipv4Be, Node, Reason};
+use dataplane_common::{Direction, Flow, Ipv4Be, Node, Reason, ipv4::OUTER_LENGTH};
 
 use super::inner::Inner;
 use crate::{
     flow::{self, NoFlow, Seen},
     helpers,
-    lease::{self, Approval, Hit, Miss, Request, Settled},
+    lease::{self, Approval, Hit, Miss, Request, Settled, arrival, service},
     maps,
-    packet::Frame,
+    packet::{ETHERNET, Frame},
     settings, skb,
 };
+
+/// Where the inner header is once the outer one is on.
+const INNER: usize = ETHERNET + OUTER_LENGTH;
 
 #[inline(always)]
 fn seen(ctx: &TcContext, inner: &Inner) -> Result<Seen, NoFlow> {
@@ -34,10 +37,11 @@ pub fn reason(no_flow: NoFlow) -> Reason {
 pub fn lookup(ctx: &TcContext, inner: &Inner) -> Result<Hit, Reason> {
     let Seen { flow, is_control } = seen(ctx, inner).map_err(reason)?;
     if is_control {
+        arrival::note_control(ctx, &flow);
         return Err(Reason::PodConnectionControl);
     }
     let hit = lease::lookup(&flow, helpers::now()).map_err(|miss| {
-        skb::set_flow_tag(ctx, flow.tag(settings::secret()));
+        arrival::note(ctx, &flow);
         match miss {
             Miss::Missing => Reason::PodNoLease,
             Miss::Expired => Reason::PodLeaseExpired,
@@ -51,6 +55,18 @@ pub fn lookup(ctx: &TcContext, inner: &Inner) -> Result<Hit, Reason> {
     Ok(hit)
 }
 
+/// Rewrites an encapsulated packet as conntrack would have, if its lease says so; the reason to count.
+#[inline(always)]
+pub fn translate(ctx: &TcContext, hit: &Hit) -> Result<Reason, Reason> {
+    if !settings::are_services_leased() || hit.translation.is_none() {
+        return Ok(Reason::PodEncapsulated);
+    }
+    match service::translate(ctx, INNER, Direction::Encap, &hit.translation) {
+        Ok(()) => Ok(Reason::PodServiceEncapsulated),
+        Err(_) => Err(Reason::PodCannotTranslate),
+    }
+}
+
 /// Settles the flow's lease by what netfilter made of the packet; the reason to count.
 #[inline(always)]
 pub fn settle(
@@ -61,7 +77,7 @@ pub fn settle(
     node: &Node,
 ) -> Reason {
     let Ok(seen) = seen(ctx, inner) else { return Reason::HostEncapsulated };
-    let request = || {
+    let request = |_: &Flow| {
         let pod = maps::endpoint(inner.header.source)?;
         let came_from_it = pod.hop.ifindex == skb::ingress_ifindex(ctx);
         came_from_it.then_some(Request {
@@ -73,6 +89,7 @@ pub fn settle(
     };
     match lease::settle(ctx, &seen, approval, request) {
         Settled::Granted => Reason::HostLeaseGranted,
+        Settled::ServiceGranted => Reason::HostServiceLeaseGranted,
         Settled::Leased => Reason::HostLeased,
         Settled::Unmarked => Reason::HostUnmarked,
         Settled::Unproven => Reason::HostUnproven,

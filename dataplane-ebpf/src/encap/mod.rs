@@ -43,9 +43,10 @@ fn verified(ctx: &TcContext) -> Steps {
     suitable::checksum(&inner)?;
     push_outer::push(ctx, &inner, hit.node, ttl, &POD)?;
     push_outer::decrement_inner_ttl(ctx);
+    let reason = by_lease::translate(ctx, &hit)?;
     let action = to_wire::send(ctx, &inner, hit.node, &hit.hop);
     hit.count(inner.length);
-    Ok(Sent { reason: Reason::PodEncapsulated, action })
+    Ok(Sent { reason, action })
 }
 
 /// To any known route, whoever would have forbidden it.

@@ -1,6 +1,6 @@
 //! Is there a lease for this flow, and what does it say?
 
-use dataplane_common::{Flow, Hop, IfIndex, Ipv4Be, Lease, Mtu};
+use dataplane_common::{Flow, Hop, IfIndex, Ipv4Be, Lease, Mtu, Translation};
 
 use crate::maps;
 
@@ -14,6 +14,8 @@ pub struct Hit {
     pub hop: Hop,
     /// As in [`Lease::mtu`].
     pub mtu: Mtu,
+    /// As in [`Lease::translation`].
+    pub translation: Translation,
     entry: &'static mut Lease,
 }
 
@@ -42,15 +44,19 @@ pub fn lookup(flow: &Flow, now: u64) -> Result<Hit, Miss> {
     let entry = maps::lease(flow).ok_or(Miss::Missing)?;
     let (node, endpoint) = (entry.node, entry.endpoint);
     let (hop, mtu) = (entry.hop.by_fields(), entry.mtu);
+    let translation = entry.translation;
     let (epoch, expires) = (entry.epoch, entry.expires);
-    if maps::read_last(&entry.destination) != flow.destination {
+    if !maps::is_still_of(entry, flow) {
         return Err(Miss::Missing);
     }
     if epoch != maps::epoch() {
         return Err(Miss::Outdated);
     }
-    if expires <= now {
+    if !Lease::is_signed(expires, flow) {
+        return Err(Miss::Missing);
+    }
+    if !Lease::is_good_at(expires, now) {
         return Err(Miss::Expired);
     }
-    Ok(Hit { node, endpoint, hop, mtu, entry })
+    Ok(Hit { node, endpoint, hop, mtu, translation, entry })
 }

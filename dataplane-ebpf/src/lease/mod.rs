@@ -2,10 +2,16 @@
 //!
 //! [`lookup`] is the fast path's question at a pod's interface and at the NIC.
 //! On a "no" the packet crosses the stack with a [flow tag](dataplane_common::Flow::tag)
-//! of its addresses and ports in `skb->tc_index`. Behind netfilter, [`settle`]
-//! asks for our mark and that tag, and grants, or revokes.
+//! of its addresses and ports in `skb->tc_index` ([`arrival`]). Behind netfilter, [`settle`]
+//! asks for our mark and that tag, and grants, or [revokes](revoke).
+//!
+//! Of a flow that conntrack translates for a Service, the lease is given under the addresses and
+//! ports with which its packets come, and [`service`] rewrites them as conntrack would have.
 
+pub mod arrival;
 mod lookup;
+mod revoke;
+pub mod service;
 mod settle;
 
 pub use self::{

@@ -1,24 +1,45 @@
 //! Behind netfilter: grant a lease, or end it.
 
 use aya_ebpf::programs::TcContext;
-use dataplane_common::{Flow, Hop, IfIndex, Ipv4Be, Lease, Mtu};
+use dataplane_common::{Flow, Hop, IfIndex, Ipv4Be, Lease, Mtu, Translation};
 
-use super::lookup;
+use super::{
+    arrival, revoke,
+    service::{self, Shown},
+};
 use crate::{flow::Seen, helpers, maps, settings, skb};
 
 /// What netfilter says of a packet.
 pub struct Approval {
-    is_marked: bool,
+    of: Approved,
     /// Read before whatever a lease will hold is looked up: a change in between
     /// makes the lease void, not wrong.
     epoch: u32,
 }
 
+/// Of which flow netfilter would let all packets pass.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Approved {
+    Nothing,
+    /// Of one that conntrack leaves as it is.
+    Plain,
+    /// Of one whose remote end conntrack translates, and nothing else.
+    Service,
+}
+
 impl Approval {
-    /// Takes it out of the skb: nobody behind us shall see our mark.
+    /// Takes it out of the skb: no program behind us shall see our marks.
     #[inline(always)]
     pub fn take(ctx: &TcContext) -> Self {
-        Self { is_marked: skb::take_mark(ctx, settings::mark()), epoch: maps::epoch() }
+        let bits = skb::take_mark(ctx, settings::mark() | settings::service_mark());
+        let of = if bits & settings::mark() != 0 {
+            Approved::Plain
+        } else if settings::are_services_leased() && bits != 0 {
+            Approved::Service
+        } else {
+            Approved::Nothing
+        };
+        Self { of, epoch: maps::epoch() }
     }
 }
 
@@ -38,6 +59,8 @@ pub struct Request {
 pub enum Settled {
     /// There is a new one, or the old one was renewed.
     Granted,
+    /// As `Granted`, for a flow that conntrack translates for a Service.
+    ServiceGranted,
     /// There is one; this packet came by the stack all the same.
     Leased,
     /// None: netfilter did not mark the packet.
@@ -48,74 +71,154 @@ pub enum Settled {
     Control,
 }
 
-/// Grants or revokes, by what netfilter and our ingress hook left in the skb.
+/// Grants or revokes, by what netfilter and our ingress hook left in the skb. `request` is asked what
+/// a lease under a flow would hold.
 #[inline(always)]
 pub fn settle(
     ctx: &TcContext,
     seen: &Seen,
     approval: &Approval,
-    request: impl FnOnce() -> Option<Request>,
+    request: impl FnOnce(&Flow) -> Option<Request>,
 ) -> Settled {
-    let flow = &seen.flow;
+    let after = &seen.flow;
+    let tag = skb::flow_tag(ctx);
     if seen.is_control {
-        revoke(flow);
+        end(after, tag);
         return Settled::Control;
     }
-    if !approval.is_marked {
-        revoke(flow);
-        return Settled::Unmarked;
-    }
-    let tag = skb::flow_tag(ctx);
-    if tag != 0 && tag != flow.tag(settings::secret()) {
-        // Translated behind conntrack's back: what the flow had, it had rightly
-        // only for packets that were not.
-        revoke(flow);
-        return Settled::Unproven;
-    }
-    let now = helpers::now();
-    if lookup(flow, now).is_ok() {
-        return Settled::Leased;
-    }
-    if tag == 0 {
-        return Settled::Unproven;
-    }
-    match request() {
-        Some(request) => grant(flow, approval.epoch, now, &request),
-        None => Settled::Unproven,
+    let secret = settings::secret();
+    match approval.of {
+        Approved::Nothing => {
+            end(after, tag);
+            Settled::Unmarked
+        }
+        Approved::Plain if tag != 0 && tag != after.tag(secret) => {
+            // Translated behind conntrack's back: what the flow had, it had rightly
+            // only for packets that were not.
+            end(after, tag);
+            Settled::Unproven
+        }
+        Approved::Plain => {
+            let is_proven = tag != 0;
+            grant(after, Translation::NONE, approval.epoch, is_proven, request)
+        }
+        Approved::Service if tag == 0 => Settled::Unproven,
+        Approved::Service => match service::shown(after, tag, skb::ingress_ifindex(ctx)) {
+            Shown::Lease { flow, translation } => {
+                match grant(&flow, translation, approval.epoch, true, request) {
+                    Settled::Granted => Settled::ServiceGranted,
+                    other => other,
+                }
+            }
+            Shown::Nothing => Settled::Unproven,
+            Shown::Otherwise => {
+                end(after, tag);
+                Settled::Unproven
+            }
+        },
     }
 }
 
+/// Gives `flow` a lease with this translation, or renews it.
 #[inline(always)]
-fn grant(flow: &Flow, epoch: u32, now: u64, request: &Request) -> Settled {
+fn grant(
+    flow: &Flow,
+    translation: Translation,
+    epoch: u32,
+    is_proven: bool,
+    request: impl FnOnce(&Flow) -> Option<Request>,
+) -> Settled {
+    let now = helpers::now();
+    let old = maps::lease(flow).map(|entry| Old::read(entry, flow));
+    if let Some(old) = &old {
+        if old.is_good_at(now) {
+            if !settings::are_services_leased() || old.translation == translation {
+                return Settled::Leased;
+            }
+            revoke::both_directions(flow);
+            return Settled::Unproven;
+        }
+        if settings::are_services_leased() && old.was_revoked_at(now) {
+            return Settled::Unproven;
+        }
+    }
+    if !is_proven {
+        return Settled::Unproven;
+    }
+    let Some(Request { node, endpoint, hop, mtu }) = request(flow) else {
+        return Settled::Unproven;
+    };
+    let expires = Lease::good_until(now + settings::lease(), flow);
     // A renewal goes on counting.
-    let (packets, bytes) = maps::lease(flow).map_or((0, 0), |old| (old.packets, old.bytes));
+    let (packets, bytes) = match &old {
+        Some(old) if old.is_own => (old.entry.packets, old.entry.bytes),
+        _ => (0, 0),
+    };
     let lease = Lease {
-        destination: flow.destination,
-        epoch,
-        expires: now + settings::lease(),
+        flow: *flow,
+        expires,
         packets,
         bytes,
-        node: request.node,
-        endpoint: request.endpoint,
-        hop: request.hop,
-        mtu: request.mtu,
-        reserved: 0,
+        translation,
+        epoch,
+        node,
+        endpoint,
+        hop,
+        mtu,
     };
-    maps::grant(flow, &lease);
+    match old {
+        None => maps::grant(flow, &lease),
+        Some(old) if old.may_be_renewed() && old.entry.leads_as(&lease) => {
+            // Should the memory have become another flow's, that flow does not believe this.
+            old.entry.expires = expires;
+        }
+        Some(_) => maps::replace(flow, &lease),
+    }
     Settled::Granted
 }
 
-/// Ends the leases of a flow and of its answers: netfilter wants to see both.
-#[inline(always)]
-fn revoke(flow: &Flow) {
-    end(flow);
-    end(&flow.reverse());
+/// What was in a lease's place.
+struct Old {
+    entry: &'static mut Lease,
+    expires: u64,
+    epoch: u32,
+    translation: Translation,
+    /// It was the flow's, while the above was read.
+    is_own: bool,
 }
 
-/// Most packets have no lease to end, and looking is cheaper than deleting.
+impl Old {
+    #[inline(always)]
+    fn read(entry: &'static mut Lease, flow: &Flow) -> Self {
+        let Lease { expires, epoch, translation, .. } = *entry;
+        let is_own = maps::is_still_of(entry, flow) && Lease::is_signed(expires, flow);
+        Self { entry, expires, epoch, translation, is_own }
+    }
+
+    #[inline(always)]
+    fn is_good_at(&self, now: u64) -> bool {
+        self.is_own && self.epoch == maps::epoch() && Lease::is_good_at(self.expires, now)
+    }
+
+    #[inline(always)]
+    fn was_revoked_at(&self, now: u64) -> bool {
+        self.is_own && Lease::was_revoked_within(self.expires, settings::rest(), now)
+    }
+
+    /// One that was revoked may be revoked for a reason that still holds; only a new one takes its place.
+    #[inline(always)]
+    fn may_be_renewed(&self) -> bool {
+        self.is_own && !Lease::is_revoked_word(self.expires)
+    }
+}
+
+/// Ends the leases of the flow a packet belongs to, and of that as which it came.
 #[inline(always)]
-fn end(flow: &Flow) {
-    if maps::lease(flow).is_some() {
-        maps::revoke(flow);
+fn end(after: &Flow, tag: u16) {
+    revoke::both_directions(after);
+    if let Some(came) = arrival::of(tag, None)
+        && came != *after
+    {
+        revoke::both_directions(&came);
     }
 }

@@ -53,6 +53,9 @@ struct Layout {
 
 /// The one map whose size is configured.
 pub const LEASES: &str = "LEASES";
+/// What packets looked like on their way into the stack. Not pinned: programs of one load share it, and
+/// what is on its way while they are replaced is noted again by the next packet.
+pub const SEEN: &str = "SEEN";
 
 const LAYOUTS: [Layout; 10] = {
     const fn map(
@@ -257,8 +260,9 @@ impl Maps {
     /// If the kernel refuses. One that ends meanwhile is merely not there.
     pub fn good_leases(&self, now: Duration) -> Result<Vec<(Flow, Lease)>> {
         let epoch = self.epoch()?;
+        let nanoseconds = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
         let is_good =
-            |lease: &Lease| lease.epoch == epoch && Duration::from_nanos(lease.expires) > now;
+            |lease: &Lease| lease.epoch == epoch && Lease::is_good_at(lease.expires, nanoseconds);
         let mut leases = Vec::new();
         for flow in self.leases.keys() {
             let flow = flow?;

@@ -64,6 +64,9 @@ impl Programs {
             true,
         );
         loader.map_max_entries(maps::LEASES, leases);
+        if settings.service_mark == 0 {
+            loader.map_max_entries(maps::SEEN, 1);
+        }
         for (name, path) in &paths {
             loader.map_pin_path(name, path);
         }

@@ -24,6 +24,8 @@ struct LeaseItem {
     protocol: String,
     source: SocketAddrV4,
     destination: SocketAddrV4,
+    /// Of a flow to a Service: what a packet's destination becomes (encap), or its source (decap).
+    translated_to: Option<SocketAddrV4>,
     direction: &'static str,
     node: Ipv4Addr,
     /// The local pod's interface.
@@ -38,6 +40,7 @@ impl Row for LeaseItem {
         "PROTOCOL",
         "SOURCE",
         "DESTINATION",
+        "TRANSLATED TO",
         "DIRECTION",
         "NODE",
         "POD DEV",
@@ -51,6 +54,7 @@ impl Row for LeaseItem {
             self.protocol.clone(),
             self.source.to_string(),
             self.destination.to_string(),
+            self.translated_to.map_or_else(|| "-".to_owned(), |end| end.to_string()),
             self.direction.into(),
             self.node.to_string(),
             self.interface.clone(),
@@ -83,6 +87,8 @@ fn item(flow: &Flow, lease: &Lease, now: Duration) -> LeaseItem {
         },
         source: end(flow.source.into(), flow.source_port),
         destination: end(flow.destination.into(), flow.destination_port),
+        translated_to: (!lease.translation.is_none())
+            .then(|| end(lease.translation.address.into(), lease.translation.port)),
         direction: flow.direction().as_str(),
         node: lease.node.into(),
         interface: super::interface_name(lease.endpoint),

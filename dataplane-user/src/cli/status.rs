@@ -97,11 +97,20 @@ struct Status {
 struct FastpathShare {
     encap: Option<f64>,
     decap: Option<f64>,
+    /// Those of them that were translated for a Service.
+    services: ServiceShare,
+}
+
+/// The part for Services of the shares.
+#[derive(Serialize, Default)]
+struct ServiceShare {
+    encap: Option<f64>,
+    decap: Option<f64>,
 }
 
 impl FastpathShare {
     fn of(maps: &Maps) -> Result<Self> {
-        let share = |direction, fast| -> Result<Option<f64>> {
+        let share = |direction, fast: &[Reason]| -> Result<Option<f64>> {
             let mut all = 0;
             for reason in Reason::ALL {
                 let counts = reason.verdict() == Verdict::Forwarded || reason.is_left_to_tunl0();
@@ -109,12 +118,22 @@ impl FastpathShare {
                     all += maps.counter(*reason)?.packets;
                 }
             }
-            let fast = maps.counter(fast)?.packets;
-            Ok((all > 0).then(|| fast as f64 / all as f64))
+            let mut skipped = 0;
+            for reason in fast {
+                skipped += maps.counter(*reason)?.packets;
+            }
+            Ok((all > 0).then(|| skipped as f64 / all as f64))
         };
         Ok(Self {
-            encap: share(Direction::Encap, Reason::PodEncapsulated)?,
-            decap: share(Direction::Decap, Reason::DecapToPod)?,
+            encap: share(
+                Direction::Encap,
+                &[Reason::PodEncapsulated, Reason::PodServiceEncapsulated],
+            )?,
+            decap: share(Direction::Decap, &[Reason::DecapToPod, Reason::DecapServiceToPod])?,
+            services: ServiceShare {
+                encap: share(Direction::Encap, &[Reason::PodServiceEncapsulated])?,
+                decap: share(Direction::Decap, &[Reason::DecapServiceToPod])?,
+            },
         })
     }
 }

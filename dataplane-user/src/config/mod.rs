@@ -148,6 +148,12 @@ pub struct LeasesConfig {
     pub size: u32,
     /// The bit of `skb->mark` by which our nft table tells the programs.
     pub mark: u32,
+    /// Whether flows are leased that conntrack translates for a Service.
+    pub services: bool,
+    /// The bit of `skb->mark` by which our nft table tells the programs of such flows; left out, see
+    /// [`LeasesConfig::service_mark`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_mark: Option<u32>,
     /// Addresses whose flows are never leased: rules judge each of their packets.
     pub exclude: Vec<Cidr>,
     /// Names of programs on pods' interfaces that only watch, `*` standing for any rest.
@@ -163,9 +169,22 @@ impl Default for LeasesConfig {
             seconds: 5,
             size: DEFAULT_LEASES as u32,
             mark: 0x1000,
+            services: false,
+            service_mark: None,
             exclude: Vec::new(),
             accept_programs: Vec::new(),
         }
+    }
+}
+
+impl LeasesConfig {
+    /// Returns the bit of `skb->mark` by which our nft table tells the programs of flows to Services: of
+    /// the two that we use by ourselves, the one that [`Self::mark`] leaves.
+    #[must_use]
+    pub fn service_mark(&self) -> u32 {
+        const BITS: [u32; 2] = [0x0800, 0x1000];
+        let [usual, other] = BITS;
+        self.service_mark.unwrap_or(if self.mark == usual { other } else { usual })
     }
 }
 

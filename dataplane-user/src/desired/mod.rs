@@ -19,7 +19,7 @@ use crate::{
     bpf::Attachment,
     config::{Config, DecapHook, Fastpath, Mode, Spoof, TunnelMtu},
     kernel::{Host, Link, Path, TUNL0, TUNNEL, TunnelDevice},
-    netfilter::MarkRules,
+    netfilter::{MarkRules, ServiceFitness, ServiceRules},
     sources::table::{ChosenRoute, Surroundings},
 };
 
@@ -248,6 +248,8 @@ pub struct Terms<'a> {
     pub secret: u32,
     /// Interfaces of pods that get no leases: something has to see each of their packets.
     pub unleased: &'a BTreeSet<IfIndex>,
+    /// Whether flows of Services may be leased on this host.
+    pub services: &'a ServiceFitness,
 }
 
 /// All that the desired state is made of.
@@ -290,6 +292,8 @@ impl Desired {
                 },
                 secret: terms.secret,
                 mark: config.leases.mark,
+                service_mark: service_mark(config),
+                rest: REST_MS,
             },
             attachments: desired_attachments(config, host, facts, tunnel_ifindex, terms),
             may_stay: xdp_that_may_stay(config, host, facts, terms),
@@ -299,6 +303,16 @@ impl Desired {
             endpoints: facts.pods.clone(),
         }
     }
+}
+
+/// For how long a Service lease that was revoked is not granted again, ms: longer than a packet that
+/// netfilter judged before takes to the tunnel device.
+const REST_MS: u32 = 200;
+
+/// The bit by which netfilter tells of flows that conntrack translates for a Service; 0: they get no
+/// leases.
+fn service_mark(config: &Config) -> u32 {
+    if config.leases.services { config.leases.service_mark() } else { 0 }
 }
 
 fn desired_attachments(
@@ -375,10 +389,18 @@ fn desired_mark_rules(config: &Config, facts: &Facts, terms: Terms<'_>) -> MarkR
     let workloads = config.workloads.interfaces.iter().map(ToString::to_string);
     MarkRules {
         mark: config.leases.mark,
+        services: desired_service_rules(config, terms),
         interfaces: std::iter::once(facts.mode.device().to_owned()).chain(workloads).collect(),
         // An interval set takes no overlaps.
         unleased: Ipv4Net::aggregate(&unleased).into_iter().collect(),
     }
+}
+
+/// None where Services get no leases: then the programs see no second mark, whatever bit they know.
+fn desired_service_rules(config: &Config, terms: Terms<'_>) -> Option<ServiceRules> {
+    let ServiceFitness { closing, against } = terms.services;
+    let mark = service_mark(config);
+    (mark != 0 && against.is_empty()).then_some(ServiceRules { mark, closing: *closing })
 }
 
 /// What is left of an MTU for the inner packet, bytes.

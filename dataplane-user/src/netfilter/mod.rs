@@ -10,5 +10,9 @@ pub mod legacy;
 pub mod limits;
 pub mod outer;
 mod rules;
+mod services;
 
-pub use self::rules::{Listing, MarkRules, check, list, remove};
+pub use self::{
+    rules::{Listing, MarkRules, ServiceRules, check, list, remove},
+    services::{Obstacle, ServiceFitness},
+};

@@ -6,16 +6,25 @@
 //!     oifname "cali*"    jump judge
 //! }
 //! chain judge {
-//!     meta mark set meta mark & ~0x1000           # whoever set the bit before
+//!     meta mark set meta mark & ~0x1800           # another program may have set the bits
 //!     ip saddr @unleased return
 //!     ip daddr @unleased return
 //!     ct state established ct status & 0x2070 == 0 meta mark set meta mark | 0x1000
+//!     ct state established ct status & 0x3070 == 0x20 jump service
+//! }
+//! chain service {
+//!     ct original ip daddr @unleased return       # the Service's own address
+//!     meta l4proto udp ct status & 0x4 == 0x4 meta mark set meta mark | 0x0800
+//!     meta l4proto tcp ct expiration > 2m     meta mark set meta mark | 0x0800
 //! }
 //! ```
 //!
 //! 0x2070 are `IPS_SRC_NAT`, `IPS_DST_NAT`, `IPS_SEQ_ADJUST` and `IPS_HELPER`
 //! (`linux/netfilter/nf_conntrack_common.h`): flows whose packets conntrack has
-//! to change, or whose payload it has to read.
+//! to change, or whose payload it has to read. With Service leases, those of which it changes the
+//! destination and nothing else (`IPS_DST_NAT`, 0x20) get a bit of their own, unless the entry is one
+//! that lost a race and lives for a second (`IPS_NAT_CLASH`, 0x1000). UDP has to be `IPS_ASSURED` (0x4):
+//! a question and its answer are no flow. TCP must not be closing, which shows by the entry's timer.
 
 use std::collections::BTreeSet;
 
@@ -34,16 +43,31 @@ const SET: &str = "unleased";
 const PRIORITY: i32 = 300;
 /// The conntrack status bits of a flow that is never leased.
 const CHANGED_BY_CONNTRACK: u32 = 0x2070;
+/// Those that tell a Service's flow, and what they are for one.
+const SERVICE: (u32, u32) = (0x3070, 0x20);
+/// `IPS_ASSURED`.
+const ASSURED: u32 = 0x4;
 
 /// What the table has to say.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct MarkRules {
     /// The bit of `skb->mark`.
     pub mark: u32,
+    /// What there is for flows that conntrack translates for a Service; `None`: no marks.
+    pub services: Option<ServiceRules>,
     /// Interfaces with a granting hook, as nft writes them (`cali*`).
     pub interfaces: Vec<String>,
     /// Addresses whose flows are never marked; aggregated.
     pub unleased: BTreeSet<Ipv4Net>,
+}
+
+/// How flows are marked that conntrack translates for a Service.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ServiceRules {
+    /// The bit of `skb->mark`.
+    pub mark: u32,
+    /// An entry of TCP that lasts no longer than this is closing, seconds.
+    pub closing: u32,
 }
 
 /// The table as the kernel has it, without the numbers that differ each time.
@@ -76,7 +100,7 @@ impl MarkRules {
     }
 
     fn transaction(&self, fingerprint: &str) -> String {
-        let Self { mark, interfaces, unleased } = self;
+        let Self { mark, services, interfaces, unleased } = self;
         let table = json!({"table": {"family": "ip", "name": TABLE}});
         let chain = |name: &str| json!({"family": "ip", "table": TABLE, "name": name});
         let rule = |chain: &str, expr: Value| json!({"add": {"rule": {"family": "ip", "table": TABLE, "chain": chain, "expr": expr}}});
@@ -101,18 +125,18 @@ impl MarkRules {
         if !prefixes.is_empty() {
             set["elem"] = prefixes.into();
         }
-        let mut clear = rule("judge", json!([set_mark("&", !mark)]));
+        let both = mark | services.map_or(0, |services| services.mark);
+        let mut clear = rule("judge", json!([set_mark("&", !both)]));
         clear["add"]["rule"]["comment"] = fingerprint.into();
         let excluded = |field: &str| {
             let address = json!({"payload": {"protocol": "ip", "field": field}});
             rule("judge", json!([is(address, format!("@{SET}").into()), {"return": null}]))
         };
-        let untouched = json!({"&": [conntrack("status"), CHANGED_BY_CONNTRACK]});
-        let judged = json!([
-            {"match": {"op": "in", "left": conntrack("state"), "right": "established"}},
-            is(untouched, 0.into()),
-            set_mark("|", *mark),
-        ]);
+        let established =
+            json!({"match": {"op": "in", "left": conntrack("state"), "right": "established"}});
+        let status =
+            |bits: u32, value: u32| is(json!({"&": [conntrack("status"), bits]}), value.into());
+        let judged = json!([established, status(CHANGED_BY_CONNTRACK, 0), set_mark("|", *mark)]);
 
         let mut commands = vec![
             // Deleting takes a table that is there.
@@ -127,6 +151,24 @@ impl MarkRules {
             excluded("daddr"),
             rule("judge", judged),
         ];
+        if let Some(ServiceRules { mark, closing }) = services {
+            let protocol = |name: &str| is(meta("l4proto"), name.into());
+            let lasts =
+                json!({"match": {"op": ">", "left": conntrack("expiration"), "right": closing}});
+            let jump = json!({"jump": {"target": "service"}});
+            let (bits, value) = SERVICE;
+            let asked = json!({"ct": {"key": "ip daddr", "dir": "original"}});
+            commands.extend([
+                json!({"add": {"chain": chain("service")}}),
+                rule("service", json!([is(asked, format!("@{SET}").into()), {"return": null}])),
+                rule("judge", json!([established, status(bits, value), jump])),
+                rule(
+                    "service",
+                    json!([protocol("udp"), status(ASSURED, ASSURED), set_mark("|", *mark)]),
+                ),
+                rule("service", json!([protocol("tcp"), lasts, set_mark("|", *mark)])),
+            ]);
+        }
         commands.extend(interfaces.iter().map(|name| {
             let jump =
                 json!([is(meta("oifname"), name.as_str().into()), {"jump": {"target": "judge"}}]);
@@ -227,6 +269,7 @@ mod tests {
     fn rules() -> MarkRules {
         MarkRules {
             mark: 0x1000,
+            services: None,
             interfaces: vec!["tunless0".into(), "cali*".into()],
             unleased: BTreeSet::from(["10.20.42.7/32".parse().unwrap()]),
         }
@@ -264,5 +307,10 @@ mod tests {
         assert!(commands[2]["add"]["table"].is_object());
         let count = commands.iter().filter(|command| command["add"]["rule"].is_object()).count();
         assert_eq!(count, 6);
+        let services = Some(ServiceRules { mark: 0x800, closing: 120 });
+        let with: Value =
+            serde_json::from_str(&MarkRules { services, ..rules() }.transaction("")).unwrap();
+        let with = with["nftables"].as_array().unwrap();
+        assert_eq!(with.iter().filter(|command| command["add"]["rule"].is_object()).count(), 10);
     }
 }

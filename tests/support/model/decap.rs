@@ -2,11 +2,11 @@
 
 use std::net::Ipv4Addr;
 
-use dataplane_common::{Direction, Flow, Hop, Lease, Reason, Route, Settings};
+use dataplane_common::{Direction, Flow, Hop, Lease, Reason, Route, Settings, Translation};
 
 use super::{
     Model, No, Prediction, Sent,
-    ip::{Ip, NoFlow, set},
+    ip::{Ip, NoFlow, set, translate},
 };
 use crate::{
     packet::{ETHERNET, IPV4, Mac},
@@ -98,9 +98,20 @@ impl Model {
                         prediction.flow = Some(*flow);
                         self.use_lease(flow, inner.total());
                     }
+                    let translation = match &leased {
+                        Some(Ok((_, lease))) if self.settings.service_mark != 0 => {
+                            lease.translation
+                        }
+                        _ => Translation::NONE,
+                    };
                     set(&mut ip, 8, inner.ttl() - 1);
                     macs = [Mac::from(pod.destination), Mac::from(pod.source)].concat();
-                    Reason::DecapToPod
+                    if translation.is_none() {
+                        Reason::DecapToPod
+                    } else {
+                        translate(&mut ip, 12, translation);
+                        Reason::DecapServiceToPod
+                    }
                 }
                 (lie, pod) => {
                     if self.is_verified() {

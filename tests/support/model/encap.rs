@@ -2,18 +2,18 @@
 
 use std::net::Ipv4Addr;
 
-use dataplane_common::{Direction, Lease, Node, Reason, Route};
+use dataplane_common::{Direction, Flow, Lease, Node, Reason, Route, Translation};
 use etherparse::{IpNumber, Ipv4Header};
 
 use super::{
     Model, No, Prediction, Sent,
-    ip::{Ip, NoFlow, set},
+    ip::{Ip, NoFlow, set, translate},
     leases::Settled,
 };
 use crate::{
     packet::{ETHERNET, IPV4, Mac},
     prog::Context,
-    world::{HOST_MAC, POD_IF, SECRET},
+    world::{HOST_MAC, POD_IF, SECRET, arrival},
 };
 
 impl Model {
@@ -44,8 +44,12 @@ impl Model {
         if pod && frame[..6] != HOST_MAC {
             return Err(No::Pass(Reason::PodNotForHost));
         }
+        let mut translation = Translation::NONE;
         let (address, node) = if leased {
             let lease = self.leased_encap(ip, prediction).map_err(No::Pass)?;
+            if self.settings.service_mark != 0 {
+                translation = lease.translation;
+            }
             (lease.node.into(), Node { hop: lease.hop, mtu: lease.mtu })
         } else {
             let owner = self.endpoint(ip.source()).map(|endpoint| endpoint.hop.ifindex.0);
@@ -85,7 +89,9 @@ impl Model {
         if pod && tcp && ip.0[ip.header() + 13] & 0b111 != 0 {
             return Err(No::Pass(Reason::PodConnectionControl));
         }
-        let reason = if pod {
+        let reason = if pod && !translation.is_none() {
+            Reason::PodServiceEncapsulated
+        } else if pod {
             Reason::PodEncapsulated
         } else if self.is_verified() {
             self.settle_encap(ip, (address, node), context, prediction)
@@ -116,6 +122,9 @@ impl Model {
         if pod {
             set(&mut inner, 8, ttl);
         }
+        if !translation.is_none() {
+            translate(&mut inner, 16, translation);
+        }
         let macs = if node.hop.destination.is_known() {
             [Mac::from(node.hop.destination), Mac::from(node.hop.source)].concat()
         } else {
@@ -126,24 +135,39 @@ impl Model {
     }
 
     /// Who gets it and how, as a lease says, or why none does.
-    fn leased_encap(&self, ip: Ip, prediction: &mut Prediction) -> Result<Lease, Reason> {
+    fn leased_encap(&mut self, ip: Ip, prediction: &mut Prediction) -> Result<Lease, Reason> {
         let (flow, is_control) = ip.flow(Direction::Encap).map_err(|no_flow| match no_flow {
             NoFlow::Options => Reason::PodOptions,
             NoFlow::Fragment => Reason::PodFragment,
             NoFlow::NoPorts => Reason::PodNoPorts,
         })?;
         if is_control {
+            if self.settings.service_mark != 0 {
+                self.note(&flow, prediction);
+            }
             return Err(Reason::PodConnectionControl);
         }
         let names = [Reason::PodNoLease, Reason::PodLeaseExpired, Reason::PodLeaseOutdated];
-        let lease = self.good_lease(&flow, names).inspect_err(|_| {
-            prediction.tag = flow.tag(SECRET);
-        })?;
+        let lease = match self.good_lease(&flow, names) {
+            Ok(lease) => lease,
+            Err(reason) => {
+                self.note(&flow, prediction);
+                return Err(reason);
+            }
+        };
         if lease.endpoint.0 != POD_IF {
             return Err(Reason::PodForgedSource);
         }
         prediction.flow = Some(flow);
         Ok(lease)
+    }
+
+    /// The packet takes a tag along, under which it is noted as what it came.
+    fn note(&mut self, flow: &Flow, prediction: &mut Prediction) {
+        prediction.tag = flow.tag(SECRET);
+        if self.settings.service_mark != 0 {
+            self.seen.insert(prediction.tag, arrival(flow, POD_IF));
+        }
     }
 
     fn settle_encap(
@@ -155,12 +179,15 @@ impl Model {
     ) -> Reason {
         let Ok(seen) = ip.flow(Direction::Encap) else { return Reason::HostEncapsulated };
         prediction.flow = Some(seen.0);
-        let claim = self
-            .endpoint(ip.source())
-            .filter(|pod| pod.hop.ifindex.0 == context.ingress_ifindex)
-            .map(|pod| (address, pod.hop.ifindex, way));
+        let claim = |model: &Self, _: &Flow| {
+            model
+                .endpoint(ip.source())
+                .filter(|pod| pod.hop.ifindex.0 == context.ingress_ifindex)
+                .map(|pod| (address, pod.hop.ifindex, way))
+        };
         match self.settle(seen, context, claim) {
             Settled::Granted => Reason::HostLeaseGranted,
+            Settled::ServiceGranted => Reason::HostServiceLeaseGranted,
             Settled::Leased => Reason::HostLeased,
             Settled::Unmarked => Reason::HostUnmarked,
             Settled::Unproven => Reason::HostUnproven,

@@ -1,6 +1,6 @@
 //! Stack → pod: leases for what netfilter let in.
 
-use dataplane_common::{Direction, Mtu, Node, Reason, Route};
+use dataplane_common::{Direction, Flow, Mtu, Node, Reason, Route};
 
 use super::{Model, Prediction, ip::Ip, leases::Settled};
 use crate::{
@@ -17,15 +17,15 @@ impl Model {
         prediction: &mut Prediction,
     ) -> Reason {
         let ip = Ip(&frame[ETHERNET..]);
-        prediction.ran.mark = context.mark & !self.settings.mark;
+        prediction.ran.mark = context.mark & !(self.settings.mark | self.settings.service_mark);
         let seen = match ip.flow(Direction::Decap) {
             Ok(seen) if frame[12..14] == [0x08, 0x00] && ip.is_sane() => seen,
             _ => return Reason::GrantNoFlow,
         };
         prediction.flow = Some(seen.0);
-        let claim = || {
-            let pod = self.endpoint(ip.destination())?;
-            let route = self.route(ip.source())?;
+        let claim = |model: &Self, flow: &Flow| {
+            let pod = model.endpoint(ip.destination())?;
+            let route = model.route(flow.source.into())?;
             let theirs = route.flags & Route::LOCAL == 0;
             let way = Node { hop: pod.hop, mtu: Mtu(0) };
             (context.ingress_ifindex == TUNNEL_IF
@@ -34,9 +34,9 @@ impl Model {
                 && theirs)
                 .then_some((route.node.into(), pod.hop.ifindex, way))
         };
-        let claim = claim();
         match self.settle(seen, context, claim) {
             Settled::Granted => Reason::GrantGiven,
+            Settled::ServiceGranted => Reason::GrantServiceGiven,
             Settled::Leased => Reason::GrantLeased,
             Settled::Unmarked => Reason::GrantUnmarked,
             Settled::Unproven => Reason::GrantUnproven,

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use dataplane_common::{Direction, Flow};
+use dataplane_common::{Direction, Flow, Translation};
 use etherparse::checksum::Sum16BitWords;
 
 use crate::packet::IPV4;
@@ -94,4 +94,56 @@ pub fn set(ip: &mut [u8], at: usize, value: u8) {
     }
     let checksum = !(sum as u16);
     ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+}
+
+/// Another address, `at` 12 the source's or at 16 the destination's, and another port, with all three
+/// checksums (RFC 1624 §3). UDP without a checksum (0) stays without, and its sum of 0 is written as
+/// 0xffff (RFC 768).
+pub fn translate(ip: &mut [u8], at: usize, to: Translation) {
+    let is_udp = ip[9] == 17;
+    let port = if at == 16 { IPV4 + 2 } else { IPV4 };
+    let checksum = IPV4 + if is_udp { 6 } else { 16 };
+    let address = to.address.0.to_ne_bytes();
+    let new_port = to.port.to_ne_bytes();
+    let old_address = [ip[at], ip[at + 1], ip[at + 2], ip[at + 3]];
+    let old = [old_address.as_slice(), &[ip[port], ip[port + 1]]].concat();
+    let new = [address.as_slice(), &new_port].concat();
+    ip[at..at + 4].copy_from_slice(&address);
+    ip[port..port + 2].copy_from_slice(&new_port);
+    exchange(ip, 10, &old[..4], &new[..4]);
+    if is_udp && ip[checksum] == 0 && ip[checksum + 1] == 0 {
+        return;
+    }
+    // As the kernel does it: address and port one after the other.
+    exchange(ip, checksum, &old[..4], &new[..4]);
+    never_zero(ip, checksum, is_udp);
+    if old[4..] != new[4..] {
+        exchange(ip, checksum, &old[4..], &new[4..]);
+        never_zero(ip, checksum, is_udp);
+    }
+}
+
+fn never_zero(ip: &mut [u8], checksum: usize, is_udp: bool) {
+    if is_udp && ip[checksum] == 0 && ip[checksum + 1] == 0 {
+        ip[checksum..checksum + 2].fill(0xff);
+    }
+}
+
+/// Corrects the checksum for bytes that were exchanged.
+fn exchange(ip: &mut [u8], checksum: usize, old: &[u8], new: &[u8]) {
+    let words = |bytes: &[u8]| -> Vec<u32> {
+        bytes.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).collect()
+    };
+    let field = u32::from(u16::from_be_bytes([ip[checksum], ip[checksum + 1]]));
+    let mut sum = field ^ 0xffff;
+    for word in words(old) {
+        sum += word ^ 0xffff;
+    }
+    for word in words(new) {
+        sum += word;
+    }
+    while sum > 0xffff {
+        sum = (sum >> 16) + (sum & 0xffff);
+    }
+    ip[checksum..checksum + 2].copy_from_slice(&(!(sum as u16)).to_be_bytes());
 }

@@ -2,17 +2,18 @@
 
 use std::net::Ipv4Addr;
 
-use dataplane_common::{Flow, IfIndex, Lease, Node};
+use dataplane_common::{Arrival, Direction, Flow, IfIndex, Lease, Node, Translation};
 
 use super::Model;
 use crate::{
     prog::Context,
-    world::{EPOCH, LATER, SECRET},
+    world::{EPOCH, LATER, REVOKED, SECRET},
 };
 
 /// What a hook behind netfilter does about a lease.
 pub enum Settled {
     Granted,
+    ServiceGranted,
     Leased,
     Unmarked,
     Unproven,
@@ -44,7 +45,7 @@ impl Model {
         [none, expired, outdated]: [T; 3],
     ) -> Result<Lease, T> {
         match self.lease(flow) {
-            Some(lease) if lease.destination == flow.destination => {
+            Some(lease) if lease.flow == *flow => {
                 if lease.epoch != EPOCH {
                     Err(outdated)
                 } else if lease.expires == LATER {
@@ -64,48 +65,168 @@ impl Model {
         }
     }
 
-    fn revoke(&mut self, flow: &Flow) {
-        self.leases.retain(|(of, _)| *of != *flow && *of != flow.reverse());
+    fn leases_services(&self) -> bool {
+        self.settings.service_mark != 0
     }
 
-    /// What becomes of the lease behind netfilter. `claim`: node, interface and way.
+    /// Ends the leases of a flow and of its answers. One that translates stays in its place, and its
+    /// counterpart, which is under a tuple that the flow does not show, ends with it.
+    fn revoke(&mut self, flow: &Flow) {
+        for flow in [*flow, flow.reverse()] {
+            let Some(lease) = self.lease(&flow) else { continue };
+            self.end(&flow);
+            if self.leases_services() && !lease.translation.is_none() {
+                self.end(&remote(&flow, lease.translation).reverse());
+            }
+        }
+    }
+
+    fn end(&mut self, flow: &Flow) {
+        let translates = self.lease(flow).is_some_and(|lease| !lease.translation.is_none());
+        if !self.leases_services() || !translates {
+            self.leases.retain(|(of, _)| of != flow);
+            return;
+        }
+        for (of, lease) in &mut self.leases {
+            if of == flow && lease.flow == *flow && !lease.is_revoked() {
+                lease.expires = REVOKED;
+            }
+        }
+    }
+
+    /// As what a packet with this tag came, if that is noted.
+    fn came_as(&self, tag: u16) -> Option<Arrival> {
+        let noted = self.seen.get(&tag).filter(|_| tag != 0 && self.leases_services())?;
+        (noted.flow.tag(SECRET) == tag).then_some(*noted)
+    }
+
+    fn revoke_all(&mut self, flow: &Flow, tag: u16) {
+        let came = self.came_as(tag);
+        self.revoke(flow);
+        if let Some(came) = came {
+            self.revoke(&came.flow);
+        }
+    }
+
+    /// Under what a packet's lease is that netfilter has translated for a Service, and to what it
+    /// translates; or whether what there is leads elsewhere.
+    fn of_service(&self, after: &Flow, context: &Context) -> Result<(Flow, Translation), bool> {
+        match after.direction() {
+            Direction::Encap => {
+                let came = self.came_as(context.tag).ok_or(false)?;
+                if came.interface.0 != context.ingress_ifindex {
+                    return Err(false);
+                }
+                let of_sender = |flow: &Flow| (flow.source, flow.source_port, flow.protocol);
+                let is_same = of_sender(&came.flow) == of_sender(after)
+                    && came.flow.direction == after.direction;
+                if came.flow == *after || !is_same {
+                    return Err(true);
+                }
+                let to = Translation::to(after.destination, after.destination_port);
+                Ok((came.flow, to))
+            }
+            Direction::Decap => {
+                let asked = after.reverse();
+                let lease = self.lease(&asked).ok_or(false)?;
+                if lease.flow != asked || lease.is_revoked() || lease.translation.is_none() {
+                    return Err(false);
+                }
+                let came = remote(&asked, lease.translation).reverse();
+                if came.tag(SECRET) != context.tag {
+                    return Err(true);
+                }
+                Ok((came, Translation::to(after.source, after.source_port)))
+            }
+        }
+    }
+
+    /// What becomes of the lease behind netfilter. `claim`: node, interface and way of a lease
+    /// under a flow.
     pub(super) fn settle(
         &mut self,
-        (flow, is_control): (Flow, bool),
+        (after, is_control): (Flow, bool),
         context: &Context,
-        claim: Option<(Ipv4Addr, IfIndex, Node)>,
+        claim: impl Fn(&Self, &Flow) -> Option<(Ipv4Addr, IfIndex, Node)>,
     ) -> Settled {
-        let right = flow.tag(SECRET);
-        let verdict = if is_control {
-            Settled::Control
-        } else if context.mark & self.settings.mark == 0 {
-            Settled::Unmarked
-        } else if context.tag != 0 && context.tag != right {
-            Settled::Unproven
-        } else if self.good_lease(&flow, [(); 3]).is_ok() {
-            return Settled::Leased;
-        } else if context.tag == 0 {
+        let tag = context.tag;
+        if is_control {
+            self.revoke_all(&after, tag);
+            return Settled::Control;
+        }
+        if context.mark & self.settings.mark != 0 {
+            if tag != 0 && tag != after.tag(SECRET) {
+                self.revoke_all(&after, tag);
+                return Settled::Unproven;
+            }
+            return self.grant_lease(after, Translation::NONE, tag != 0, claim);
+        }
+        if context.mark & self.settings.service_mark == 0 {
+            self.revoke_all(&after, tag);
+            return Settled::Unmarked;
+        }
+        if tag == 0 {
             return Settled::Unproven;
-        } else {
-            let Some((node, endpoint, way)) = claim else { return Settled::Unproven };
-            let old = self.lease(&flow).unwrap_or_default();
-            let lease = Lease {
-                destination: flow.destination,
-                epoch: EPOCH,
-                expires: LATER,
-                packets: old.packets,
-                bytes: old.bytes,
-                node: node.into(),
-                endpoint,
-                hop: way.hop,
-                mtu: way.mtu,
-                reserved: 0,
-            };
-            self.leases.retain(|(of, _)| *of != flow);
-            self.leases.push((flow, lease));
-            return Settled::Granted;
-        };
-        self.revoke(&flow);
-        verdict
+        }
+        match self.of_service(&after, context) {
+            Ok((flow, translation)) => match self.grant_lease(flow, translation, true, claim) {
+                Settled::Granted => Settled::ServiceGranted,
+                other => other,
+            },
+            Err(leads_elsewhere) => {
+                if leads_elsewhere {
+                    self.revoke_all(&after, tag);
+                }
+                Settled::Unproven
+            }
+        }
     }
+
+    fn grant_lease(
+        &mut self,
+        flow: Flow,
+        translation: Translation,
+        is_proven: bool,
+        claim: impl Fn(&Self, &Flow) -> Option<(Ipv4Addr, IfIndex, Node)>,
+    ) -> Settled {
+        let own = self.lease(&flow).filter(|lease| lease.flow == flow);
+        if self.good_lease(&flow, [(); 3]).is_ok() {
+            if own.is_some_and(|lease| lease.translation == translation) {
+                return Settled::Leased;
+            }
+            self.revoke(&flow);
+            return Settled::Unproven;
+        }
+        if !is_proven || own.is_some_and(|lease| lease.is_revoked()) {
+            return Settled::Unproven;
+        }
+        let Some((node, endpoint, way)) = claim(self, &flow) else { return Settled::Unproven };
+        let old = own.unwrap_or_default();
+        let lease = Lease {
+            flow,
+            epoch: EPOCH,
+            expires: LATER,
+            packets: old.packets,
+            bytes: old.bytes,
+            node: node.into(),
+            endpoint,
+            hop: way.hop,
+            mtu: way.mtu,
+            translation,
+        };
+        self.leases.retain(|(of, _)| *of != flow);
+        self.leases.push((flow, lease));
+        Settled::Granted
+    }
+}
+
+/// The flow, with the remote end that a translation gives it.
+fn remote(flow: &Flow, to: Translation) -> Flow {
+    let mut flow = *flow;
+    if flow.direction() == Direction::Encap {
+        (flow.destination, flow.destination_port) = (to.address, to.port);
+    } else {
+        (flow.source, flow.source_port) = (to.address, to.port);
+    }
+    flow
 }

@@ -11,9 +11,9 @@ mod grant;
 mod ip;
 mod leases;
 
-use std::net::Ipv4Addr;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
-use dataplane_common::{Direction, Endpoint, Flow, Lease, Node, Reason, Route, Settings};
+use dataplane_common::{Arrival, Direction, Endpoint, Flow, Lease, Node, Reason, Route, Settings};
 
 use crate::{
     packet::ETHERNET,
@@ -43,6 +43,8 @@ pub struct Model {
     endpoints: Vec<(Ipv4Addr, Endpoint)>,
     /// [`LATER`] stands for good, whatever a program has granted included.
     leases: Vec<(Flow, Lease)>,
+    /// With what packets came, by their tag.
+    seen: BTreeMap<u16, Arrival>,
 }
 
 /// A packet on its way.
@@ -69,6 +71,7 @@ impl Model {
             nodes: Vec::new(),
             endpoints: Vec::new(),
             leases: Vec::new(),
+            seen: BTreeMap::new(),
         };
         for entry in entries {
             match *entry {
@@ -79,11 +82,21 @@ impl Model {
                 Entry::Endpoint(address, endpoint) => model.endpoints.push((address, endpoint)),
                 // The model knows no time.
                 Entry::Kept(_) => {}
+                Entry::Seen(tag, arrival) => drop(model.seen.insert(tag, arrival)),
                 Entry::Lease(flow, lease) => model.leases.push((flow, lease)),
             }
         }
         model.routes.sort_by_key(|(_, length, _)| std::cmp::Reverse(*length));
         model
+    }
+
+    /// Writes one line into its map.
+    pub fn add(&mut self, entry: &Entry) {
+        match *entry {
+            Entry::Seen(tag, arrival) => drop(self.seen.insert(tag, arrival)),
+            Entry::Lease(flow, lease) => self.leases.push((flow, lease)),
+            ref other => unimplemented!("{other:?} is given when the model is made"),
+        }
     }
 
     /// The settings it was made with.
@@ -112,7 +125,8 @@ impl Model {
             Program::EncapPod => self.encap(true, frame, context, &mut prediction),
             Program::EncapHost => {
                 if self.settings.fastpath == Settings::VERIFIED {
-                    prediction.ran.mark = context.mark & !self.settings.mark;
+                    prediction.ran.mark =
+                        context.mark & !(self.settings.mark | self.settings.service_mark);
                 }
                 self.encap(false, frame, context, &mut prediction)
             }

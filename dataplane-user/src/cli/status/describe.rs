@@ -46,16 +46,23 @@ pub fn text(status: &Status, detail: Detail) -> String {
         let _ = writeln!(text, "tunnel:     {} {address} mtu {}", tunnel.interface, tunnel.mtu);
     }
     if status.fastpath.is_some_and(|fastpath| fastpath != Fastpath::Off) {
-        let percent = |share: Option<f64>, direction: &str| match share {
-            Some(share) => format!("{:.2} % of {direction} packets", share * 100.0),
+        let percent = |share: Option<f64>, of_services: Option<f64>, direction: &str| match share {
+            Some(share) => format!(
+                "{:.2} % of {direction} packets{}",
+                share * 100.0,
+                match of_services {
+                    Some(part) if part > 0.0 => format!(" (Services {:.2} %)", part * 100.0),
+                    _ => String::new(),
+                }
+            ),
             None => format!("no {direction} packet yet"),
         };
-        let FastpathShare { encap, decap } = &status.fastpath_share;
+        let FastpathShare { encap, decap, services } = &status.fastpath_share;
         let _ = writeln!(
             text,
             "fast path:  {}, {}; {} leased",
-            percent(*encap, "encap"),
-            percent(*decap, "decap"),
+            percent(*encap, services.encap, "encap"),
+            percent(*decap, services.decap, "decap"),
             output::count(status.leased_flows.unwrap_or(0), "flow")
         );
     }

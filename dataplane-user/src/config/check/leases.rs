@@ -41,17 +41,21 @@ pub fn check(leases: &LeasesConfig, problems: &mut Vec<Problem>) {
                 .to_owned(),
         );
     }
-    if leases.mark.count_ones() != 1 {
+    for (key, mark, like) in
+        [("mark", leases.mark, "0x1000"), ("service_mark", leases.service_mark(), "0x800")]
+    {
+        let remedy = format!("use one bit that nobody else uses, like {like}");
+        if mark.count_ones() != 1 {
+            refuse(key, format!("{mark:#x} has {} bits", mark.count_ones()), remedy);
+        } else if let Some((_, whose)) = TAKEN.iter().find(|(bits, _)| bits & mark != 0) {
+            refuse(key, format!("{mark:#x} is among {whose} bits"), remedy);
+        }
+    }
+    if leases.service_mark == Some(leases.mark) && leases.mark.count_ones() == 1 {
         refuse(
-            "mark",
-            format!("{:#x} has {} bits", leases.mark, leases.mark.count_ones()),
-            "use one bit that nobody else uses, like 0x1000".to_owned(),
-        );
-    } else if let Some((_, whose)) = TAKEN.iter().find(|(bits, _)| bits & leases.mark != 0) {
-        refuse(
-            "mark",
-            format!("{:#x} is among {whose} bits", leases.mark),
-            "use one bit that nobody else uses, like 0x1000".to_owned(),
+            "service_mark",
+            format!("{:#x} is leases.mark, too", leases.mark),
+            "use another bit: the programs tell flows of Services from others by it".to_owned(),
         );
     }
 }

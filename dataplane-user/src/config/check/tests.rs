@@ -112,6 +112,11 @@ const REFUSED: &[(&str, &[&str])] = &[
     ("leases: {mark: 0x80000000}\n", &["FILE:1:", "among Calico's", "like 0x1000"]),
     ("leases: {mark: 0x4000}\n", &["FILE:1:", "0x4000 is among kube-proxy's"]),
     ("leases: {mark: 0x8000}\n", &["FILE:1:", "0x8000 is among kube-proxy's"]),
+    ("leases: {service_mark: 0}\n", &["FILE:1:", "leases.service_mark", "0 bits", "like 0x800"]),
+    ("leases: {service_mark: 0x1800}\n", &["FILE:1:", "leases.service_mark", "0x1800 has 2 bits"]),
+    ("leases: {service_mark: 0x20000}\n", &["FILE:1:", "0x20000 is among Calico's"]),
+    ("leases: {service_mark: 0x4000}\n", &["FILE:1:", "0x4000 is among kube-proxy's"]),
+    ("leases: {service_mark: 0x1000}\n", &["FILE:1:", "leases.service_mark", "leases.mark, too"]),
     ("leases: {exclude: [10.20.42.31]}\n", &["FILE:1:", "leases.exclude[0]", "10.20.42.7/32"]),
     ("leases: {second: 5}\n", &["FILE:1:", "second", "expected one of"]),
     ("mode: replace\nspof: drop\n", &["FILE:2:", "spof", "expected one of"]),
@@ -271,6 +276,8 @@ fn a_local_pod_may_borrow_from_a_remote_block() {
 fn leases_may_be_as_long_and_marked_as_they_may() {
     for text in [
         "leases: {seconds: 1, size: 1024, mark: 0x1}\n",
+        "leases: {services: true, mark: 0x800, service_mark: 0x1000}\n",
+        "leases: {mark: 0x800}\n",
         "leases: {seconds: 9, size: 16777216, mark: 0x2000, exclude: [10.20.42.31/32, 0.0.0.0/0]}\n",
     ] {
         assert_eq!(complaint(text, None), "", "{text}");

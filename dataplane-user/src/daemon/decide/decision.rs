@@ -166,6 +166,7 @@ impl Given<'_> {
             no_handover: &memory.without_handover(host),
             secret: memory.secret,
             unleased: &unleased.values().map(|pod| pod.ifindex).collect(),
+            services: &fitness.services,
         };
         let inputs = Inputs { config, host, paths, facts: &facts, tunnel: tunnel_ifindex };
         let mut desired = Desired::new(inputs, routes, tunnel, terms);

@@ -58,7 +58,7 @@ use crate::{
     config::ConfigFile,
     desired::Paths,
     kernel::Host,
-    netfilter::{limits::Limits, outer::OuterRules},
+    netfilter::{ServiceFitness, limits::Limits, outer::OuterRules},
     sources::{
         claims::Claims,
         table::{ChosenRoute, RouteTable},
@@ -73,6 +73,8 @@ pub struct Fitness {
     pub filtered: BTreeSet<IfIndex>,
     /// Our programs that stand before accepted ones of others, and belong behind them.
     pub misplaced: BTreeSet<Attachment>,
+    /// Whether flows of Services may be leased.
+    pub services: ServiceFitness,
     /// Why the fast path must not be used, if so.
     pub refusal: Option<String>,
 }

@@ -10,7 +10,7 @@ use crate::{
     daemon::report::{Code, Problem},
     desired::{self, Facts, RouteTables, TunnelMode, links::Unfit},
     kernel::{Host, Link, TUNL0, TUNNEL},
-    netfilter::outer::OuterRules,
+    netfilter::{Obstacle, outer::OuterRules},
     output::count,
     sources::{
         SourceKind,
@@ -58,6 +58,9 @@ pub fn ground(decider: &Decider, chosen: ChosenMode, facts: &Facts, host: &Host)
     let fastpath = decider.file().config.fastpath;
     let (fitness, limits) = (decider.fitness(), decider.limits());
     problems.extend(unleased::problems(facts, host, fitness, limits, fastpath));
+    if fitness.refusal.is_none() {
+        problems.extend(fitness.services.against.iter().map(services_withheld));
+    }
     problems.extend(decider.outer_rules().iter().map(outer_rules));
     let own = decider.own_nodes();
     problems.extend(own_node::problems(&own, &decider.file().config, host, Some(facts)));
@@ -104,6 +107,12 @@ pub fn heard_elsewhere(
         Some(unfit) => format!("let the node send by another link: {name} {}", unfit.text()),
     };
     Problem::new(Code::IpipElsewhere, &link.name, what).remedy(remedy)
+}
+
+/// Something for which flows of Services get no leases.
+fn services_withheld(obstacle: &Obstacle) -> Problem {
+    let what = format!("flows to Services are not leased, so they take the stack path: {obstacle}");
+    Problem::new(Code::ServicesWithheld, "", what).remedy(obstacle.remedy())
 }
 
 /// Rules that encapsulated packets pass by.

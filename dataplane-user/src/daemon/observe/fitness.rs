@@ -15,7 +15,7 @@ use crate::{
     daemon::decide::Fitness,
     desired,
     kernel::{Host, Kernel},
-    netfilter::{self, MarkRules, conntrack},
+    netfilter::{self, MarkRules, ServiceFitness, ServiceRules, conntrack},
 };
 
 use super::{
@@ -89,7 +89,9 @@ async fn judge_verified(
     let leases = &file.config.leases;
     let remedy = "or use `fastpath: off`";
     if depth == Depth::Whole {
-        let probe = MarkRules { mark: leases.mark, ..MarkRules::default() };
+        let services =
+            leases.services.then_some(ServiceRules { mark: leases.service_mark(), closing: 1 });
+        let probe = MarkRules { mark: leases.mark, services, ..MarkRules::default() };
         netfilter::check(&probe).map_err(|error| {
             anyhow::anyhow!(
                 "{shown}: fastpath: `verified` needs nftables with conntrack to judge flows: \
@@ -124,5 +126,9 @@ async fn judge_verified(
              leases.accept_programs; else remove it, {remedy}"
         );
     }
-    Ok(Fitness { filtered, misplaced, refusal: None })
+    let services = match leases.services {
+        true => ServiceFitness::look(),
+        false => ServiceFitness::default(),
+    };
+    Ok(Fitness { filtered, misplaced, services, refusal: None })
 }

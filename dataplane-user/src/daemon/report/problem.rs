@@ -105,6 +105,8 @@ codes! {
     ForeignRoute = "foreign-route": Degraded,
     /// The fast path is configured, but withheld.
     FastpathWithheld = "fastpath-withheld": Degraded,
+    /// Flows of Services shall be leased, but something on the host stands against it.
+    ServicesWithheld = "services-withheld": Degraded,
     /// The nft table that marks flows is missing or was changed.
     MarkTable = "mark-table": Degraded,
     /// A sysctl that leased flows need has another value.

@@ -1,0 +1,51 @@
+//! What a pod's packet looked like in front of netfilter, for the hook behind it.
+//!
+//! Packets from the wire leave no note but their tag: senders there could look for ports whose tag is
+//! another flow's and take its place.
+
+use aya_ebpf::programs::TcContext;
+use dataplane_common::{Arrival, Flow, IfIndex};
+
+use crate::{maps, settings, skb};
+
+/// Leaves the flow's tag in a packet that goes to the stack, and notes what the tag stands for.
+#[inline(always)]
+pub fn note(ctx: &TcContext, flow: &Flow) {
+    let tag = flow.tag(settings::secret());
+    skb::set_flow_tag(ctx, tag);
+    if settings::are_services_leased() {
+        remember(tag, flow, skb::ifindex(ctx));
+    }
+}
+
+/// Of a packet that begins or ends a connection: it asks for no lease, but it ends those of the flow
+/// as which it came.
+#[inline(always)]
+pub fn note_control(ctx: &TcContext, flow: &Flow) {
+    if settings::are_services_leased() {
+        note(ctx, flow);
+    }
+}
+
+/// Returns as what a packet with this tag came, by `interface` if that is given. Nothing if another
+/// packet has since taken the tag's place.
+#[inline(always)]
+pub fn of(tag: u16, interface: Option<IfIndex>) -> Option<Flow> {
+    if tag == 0 || !settings::are_services_leased() {
+        return None;
+    }
+    let arrival = *maps::seen(tag)?;
+    let is_from_there = interface.is_none_or(|interface| arrival.interface == interface);
+    (is_from_there && arrival.flow.tag(settings::secret()) == tag).then_some(arrival.flow)
+}
+
+/// Writes only what differs: the packets of a flow that is not leased all bear the same tag, and may
+/// be on several CPUs.
+#[inline(always)]
+fn remember(tag: u16, flow: &Flow, interface: IfIndex) {
+    let Some(seen) = maps::seen(tag) else { return };
+    let arrival = Arrival { flow: *flow, interface, reserved: 0 };
+    if *seen != arrival {
+        *seen = arrival;
+    }
+}

@@ -1,0 +1,178 @@
+//! May flows that conntrack translates for a Service be leased on this host?
+
+use std::{collections::BTreeSet, fmt, fs};
+
+use anyhow::Result;
+
+use super::conntrack;
+
+/// Timers of a TCP connection that begins to close, and of one that is closed.
+const CLOSING: [&str; 5] = [
+    "nf_conntrack_tcp_timeout_fin_wait",
+    "nf_conntrack_tcp_timeout_close_wait",
+    "nf_conntrack_tcp_timeout_last_ack",
+    "nf_conntrack_tcp_timeout_time_wait",
+    "nf_conntrack_tcp_timeout_close",
+];
+/// The timer of one that is open.
+const ESTABLISHED: &str = "nf_conntrack_tcp_timeout_established";
+/// Helpers are assigned by port alone; kernels from 6.0 on have no such sysctl.
+const HELPER: &str = "nf_conntrack_helper";
+/// The queues to user space that a program listens to, a line for each
+/// (`net/netfilter/nfnetlink_queue.c`, `seq_show`). Missing without the module.
+const QUEUES: &str = "/proc/net/netfilter/nfnetlink_queue";
+
+/// What stands against leases of Services on a host.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Obstacle {
+    /// Conntrack's helpers rewrite payloads of connections they choose by port.
+    Helper,
+    /// A program decides about packets that wait in queues, however long it takes.
+    Queues(BTreeSet<String>),
+    /// By its timer an open connection is not told from a closing one, seconds.
+    Timers {
+        /// The timer of an open one.
+        established: u32,
+        /// The longest of a closing one.
+        closing: u32,
+    },
+    /// A sysctl cannot be read, and why.
+    Unreadable(String),
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Helper => {
+                write!(f, "{HELPER} is 1, so conntrack may rewrite payloads of any connection")
+            }
+            Self::Queues(queues) => {
+                let queues: Vec<_> = queues.iter().map(String::as_str).collect();
+                write!(
+                    f,
+                    "a program takes packets from NFQUEUE {}, where they may wait until their \
+                     connection is another one",
+                    queues.join(", ")
+                )
+            }
+            Self::Timers { established, closing } => write!(
+                f,
+                "{ESTABLISHED} ({established} s) is not above the timers of closing connections \
+                 ({closing} s), so rules cannot tell them apart"
+            ),
+            Self::Unreadable(why) => f.write_str(why),
+        }
+    }
+}
+
+impl Obstacle {
+    /// Returns what to do about it.
+    #[must_use]
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::Helper => format!(
+                "set net.netfilter.{HELPER} to 0 and assign helpers by rules; or set \
+                 leases.services: false"
+            ),
+            Self::Queues(_) => "set leases.services: false, or end that program".to_owned(),
+            Self::Timers { .. } => format!(
+                "raise net.netfilter.{ESTABLISHED} (the kernel's default is 432000); or set \
+                 leases.services: false"
+            ),
+            Self::Unreadable(_) => "set leases.services: false".to_owned(),
+        }
+    }
+}
+
+/// What is known of a host for leases of Services.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ServiceFitness {
+    /// An entry of TCP that lasts no longer than this is closing, seconds.
+    pub closing: u32,
+    /// What stands against them.
+    pub against: BTreeSet<Obstacle>,
+}
+
+impl ServiceFitness {
+    /// Looks at this host.
+    #[must_use]
+    pub fn look() -> Self {
+        Self::judge(conntrack::read, &fs::read_to_string(QUEUES).unwrap_or_default())
+    }
+
+    /// By sysctls, and by the list of queues as the kernel prints it.
+    fn judge(read: impl Fn(&str) -> Result<u32>, queues: &str) -> Self {
+        let mut against = BTreeSet::new();
+        let timers: Result<Vec<u32>> = CLOSING.into_iter().map(&read).collect();
+        let closing = match timers.and_then(|timers| Ok((timers, read(ESTABLISHED)?))) {
+            Ok((timers, established)) => {
+                let closing = timers.into_iter().max().unwrap_or(0);
+                if established <= closing {
+                    against.insert(Obstacle::Timers { established, closing });
+                }
+                closing
+            }
+            Err(error) => {
+                against.insert(Obstacle::Unreadable(format!("{error:#}")));
+                0
+            }
+        };
+        if read(HELPER).is_ok_and(|helper| helper != 0) {
+            against.insert(Obstacle::Helper);
+        }
+        let queues: BTreeSet<String> = queues
+            .lines()
+            .filter_map(|line| line.split_whitespace().next().map(str::to_owned))
+            .collect();
+        if !queues.is_empty() {
+            against.insert(Obstacle::Queues(queues));
+        }
+        Self { closing, against }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    fn kernel(changes: &[(&str, u32)]) -> impl Fn(&str) -> Result<u32> {
+        let defaults =
+            CLOSING.into_iter().zip([120, 60, 30, 120, 10]).chain([(ESTABLISHED, 432_000)]);
+        let sysctls: std::collections::BTreeMap<String, u32> = defaults
+            .chain(changes.iter().copied())
+            .map(|(name, value)| (name.into(), value))
+            .collect();
+        move |name| sysctls.get(name).copied().with_context(|| format!("no {name}"))
+    }
+
+    #[test]
+    fn a_host_with_defaults_is_fit() {
+        let fitness = ServiceFitness::judge(kernel(&[]), "");
+        assert_eq!(fitness, ServiceFitness { closing: 120, against: BTreeSet::new() });
+        assert_eq!(ServiceFitness::judge(kernel(&[(HELPER, 0)]), "\n"), fitness);
+    }
+
+    #[test]
+    fn each_obstacle_is_named_with_what_to_do() {
+        let queues = "    3   1234     0 2 65531     0     0        0  1\n   17 5\n";
+        let cases = [
+            (kernel(&[(HELPER, 1)]), "", "nf_conntrack_helper is 1"),
+            (kernel(&[]), queues, "NFQUEUE 17, 3"),
+            (kernel(&[(ESTABLISHED, 120)]), "", "(120 s) is not above"),
+            (kernel(&[(CLOSING[3], 500_000)]), "", "(500000 s)"),
+        ];
+        for (read, queues, text) in cases {
+            let found = ServiceFitness::judge(read, queues).against;
+            assert_eq!(found.len(), 1, "{text}: {found:?}");
+            for obstacle in found {
+                assert!(obstacle.to_string().contains(text), "{obstacle}");
+                assert!(obstacle.remedy().contains("leases.services: false"), "{obstacle}");
+            }
+        }
+        let none = |_: &str| anyhow::bail!("no conntrack");
+        let found = ServiceFitness::judge(none, "").against;
+        assert_eq!(found, BTreeSet::from([Obstacle::Unreadable("no conntrack".into())]));
+    }
+}
