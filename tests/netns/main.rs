@@ -48,6 +48,8 @@ mod restart;
 mod safety;
 mod security;
 mod service;
+mod services;
+mod services_traps;
 mod size;
 mod source_bird;
 mod source_etcd;

@@ -89,6 +89,21 @@ impl Kernel {
         }
     }
 
+    /// Returns the rules of all chains of a table, with the chain of each.
+    ///
+    /// # Errors
+    /// If the kernel refuses the dump.
+    pub async fn nft_rules_of_table(
+        &self,
+        family: i32,
+        table: &str,
+    ) -> Result<Vec<(String, Rule)>> {
+        match self.nftables.clone() {
+            Some(mut nftables) => nftables.rules_of_table(family, table).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
     /// Returns the elements of a set or map in that table.
     ///
     /// # Errors

@@ -183,6 +183,25 @@ impl Nftables {
         Ok(chains)
     }
 
+    /// Returns the rules of all chains of a table, with the chain of each.
+    ///
+    /// # Errors
+    /// If the kernel refuses the dump.
+    pub async fn rules_of_table(
+        &mut self,
+        family: i32,
+        table: &str,
+    ) -> Result<Vec<(String, Rule)>> {
+        let rules = self.dump(GET_RULE, family, &[text(RULE_TABLE, table)]).await;
+        let rules = rules.with_context(|| format!("reading the nft table {table}"))?;
+        let read = |body: &Vec<u8>| {
+            let attributes = Attributes::read(body);
+            let chain = attributes.text(RULE_CHAIN).unwrap_or_default().to_owned();
+            (chain, rule(&attributes))
+        };
+        Ok(rules.iter().map(read).collect())
+    }
+
     async fn rules_in(&mut self, family: i32, table: &str, chain: &str) -> Result<Vec<Rule>> {
         let of_chain = [text(RULE_TABLE, table), text(RULE_CHAIN, chain)];
         let rules = self.dump(GET_RULE, family, &of_chain).await;

@@ -14,5 +14,5 @@ mod services;
 
 pub use self::{
     rules::{Listing, MarkRules, ServiceRules, check, list, remove},
-    services::{Obstacle, ServiceFitness},
+    services::{Obstacle, ServiceFitness, queues, saved_queues},
 };

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, fmt, fs};
 use anyhow::Result;
 
 use super::conntrack;
+use crate::kernel::Rule;
 
 /// Timers of a TCP connection that begins to close, and of one that is closed.
 const CLOSING: [&str; 5] = [
@@ -27,8 +28,10 @@ const QUEUES: &str = "/proc/net/netfilter/nfnetlink_queue";
 pub enum Obstacle {
     /// Conntrack's helpers rewrite payloads of connections they choose by port.
     Helper,
-    /// A program decides about packets that wait in queues, however long it takes.
+    /// A program takes packets from these queues, and keeps them for as long as it likes.
     Queues(BTreeSet<String>),
+    /// Rules put packets into such queues: their chains, and tables.
+    QueueRules(BTreeSet<(String, String)>),
     /// By its timer an open connection is not told from a closing one, seconds.
     Timers {
         /// The timer of an open one.
@@ -55,6 +58,18 @@ impl fmt::Display for Obstacle {
                     queues.join(", ")
                 )
             }
+            Self::QueueRules(chains) => {
+                let chains: Vec<_> = chains
+                    .iter()
+                    .map(|(chain, table)| format!("{chain} (table {table})"))
+                    .collect();
+                write!(
+                    f,
+                    "NFQUEUE in the chain {}: packets may wait there until their connection is \
+                     another one",
+                    chains.join(", ")
+                )
+            }
             Self::Timers { established, closing } => write!(
                 f,
                 "{ESTABLISHED} ({established} s) is not above the timers of closing connections \
@@ -75,6 +90,7 @@ impl Obstacle {
                  leases.services: false"
             ),
             Self::Queues(_) => "set leases.services: false, or end that program".to_owned(),
+            Self::QueueRules(_) => "set leases.services: false, or remove the rule".to_owned(),
             Self::Timers { .. } => format!(
                 "raise net.netfilter.{ESTABLISHED} (the kernel's default is 432000); or set \
                  leases.services: false"
@@ -93,8 +109,37 @@ pub struct ServiceFitness {
     pub against: BTreeSet<Obstacle>,
 }
 
+/// Returns whether a rule puts packets into a queue: an expression of nftables, or a target of iptables.
+#[must_use]
+pub fn queues(rule: &Rule) -> bool {
+    /// `NFTA_TARGET_NAME`.
+    const NAME: u16 = 1;
+    rule.iter().any(|step| match step.name.as_str() {
+        "queue" => true,
+        "target" => step.data.text(NAME) == Some("NFQUEUE"),
+        _ => false,
+    })
+}
+
+/// Returns the chains of what `iptables-legacy-save` prints whose rules put packets into a queue.
+pub fn saved_queues(saved: &str) -> impl Iterator<Item = &str> {
+    saved.lines().filter_map(|line| {
+        let rest = line.strip_prefix("-A ")?;
+        rest.contains(" -j NFQUEUE").then(|| rest.split(' ').next()).flatten()
+    })
+}
+
 impl ServiceFitness {
-    /// Looks at this host.
+    /// Adds chains, and their tables, whose rules put packets into queues.
+    #[must_use]
+    pub fn with_queue_rules(mut self, chains: BTreeSet<(String, String)>) -> Self {
+        if !chains.is_empty() {
+            self.against.insert(Obstacle::QueueRules(chains));
+        }
+        self
+    }
+
+    /// Looks at this host, but for its rules.
     #[must_use]
     pub fn look() -> Self {
         Self::judge(conntrack::read, &fs::read_to_string(QUEUES).unwrap_or_default())
@@ -136,6 +181,7 @@ mod tests {
     use anyhow::Context as _;
 
     use super::*;
+    use crate::kernel::{Attributes, Expression};
 
     fn kernel(changes: &[(&str, u32)]) -> impl Fn(&str) -> Result<u32> {
         let defaults =
@@ -152,6 +198,26 @@ mod tests {
         let fitness = ServiceFitness::judge(kernel(&[]), "");
         assert_eq!(fitness, ServiceFitness { closing: 120, against: BTreeSet::new() });
         assert_eq!(ServiceFitness::judge(kernel(&[(HELPER, 0)]), "\n"), fitness);
+    }
+
+    #[test]
+    fn rules_that_queue_are_found() {
+        let step = |name: &str, target: &[u8]| Expression {
+            name: name.into(),
+            data: Attributes([(1, target.to_vec())].into()),
+        };
+        assert!(queues(&vec![step("cmp", b""), step("queue", b"")]));
+        assert!(queues(&vec![step("target", b"NFQUEUE\0")]));
+        assert!(!queues(&vec![step("target", b"MARK\0"), step("counter", b"")]));
+        let saved = "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -p udp -j NFQUEUE --queue-num 3\n\
+                     -A FORWARD -j ACCEPT\n-A other -m mark --mark 1 -j NFQUEUE\nCOMMIT\n";
+        assert_eq!(saved_queues(saved).collect::<Vec<_>>(), ["FORWARD", "other"]);
+        let chains = BTreeSet::from([("FORWARD".to_owned(), "filter".to_owned())]);
+        let fitness = ServiceFitness::default().with_queue_rules(chains);
+        let said = fitness.against.first().unwrap().to_string();
+        assert!(said.contains("NFQUEUE in the chain FORWARD (table filter)"), "{said}");
+        let none = ServiceFitness::default().with_queue_rules(BTreeSet::new());
+        assert_eq!(none, ServiceFitness::default());
     }
 
     #[test]

@@ -139,6 +139,65 @@ fn rules_of(service: &Service, chains: &mut String, rules: &mut String) -> Resul
     Ok(())
 }
 
+/// As [`kube_proxy`], in kube-proxy's nftables mode.
+pub fn kube_proxy_nft(node: &Netns, services: &[Service]) -> Result<()> {
+    let (mut elements, mut chains) = (Vec::new(), String::new());
+    for service in services {
+        let Service { protocol, address, endpoints, .. } = service;
+        let (protocol, hash) = (protocol.name(), service.hash(None));
+        let (ip, port) = (address.ip(), address.port());
+        elements.push(format!("{ip} . {protocol} . {port} : goto service-{hash}"));
+        let mut choices = Vec::new();
+        for (number, endpoint) in endpoints.iter().enumerate() {
+            let name = format!("endpoint-{}", service.hash(Some(*endpoint)));
+            choices.push(format!("{number} : goto {name}"));
+            writeln!(
+                chains,
+                "chain {name} {{
+                     ip saddr {} jump mark-for-masquerade
+                     meta l4proto {protocol} dnat to {endpoint}
+                 }}",
+                endpoint.ip()
+            )?;
+        }
+        writeln!(
+            chains,
+            "chain service-{hash} {{
+                 ip daddr {ip} {protocol} dport {port} ip saddr != {POD_CIDR} jump mark-for-masquerade
+                 numgen random mod {} vmap {{ {} }}
+             }}",
+            endpoints.len(),
+            choices.join(", ")
+        )?;
+    }
+    let elements = match elements.is_empty() {
+        true => String::new(),
+        false => format!("elements = {{ {} }}", elements.join(", ")),
+    };
+    let rules = format!(
+        "add table ip kube-proxy
+         delete table ip kube-proxy
+         table ip kube-proxy {{
+             chain mark-for-masquerade {{ meta mark set meta mark | 0x4000; }}
+             chain masquerading {{
+                 meta mark & 0x4000 == 0 return
+                 meta mark set meta mark ^ 0x4000
+                 masquerade fully-random
+             }}
+             {chains}
+             map service-ips {{
+                 type ipv4_addr . inet_proto . inet_service : verdict
+                 {elements}
+             }}
+             chain services {{ ip daddr . meta l4proto . th dport vmap @service-ips; }}
+             chain nat-prerouting {{ type nat hook prerouting priority dstnat; jump services; }}
+             chain nat-output {{ type nat hook output priority -100; jump services; }}
+             chain nat-postrouting {{ type nat hook postrouting priority srcnat; jump masquerading; }}
+         }}"
+    );
+    node.exec_with_input("nft", &["-f", "-"], &rules).map(drop)
+}
+
 /// Masquerades everything from a pod, as kube-proxy's `masqueradeAll` would.
 pub fn masquerade(node: &Netns, pod: Ipv4Addr) -> Result<()> {
     if !has_chain(node, "nat", "KUBE-MARK-MASQ")? {

@@ -23,6 +23,8 @@ pub struct Lease {
     pub source: SocketAddrV4,
     /// The flow's destination.
     pub destination: SocketAddrV4,
+    /// What its remote end becomes, if it is translated for a Service.
+    pub translated_to: Option<SocketAddrV4>,
     /// `encap` or `decap`.
     pub direction: String,
     /// The other node.
@@ -59,6 +61,7 @@ pub fn leases(daemon: &Daemon) -> Vec<Lease> {
             protocol: text("protocol"),
             source: text("source").parse().unwrap(),
             destination: text("destination").parse().unwrap(),
+            translated_to: item["translated_to"].as_str().map(|end| end.parse().unwrap()),
             direction: text("direction"),
             node: text("node").parse().unwrap(),
             expires_in: item["expires_in_seconds"].as_f64().expect("a number"),
@@ -71,6 +74,28 @@ pub fn leases(daemon: &Daemon) -> Vec<Lease> {
 /// Waits until the node with the client has leased a conversation both ways.
 pub fn wait_leased_at_client(daemon: &Daemon, client: SocketAddrV4, server: SocketAddrV4) {
     wait_leased(daemon, [(client, server, "encap"), (server, client, "decap")]);
+}
+
+/// Waits until the node of the client has leased a conversation with a Service both ways, translation
+/// included; `server` is the pod behind it.
+pub fn wait_leased_by_service(
+    daemon: &Daemon,
+    client: SocketAddrV4,
+    service: SocketAddrV4,
+    server: SocketAddrV4,
+) {
+    let expected = [(client, service, "encap", server), (server, client, "decap", service)];
+    until(&format!("leases for {expected:?}"), SOON, || {
+        let leases = leases(daemon);
+        let is_leased = |(from, to, direction, becomes): &(_, _, &str, SocketAddrV4)| {
+            leases.iter().any(|lease| {
+                lease.is(*from, *to)
+                    && lease.direction == *direction
+                    && lease.translated_to == Some(*becomes)
+            })
+        };
+        expected.iter().all(is_leased).then_some(())
+    });
 }
 
 /// Waits until the node with the server has leased a conversation both ways.

@@ -15,7 +15,7 @@ use crate::{
     daemon::decide::Fitness,
     desired,
     kernel::{Host, Kernel},
-    netfilter::{self, MarkRules, ServiceFitness, ServiceRules, conntrack},
+    netfilter::{self, MarkRules, ServiceFitness, ServiceRules, conntrack, legacy},
 };
 
 use super::{
@@ -127,8 +127,33 @@ async fn judge_verified(
         );
     }
     let services = match leases.services {
-        true => ServiceFitness::look(),
+        true => ServiceFitness::look().with_queue_rules(queue_rules(kernel).await),
         false => ServiceFitness::default(),
     };
     Ok(Fitness { filtered, misplaced, services, refusal: None })
+}
+
+/// Returns the chains, and their tables, whose rules put forwarded packets into queues to user space.
+/// What cannot be read has none. kube-proxy's own table has none either, and is the largest of all.
+async fn queue_rules(kernel: &Kernel) -> BTreeSet<(String, String)> {
+    const KUBE_PROXY: &str = "kube-proxy";
+    let mut found = BTreeSet::new();
+    let chains = kernel.nft_base_chains().await.unwrap_or_default();
+    // What translates sees the first packet of a connection only, and before it has a lease.
+    let tables: BTreeSet<(i32, String)> = chains
+        .into_iter()
+        .filter(|chain| !chain.translates && chain.table != KUBE_PROXY)
+        .map(|chain| (chain.family, chain.table))
+        .collect();
+    for (family, table) in tables {
+        let rules = kernel.nft_rules_of_table(family, &table).await.unwrap_or_default();
+        let queueing = rules.into_iter().filter(|(_, rule)| netfilter::queues(rule));
+        found.extend(queueing.map(|(chain, _)| (chain, table.clone())));
+    }
+    for table in ["raw", "mangle", "filter"] {
+        let saved = legacy::saved(Some(table)).ok().flatten().unwrap_or_default();
+        let chains = netfilter::saved_queues(&saved);
+        found.extend(chains.map(|chain| (chain.to_owned(), table.to_owned())));
+    }
+    found
 }
