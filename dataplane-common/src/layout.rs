@@ -224,6 +224,24 @@ plain! {
     }
 }
 
+impl Node {
+    /// A node that IPsec protects. Nothing is encapsulated to it, and no encapsulated packet of its
+    /// is decapsulated, whatever the inner source: the kernel checks these against its policies.
+    ///
+    /// It has no link, and an MTU that no path has.
+    pub const PROTECTED: Self = Self {
+        hop: Hop { ifindex: IfIndex(0), destination: Mac([0; 3]), source: Mac([0; 3]) },
+        mtu: Mtu(u32::MAX),
+    };
+
+    /// Whether it is [`Node::PROTECTED`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_protected(&self) -> bool {
+        self.mtu.0 == u32::MAX
+    }
+}
+
 plain! {
     /// A local pod.
     pub struct Endpoint {

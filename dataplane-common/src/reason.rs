@@ -185,7 +185,7 @@ reasons! {
     DecapMartianSource "decap_martian_source" DecapTc Dropped "inner source is no host's: 0/8, 127/8, 224/3"
     DecapOwnSource "decap_own_source" DecapTc Dropped "inner source is one of our own: this node's or a local pod's"
     DecapForgedSource "decap_forged_source" DecapTc Dropped "inner source belongs to another node than the one that sent it"
-    DecapSourceUnknown "decap_source_unknown" DecapTc Passed "no route covers the inner source"
+    DecapSourceUnknown "decap_source_unknown" DecapTc Passed "no route covers the inner source, or IPsec protects the node (the kernel checks its packets)"
     DecapEcnViolation "decap_ecn_violation" DecapTc Dropped "congestion marked outside, not ECN-capable inside (RFC 6040 §4.2: must drop)"
     DecapInnerTtlZero "decap_inner_ttl_zero" DecapTc Dropped "inner TTL is 0 (RFC 2003 §3.1: must discard)"
     DecapGsoToTunl0 "decap_gso_to_tunl0" DecapTc Passed "merged by GRO, and not for a pod of ours: left to tunl0, behind which it is a tunnel packet no more (kernels without BPF_F_ADJ_ROOM_DECAP_IPXIP4)"

@@ -215,3 +215,13 @@ pub fn now() -> u64 {
     // SAFETY: no memory is passed.
     unsafe { generated::bpf_ktime_get_coarse_ns() }
 }
+
+/// Reads a value back from the stack, where the compiler then has to keep it.
+///
+/// It would compare it as soon as it is known, and the verifier would follow everything after that
+/// once for each outcome.
+#[inline(always)]
+pub fn kept<T: Copy>(value: &T) -> T {
+    // SAFETY: a reference is valid to read.
+    unsafe { core::ptr::read_volatile(value) }
+}

@@ -1,8 +1,13 @@
 //! IPsec between the nodes: what the kernel would encrypt, or refuse, never travels in the clear.
 
-use serde_json::Value;
+use std::net::Ipv4Addr;
+
+use dataplane_common::Reason;
+use serde_json::{Value, json};
 use tunless_lab::{Daemon, Lab, sent::IPIP};
-use tunless_tests::scene::{SOON, Scene, Setup, answers, assert_answered, until};
+use tunless_tests::scene::{
+    Counters, SOON, Scene, Setup, answers, assert_answered, hostile::Attack, until,
+};
 
 /// Waits until `status` lists the other node as unreachable for the policy, and this one as down.
 fn wait_withheld(daemon: &Daemon, direction: &str) {
@@ -106,4 +111,80 @@ fn nothing_leaves_in_the_clear_where_ipsec_is_wanted() {
     wait_talk(&scene);
     assert_eq!(scene.lab.plain_packets_on_wire().unwrap(), 0);
     scene.finish();
+}
+
+/// Another address that node1 may send from.
+const EXTRA: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 8);
+
+/// Whether a packet of node2's pod to node1's travels without encapsulation; the fabric drops it.
+fn is_sent_plain(scene: &Scene) -> bool {
+    let before = scene.lab.plain_packets_on_wire().unwrap();
+    assert!(!answers(&scene.lab.perf().netns, scene.lab.sit().ip));
+    scene.lab.plain_packets_on_wire().unwrap() > before
+}
+
+/// Node1's pods are reached without encapsulation, and wrapped packets of theirs may still arrive;
+/// not once a policy forbids them, whatever entry the inner source has.
+#[test]
+fn no_source_of_a_protected_node_is_accepted() {
+    for setup in [Setup::OFF, Setup::OFF_XDP, Setup::VERIFIED] {
+        println!("{setup:?}");
+        let lab = Lab::new().fabric_filter(true).build().unwrap();
+        let (node1, node2) = (lab.node1.clone(), lab.node2.clone());
+        let routes = format!(
+            "    - {{cidr: {}, node: {}, encap: direct}}\n  nodes:\n    - {{node: {}, \
+             extra_sources: [{EXTRA}/32]}}\n",
+            node1.block, node1.ip, node1.ip
+        );
+        let daemon1 = Daemon::start(&node1, &setup.config(&node1, &node2, "")).unwrap();
+        let daemon2 = Daemon::start(&node2, &setup.config_with(&node2, &[], &routes)).unwrap();
+        let mut scene = Scene { daemon1, daemon2, lab, setup };
+        let sources = [scene.lab.sit().ip, node1.ip, EXTRA];
+        let attack = Attack::new(&scene);
+        for source in sources {
+            attack.send(&attack.outer().packet(&attack.inner(source)));
+            attack.wait_for_delivery(|frame| {
+                frame.outer().is_some_and(|(ip, _)| ip.source == source)
+            });
+        }
+        drop(attack);
+        assert!(is_sent_plain(&scene));
+
+        let policy = format!("src {} dst {} proto 4 dir in", node1.ip, node2.ip);
+        node2.netns.ip(&format!("xfrm policy add {policy} action block")).unwrap();
+        let is_listed = |daemon: &Daemon| {
+            let nodes = daemon.cli_json(&["nodes", "list"]).unwrap();
+            (nodes["items"][0]["protected"] == true).then_some(())
+        };
+        for is_restarted in [false, true] {
+            if is_restarted {
+                scene.daemon2.kill9().unwrap();
+                scene.daemon2.restart().unwrap();
+            }
+            until("the node is protected", SOON, || is_listed(&scene.daemon2));
+            let attack = Attack::new(&scene);
+            for source in sources {
+                let before = Counters::of(&scene.daemon2);
+                attack.send(&attack.outer().packet(&attack.inner(source)));
+                before.wait_for_only(&scene.daemon2, Reason::DecapSourceUnknown, 1, SOON);
+            }
+            // What is sent there still goes by the kernel's route, not into the tunnel device.
+            assert!(is_sent_plain(&scene));
+            let routes = scene.daemon2.cli_json(&["routes", "list"]).unwrap();
+            let mut routes = routes["items"].as_array().unwrap().iter();
+            let block = routes.find(|item| item["cidr"] == node1.block).unwrap();
+            assert_eq!((&block["encap"], &block["state"]), (&json!("direct"), &json!("active")));
+            drop(attack);
+        }
+        node2.netns.ip(&format!("xfrm policy delete {policy}")).unwrap();
+        until("it is protected no more", SOON, || {
+            is_listed(&scene.daemon2).is_none().then_some(())
+        });
+        let attack = Attack::new(&scene);
+        attack.send(&attack.good());
+        let sit = scene.lab.sit().ip;
+        attack.wait_for_delivery(|frame| frame.outer().is_some_and(|(ip, _)| ip.source == sit));
+        drop(attack);
+        scene.finish();
+    }
 }

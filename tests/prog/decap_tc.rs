@@ -4,9 +4,10 @@
 use std::net::Ipv4Addr;
 
 use dataplane_common::Reason::{
-    self, DecapCannotUnwrap, DecapEcnViolation, DecapFragmentToStack, DecapInnerBadChecksum,
-    DecapInnerTtlZero, DecapNoEndpointToStack, DecapNotForHost, DecapOptionsToStack,
-    DecapOuterBadChecksum, DecapToPod, DecapToStack, DecapTtlToStack,
+    self, DecapCannotUnwrap, DecapEcnViolation, DecapForgedSource, DecapFragmentToStack,
+    DecapInnerBadChecksum, DecapInnerTtlZero, DecapNoEndpointToStack, DecapNotForHost,
+    DecapOptionsToStack, DecapOuterBadChecksum, DecapSourceUnknown, DecapToPod, DecapToStack,
+    DecapTtlToStack,
 };
 use tunless_tests::{
     case::{self, Case},
@@ -15,8 +16,8 @@ use tunless_tests::{
     packet::{DF, EVIL, Frame, MF, flags},
     prog::Program,
     world::{
-        HOST_MAC, NEIGHBOUR, NODE1, NODE2, POD, POD_IF, POD_MAC, REMOTE, REMOTE3, ROUTER_MAC,
-        STRANGER, TUNNEL_ADDRESS, TUNNEL_MAC, YOUNG_POD,
+        HOST_MAC, NEIGHBOUR, NODE_PROTECTED, NODE1, NODE2, POD, POD_IF, POD_MAC, REMOTE,
+        REMOTE_PROTECTED, REMOTE3, ROUTER_MAC, STRANGER, TUNNEL_ADDRESS, TUNNEL_MAC, YOUNG_POD,
     },
 };
 
@@ -33,6 +34,7 @@ pub fn cases() -> Vec<Case> {
         congestion(),
         suspects(),
         refused(),
+        protected(),
         in_order(Program::DecapTc, &plain(), &decap(Program::DecapTc), Fails::at_tc),
         delivery_in_order(),
     ]
@@ -111,6 +113,25 @@ fn to_the_stack() -> Vec<Case> {
             case("the fast path is off", &packet).stack_path().sent(DecapToStack, &stack(&packet)),
         );
     }
+    cases
+}
+
+/// IPsec protects the node: the kernel has to compare its packets with the policies, whatever entry
+/// the inner source has. A spoofed source is dropped as from every node.
+fn protected() -> Vec<Case> {
+    let from =
+        |source| plain().edit(0, |ip| ip.from = NODE_PROTECTED).edit(1, |ip| ip.from = source);
+    let mut cases = Vec::new();
+    for source in [REMOTE_PROTECTED, NODE_PROTECTED, STRANGER] {
+        let case = case(format!("{source} from a protected node"), &from(source));
+        cases.push(case.clone().passed(DecapSourceUnknown));
+        cases.push(case.stack_path().passed(DecapSourceUnknown));
+    }
+    cases.push(case("a protected node's spoof", &from(REMOTE)).dropped(DecapForgedSource));
+    cases.push(
+        case("its address from another node", &plain().edit(1, |ip| ip.from = REMOTE_PROTECTED))
+            .dropped(DecapForgedSource),
+    );
     cases
 }
 

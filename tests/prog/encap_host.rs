@@ -17,8 +17,8 @@ use tunless_tests::{
     prog::{Action, Program},
     world::{
         BORROWED, EXTRA_SOURCE, MTU, NEIGHBOUR, NEXT_HOP_MAC, NIC_MAC, NODE1, NODE2, NODE3, POD,
-        REMOTE, REMOTE_AWAY, REMOTE_DIRECT, REMOTE_UNKNOWN, REMOTE3, SMALL_MTU, STRANGER,
-        TUNNEL_ADDRESS, from_stack, route,
+        REMOTE, REMOTE_AWAY, REMOTE_DIRECT, REMOTE_PROTECTED, REMOTE_UNKNOWN, REMOTE3, SMALL_MTU,
+        STRANGER, TUNNEL_ADDRESS, from_stack, route,
     },
 };
 
@@ -159,6 +159,7 @@ fn dropped() -> Vec<Case> {
         case("to an address that is only ever a source", &to(EXTRA_SOURCE)).dropped(HostNoRoute),
         case("to many", &to(Ipv4Addr::new(224, 0, 0, 5))).dropped(HostNoRoute),
         case("to a node without a way there", &to(REMOTE_AWAY)).dropped(HostNodeUnreachable),
+        case("to a protected node", &to(REMOTE_PROTECTED)).dropped(HostNodeUnreachable),
         case("to a node that is not in NODES", &to(REMOTE_UNKNOWN)).dropped(HostNodeUnreachable),
         case("TTL 0", &ip().ttl(0).udp(1, 2)).dropped(HostTtlExpired),
         case("a byte too large for node 2", &small(REMOTE, MTU - 39)).dropped(HostTooBig),

@@ -19,8 +19,8 @@ use tunless_tests::{
     prog::{Action, Program},
     world::{
         BORROWED, EXTRA_SOURCE, MTU, NEIGHBOUR, NEXT_HOP_MAC, NIC_IF, NIC_MAC, NODE1, NODE2, NODE3,
-        OTHER_MAC, POD, POD_IF, POD_MAC, REMOTE, REMOTE_AWAY, REMOTE_DIRECT, REMOTE_UNKNOWN,
-        REMOTE3, SMALL_MTU, STRANGER, TUNNEL_ADDRESS, endpoint, from_pod, route,
+        OTHER_MAC, POD, POD_IF, POD_MAC, REMOTE, REMOTE_AWAY, REMOTE_DIRECT, REMOTE_PROTECTED,
+        REMOTE_UNKNOWN, REMOTE3, SMALL_MTU, STRANGER, TUNNEL_ADDRESS, endpoint, from_pod, route,
     },
 };
 
@@ -158,6 +158,7 @@ fn not_ours() -> Vec<Case> {
         case("to our tunnel device", &to(TUNNEL_ADDRESS)).passed(PodNoRoute),
         case("to an address that is only ever a source", &to(EXTRA_SOURCE)).passed(PodNoRoute),
         case("to a pod whose packets travel plain", &to(REMOTE_DIRECT)).passed(PodDirect),
+        case("likewise, of a protected node", &to(REMOTE_PROTECTED)).passed(PodDirect),
         case("to all", &to(broadcast)).passed(PodNoRoute),
         case("to many", &to(multicast)).passed(PodNoRoute),
         case("to a node without a way there", &to(REMOTE_AWAY)).passed(PodNodeUnreachable),

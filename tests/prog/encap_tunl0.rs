@@ -16,7 +16,7 @@ use tunless_tests::{
     case::{self, Case},
     packet::{ETHERNET, Frame, eth},
     prog::Program,
-    world::{MTU, REMOTE, REMOTE_AWAY, STRANGER},
+    world::{MTU, REMOTE, REMOTE_AWAY, REMOTE_PROTECTED, STRANGER},
 };
 
 /// Reads as IPv4 where an ether type would be.
@@ -42,6 +42,7 @@ pub fn cases() -> Vec<Case> {
     let mut cases = vec![
         case("to an address outside the cluster", &plain(STRANGER)).passed(Tunl0NoRoute),
         case("to a node without a way there", &plain(REMOTE_AWAY)).passed(Tunl0NodeUnreachable),
+        case("to a protected node's pod", &plain(REMOTE_PROTECTED)).passed(Tunl0NodeUnreachable),
         case("TTL 0", &plain(REMOTE).edit(0, |ip| ip.ttl = 0)).passed(Tunl0TtlExpired),
         case("a byte too large", &ip(REMOTE).raw(253).payload(MTU as usize - 39))
             .passed(Tunl0TooBig),

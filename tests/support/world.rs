@@ -20,6 +20,8 @@ pub const NODE3: Ipv4Addr = Ipv4Addr::new(172, 16, 34, 7);
 pub const NODE_AWAY: Ipv4Addr = Ipv4Addr::new(172, 16, 33, 9);
 /// A node that routes name but `NODES` lacks: no such node, as far as we know.
 pub const NODE_UNKNOWN: Ipv4Addr = Ipv4Addr::new(172, 16, 32, 1);
+/// A node that IPsec protects.
+pub const NODE_PROTECTED: Ipv4Addr = Ipv4Addr::new(172, 16, 31, 8);
 
 /// Our pod, on [`POD_IF`].
 pub const POD: Ipv4Addr = Ipv4Addr::new(10, 20, 105, 215);
@@ -42,6 +44,8 @@ pub const REMOTE_AWAY: Ipv4Addr = Ipv4Addr::new(10, 20, 44, 31);
 pub const REMOTE_DIRECT: Ipv4Addr = Ipv4Addr::new(10, 20, 46, 31);
 /// A pod of [`NODE_UNKNOWN`].
 pub const REMOTE_UNKNOWN: Ipv4Addr = Ipv4Addr::new(10, 20, 45, 31);
+/// A pod of [`NODE_PROTECTED`], whose packets travel without encapsulation.
+pub const REMOTE_PROTECTED: Ipv4Addr = Ipv4Addr::new(10, 20, 47, 31);
 /// Accepted from [`NODE2`] as a source, never a destination.
 pub const EXTRA_SOURCE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 8);
 /// A Service, whose packets go to [`REMOTE`]. No route covers it.
@@ -245,6 +249,7 @@ pub fn entries() -> Vec<Entry> {
         route(BORROWED, 32, NODE3, 0),
         route(EXTRA_SOURCE, 32, NODE2, Route::SOURCE_ONLY),
         route(Ipv4Addr::new(10, 20, 46, 0), 26, NODE2, Route::DIRECT),
+        route(Ipv4Addr::new(10, 20, 47, 0), 26, NODE_PROTECTED, Route::DIRECT),
         // Martian sources must not depend on there being no route.
         route(Ipv4Addr::new(127, 0, 0, 0), 8, NODE2, Route::SOURCE_ONLY),
         route(Ipv4Addr::new(224, 0, 0, 0), 3, NODE2, Route::SOURCE_ONLY),
@@ -256,6 +261,7 @@ pub fn entries() -> Vec<Entry> {
         node(NODE2, NIC_IF, MTU),
         Entry::Node(NODE3, way_to_node3()),
         node(NODE_AWAY, 0, MTU),
+        Entry::Node(NODE_PROTECTED, Node::PROTECTED),
         endpoint(POD, POD_IF, POD_MAC),
         endpoint(NEIGHBOUR, NEIGHBOUR_IF, OTHER_MAC),
         endpoint(YOUNG_POD, NEIGHBOUR_IF, [0; 6]),

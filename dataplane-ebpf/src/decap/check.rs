@@ -3,13 +3,13 @@
 use aya_ebpf::EbpfContext;
 use aya_log_ebpf::warn;
 use dataplane_common::{
-    Ipv4Be, Mac, Reason, ecn,
+    Ipv4Be, Mac, Mtu, Node, Reason, ecn,
     ipv4::{self, Ipv4Header, OUTER_LENGTH, PROTOCOL_IPIP, Room},
     source::{self, Source},
 };
 
 use crate::{
-    maps,
+    helpers, maps,
     packet::{ETHERNET, Ethernet, Frame},
     settings,
 };
@@ -54,11 +54,13 @@ pub fn all(
     if { outer.destination } != settings::node() {
         return Err(Reason::DecapOtherDestination);
     }
+    let mut mtu = Mtu(0);
     if !vouched {
         let node = maps::node(outer.source).ok_or(Reason::DecapUnknownNode)?;
         if frame_for.is_some_and(|mac| !mac.is(node.hop.source)) {
             return Err(Reason::DecapNotForHost);
         }
+        mtu = node.mtu;
     }
 
     // The outer length, not the frame's: padding is not ours to deliver.
@@ -70,6 +72,11 @@ pub fn all(
         frame.read(ETHERNET + OUTER_LENGTH).ok_or(Reason::DecapInnerTruncated)?;
     ipv4::check_inner(&inner, carried)?;
     let suspicion = if vouched { None } else { source(ctx, outer.source, inner.source)? };
+    // No source is a protected node's own until the kernel has compared the packet with its IPsec
+    // policies.
+    if helpers::kept(&mtu) == Node::PROTECTED.mtu {
+        return Err(Reason::DecapSourceUnknown);
+    }
     let tos = ecn::decap(outer.tos, inner.tos).ok_or(Reason::DecapEcnViolation)?;
     if inner.ttl == 0 {
         return Err(Reason::DecapInnerTtlZero);

@@ -16,8 +16,10 @@ use crate::{
 #[derive(Serialize)]
 struct NodeItem {
     node: Ipv4Addr,
-    /// `None` while the kernel has no way to it.
+    /// `None` while the kernel has no way to it, or IPsec protects it.
     interface: Option<String>,
+    /// Whether IPsec protects it: the programs send nothing to it and accept nothing from it.
+    protected: bool,
     /// Largest outer packet, bytes.
     mtu: Option<Mtu>,
     next_hop_mac: Option<String>,
@@ -46,7 +48,11 @@ impl Row for NodeItem {
         let dash = || "-".to_owned();
         vec![
             self.node.to_string(),
-            self.interface.clone().unwrap_or_else(|| "unreachable".into()),
+            match &self.interface {
+                Some(interface) => interface.clone(),
+                None if self.protected => "IPsec".into(),
+                None => "unreachable".into(),
+            },
             self.mtu.map_or_else(dash, |mtu| mtu.to_string()),
             self.next_hop_mac.clone().unwrap_or_else(|| "by the kernel".into()),
             self.encap_packets.to_string(),
@@ -77,6 +83,7 @@ fn item(maps: &Maps, address: Ipv4Addr, node: &Node, now: std::time::Duration) -
     let seen = std::time::Duration::from_nanos(counters.last_seen);
     NodeItem {
         node: address,
+        protected: node.is_protected(),
         interface: reachable.then(|| super::interface_name(node.hop.ifindex)),
         mtu: reachable.then_some(node.mtu),
         next_hop_mac: node.hop.destination.is_known().then(|| node.hop.destination.to_string()),

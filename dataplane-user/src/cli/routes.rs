@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use anyhow::Result;
-use dataplane_common::{Ipv4Be, Mtu, Route};
+use dataplane_common::{Ipv4Be, Mtu, Node, Route};
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
@@ -47,8 +47,11 @@ impl RouteItem {
         } else {
             "none"
         };
-        let reachable = route.is_local()
-            || maps.nodes.get(route.node).is_ok_and(|node| !node.hop.ifindex.is_none());
+        // The kernel sends what is direct, and obeys IPsec policies.
+        let is_served =
+            |node: &Node| !node.hop.ifindex.is_none() || route.is_direct() && node.is_protected();
+        let reachable =
+            route.is_local() || maps.nodes.get(route.node).is_ok_and(|node| is_served(&node));
         Self {
             cidr,
             node: route.node.into(),

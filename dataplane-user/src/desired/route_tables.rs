@@ -206,17 +206,19 @@ impl RouteTables {
             self.too_narrow.remove(&address);
             return;
         }
-        let (node, why) = match node(inputs, address) {
+        let (reachable, why) = match node(inputs, address) {
             Ok(node) => (node, None),
             // Its routes are listed as left to tunl0.
             Err(_) if for_tunl0(inputs, address).is_some() => (Node::default(), None),
             Err(why) => (Node::default(), Some(format!("node {address}: {why}"))),
         };
-        self.nodes.insert(address, node);
+        // The kernel obeys the policies; the programs do not know them.
+        let is_protected = is_protected(inputs, address);
+        self.nodes.insert(address, if is_protected { Node::PROTECTED } else { reachable });
         put(&mut self.unreachable, address, why);
         let mut extras = inputs.config.routes.nodes.iter();
         if inputs.facts.mode == TunnelMode::Replace
-            && is_protected(inputs, address)
+            && is_protected
             && !extras.any(|extras| extras.node == address)
         {
             self.protected.insert(address);
@@ -393,7 +395,8 @@ fn kernel_route(
             metric: METRIC,
         });
     }
-    let mtu = nodes.get(&route.node).map_or(Mtu(0), |node| inner(node.mtu));
+    let node = nodes.get(&route.node).filter(|node| !node.is_protected());
+    let mtu = node.map_or(Mtu(0), |node| inner(node.mtu));
     Some(TunnelRoute {
         ifindex: tunnel,
         gateway: None,

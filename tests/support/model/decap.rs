@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use dataplane_common::{Direction, Flow, Hop, Lease, Reason, Route, Settings, Translation};
+use dataplane_common::{Direction, Flow, Hop, Lease, Node, Reason, Route, Settings, Translation};
 
 use super::{
     Model, No, Prediction, Sent,
@@ -38,11 +38,13 @@ impl Model {
         let ask = self.is_verified() && !xdp && outer.0.len() >= 2 * IPV4;
         let leased = ask.then(|| self.leased_decap(Ip(&outer.0[IPV4..]), outer.source()));
         let vouched = matches!(leased, Some(Ok(_)));
+        let mut is_protected = false;
         if !vouched {
             let Some(node) = self.node(outer.source()) else {
                 return Err(No::Pass(Reason::DecapUnknownNode));
             };
             pass(xdp && frame[..6] != Mac::from(node.hop.source), Reason::DecapNotForHost)?;
+            is_protected = node == Node::PROTECTED;
         }
         pass(outer.total() < 2 * IPV4, Reason::DecapInnerTruncated)?;
         let inner = Ip(&outer.0[IPV4..]);
@@ -61,6 +63,7 @@ impl Model {
         {
             return Err(No::Drop(drop));
         }
+        pass(is_protected, Reason::DecapSourceUnknown)?;
         let (outside, inside) = (outer.0[1] & 3, inner.0[1] & 3);
         // RFC 6040 §4.2 in words: CE and ECT(1) outside count, if inside is capable.
         let ecn = match (inside, outside) {

@@ -186,10 +186,14 @@ fn a_node_that_ipsec_protects() {
         let tables = RouteTables::whole(inputs, &routes);
         assert_eq!([BLOCK, other].map(|cidr| fate(&tables, cidr)), expected, "{mode:?}");
         assert_eq!(fate(&tables, EXTRA).split(',').next(), Some("none"), "{mode:?}");
+        // No source is the node's own, not even its address.
+        assert_eq!(tables.nodes[&FAR], Node::PROTECTED, "{mode:?}");
+        assert!(!tables.nodes[&NEAR].is_protected(), "{mode:?}");
         // Packets that travel plain anyway are the kernel's, which obeys the policy.
         let routes = [(net(BLOCK), route(FAR, true))].into();
         let direct = RouteTables::whole(inputs, &routes);
         assert_eq!(fate(&direct, BLOCK).split(',').next(), Some("direct"), "{mode:?}");
+        assert_eq!(direct.nodes[&FAR], Node::PROTECTED, "{mode:?}");
         // The file lets the node send from another address, encapsulated.
         assert_eq!(direct.out_of_reach().is_empty(), mode == TunnelMode::Accelerate);
         let bare = Inputs { config: &Config::default(), ..inputs };
