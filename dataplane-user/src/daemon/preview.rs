@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{
     apply::{memory, serving},
-    decide::{Basis, Decider, own_node, problems},
+    decide::{Basis, Decider, own_node, problems, undecided},
     observe::{
         Observer,
         fitness::{self, Depth},
@@ -95,7 +95,7 @@ pub async fn preview(file: ConfigFile) -> Result<Preview> {
     found.extend(unreadable);
     match &basis {
         None => {
-            found.push(problems::undecided(&decider, &decider.file().path));
+            found.push(undecided::problem(&decider, host, &decider.file().path));
             let own = decider.own_nodes();
             found.extend(own_node::problems(&own, &decider.file().config, host, None));
         }
@@ -105,7 +105,7 @@ pub async fn preview(file: ConfigFile) -> Result<Preview> {
             let inputs = Inputs { config, host, paths, facts, tunnel: tunnel.unwrap_or_default() };
             let tables = RouteTables::whole(inputs, decider.table().routes());
             if tunnel.is_none() && mode.mode == TunnelMode::Accelerate {
-                found.push(problems::undecided(&decider, &decider.file().path));
+                found.push(undecided::problem(&decider, host, &decider.file().path));
             }
             found.extend(problems::ground(&decider, *mode, facts, host));
             found.extend(problems::tables(&tables));

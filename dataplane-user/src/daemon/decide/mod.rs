@@ -29,6 +29,7 @@ mod properties;
 pub mod servers;
 pub mod spread;
 mod step;
+pub mod undecided;
 pub mod unleased;
 
 use std::{

@@ -1,10 +1,10 @@
 //! What is wrong with what was decided.
 
-use std::{collections::BTreeSet, net::Ipv4Addr, path::Path};
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use dataplane_common::{IfIndex, Mtu};
 
-use super::{ChosenMode, Decider, Memory, link_key, own_node, unleased};
+use super::{ChosenMode, Decider, Memory, link_key, own_node, undecided, unleased};
 use crate::{
     config::{Config, DecapHook, Mode, TunnelMtu},
     daemon::report::{Code, Problem},
@@ -31,7 +31,7 @@ pub fn decision(decider: &Decider, host: &Host) -> Vec<Problem> {
             problems.extend(ground(decider, last.mode, &last.facts, host));
         }
         None => {
-            problems.push(undecided(decider, path));
+            problems.push(undecided::problem(decider, host, path));
             let config = &decider.file().config;
             problems.extend(own_node::problems(&decider.own_nodes(), config, host, None));
         }
@@ -213,26 +213,6 @@ fn other_tunnels(config: &Config, host: &Host) -> Vec<Problem> {
             .remedy("list what they lead to in routes.static, or take the protocol out")
     };
     others.take(LISTED).map(problem).collect()
-}
-
-/// Why nothing can be decided.
-#[must_use]
-pub fn undecided(decider: &Decider, path: &Path) -> Problem {
-    if decider.memory().node.is_none() {
-        let what = "this node's underlay address is not known: no node can be reached and there \
-                    is no default route";
-        return Problem::new(Code::NoNodeAddress, "", what)
-            .remedy(format!("set node.address in {}", path.display()));
-    }
-    let is_accelerated = decider.file().config.mode == Mode::Accelerate
-        || decider.memory().mode.is_some_and(|mode| mode.mode == TunnelMode::Accelerate);
-    if is_accelerated {
-        let what = "there is no tunl0 that is up, so nothing is changed until it is back";
-        return Problem::new(Code::TunnelDeviceMissing, TUNL0, what)
-            .remedy("`mode: replace` does without it");
-    }
-    let what = format!("the tunnel device {TUNNEL} is gone");
-    Problem::new(Code::TunnelDeviceMissing, TUNNEL, what)
 }
 
 /// What is wrong with routes and nodes.
