@@ -357,6 +357,14 @@ fn commands_that_need_nothing() {
     let valid = run(&["config", "validate", &path]);
     assert!(valid.stderr.contains("fine"), "{}", valid.stderr);
     let shown = run(&["config", "show", "--config", &path]).stdout;
+    // The example has no datastore; one that does leaves something to the size of the cluster.
+    let sized = lab.dir().join("sized.yaml");
+    fs::write(&sized, "sources: {kubernetes: {}}\n").unwrap();
+    let sized = sized.display().to_string();
+    let validated = run(&["config", "validate", &sized]).stderr;
+    for text in [validated, run(&["config", "show", "--config", &sized]).stdout] {
+        assert!(text.contains("auto: nodes and borrowed addresses are followed"), "{text}");
+    }
     let shown: Value = serde_yaml::from_str(&shown).unwrap();
     for (key, value) in
         [("mode", "auto"), ("spoof", "drop"), ("fastpath", "verified"), ("mtu", "auto")]

@@ -28,12 +28,12 @@ struct Cluster {
 
 impl Cluster {
     fn new(setup: Setup) -> Self {
-        Self::with(setup, "followed")
+        Self::with(setup, "borrowed: followed")
     }
 
-    /// `borrowed`: how borrowed addresses are learnt.
-    fn with(setup: Setup, borrowed: &str) -> Self {
-        println!("{setup:?} {borrowed}");
+    /// `reads`: how closely the API is followed.
+    fn with(setup: Setup, reads: &str) -> Self {
+        println!("{setup:?} {reads}");
         let lab = Lab::new().fabric_filter(true).third_node(true).build().unwrap();
         // The router's address toward node1, which is not node2's gateway.
         let address = SocketAddr::from((lab.node1.gateway, 6443));
@@ -48,7 +48,7 @@ impl Cluster {
         }
         let path = lab.dir().join("kubeconfig");
         fs::write(&path, api.kubeconfig("secret")).unwrap();
-        let start = |node| Daemon::start(node, &config(setup, node, &path, borrowed)).unwrap();
+        let start = |node| Daemon::start(node, &config(setup, node, &path, reads)).unwrap();
         let (daemon1, daemon2) = (start(&lab.node1), start(&lab.node2));
         Self { daemon1, daemon2, api, lab }
     }
@@ -91,11 +91,11 @@ impl Cluster {
     }
 }
 
-fn config(setup: Setup, node: &Node, kubeconfig: &Path, borrowed: &str) -> String {
+fn config(setup: Setup, node: &Node, kubeconfig: &Path, reads: &str) -> String {
     format!(
         "node: {{name: {}, tunnel_address: {}}}\nmode: replace\n\
          underlay: {{decap: {}}}\nfastpath: {}\n\
-         sources: {{kubernetes: {{kubeconfig: {}, borrowed: {borrowed}}}}}\n",
+         sources: {{kubernetes: {{kubeconfig: {}, {reads}}}}}\n",
         node.name,
         node.tunnel,
         setup.decap,
@@ -177,12 +177,25 @@ fn talk_by_what_the_api_says(cluster: &mut Cluster) {
 /// the other node's all the same.
 #[test]
 fn pods_talk_by_affinities_where_borrowed_addresses_are_not_followed() {
-    for borrowed in ["polled", "off"] {
-        let mut cluster = Cluster::with(Setup::VERIFIED, borrowed);
+    for (reads, shown) in [
+        ("nodes: followed, borrowed: polled", "nodes followed, borrowed addresses polled"),
+        ("nodes: polled, borrowed: polled", "nodes and borrowed addresses polled"),
+        ("nodes: polled, borrowed: off", "nodes polled, borrowed addresses off"),
+    ] {
+        let mut cluster = Cluster::with(Setup::VERIFIED, reads);
         cluster.lab.node2.add_pod("borrower", "10.20.7.70".parse().unwrap()).unwrap();
         talk_by_affinities(&cluster);
         cluster.restart();
         talk_by_affinities(&cluster);
+        let status = cluster.daemon2.cli(&["status"]).unwrap().stdout;
+        assert!(status.contains(&format!("; {shown}")), "{status}");
+        // A node that the daemon has not listed, with its first block.
+        let node3 = cluster.node3().clone();
+        cluster.api.set(NODES, tunnel_node("new", &format!("{}/24", node3.ip), node3.tunnel));
+        cluster.api.delete(V1_AFFINITIES, &format!("{}-{}", node3.name, block_name(node3.block)));
+        cluster.api.set(V1_AFFINITIES, affinity(V1_AFFINITIES, MORE, "new"));
+        let node1 = cluster.lab.node1.clone();
+        cluster.wait_for_routes(&[(node1.block, &node1), (MORE, &node3)]);
         cluster.daemon1.finish().unwrap();
         cluster.daemon2.finish().unwrap();
     }

@@ -105,6 +105,7 @@ impl Watcher {
             Report::Problems(problems) => assert_eq!(problems, [], "everything is understood"),
             Report::Problem(origin, why) => panic!("{origin}: {why:?}"),
             Report::OwnNode(own) => panic!("BIRD has no Nodes: {own:?}"),
+            Report::Reads(reads) => panic!("BIRD is always polled: {reads}"),
             Report::Servers(servers) => panic!("BIRD is on this host: {servers:?}"),
         }
     }

@@ -36,13 +36,15 @@ pub async fn validate(
     }
     let routes = file.config.routes.fixed.len();
     let nodes = crate::desired::configured_nodes(&file.config).len();
+    let left_to_size = file.config.sources.left_to_size();
     let here = if here { Some(preview(file).await?) } else { None };
-    let text = format!(
+    let mut text = format!(
         "{}: fine: {} to {}",
         path.display(),
         output::count(routes, "route"),
         output::count(nodes, "node")
     );
+    text.extend(left_to_size.map(|which| format!("\n{which}")));
     let validated = Validated { valid: true, routes, nodes, here };
     output::done(format, &validated, &text)?;
     if let Some(preview) = validated.here.filter(|_| format.is_for_people()) {
@@ -66,6 +68,9 @@ fn describe(preview: &Preview) -> String {
         let mtu = preview.tunnel_mtu.unwrap_or_default();
         lines.push(format!("  tunnel:     {} {address} mtu {mtu}", mode.device()));
     }
+    for (source, reads) in &preview.reads {
+        lines.push(format!("  {:<11} {reads}", format!("{source}:")));
+    }
     let routes = output::count(preview.routes, "route");
     let endpoints = output::count(preview.endpoints, "endpoint");
     lines.push(format!("  tables:     {routes}, {endpoints}"));
@@ -83,7 +88,8 @@ fn describe(preview: &Preview) -> String {
 /// In the file's own language, unless JSON is asked for.
 pub fn show(path: &Path, format: Format) -> Result<Exit> {
     let config = ConfigFile::read(path)?.config;
-    let text = serde_yaml::to_string(&config)?;
+    let mut text = serde_yaml::to_string(&config)?;
+    text.extend(config.sources.left_to_size().map(|which| format!("# {which}\n")));
     output::object(format, &config, || text)?;
     Ok(Exit::Ok)
 }

@@ -5,7 +5,10 @@ use std::{collections::BTreeSet, net::Ipv4Addr, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{Cidr, given::some_mapping};
-use crate::{sources::servers::host_of, vocabulary::SourceKind};
+use crate::{
+    sources::{reads::MANY, servers::host_of},
+    vocabulary::SourceKind,
+};
 
 /// Each is off until it has a key of its own.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
@@ -50,11 +53,28 @@ impl Default for SourcesConfig {
 }
 
 impl SourcesConfig {
-    /// Returns the datastores whose borrowed addresses are not followed.
-    pub fn without_borrowed(&self) -> impl Iterator<Item = SourceKind> {
+    /// Returns what is left to the size of the cluster, in a sentence; `None`: nothing.
+    #[must_use]
+    pub fn left_to_size(&self) -> Option<String> {
+        let nodes = self.kubernetes.as_ref().is_some_and(|it| it.nodes == Nodes::Auto);
+        let borrowed = self.borrowed().any(|(_, borrowed)| borrowed == Borrowed::Auto);
+        let what = match (nodes, borrowed) {
+            (true, true) => "nodes and borrowed addresses",
+            (true, false) => "nodes",
+            (false, true) => "borrowed addresses",
+            (false, false) => return None,
+        };
+        Some(format!(
+            "auto: {what} are followed in a cluster of up to {MANY} nodes, else polled; `tunless \
+             status` shows which"
+        ))
+    }
+
+    /// Returns how the borrowed addresses of each configured datastore are to be learnt.
+    pub fn borrowed(&self) -> impl Iterator<Item = (SourceKind, Borrowed)> {
         let kubernetes = self.kubernetes.as_ref();
-        let is_without = kubernetes.is_some_and(|it| it.borrowed != Borrowed::Followed);
-        is_without.then_some(SourceKind::Kubernetes).into_iter()
+        let kubernetes = kubernetes.map(|it| (SourceKind::Kubernetes, it.borrowed));
+        kubernetes.into_iter()
     }
 }
 
@@ -156,8 +176,24 @@ pub struct KubernetesConfig {
     /// Whose resources: Calico's older group, its newer one, none at all (pod CIDRs
     /// of the nodes, `host-local`), or whichever the API has.
     pub api: CalicoApi,
+    /// How changes of other nodes' Nodes are learnt. This node's own is always followed.
+    pub nodes: Nodes,
     /// How addresses are learnt that a node borrowed from another node's block.
     pub borrowed: Borrowed,
+}
+
+/// How changes of Nodes are learnt. Each kubelet rewrites its Node every five minutes at least.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Nodes {
+    /// Followed in a small cluster, polled in a large one.
+    #[default]
+    Auto,
+    /// Nodes are watched: nothing is missed.
+    Followed,
+    /// Nodes are read about once an hour, and a node that gets its first block at once. Pod CIDRs
+    /// of Nodes (`host-local`) are followed all the same: nothing else announces a new node.
+    Polled,
 }
 
 /// How addresses are learnt that a node borrowed from another node's block. Only blocks name them,
@@ -165,8 +201,10 @@ pub struct KubernetesConfig {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Borrowed {
-    /// Blocks are watched: nothing is missed.
+    /// Followed in a small cluster, polled in a large one.
     #[default]
+    Auto,
+    /// Blocks are watched: nothing is missed.
     Followed,
     /// Block affinities are watched, and blocks read about once an hour.
     Polled,
@@ -187,4 +225,25 @@ pub enum CalicoApi {
     V3,
     /// No IPAM of Calico's: `spec.podCIDR` of the nodes.
     None,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_to_the_size_of_the_cluster_is_named() {
+        for (sources, what) in [
+            ("{}", None),
+            ("kubernetes: {}", Some("nodes and borrowed addresses are")),
+            ("kubernetes: {borrowed: off}", Some("auto: nodes are")),
+            ("kubernetes: {nodes: polled}", Some("auto: borrowed addresses are")),
+            ("kubernetes: {nodes: followed, borrowed: polled}", None),
+        ] {
+            let sources: SourcesConfig = serde_yaml::from_str(sources).unwrap();
+            let found = sources.left_to_size();
+            assert_eq!(found.is_some(), what.is_some(), "{found:?}");
+            assert!(what.is_none_or(|what| found.is_some_and(|it| it.contains(what))), "{what:?}");
+        }
+    }
 }

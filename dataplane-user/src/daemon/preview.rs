@@ -3,7 +3,12 @@
 //! It observes and decides as the daemon does, and has no applier: nothing is changed. The
 //! tunnel device need not exist.
 
-use std::{collections::BTreeSet, fs, net::Ipv4Addr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::Ipv4Addr,
+    time::Duration,
+};
 
 use anyhow::Result;
 use dataplane_common::{IfIndex, Mtu};
@@ -27,7 +32,7 @@ use crate::{
     config::{ConfigFile, Fastpath},
     desired::{Facts, Inputs, RouteTables, TunnelMode},
     kernel::{Host, Kernel},
-    sources::status::SourcesStatus,
+    sources::{SourceKind, reads::Reads, status::SourcesStatus},
 };
 
 /// How long sources may take to answer.
@@ -50,6 +55,8 @@ pub struct Preview {
     pub tunnel_address: Option<Ipv4Addr>,
     /// The tunnel device's MTU, bytes.
     pub tunnel_mtu: Option<Mtu>,
+    /// How closely the datastores are followed, as far as they have answered.
+    pub reads: BTreeMap<SourceKind, Reads>,
     /// How many routes all sources come to.
     pub routes: usize,
     /// How many local pods there are.
@@ -124,6 +131,7 @@ pub async fn preview(file: ConfigFile) -> Result<Preview> {
         fastpath,
         tunnel_address: facts.and_then(|facts| facts.tunnel.address),
         tunnel_mtu: facts.map(|facts| facts.tunnel.mtu),
+        reads: status.sources.iter().filter_map(|it| Some((it.source, it.reads?))).collect(),
         routes: decider.table().routes().len(),
         endpoints: facts.map_or(0, |facts| facts.pods.len()),
         problems: found,

@@ -10,12 +10,13 @@ use ipnet::Ipv4Net;
 
 use super::{
     Change, Claim, OwnNode, Report, SourceKind,
+    reads::Pace,
     reported::Reported,
     servers::ServerAddresses,
     status::{SourceStatus, State},
     table::{ChosenRoute, RouteTable, Rules},
 };
-use crate::config::{Config, SourcesConfig};
+use crate::config::{Config, SourcesConfig, sources::Borrowed};
 
 /// See the [module](self). Runs nothing: the [`Hub`](super::hub::Hub) does.
 pub struct Claims {
@@ -25,6 +26,10 @@ pub struct Claims {
     own_nodes: BTreeMap<SourceKind, OwnNode>,
     /// The servers of the sources that have reported theirs.
     servers: BTreeMap<SourceKind, ServerAddresses>,
+    /// The file's rules.
+    rules: Rules,
+    /// How the file wants the borrowed addresses of each datastore to be learnt.
+    borrowed: BTreeMap<SourceKind, Borrowed>,
     /// Something that was active before stays until every source has reported.
     is_holding: bool,
 }
@@ -38,6 +43,8 @@ impl Claims {
             known: BTreeMap::new(),
             own_nodes: BTreeMap::new(),
             servers: BTreeMap::new(),
+            rules: Rules::default(),
+            borrowed: BTreeMap::new(),
             is_holding: true,
         }
     }
@@ -45,9 +52,8 @@ impl Claims {
     /// Expects the sources that the file configures, and takes in the file's own routes.
     pub fn configure(&mut self, config: &Config) {
         let pools = config.routes.pools.iter().map(|pool| (pool.cidr.0, pool.encap)).collect();
-        let without_borrowed = config.sources.without_borrowed();
-        let rules = Rules::new(&config.sources.precedence, pools);
-        self.table.set_rules(rules.without_borrowed(without_borrowed));
+        self.rules = Rules::new(&config.sources.precedence, pools);
+        self.borrowed = config.sources.borrowed().collect();
         let wanted: BTreeSet<SourceKind> = SourceKind::ALL
             .into_iter()
             .filter(|kind| is_configured(*kind, &config.sources))
@@ -69,6 +75,7 @@ impl Claims {
         for kind in &wanted {
             self.known.entry(*kind).or_insert_with(|| Reported::new(*kind));
         }
+        self.set_rules();
         let claims = config.routes.fixed.iter().enumerate().map(|(index, route)| Change {
             cidr: route.cidr.0,
             origin: format!("routes.static[{index}]").into(),
@@ -82,21 +89,47 @@ impl Claims {
     pub fn take(&mut self, kind: SourceKind, report: Report) {
         // From a task that was stopped meanwhile.
         let Some(known) = self.known.get_mut(&kind) else { return };
+        let reads = known.reads();
         for line in known.take(&report, SystemTime::now()) {
             line.write();
+        }
+        if known.reads() != reads {
+            self.set_rules();
         }
         match report {
             Report::Snapshot { claims, .. } => self.table.replace(kind, claims),
             Report::Changes(changes) => self.table.apply(kind, changes),
             Report::OwnNode(own) => drop(self.own_nodes.insert(kind, own)),
             Report::Servers(servers) => drop(self.servers.insert(kind, servers)),
-            Report::Problems(_) | Report::Problem(..) | Report::Down(_) | Report::Up => {}
+            Report::Reads(_)
+            | Report::Problems(_)
+            | Report::Problem(..)
+            | Report::Down(_)
+            | Report::Up => {}
         }
         if self.is_holding && self.have_spoken() {
             self.is_holding = false;
             self.table.release();
             self.table.keep_only(|kind| self.known.contains_key(&kind));
         }
+    }
+
+    fn set_rules(&mut self) {
+        self.table.set_rules(self.rules.clone().without_borrowed(self.without_borrowed()));
+    }
+
+    /// Returns the datastores that may not have reported all borrowed addresses.
+    pub fn without_borrowed(&self) -> impl Iterator<Item = SourceKind> {
+        let follows = |kind: &SourceKind, borrowed: Borrowed| match borrowed {
+            Borrowed::Followed => true,
+            Borrowed::Polled | Borrowed::Off => false,
+            Borrowed::Auto => {
+                let reads = self.known.get(kind).and_then(Reported::reads);
+                reads.is_some_and(|reads| reads.borrowed == Some(Pace::Followed))
+            }
+        };
+        let without = self.borrowed.iter().filter(move |(kind, it)| !follows(kind, **it));
+        without.map(|(kind, _)| *kind)
     }
 
     /// Whether every source has reported all it knows at least once.
@@ -147,6 +180,7 @@ impl Claims {
                 *kind,
                 state,
                 down.as_ref(),
+                known.reads(),
                 self.table.count(*kind),
                 known.problems(),
             )

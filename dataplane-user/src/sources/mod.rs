@@ -12,6 +12,7 @@
 //! | [`reported`] | the only memory of what a source reported |
 //! | [`table`] | all claims, and the route chosen for each prefix |
 //! | `feed`, `backoff` | the loop that etcd, kubernetes and bird share |
+//! | [`reads`] | how closely a datastore is followed |
 //! | [`servers`] | which addresses a source's servers have |
 //! | [`error`] | what goes wrong in a source |
 //! | [`calico`] | Calico's objects, whatever datastore they come from |
@@ -27,6 +28,7 @@ pub mod hub;
 pub mod kernel;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
+pub mod reads;
 pub mod reported;
 pub mod servers;
 pub mod status;
@@ -38,7 +40,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::mpsc::UnboundedSender, task::JoinHandle};
 
-use self::{error::Outage, servers::ServerAddresses};
+use self::{error::Outage, reads::Reads, servers::ServerAddresses};
 use crate::config::SourcesConfig;
 pub use crate::vocabulary::{Encap, SourceKind};
 
@@ -82,6 +84,8 @@ pub enum Report {
     },
     /// What a datastore records about this node. It comes before the first `Snapshot`.
     OwnNode(OwnNode),
+    /// How closely a datastore is followed. It comes before the first `Snapshot`.
+    Reads(Reads),
     /// All hosts of the source's servers, with their addresses.
     Servers(ServerAddresses),
     /// Changes since the last report, in order; together they become one step.

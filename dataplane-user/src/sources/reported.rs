@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, time::SystemTime};
 
-use super::{Origin, Report, SourceKind, error::Outage};
+use super::{Origin, Report, SourceKind, error::Outage, reads::Reads};
 
 /// A line for the log.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,6 +32,7 @@ pub struct Reported {
     kind: SourceKind,
     has_spoken: bool,
     down: Option<(Outage, SystemTime)>,
+    reads: Option<Reads>,
     problems: BTreeMap<Origin, String>,
 }
 
@@ -39,7 +40,7 @@ impl Reported {
     /// Remembers nothing yet.
     #[must_use]
     pub fn new(kind: SourceKind) -> Self {
-        Self { kind, has_spoken: false, down: None, problems: BTreeMap::new() }
+        Self { kind, has_spoken: false, down: None, reads: None, problems: BTreeMap::new() }
     }
 
     /// Returns whether the source has reported all its routes at least once.
@@ -52,6 +53,12 @@ impl Reported {
     #[must_use]
     pub fn down(&self) -> Option<&(Outage, SystemTime)> {
         self.down.as_ref()
+    }
+
+    /// Returns how closely the datastore is followed, once that is known.
+    #[must_use]
+    pub fn reads(&self) -> Option<Reads> {
+        self.reads
     }
 
     /// Returns the objects that cannot be used, each with the reason.
@@ -89,6 +96,7 @@ impl Reported {
                 let line = || LogLine::Info(format!("{}: synced again", self.kind));
                 was_down.then(line).into_iter().collect()
             }
+            Report::Reads(reads) => self.set_reads(*reads).into_iter().collect(),
             Report::Changes(_) | Report::OwnNode(_) | Report::Servers(_) => Vec::new(),
         }
     }
@@ -104,6 +112,11 @@ impl Reported {
         let before = self.problems.insert(origin.clone(), problem.to_owned());
         (before.as_deref() != Some(problem))
             .then(|| LogLine::Warning(format!("{}: {origin}: {problem}", self.kind)))
+    }
+
+    fn set_reads(&mut self, reads: Reads) -> Option<LogLine> {
+        let is_new = self.reads.replace(reads) != Some(reads);
+        is_new.then(|| LogLine::Info(format!("{}: {reads}", self.kind)))
     }
 
     fn set_down(&mut self, why: Outage, now: SystemTime) -> Option<LogLine> {

@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Origin, SourceKind};
+use super::{Origin, SourceKind, reads::Reads};
 
 /// So many problems are told by name.
 const TOLD: usize = 20;
@@ -47,6 +47,9 @@ pub struct SourceStatus {
     pub stale_since: Option<u64>,
     /// Why it cannot be reached.
     pub reason: Option<String>,
+    /// How closely it is followed, if it is a datastore that may be polled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reads: Option<Reads>,
     /// How many claims it makes.
     pub claims: usize,
     /// What in it cannot be understood, and is skipped.
@@ -60,6 +63,7 @@ impl SourceStatus {
         source: SourceKind,
         state: State,
         down: Option<&(String, SystemTime)>,
+        reads: Option<Reads>,
         claims: usize,
         problems: &BTreeMap<Origin, String>,
     ) -> Self {
@@ -69,6 +73,7 @@ impl SourceStatus {
             state,
             stale_since: down.and_then(|(_, since)| seconds(since)),
             reason: down.map(|(why, _)| why.clone()),
+            reads,
             claims,
             problems: problems.iter().take(TOLD).map(|(o, why)| format!("{o}: {why}")).collect(),
             more_problems: problems.len().saturating_sub(TOLD),

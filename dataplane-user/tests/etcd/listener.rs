@@ -204,7 +204,7 @@ impl Listener {
                 let why = why.to_string();
                 assert!(!why.contains('\n') && why.starts_with("etcd http"), "{why}");
             }
-            Report::Problems(_) | Report::Problem(..) | Report::Up => {}
+            Report::Reads(_) | Report::Problems(_) | Report::Problem(..) | Report::Up => {}
         }
     }
 }

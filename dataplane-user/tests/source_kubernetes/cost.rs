@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dataplane_user::config::sources::{Borrowed, CalicoApi};
+use dataplane_user::{
+    config::sources::{Borrowed, CalicoApi, Nodes},
+    sources::reads::Pace,
+};
 use serde_json::{Value, json};
 use tunless_lab::kube_api::{
     KubeApi, NODES, Traffic, V1_AFFINITIES, V1_BLOCKS, V1_POOLS,
@@ -16,6 +19,8 @@ use tunless_lab::kube_api::{
 use super::source::{ALL, SOON, Source, V1, V3, cluster};
 
 const B: &str = "10.65.1.0/26";
+/// This node alone.
+const OWN: &str = "/api/v1/nodes/node-a";
 
 /// The questions about a path that are no watches: their queries.
 fn lists(server: &KubeApi, path: &str) -> Vec<String> {
@@ -211,16 +216,25 @@ fn bytes_and_requests(traffic: &BTreeMap<String, Traffic>) -> (usize, usize) {
     all.fold((0, 0), |(bytes, requests), it| (bytes + it.bytes, requests + it.requests))
 }
 
+/// Between two lists of what is polled, minutes on average.
+const POLL: f64 = 67.5;
+
 /// One daemon's share in a cluster of `nodes` nodes, two blocks each: at its start, in a minute
 /// without and with churn, and when the API server starts again. Each node's kubelet rewrites its
-/// Node every five minutes; one pod in fifty nodes comes and goes each second (100 at 5,000).
-async fn measure(nodes: usize, borrowed: Borrowed) -> [(usize, usize); 4] {
+/// Node every five minutes; one pod in fifty nodes comes and goes each second (100 at 5,000). What is
+/// polled counts by the minute; its share is returned, too.
+async fn measure(nodes: usize, by: (Nodes, Borrowed)) -> ([(usize, usize); 4], usize) {
     let mut server = KubeApi::start().unwrap();
     server.serve_calico(V1_BLOCKS, V1_POOLS);
     server.set(V1_POOLS, pool("p", "10.64.0.0/10", "Always"));
     for number in 0..nodes {
         server.set(NODES, heavy_node(number, 0));
     }
+    server.set(NODES, {
+        let mut own = heavy_node(nodes, 0);
+        own["metadata"]["name"] = json!("node-a");
+        own
+    });
     for number in 0..2 * nodes {
         let block = heavy_block(number, nodes);
         let (cidr, host) = (&block["spec"]["cidr"], number % nodes);
@@ -231,7 +245,7 @@ async fn measure(nodes: usize, borrowed: Borrowed) -> [(usize, usize); 4] {
     server.compact();
     let mut source = Source::start_with(&server.kubeconfig("secret"), |config| {
         config.api = CalicoApi::V1;
-        config.borrowed = borrowed;
+        (config.nodes, config.borrowed) = by;
     });
     // However long a debug build takes for a large cluster.
     for _ in 0..400 {
@@ -240,15 +254,22 @@ async fn measure(nodes: usize, borrowed: Borrowed) -> [(usize, usize); 4] {
         }
     }
     assert_eq!(source.seen.snapshots, 1, "{:#?}", source.seen);
-    let watched: &[&str] = match borrowed {
-        Borrowed::Followed => &[NODES, V1_BLOCKS, V1_POOLS],
-        Borrowed::Polled | Borrowed::Off => &[NODES, V1_AFFINITIES, V1_POOLS],
-    };
+    let reads = source.seen.reads.unwrap();
+    let is_polled = |pace| pace == Pace::Polled;
+    let nodes_path = if is_polled(reads.nodes) { OWN } else { NODES };
+    let follows_blocks = reads.borrowed == Some(Pace::Followed);
+    let blocks_path = if follows_blocks { V1_BLOCKS } else { V1_AFFINITIES };
+    let watched = [nodes_path, blocks_path, V1_POOLS];
     for path in watched {
         until_watched(&server, path).await;
     }
     source.listen().await;
-    let start = bytes_and_requests(&server.take_traffic());
+    let traffic = server.take_traffic();
+    let start = bytes_and_requests(&traffic);
+    let polled = [(NODES, is_polled(reads.nodes)), (V1_BLOCKS, !follows_blocks)];
+    let polled = polled.iter().filter(|(_, is_polled)| *is_polled);
+    let polled = polled.map(|(path, _)| traffic.get(*path).map_or(0, |it| it.bytes) as f64 / POLL);
+    let polled = polled.sum::<f64>() as usize;
 
     // A twentieth of a minute, times twenty.
     const PART: usize = 20;
@@ -257,7 +278,7 @@ async fn measure(nodes: usize, borrowed: Borrowed) -> [(usize, usize); 4] {
     }
     source.listen().await;
     let (bytes, requests) = bytes_and_requests(&server.take_traffic());
-    let idle = (bytes * PART, requests * PART);
+    let idle = (bytes * PART + polled, requests * PART);
     for number in 0..nodes * 12 / 5 / PART {
         server.set(V1_BLOCKS, heavy_block(number, nodes));
     }
@@ -277,7 +298,7 @@ async fn measure(nodes: usize, borrowed: Borrowed) -> [(usize, usize); 4] {
         source.listen().await;
         restart = bytes_and_requests(&server.take_traffic());
     }
-    [start, idle, churn, restart]
+    ([start, idle, churn, restart], polled)
 }
 
 /// What whole nodes and blocks cost: sizes of the same objects, as all were watched before.
@@ -298,14 +319,26 @@ async fn a_fleet_costs_a_fraction_of_what_it_did() {
         let [start, idle, churn] = before(nodes);
         let mb = |bytes: usize| format!("{:.2}", bytes as f64 / 1e6);
         writeln!(table, "{nodes} before: {} {} {}", mb(start), mb(idle), mb(churn)).unwrap();
-        for borrowed in [Borrowed::Followed, Borrowed::Polled, Borrowed::Off] {
-            let now = measure(nodes, borrowed).await;
+        for by in [
+            (Nodes::Followed, Borrowed::Followed),
+            (Nodes::Followed, Borrowed::Polled),
+            (Nodes::Polled, Borrowed::Polled),
+            (Nodes::Polled, Borrowed::Off),
+            (Nodes::Auto, Borrowed::Auto),
+        ] {
+            let (now, polled) = measure(nodes, by).await;
             let shown = now.map(|(bytes, requests)| format!("{} ({requests})", mb(bytes)));
-            writeln!(table, "{nodes} {borrowed:?}: {shown:?}").unwrap();
+            writeln!(table, "{nodes} {by:?}: {shown:?}").unwrap();
             let [_, now_idle, now_churn, _] = now.map(|(bytes, _)| bytes);
-            assert!(now_idle * 5 < idle, "{table}");
-            if borrowed != Borrowed::Followed {
-                assert!(now_churn * 25 < churn, "{table}");
+            assert!((now_idle - polled) * 5 < idle, "{table}");
+            match by {
+                (Nodes::Polled, Borrowed::Polled | Borrowed::Off) => {
+                    assert!(now_churn * 50 < churn, "{table}");
+                }
+                (Nodes::Followed, Borrowed::Polled) => {
+                    assert!((now_churn - polled) * 25 < churn, "{table}");
+                }
+                _ => {}
             }
         }
     }

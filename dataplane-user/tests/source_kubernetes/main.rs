@@ -6,5 +6,6 @@ mod claims;
 mod cost;
 mod credentials;
 mod discovery;
+mod polled;
 mod source;
 mod trouble;

@@ -11,8 +11,8 @@ use std::{
 use dataplane_user::{
     config::{KubernetesConfig, sources::CalicoApi},
     sources::{
-        Change, Encap, Me, OwnNode, Report, Reporter, SourceKind, kubernetes, reported::Reported,
-        servers::ServerAddresses,
+        Change, Encap, Me, OwnNode, Report, Reporter, SourceKind, kubernetes, reads::Reads,
+        reported::Reported, servers::ServerAddresses,
     },
 };
 use tempfile::TempDir;
@@ -55,6 +55,8 @@ pub struct Seen {
     pub down: Option<String>,
     /// What the API has about this node.
     pub own: Option<OwnNode>,
+    /// How closely the API is followed.
+    pub reads: Option<Reads>,
     /// The hosts of its servers.
     pub servers: ServerAddresses,
     pub snapshots: usize,
@@ -111,7 +113,12 @@ impl Source {
 
     /// Listens for a while.
     pub async fn listen(&mut self) {
-        let end = Instant::now() + A_WHILE;
+        self.listen_for(A_WHILE).await;
+    }
+
+    /// Listens for this time.
+    pub async fn listen_for(&mut self, time: Duration) {
+        let end = Instant::now() + time;
         loop {
             let left = end.saturating_duration_since(Instant::now());
             match timeout(left, self.reports.recv()).await {
@@ -155,6 +162,7 @@ impl Seen {
             reported: Reported::new(SourceKind::Kubernetes),
             down: None,
             own: None,
+            reads: None,
             servers: ServerAddresses::new(),
             snapshots: 0,
             steps: 0,
@@ -188,8 +196,10 @@ impl Seen {
         match report {
             Report::OwnNode(own) => self.own = Some(own),
             Report::Servers(servers) => self.servers = servers,
+            Report::Reads(reads) => self.reads = Some(reads),
             Report::Snapshot { claims, .. } => {
                 assert!(self.own.is_some(), "claims before the own node");
+                assert!(self.reads.is_some(), "claims before it is known what they are of");
                 assert!(!self.servers.is_empty(), "claims before the servers");
                 self.snapshots += 1;
                 self.claims.clear();

@@ -163,7 +163,9 @@ fn sources(text: &mut String, status: &Status) {
         };
         let claims = output::count(source.claims, "claim");
         let state = source.state.as_str();
-        let _ = writeln!(text, "{head:<12}{:<11} {state}{since}, {claims}", source.source.as_str());
+        let reads = source.reads.map_or_else(String::new, |reads| format!("; {reads}"));
+        let name = source.source.as_str();
+        let _ = writeln!(text, "{head:<12}{name:<11} {state}{since}, {claims}{reads}");
     }
 }
 

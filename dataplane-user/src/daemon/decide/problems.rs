@@ -68,7 +68,7 @@ pub fn ground(decider: &Decider, chosen: ChosenMode, facts: &Facts, host: &Host)
         // It may know the tunnel address, and the blocks.
         return problems;
     }
-    let knows_borrowed = decider.file().config.sources.without_borrowed().next().is_none();
+    let knows_borrowed = decider.claims().without_borrowed().next().is_none();
     let table = decider.table();
     problems.extend(own_node::foreign_tunnel_address(&own, table, facts, knows_borrowed));
     if facts.tunnel.address.is_none() {

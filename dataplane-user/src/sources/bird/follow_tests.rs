@@ -149,6 +149,7 @@ impl Scene {
                 Report::Changes(_)
                 | Report::Problem(..)
                 | Report::OwnNode(_)
+                | Report::Reads(_)
                 | Report::Servers(_) => {}
             }
             return report;

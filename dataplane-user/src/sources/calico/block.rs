@@ -1,12 +1,18 @@
 //! IPAM blocks: `libcalico-go/lib/backend/model/block.go`.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 use ipnet::{IpNet, Ipv4Net};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::json::{self, Doubts, Understood};
+use super::{
+    Affinity,
+    json::{self, Doubts, Understood},
+};
 use crate::{address::parse_prefix, sources::error::Malformed};
 
 const WHAT: &str = "allocation block";
@@ -38,7 +44,20 @@ struct Stored {
     deleted: bool,
 }
 
+/// What an affinity says of a block, where it counts in its place.
+impl From<Affinity> for Block {
+    fn from(Affinity { cidr, host }: Affinity) -> Self {
+        Self { cidr, host: Some(host), borrowed: BTreeMap::new() }
+    }
+}
+
 impl Block {
+    /// The nodes it names: its host, and those that borrow from it.
+    #[must_use]
+    pub fn names(&self) -> BTreeSet<&str> {
+        self.host.iter().chain(self.borrowed.values()).map(String::as_str).collect()
+    }
+
     /// Of the value of an etcd key; `None` if there is nothing in it for us:
     /// marked as deleted, or of IPv6 addresses.
     ///

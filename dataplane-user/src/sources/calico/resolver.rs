@@ -95,11 +95,52 @@ impl Resolver {
         }
         self.renew_claims(origin);
         for block in [&old, &block].into_iter().flatten() {
-            for name in index::names(block) {
+            for name in block.names() {
                 self.judge_node(name);
             }
             self.judge_affinities(block.cidr);
         }
+    }
+
+    /// The block of this origin.
+    #[must_use]
+    pub fn block(&self, origin: &Origin) -> Option<&Block> {
+        self.blocks.get(origin)
+    }
+
+    /// The affinity of this origin, if blocks are checked against it.
+    #[must_use]
+    pub fn affinity(&self, origin: &Origin) -> Option<&Affinity> {
+        self.affinities.get(origin)
+    }
+
+    /// How many nodes there are.
+    #[must_use]
+    pub fn nodes(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The nodes that blocks name.
+    pub fn named(&self) -> impl Iterator<Item = &str> {
+        self.blocks.named()
+    }
+
+    /// Whether any block names the node.
+    #[must_use]
+    pub fn is_named(&self, name: &str) -> bool {
+        self.blocks.is_named(name)
+    }
+
+    /// The underlay address of a node, as far as it is known.
+    #[must_use]
+    pub fn node_address(&self, name: &str) -> Option<Ipv4Addr> {
+        self.nodes.get(name).and_then(|node| node.address)
+    }
+
+    /// Another node with the address of this one.
+    #[must_use]
+    pub fn sharing_address(&self, name: &str) -> Option<&str> {
+        self.addresses.other(self.node_address(name)?, name, &self.own_name)
     }
 
     /// A node is so now, or is gone.
@@ -108,12 +149,12 @@ impl Resolver {
         if self.nodes.get(name) == node.as_ref() {
             return;
         }
-        let before = self.address(name);
+        let before = self.node_address(name);
         match node {
             Some(node) => self.nodes.insert(name.to_owned(), node),
             None => self.nodes.remove(name),
         };
-        for beside in self.addresses.moved(name, before, self.address(name)) {
+        for beside in self.addresses.moved(name, before, self.node_address(name)) {
             self.judge_node(&beside);
         }
         self.judge_node(name);
@@ -263,10 +304,6 @@ impl Resolver {
         self.nodes.get(&self.own_name).and_then(|node| node.subnet)
     }
 
-    fn address(&self, name: &str) -> Option<Ipv4Addr> {
-        self.nodes.get(name).and_then(|node| node.address)
-    }
-
     /// By the smallest pool around a block; of two alike the first by name.
     fn way(&self, cidr: Ipv4Net) -> Way {
         let pools = supernets(cidr).find_map(|range| self.pools.get(&range));
@@ -306,7 +343,7 @@ impl Resolver {
         let mut claims = BTreeMap::new();
         let Way::Ours(encap) = self.way(block.cidr) else { return claims };
         let mut claim = |cidr: Ipv4Net, name: &str| {
-            if let Some(node) = self.address(name) {
+            if let Some(node) = self.node_address(name) {
                 claims.insert(cidr, Claim { node, encap: self.encap_to(node, encap) });
             } else {
                 // A lent address must not stay with the block of the same prefix.

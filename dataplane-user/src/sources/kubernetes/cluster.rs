@@ -1,44 +1,67 @@
 //! What all objects say together, and what of it is new.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    mem,
     sync::Arc,
 };
 
 use super::{
     access::Kind,
+    by_name::Names,
     discovery::Found,
     object::{NodeSays, Object, Says},
+    plan::{Plan, Topic, Wanted},
 };
 use crate::{
     config::sources::Borrowed,
     sources::{
         Origin, Report,
-        calico::{Affinity, Aspect, Block, CalicoNode, Resolver, Understood},
+        calico::{Aspect, Block, CalicoNode, Resolver, Understood},
+        reads::{Owners, Pace, Reads, Size},
     },
 };
 
 /// Outlives the sessions: what was said stays until its place is taken.
 pub struct Cluster {
     found: Found,
-    borrowed: Borrowed,
+    wanted: Wanted,
+    own_name: String,
     resolver: Resolver,
     /// The objects there are, to find out which ones a new list no longer has.
     known: HashMap<Kind, HashSet<Origin>>,
+    /// What was listed at least once.
+    listed: BTreeSet<Topic>,
+    /// Where the file leaves it to the size of the cluster.
+    size: Option<Size>,
+    /// Who says whose a block is; `None`: not all is listed yet.
+    owners: Option<Owners>,
+    /// Whether affinities may not be read.
+    are_affinities_forbidden: bool,
+    /// Nodes that cannot be heard of but by name.
+    unheard: BTreeSet<String>,
     /// Nodes with pod CIDRs, whether those count or not.
     pod_cidrs: HashSet<Origin>,
+    reported: Option<Reads>,
     has_spoken: bool,
 }
 
 impl Cluster {
     /// Empty, for the node of this name.
-    pub fn new(found: Found, borrowed: Borrowed, own_name: &str) -> Self {
+    pub fn new(found: Found, wanted: Wanted, own_name: &str) -> Self {
         Self {
             found,
-            borrowed,
+            wanted,
+            own_name: own_name.to_owned(),
             resolver: Resolver::new(own_name).calling_nodes(Kind::Node.as_str()),
             known: HashMap::new(),
+            listed: BTreeSet::new(),
+            size: None,
+            owners: None,
+            are_affinities_forbidden: false,
+            unheard: BTreeSet::new(),
             pod_cidrs: HashSet::new(),
+            reported: None,
             has_spoken: false,
         }
     }
@@ -48,45 +71,236 @@ impl Cluster {
         self.found
     }
 
-    /// These are all objects of a kind.
-    pub fn replace(&mut self, kind: Kind, objects: Vec<Object>) {
+    /// Decides what to read from now on.
+    pub fn plan(&mut self) -> Plan {
+        if self.wanted.is_auto() && self.listed.contains(&Topic::Nodes) {
+            self.size = Some(Size::of(self.nodes(), self.size));
+        }
+        self.current_plan()
+    }
+
+    /// Begins a session, which may have other rights.
+    pub fn begin(&mut self) {
+        self.are_affinities_forbidden = false;
+    }
+
+    /// Notes that affinities may not be read; returns whether it goes without them: where the file
+    /// does not say how closely blocks are followed. The rule for affinities is newer than others.
+    pub fn without_affinities(&mut self) -> bool {
+        self.are_affinities_forbidden |= self.wanted.borrowed == Borrowed::Auto;
+        self.are_affinities_forbidden
+    }
+
+    /// These are all objects of a topic.
+    pub fn listed(&mut self, topic: Topic, mut objects: Vec<Object>) {
+        let plan = self.plan();
+        match topic {
+            Topic::OwnNode => match objects.pop() {
+                Some(own) => self.apply(Kind::Node, own),
+                None => self.delete(Kind::Node, &self.own_name.clone()),
+            },
+            Topic::Nodes if plan.pace(topic) == Some(Pace::Polled) => {
+                // Its own list and watch are the newer word.
+                let is_own = |name: &str| name == self.own_name;
+                if self.listed.contains(&Topic::OwnNode) {
+                    objects.retain(|object| !is_own(&object.name));
+                }
+                self.replace_polled_nodes(objects);
+            }
+            Topic::Affinities if !self.affinities_count(plan) => return,
+            Topic::Nodes | Topic::Affinities | Topic::Blocks | Topic::Pools => {
+                self.replace(topic.kind(), objects);
+            }
+        }
+        self.listed.insert(topic);
+        self.change_owners(topic, plan);
+    }
+
+    /// An object of a topic is so now.
+    pub fn applied(&mut self, topic: Topic, object: Object) {
+        if topic != Topic::Affinities || self.affinities_count(self.current_plan()) {
+            self.apply(topic.kind(), object);
+        }
+    }
+
+    /// An object of a topic is gone.
+    pub fn deleted(&mut self, topic: Topic, name: &str) {
+        self.delete(topic.kind(), name);
+    }
+
+    /// A node that was asked for by name is so now.
+    pub fn found_by_name(&mut self, object: Object) {
+        if self.current_plan().pace(Topic::Nodes) != Some(Pace::Polled) {
+            // What is followed is the newer word.
+            return;
+        }
+        let name = object.name.clone();
+        let before = self.resolver.node_address(&name);
+        self.apply(Kind::Node, object);
+        if self.resolver.node_address(&name) != before
+            && let Some(other) = self.resolver.sharing_address(&name)
+        {
+            // It may have the address of a node that is gone.
+            self.unheard.insert(other.to_owned());
+        }
+    }
+
+    /// There is no node of this name.
+    pub fn missing_by_name(&mut self, name: &str) {
+        if self.current_plan().pace(Topic::Nodes) == Some(Pace::Polled) {
+            self.delete(Kind::Node, name);
+        }
+    }
+
+    /// The nodes that have to be asked for by name, since this was last called.
+    pub fn take_unheard(&mut self) -> Option<Names> {
+        let mut names = mem::take(&mut self.unheard);
+        names.remove(&self.own_name);
+        let is_polled = self.current_plan().pace(Topic::Nodes) == Some(Pace::Polled);
+        (is_polled && !names.is_empty())
+            .then(|| Names { names: names.into_iter().collect(), nodes: self.nodes() })
+    }
+
+    fn current_plan(&self) -> Plan {
+        let borrowed = match self.are_affinities_forbidden {
+            true => Borrowed::Followed,
+            false => self.wanted.borrowed,
+        };
+        Plan::new(self.found, Wanted { borrowed, ..self.wanted }, self.size, self.owners)
+    }
+
+    /// How many nodes there are.
+    fn nodes(&self) -> usize {
+        self.known.get(&Kind::Node).map_or(0, HashSet::len)
+    }
+
+    /// Whether affinities say whose a block is, or are about to.
+    fn affinities_count(&self, plan: Plan) -> bool {
+        self.owners == Some(Owners::Affinities) || plan.owners == Some(Owners::Affinities)
+    }
+
+    /// Whether blocks say whose they are, or are about to.
+    fn blocks_count(&self, plan: Plan) -> bool {
+        self.owners == Some(Owners::Blocks) || plan.owners == Some(Owners::Blocks)
+    }
+
+    /// Now that a topic is listed it counts, if the plan wants that, and the other does not any more.
+    fn change_owners(&mut self, topic: Topic, plan: Plan) {
+        let counts = match topic {
+            Topic::Affinities => Owners::Affinities,
+            Topic::Blocks => Owners::Blocks,
+            Topic::Nodes | Topic::OwnNode | Topic::Pools => return,
+        };
+        if plan.owners != Some(counts) {
+            return;
+        }
+        let before = self.owners.replace(counts);
+        if before.is_none_or(|before| before == counts) {
+            return;
+        }
+        match counts {
+            Owners::Affinities => {
+                for origin in self.origins(Kind::Block) {
+                    let block = self.resolver.block(&origin).cloned();
+                    let block = block.map(|block| Block { host: None, ..block });
+                    self.resolver.set_block(origin, block);
+                }
+            }
+            Owners::Blocks => {
+                for origin in self.origins(Kind::Affinity) {
+                    self.delete_origin(Kind::Affinity, &origin);
+                }
+                self.listed.remove(&Topic::Affinities);
+            }
+        }
+    }
+
+    fn origins(&self, kind: Kind) -> Vec<Origin> {
+        self.known.get(&kind).into_iter().flatten().cloned().collect()
+    }
+
+    fn delete_origin(&mut self, kind: Kind, origin: &Origin) {
+        if let Some((_, name)) = origin.split_once('/') {
+            self.delete(kind, name);
+        }
+    }
+
+    /// The objects that are known, and not in a new list.
+    fn gone(&mut self, kind: Kind, objects: &[Object]) -> Vec<Origin> {
         let known = self.known.entry(kind).or_default();
         let listed: HashSet<_> = objects.iter().map(|object| origin(kind, &object.name)).collect();
-        let gone: Vec<Origin> = known.difference(&listed).cloned().collect();
-        for origin in gone {
-            if let Some((_, name)) = origin.split_once('/') {
-                self.delete(kind, name);
-            }
+        known.difference(&listed).cloned().collect()
+    }
+
+    fn replace(&mut self, kind: Kind, objects: Vec<Object>) {
+        for origin in self.gone(kind, &objects) {
+            self.delete_origin(kind, &origin);
         }
         for object in objects {
             self.apply(kind, object);
         }
     }
 
+    /// A list may be older than what was heard of a single node: what it lacks, and blocks name, is
+    /// asked for once more.
+    fn replace_polled_nodes(&mut self, objects: Vec<Object>) {
+        for origin in self.gone(Kind::Node, &objects) {
+            let name = origin.split_once('/').map_or("", |(_, name)| name);
+            if name == self.own_name && self.listed.contains(&Topic::OwnNode) {
+                continue;
+            }
+            match self.resolver.is_named(name) {
+                true => drop(self.unheard.insert(name.to_owned())),
+                false => self.delete_origin(Kind::Node, &origin),
+            }
+        }
+        for object in objects {
+            self.apply(Kind::Node, object);
+        }
+        if self.has_spoken {
+            self.ask_for_named();
+        }
+    }
+
+    /// Nodes that blocks name, though there is none of that name, have to be asked for.
+    fn ask_for_named(&mut self) {
+        let nodes = self.known.get(&Kind::Node);
+        let is_known =
+            |name: &&str| nodes.is_some_and(|nodes| nodes.contains(&origin(Kind::Node, name)));
+        let missing = self.resolver.named().filter(|name| !is_known(name)).map(str::to_owned);
+        self.unheard.extend(missing);
+    }
+
+    /// A block is so now. A node that no block has named before is new, or was made anew: the last
+    /// list of nodes does not say which address it has.
+    fn set_block(&mut self, origin: Origin, block: Option<Block>) {
+        if let Some(block) = block.as_ref().filter(|_| self.has_spoken) {
+            let names = block.names().into_iter();
+            let new = names.filter(|name| !self.resolver.is_named(name)).map(str::to_owned);
+            self.unheard.extend(new);
+        }
+        self.resolver.set_block(origin, block);
+    }
+
     /// An object is so now. One that makes no sense leaves what it said before.
-    pub fn apply(&mut self, kind: Kind, object: Object) {
+    fn apply(&mut self, kind: Kind, object: Object) {
         let Object { name, says } = object;
         let origin = origin(kind, &name);
         self.known.entry(kind).or_default().insert(origin.clone());
         let problem = match says {
             Ok(Says::Node(says)) => self.apply_node(&origin, &name, says),
             Ok(Says::Affinity(affinity)) => {
-                let block = affinity.map(|Affinity { cidr, host }| Block {
-                    cidr,
-                    host: Some(host),
-                    borrowed: BTreeMap::new(),
-                });
-                self.resolver.set_block(origin.clone(), block);
+                self.set_block(origin.clone(), affinity.map(Block::from));
                 None
             }
             Ok(Says::Block(Understood { object: block, doubt })) => {
                 // What is polled is too old to say whose the block is: affinities do.
-                let is_old = self.borrowed == Borrowed::Polled;
-                let block = block.map(|block| match is_old {
-                    true => Block { host: None, ..block },
-                    false => block,
+                let counts = self.blocks_count(self.current_plan());
+                let block = block.map(|block| match counts {
+                    true => block,
+                    false => Block { host: None, ..block },
                 });
-                self.resolver.set_block(origin.clone(), block);
+                self.set_block(origin.clone(), block);
                 doubt.map(|doubt| doubt.to_string())
             }
             Ok(Says::Pool(pool)) => {
@@ -127,8 +341,7 @@ impl Cluster {
         }
     }
 
-    /// An object is gone.
-    pub fn delete(&mut self, kind: Kind, name: &str) {
+    fn delete(&mut self, kind: Kind, name: &str) {
         let origin = origin(kind, name);
         match kind {
             Kind::Node => {
@@ -147,25 +360,29 @@ impl Cluster {
         self.resolver.set_problem(origin, Aspect::Object, None);
     }
 
-    /// What is new since it was last asked; nothing before every kind was listed.
+    /// What is new since it was last asked; nothing before everything was listed.
     pub fn reports(&mut self) -> Vec<Report> {
-        let kinds = self.found.resources(self.borrowed);
-        if !kinds.iter().all(|resource| self.known.contains_key(&resource.kind)) {
+        let plan = self.plan();
+        if !self.has_spoken && !plan.topics().all(|topic| self.listed.contains(&topic)) {
             return Vec::new();
         }
         self.check();
-        if std::mem::replace(&mut self.has_spoken, true) {
+        let reads = plan.reads(self.owners);
+        let is_news = self.reported.replace(reads) != Some(reads);
+        let new = if mem::replace(&mut self.has_spoken, true) {
             self.resolver.take_reports()
         } else {
+            self.ask_for_named();
             self.resolver.report_all()
-        }
+        };
+        is_news.then_some(Report::Reads(reads)).into_iter().chain(new).collect()
     }
 
     /// Looks for what is wrong with the cluster as a whole.
     fn check(&mut self) {
-        let kind = match self.borrowed {
-            Borrowed::Followed => Kind::Block,
-            Borrowed::Polled | Borrowed::Off => Kind::Affinity,
+        let kind = match self.owners {
+            Some(Owners::Affinities) => Kind::Affinity,
+            Some(Owners::Blocks) | None => Kind::Block,
         };
         let has_blocks = self.known.get(&kind).is_some_and(|blocks| !blocks.is_empty());
         let hint = (self.found != Found::HostLocal && !has_blocks && !self.pod_cidrs.is_empty())
@@ -184,6 +401,13 @@ impl Cluster {
                     .to_owned()
             });
         self.resolver.set_problem(Arc::from("Nodes"), Aspect::Cluster, empty);
+
+        let forbidden = self.are_affinities_forbidden.then(|| {
+            "may not be read, so all blocks are followed, which costs the API servers much in a \
+             cluster of this size; packaging/rbac.yaml has the rule"
+                .to_owned()
+        });
+        self.resolver.set_problem(Arc::from("BlockAffinities"), Aspect::Cluster, forbidden);
     }
 }
 
@@ -199,18 +423,20 @@ mod tests {
         super::{access::CALICO_V1, object::read},
         *,
     };
+    use crate::config::sources::Nodes;
 
     /// What is reported of a node `n` with these pod CIDRs and this block, if any.
     fn report(found: Found, spec: &Value, block: Option<Value>) -> (Vec<String>, Vec<String>) {
-        let mut cluster = Cluster::new(found, Borrowed::Followed, "n");
+        let wanted = Wanted { nodes: Nodes::Auto, borrowed: Borrowed::Auto };
+        let mut cluster = Cluster::new(found, wanted, "n");
         let node = json!({
             "metadata": {"name": "n"}, "spec": spec,
             "status": {"addresses": [{"type": "InternalIP", "address": "172.17.0.7"}]},
         });
-        cluster.replace(Kind::Node, vec![read(Kind::Node, node)]);
+        cluster.listed(Topic::Nodes, vec![read(Kind::Node, node)]);
         let block = block.map(|spec| json!({"metadata": {"name": "b"}, "spec": spec}));
-        cluster.replace(Kind::Block, block.map(|it| read(Kind::Block, it)).into_iter().collect());
-        cluster.replace(Kind::Pool, Vec::new());
+        cluster.listed(Topic::Blocks, block.map(|it| read(Kind::Block, it)).into_iter().collect());
+        cluster.listed(Topic::Pools, Vec::new());
         let Some(Report::Snapshot { claims, problems }) = cluster.reports().pop() else { panic!() };
         (
             claims.iter().map(|change| change.cidr.to_string()).collect(),

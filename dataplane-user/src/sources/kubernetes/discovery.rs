@@ -10,7 +10,7 @@ use super::{
     request,
 };
 use crate::{
-    config::sources::{Borrowed, CalicoApi},
+    config::sources::CalicoApi,
     sources::error::{Cause, SourceError},
 };
 
@@ -27,15 +27,11 @@ pub enum Found {
 }
 
 impl Found {
-    /// What has to be read.
-    pub fn resources(self, borrowed: Borrowed) -> Vec<Resource> {
-        match (self, borrowed) {
-            (Self::Calico(group), Borrowed::Followed) => vec![NODES, group.blocks, group.pools],
-            (Self::Calico(group), Borrowed::Polled) => {
-                vec![NODES, group.affinities, group.blocks, group.pools]
-            }
-            (Self::Calico(group), Borrowed::Off) => vec![NODES, group.affinities, group.pools],
-            (Self::HostLocal, _) => vec![NODES],
+    /// What may have to be read.
+    pub fn resources(self) -> Vec<Resource> {
+        match self {
+            Self::Calico(group) => vec![NODES, group.affinities, group.blocks, group.pools],
+            Self::HostLocal => vec![NODES],
         }
     }
 }

@@ -1,4 +1,5 @@
-//! One resource: list, then watch from there.
+//! One topic: list, then watch from there, or list again about once an hour. The plan says which of
+//! it, and may change at any time.
 //!
 //! In the place of `kube::runtime::watcher` (5.0), which does not report that a watch
 //! was accepted again, so the source could not be reported as up; which never lists
@@ -6,28 +7,31 @@
 //! kube-rs#1042); and which asks without a pause when the API accepts a watch and
 //! closes it at once.
 
-use std::{collections::HashSet, convert::Infallible, pin::pin, time::Duration};
+use std::{collections::HashSet, convert::Infallible, future, pin::pin, time::Duration};
 
 use futures::{Stream, StreamExt as _};
 use kube::api::WatchEvent;
 use serde_json::Value;
 use tokio::{
-    sync::mpsc::Sender,
+    sync::{mpsc::Sender, watch},
     time::{Instant, sleep, timeout},
 };
 
 use super::{
-    access::Resource,
+    Voice,
+    access::{Kind, Resource},
     connect::Api,
     failure::{self, Attempt},
-    lists::{self, Lists},
+    lists::Lists,
     object::{self, Object},
+    plan::{Plan, Topic},
     request::{self, Ask, Freshness, Part},
     whole::Whole,
 };
 use crate::sources::{
     error::{Cause, SourceError},
     feed::{self, Feed, Link},
+    reads::{Pace, until_next_poll},
 };
 
 /// A watch that lasts this long, or brings anything, works.
@@ -38,8 +42,10 @@ const SILENCE: Duration = Duration::from_secs(100);
 
 /// A pause before a new list that is longer than this is reported.
 const SAID: Duration = Duration::from_secs(5);
+/// What is polled is watched from its last list, if that is not older.
+const RECENT: Duration = Duration::from_secs(60);
 
-/// What became known of a resource.
+/// What became known of a topic.
 #[derive(Debug)]
 pub enum Heard {
     /// All objects there are.
@@ -54,56 +60,73 @@ pub enum Heard {
     Failed(SourceError),
 }
 
-/// How a resource is read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Mode {
-    /// Listed, then watched.
-    Watched,
-    /// Of nodes: likewise, but for their metadata. Whole objects are asked for by name, where
-    /// the metadata does not have all; `with_pods`: the pod CIDRs never are in it.
-    ByMetadata {
-        /// Whether pod CIDRs are wanted.
-        with_pods: bool,
-    },
-    /// Listed about once in an hour.
-    Polled,
+/// What is followed, for whom.
+#[derive(Clone)]
+pub struct Subject {
+    /// What.
+    pub topic: Topic,
+    /// The resource it is in.
+    pub resource: Resource,
+    /// The one object of this name.
+    pub name: Option<String>,
+    /// Of nodes: whether pod CIDRs are wanted, which no metadata has. Else only their metadata is
+    /// read, and whole objects by name where it does not say all.
+    pub with_pods: bool,
 }
 
-/// Follows a resource and sends all it hears to `to`.
+/// Follows a topic as the plan says, and sends all it hears to `to`.
 pub async fn follow(
     api: &Api,
-    resource: Resource,
-    mode: Mode,
-    to: Sender<(Resource, Heard)>,
+    subject: Subject,
+    plan: watch::Receiver<Plan>,
+    to: Sender<(Voice, Heard)>,
 ) -> Infallible {
     let follower = Follower {
         api,
-        resource,
-        mode,
+        subject,
+        plan,
         to,
         version: None,
         freshness: Freshness::Cached,
+        reason: Reason::Start,
+        listed_at: None,
         lists: Lists::default(),
         whole: Whole::default(),
     };
     feed::run(follower, super::PACE).await
 }
 
+/// Why everything is listed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Reason {
+    /// Nothing is known, or the plan has changed.
+    Start,
+    /// It is time.
+    Poll,
+    /// The API has no history from the known version on.
+    Lost,
+}
+
 struct Follower<'a> {
     api: &'a Api,
-    resource: Resource,
-    mode: Mode,
-    to: Sender<(Resource, Heard)>,
+    subject: Subject,
+    plan: watch::Receiver<Plan>,
+    to: Sender<(Voice, Heard)>,
     /// Where the watch goes on; `None`: everything has to be listed (again).
     version: Option<String>,
     /// How old the next list may be.
     freshness: Freshness,
+    /// Why the next list is made.
+    reason: Reason,
+    listed_at: Option<Instant>,
     lists: Lists,
     whole: Whole,
 }
 
 impl Feed for Follower<'_> {
     async fn session(&mut self, link: &mut Link) -> Result<(), SourceError> {
+        let topic = self.subject.topic;
+        let pace = self.until_wanted().await;
         let version = match self.version.clone() {
             Some(version) => version,
             None => {
@@ -112,22 +135,33 @@ impl Feed for Follower<'_> {
                 self.version.insert(version).clone()
             }
         };
-        if self.mode == Mode::Polled {
-            link.up();
-            self.send(Heard::Watching).await;
-            sleep(lists::until_next_poll()).await;
-            self.start_over();
-            return Ok(());
+        let mut plan = self.plan.clone();
+        let changed = until(&mut plan, |plan| plan.pace(topic) != Some(pace));
+        match pace {
+            Pace::Polled => {
+                link.up();
+                self.send(Heard::Watching).await;
+                tokio::select! {
+                    () = sleep(until_next_poll()) => self.list_again(Reason::Poll),
+                    () = changed => {
+                        // Of blocks whose they are was left out.
+                        let is_old = self.listed_at.is_none_or(|at| at.elapsed() > RECENT);
+                        if is_old || topic == Topic::Blocks {
+                            self.list_again(Reason::Start);
+                        }
+                    }
+                }
+                Ok(())
+            }
+            Pace::Followed => tokio::select! {
+                ended = self.watch(&version, link) => ended,
+                () = changed => Ok(()),
+            },
         }
-        let events = request::watch(self.api, self.resource, self.part(), &version).await?;
-        self.read(pin!(events), link).await
     }
 
     fn start_over(&mut self) {
-        // Not what an API server that lags behind has: that may be older than what we know.
-        if let Some(version) = self.version.take() {
-            self.freshness = Freshness::NotOlderThan(version);
-        }
+        self.list_again(Reason::Lost);
     }
 
     async fn down(&mut self, errors: Vec<SourceError>) {
@@ -137,26 +171,60 @@ impl Feed for Follower<'_> {
     }
 }
 
+/// Returns once the plan is so.
+async fn until(plan: &mut watch::Receiver<Plan>, is_so: impl FnMut(&Plan) -> bool) {
+    if plan.wait_for(is_so).await.is_err() {
+        // The session has ended.
+        future::pending::<()>().await;
+    }
+}
+
 impl Follower<'_> {
-    fn part(&self) -> Part {
-        match self.mode {
-            Mode::ByMetadata { .. } => Part::Metadata,
-            Mode::Watched | Mode::Polled => Part::Whole,
+    /// Returns how the topic is read, as soon as it is.
+    async fn until_wanted(&mut self) -> Pace {
+        let topic = self.subject.topic;
+        loop {
+            if let Some(pace) = self.plan.borrow_and_update().pace(topic) {
+                return pace;
+            }
+            // What is known is too old when it is read again.
+            self.list_again(Reason::Start);
+            until(&mut self.plan, |plan| plan.pace(topic).is_some()).await;
         }
     }
 
+    fn list_again(&mut self, reason: Reason) {
+        // Not what an API server that lags behind has: that may be older than what we know.
+        if let Some(version) = self.version.take() {
+            self.freshness = Freshness::NotOlderThan(version);
+            self.reason = reason;
+        }
+    }
+
+    fn is_by_metadata(&self) -> bool {
+        self.subject.resource.kind == Kind::Node
+    }
+
+    fn part(&self) -> Part {
+        if self.is_by_metadata() { Part::Metadata } else { Part::Whole }
+    }
+
     fn ask(&self, part: Part) -> Ask {
-        let freshness = self.freshness.clone();
-        Ask { resource: self.resource, part, freshness, name: None }
+        let Subject { resource, name, .. } = self.subject.clone();
+        Ask { resource, part, freshness: self.freshness.clone(), name }
     }
 
     /// Everything there is, not sooner than a fleet of this size may ask for it.
     async fn list(&mut self) -> Result<(Vec<Object>, String), SourceError> {
-        let pause = self.lists.pause(Instant::now());
-        if pause > SAID {
+        let pause = match self.reason {
+            Reason::Start | Reason::Lost => self.lists.pause(Instant::now()),
+            // Its moment is random already.
+            Reason::Poll => self.lists.at_least(Instant::now()),
+        };
+        if self.reason == Reason::Lost && pause > SAID {
             let what = format!(
                 "the history of {} is gone; all of them are read again within {} s",
-                self.resource,
+                self.subject.resource,
                 pause.as_secs() + 1
             );
             self.send(Heard::Failed(self.api.endpoint.error(what))).await;
@@ -164,7 +232,10 @@ impl Follower<'_> {
         sleep(pause).await;
         let listed = self.list_now().await;
         match &listed {
-            Ok((objects, _)) => self.lists.listed(objects.len(), Instant::now()),
+            Ok((objects, _)) => {
+                self.listed_at = Some(Instant::now());
+                self.lists.listed(objects.len(), Instant::now());
+            }
             // The cache does not reach that version, maybe never: etcd was restored.
             Err(error) if error.cause() == Cause::Gone => self.freshness = Freshness::Latest,
             Err(_) => {}
@@ -173,12 +244,10 @@ impl Follower<'_> {
     }
 
     async fn list_now(&mut self) -> Result<(Vec<Object>, String), SourceError> {
-        let with_pods = match self.mode {
-            Mode::ByMetadata { with_pods } => with_pods,
-            Mode::Watched | Mode::Polled => {
-                return request::list(self.api, &self.ask(Part::Whole)).await;
-            }
-        };
+        if !self.is_by_metadata() {
+            return request::list(self.api, &self.ask(Part::Whole)).await;
+        }
+        let with_pods = self.subject.with_pods;
         let mut lacking = HashSet::new();
         if !with_pods {
             let (mut objects, version) = request::list(self.api, &self.ask(Part::Metadata)).await?;
@@ -224,8 +293,7 @@ impl Follower<'_> {
         object: Object,
         version: &str,
     ) -> Result<Option<Object>, SourceError> {
-        let Mode::ByMetadata { with_pods } = self.mode else { return Ok(Some(object)) };
-        if object.is_complete(with_pods) {
+        if !self.is_by_metadata() || object.is_complete(self.subject.with_pods) {
             self.whole.forget(&object.name);
             return Ok(Some(object));
         }
@@ -235,13 +303,20 @@ impl Follower<'_> {
         self.read_whole(&object.name, version).await
     }
 
+    /// Watches from a version on.
+    async fn watch(&mut self, version: &str, link: &mut Link) -> Result<(), SourceError> {
+        let api = self.api;
+        let events = request::watch(api, &self.ask(self.part()), version).await?;
+        self.read(pin!(events), link).await
+    }
+
     /// Reads a watch until it ends: `Ok` if it had worked.
     async fn read(
         &mut self,
         mut events: impl Stream<Item = Result<WatchEvent<Value>, SourceError>> + Unpin,
         link: &mut Link,
     ) -> Result<(), SourceError> {
-        let attempt = Attempt::Watch(self.resource);
+        let attempt = Attempt::Watch(self.subject.resource);
         let mut works = false;
         loop {
             let patience = if works { SILENCE } else { PROBATION };
@@ -290,7 +365,7 @@ impl Follower<'_> {
         match event {
             WatchEvent::Added(value) | WatchEvent::Modified(value) => {
                 let version = object::version(&value);
-                (Some(Heard::Applied(object::read(self.resource.kind, value))), version)
+                (Some(Heard::Applied(object::read(self.subject.resource.kind, value))), version)
             }
             WatchEvent::Deleted(value) => {
                 (object::name(&value).map(Heard::Deleted), object::version(&value))
@@ -303,6 +378,6 @@ impl Follower<'_> {
 
     async fn send(&self, heard: Heard) {
         // The receiver goes when the session ends, and this future with it.
-        let _ = self.to.send((self.resource, heard)).await;
+        let _ = self.to.send((Voice::Topic(self.subject.topic), heard)).await;
     }
 }

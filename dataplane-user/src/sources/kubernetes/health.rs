@@ -1,42 +1,52 @@
-//! Whether all resources are watched; whether the source is up follows from it.
+//! Whether all that is to be read is; whether the source is up follows from it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::access::Resource;
+use super::plan::Topic;
 use crate::sources::{Report, error::SourceError};
 
-/// The resources that are not watched, though they should be.
+/// What is not read, though it should be.
 #[derive(Debug, Default)]
 pub struct Health {
-    waiting: BTreeSet<Resource>,
-    failing: BTreeMap<Resource, SourceError>,
+    waiting: BTreeSet<Topic>,
+    failing: BTreeMap<Topic, SourceError>,
 }
 
 impl Health {
-    /// Begins a session in which these are to be watched.
-    pub fn new(resources: &[Resource]) -> Self {
-        Self { waiting: resources.iter().copied().collect(), failing: BTreeMap::new() }
+    /// Begins a session in which these are to be read.
+    pub fn new(topics: impl Iterator<Item = Topic>) -> Self {
+        Self { waiting: topics.collect(), failing: BTreeMap::new() }
     }
 
-    /// Notes that a resource is being watched.
-    pub fn watching(&mut self, resource: Resource) {
-        self.failing.remove(&resource);
-        self.waiting.remove(&resource);
+    /// Notes that a topic is read from now on.
+    pub fn expect(&mut self, topic: Topic) {
+        self.waiting.insert(topic);
     }
 
-    /// Notes that a resource cannot be listed or watched.
-    pub fn failing(&mut self, resource: Resource, error: SourceError) {
-        self.failing.insert(resource, error);
-        self.waiting.insert(resource);
+    /// Notes that a topic is not read any more.
+    pub fn forget(&mut self, topic: Topic) {
+        self.failing.remove(&topic);
+        self.waiting.remove(&topic);
     }
 
-    /// Returns whether all resources are watched.
+    /// Notes that a topic is being watched, or was read.
+    pub fn watching(&mut self, topic: Topic) {
+        self.forget(topic);
+    }
+
+    /// Notes that a topic cannot be listed or watched.
+    pub fn failing(&mut self, topic: Topic, error: SourceError) {
+        self.failing.insert(topic, error);
+        self.waiting.insert(topic);
+    }
+
+    /// Returns whether everything is read.
     pub fn is_up(&self) -> bool {
         self.waiting.is_empty()
     }
 
     /// Reports whether the source is up; `None` while that is not known, because some
-    /// resources were not asked for yet.
+    /// topics were not asked for yet.
     pub fn report(&self) -> Option<Report> {
         if !self.failing.is_empty() {
             return Some(Report::Down(self.failing.values().cloned().collect()));
@@ -47,14 +57,11 @@ impl Health {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::access::{CALICO_V1, NODES},
-        *,
-    };
+    use super::*;
     use crate::sources::error::Endpoint;
 
     fn health() -> Health {
-        Health::new(&[NODES, CALICO_V1.blocks])
+        Health::new([Topic::Nodes, Topic::Blocks].into_iter())
     }
 
     fn error(why: &str) -> SourceError {
@@ -72,10 +79,10 @@ mod tests {
     #[test]
     fn one_reason_is_named_once_however_many_resources_it_hits() {
         let mut health = health();
-        health.failing(NODES, error("refused"));
-        health.failing(CALICO_V1.blocks, error("refused"));
+        health.failing(Topic::Nodes, error("refused"));
+        health.failing(Topic::Blocks, error("refused"));
         assert_eq!(reported(&health).as_deref(), Some("K: refused"));
-        health.failing(NODES, error("403"));
+        health.failing(Topic::Nodes, error("403"));
         assert_eq!(reported(&health).as_deref(), Some("K: 403; K: refused"));
     }
 
@@ -83,12 +90,23 @@ mod tests {
     fn it_is_up_when_everything_is_watched_again() {
         let mut health = health();
         assert_eq!(reported(&health), None);
-        health.watching(NODES);
+        health.watching(Topic::Nodes);
         assert_eq!(reported(&health), None);
-        health.failing(NODES, error("refused"));
-        health.watching(CALICO_V1.blocks);
+        health.failing(Topic::Nodes, error("refused"));
+        health.watching(Topic::Blocks);
         assert_eq!(reported(&health).as_deref(), Some("K: refused"));
-        health.watching(NODES);
+        health.watching(Topic::Nodes);
         assert_eq!(reported(&health).as_deref(), Some("up"));
+    }
+
+    #[test]
+    fn what_is_not_read_any_more_does_not_count() {
+        let mut health = health();
+        health.watching(Topic::Nodes);
+        health.failing(Topic::Blocks, error("refused"));
+        health.forget(Topic::Blocks);
+        assert_eq!(reported(&health).as_deref(), Some("up"));
+        health.expect(Topic::Affinities);
+        assert_eq!(reported(&health), None);
     }
 }

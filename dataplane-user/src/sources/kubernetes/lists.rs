@@ -14,9 +14,6 @@ const FIRST: Duration = Duration::from_millis(500);
 const PER_OBJECT: Duration = Duration::from_millis(60);
 /// In this time there are at most two lists: the first, and one after a history that was lost.
 const APART: Duration = Duration::from_secs(600);
-/// Between two lists of what is polled, at least; at most a quarter more.
-const POLL: Duration = Duration::from_secs(3600);
-
 /// The lists of one resource so far.
 #[derive(Default, Debug)]
 pub struct Lists {
@@ -33,11 +30,14 @@ impl Lists {
             [None, None] => FIRST,
             _ => PER_OBJECT.saturating_mul(u32::try_from(self.objects).unwrap_or(u32::MAX)),
         };
-        let at_random = longest.mul_f64(fastrand::f64());
-        let earliest = self.last[0].map_or(Duration::ZERO, |before| {
+        self.at_least(now) + longest.mul_f64(fastrand::f64())
+    }
+
+    /// Returns how long to wait at least: for a list whose moment is random anyway.
+    pub fn at_least(&self, now: Instant) -> Duration {
+        self.last[0].map_or(Duration::ZERO, |before| {
             APART.saturating_sub(now.saturating_duration_since(before))
-        });
-        earliest + at_random
+        })
     }
 
     /// Notes that everything was listed.
@@ -45,11 +45,6 @@ impl Lists {
         self.last = [self.last[1], Some(now)];
         self.objects = objects;
     }
-}
-
-/// Returns how long what is polled is not asked for.
-pub fn until_next_poll() -> Duration {
-    POLL + (POLL / 4).mul_f64(fastrand::f64())
 }
 
 #[cfg(test)]
@@ -83,6 +78,5 @@ mod tests {
         pauses.sort_unstable();
         let spread = pauses[199] - pauses[0];
         assert!(spread > Duration::from_secs(150), "{spread:?}");
-        assert!(until_next_poll() >= POLL && until_next_poll() <= POLL + POLL / 4);
     }
 }

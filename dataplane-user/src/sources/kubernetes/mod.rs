@@ -6,7 +6,9 @@
 //! | [`access`] | what is read, and with which rights |
 //! | `connect` | credentials |
 //! | `discovery` | which of Calico's groups the API has |
-//! | `follow` | one resource: list, then watch |
+//! | [`plan`] | what is read, and how closely |
+//! | `follow` | one topic: list, then watch, or list again later |
+//! | `by_name` | nodes that are asked for by name, where all are polled |
 //! | `lists` | how soon everything may be asked for |
 //! | `whole` | which nodes are read whole, not their metadata alone |
 //! | `request` | one question to the API and its answer |
@@ -20,6 +22,7 @@
 //! nothing is forgotten meanwhile.
 
 pub mod access;
+mod by_name;
 mod cluster;
 mod connect;
 mod discovery;
@@ -28,33 +31,38 @@ mod follow;
 mod health;
 mod lists;
 mod object;
+pub mod plan;
 mod request;
 mod whole;
 
 use std::time::Duration;
 
 use futures::future::join_all;
-use tokio::sync::mpsc::{Receiver, channel};
+use tokio::sync::{
+    mpsc::{Receiver, UnboundedSender, channel, unbounded_channel},
+    watch,
+};
 
 use self::{
-    access::{Kind, Resource},
+    by_name::Names,
     cluster::Cluster,
     discovery::Found,
     failure::ends_session,
-    follow::{Heard, Mode, follow},
+    follow::{Heard, Subject, follow},
     health::Health,
+    plan::{Plan, Topic, Wanted},
 };
 use super::{
     Me, Report, Reporter,
-    error::SourceError,
+    error::{Cause, SourceError},
     feed::{self, Afterwards, Feed, Link, Pace},
     servers::Servers,
 };
-use crate::config::{KubernetesConfig, sources::Borrowed};
+use crate::config::KubernetesConfig;
 
-/// Events that may wait; a resource's watch is not read on while they do.
+/// Events that may wait; a topic's watch is not read on while they do.
 const WAITING: usize = 1024;
-/// For sessions, and for each resource in them.
+/// For sessions, and for each topic in them.
 const PACE: Pace = Pace {
     first: Duration::from_millis(250),
     longest: Duration::from_secs(15),
@@ -82,33 +90,45 @@ impl Feed for Source {
         let api = connect::connect(&self.config).await?;
         // Before the first routes: one of them may lead to the server.
         self.servers.look_up(api.hosts.iter().cloned()).await;
-        let wanted = self.config.api;
-        let found = discovery::discover(&api, wanted).await?;
-        let borrowed = self.config.borrowed;
-        let resources = found.resources(borrowed);
+        let found = discovery::discover(&api, self.config.api).await?;
+        let wanted = Wanted { nodes: self.config.nodes, borrowed: self.config.borrowed };
         // Objects of another group have the same names, but are others.
         let cluster = match &mut self.cluster {
             Some(cluster) if cluster.found() == found => cluster,
             other => {
                 tracing::info!("kubernetes: {api} has {found}");
-                other.insert(Cluster::new(found, borrowed, &self.me.name))
+                other.insert(Cluster::new(found, wanted, &self.me.name))
             }
         };
-        let health = Health::new(&resources);
+        cluster.begin();
+        let first = cluster.plan();
+        let (plan, plans) = watch::channel(first);
         let (sender, heard) = channel(WAITING);
-        let follow_all = join_all(resources.iter().map(|one| {
-            let mode = match (one.kind, borrowed) {
-                (Kind::Node, _) => Mode::ByMetadata { with_pods: found == Found::HostLocal },
-                (Kind::Block, Borrowed::Polled) => Mode::Polled,
-                (Kind::Block | Kind::Affinity | Kind::Pool, _) => Mode::Watched,
+        let (unheard, names) = unbounded_channel();
+        let follow_all = join_all(Topic::ALL.into_iter().filter_map(|topic| {
+            let subject = Subject {
+                topic,
+                resource: topic.resource(found)?,
+                name: (topic == Topic::OwnNode).then(|| self.me.name.clone()),
+                with_pods: found == Found::HostLocal,
             };
-            follow(&api, *one, mode, sender.clone())
+            Some(follow(&api, subject, plans.clone(), sender.clone()))
         }));
+        let listener = Listener {
+            health: Health::new(first.topics()),
+            cluster,
+            plan,
+            unheard,
+            reporter: &self.reporter,
+        };
         tokio::select! {
-            error = listen(heard, cluster, health, &self.reporter, link) => Err(error),
+            error = listener.listen(heard, link) => Err(error),
             _ = follow_all => Err(api.endpoint.error("no resource is followed any more")),
+            _ = by_name::run(&api, names, sender.clone()) => {
+                Err(api.endpoint.error("no node is asked for by name any more"))
+            }
             _ = self.servers.follow() => Err(api.endpoint.error("its name is not followed any more")),
-            () = discovery::changed(&api, wanted, found) => {
+            () = discovery::changed(&api, self.config.api, found) => {
                 tracing::info!("kubernetes: {api} has Calico's resources now; reading them");
                 Ok(())
             }
@@ -120,53 +140,92 @@ impl Feed for Source {
     }
 }
 
-/// Reports what is heard of the resources, until an error ends the session.
-async fn listen(
-    mut heard: Receiver<(Resource, Heard)>,
-    cluster: &mut Cluster,
-    mut health: Health,
-    reporter: &Reporter,
-    link: &mut Link,
-) -> SourceError {
-    let mut batch = Vec::new();
-    loop {
-        // Never none: the session has a sender.
-        heard.recv_many(&mut batch, WAITING).await;
-        let mut is_news_of_health = false;
-        for (resource, heard) in batch.drain(..) {
-            is_news_of_health |= matches!(heard, Heard::Watching | Heard::Failed(_));
-            if let Some(error) = take(cluster, &mut health, resource, heard) {
-                return error;
-            }
-        }
-        for report in cluster.reports() {
-            // It ends `Down`, which may last.
-            is_news_of_health |= matches!(report, Report::Snapshot { .. });
-            reporter.send(report);
-        }
-        if is_news_of_health {
-            health.report().into_iter().for_each(|report| reporter.send(report));
-        }
-        if health.is_up() {
-            link.up();
-        }
-    }
+/// Whose word it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Voice {
+    /// A topic's.
+    Topic(Topic),
+    /// A node's that was asked for by name.
+    ByName,
 }
 
-/// Takes in one thing that was heard; what ends the session.
-fn take(
-    cluster: &mut Cluster,
-    health: &mut Health,
-    resource: Resource,
-    heard: Heard,
-) -> Option<SourceError> {
-    match heard {
-        Heard::Listed(objects) => cluster.replace(resource.kind, objects),
-        Heard::Applied(object) => cluster.apply(resource.kind, object),
-        Heard::Deleted(name) => cluster.delete(resource.kind, &name),
-        Heard::Watching => health.watching(resource),
-        Heard::Failed(error) if ends_session(&error) => return Some(error),
-        Heard::Failed(error) => health.failing(resource, error),
+/// Takes in what is heard, reports it, and decides what is read.
+struct Listener<'a> {
+    health: Health,
+    cluster: &'a mut Cluster,
+    plan: watch::Sender<Plan>,
+    unheard: UnboundedSender<Names>,
+    reporter: &'a Reporter,
+}
+
+impl Listener<'_> {
+    /// Reports what is heard, until an error ends the session.
+    async fn listen(mut self, mut heard: Receiver<(Voice, Heard)>, link: &mut Link) -> SourceError {
+        let mut batch = Vec::new();
+        loop {
+            // Never none: the session has a sender.
+            heard.recv_many(&mut batch, WAITING).await;
+            let mut is_news_of_health = false;
+            for (voice, heard) in batch.drain(..) {
+                is_news_of_health |= matches!(heard, Heard::Watching | Heard::Failed(_));
+                if let Some(error) = self.take(voice, heard) {
+                    return error;
+                }
+            }
+            is_news_of_health |= self.change_plan();
+            for report in self.cluster.reports() {
+                // It ends `Down`, which may last.
+                is_news_of_health |= matches!(report, Report::Snapshot { .. });
+                self.reporter.send(report);
+            }
+            if let Some(names) = self.cluster.take_unheard() {
+                // The receiver lives as long as the session.
+                let _ = self.unheard.send(names);
+            }
+            if is_news_of_health {
+                self.health.report().into_iter().for_each(|report| self.reporter.send(report));
+            }
+            if self.health.is_up() {
+                link.up();
+            }
+        }
     }
-    None
+
+    /// Takes in one thing that was heard; what ends the session.
+    fn take(&mut self, voice: Voice, heard: Heard) -> Option<SourceError> {
+        match (voice, heard) {
+            (Voice::ByName, Heard::Applied(node)) => self.cluster.found_by_name(node),
+            (Voice::ByName, Heard::Deleted(name)) => self.cluster.missing_by_name(&name),
+            (Voice::ByName, Heard::Listed(_) | Heard::Watching | Heard::Failed(_)) => {}
+            (Voice::Topic(topic), Heard::Listed(objects)) => self.cluster.listed(topic, objects),
+            (Voice::Topic(topic), Heard::Applied(object)) => self.cluster.applied(topic, object),
+            (Voice::Topic(topic), Heard::Deleted(name)) => self.cluster.deleted(topic, &name),
+            (_, Heard::Failed(error)) if ends_session(&error) => return Some(error),
+            (Voice::Topic(Topic::Affinities), Heard::Failed(error))
+                if error.cause() == Cause::Forbidden && self.cluster.without_affinities() => {}
+            // What was left meanwhile does not count.
+            (Voice::Topic(topic), _) if self.plan.borrow().pace(topic).is_none() => {}
+            (Voice::Topic(topic), Heard::Watching) => self.health.watching(topic),
+            (Voice::Topic(topic), Heard::Failed(error)) => self.health.failing(topic, error),
+        }
+        None
+    }
+
+    /// Changes what is read, if something else is to be; returns whether that was so.
+    fn change_plan(&mut self) -> bool {
+        let plan = self.cluster.plan();
+        let before = *self.plan.borrow();
+        if before == plan {
+            return false;
+        }
+        for topic in Topic::ALL {
+            match (before.pace(topic), plan.pace(topic)) {
+                (_, None) => self.health.forget(topic),
+                (before, now) if before != now => self.health.expect(topic),
+                _ => {}
+            }
+        }
+        self.plan.send_replace(plan);
+        true
+    }
 }

@@ -104,7 +104,7 @@ pub async fn page(
     let parameters = ListParams {
         limit: Some(limit),
         continue_token: next,
-        field_selector: name.map(|name| format!("metadata.name={name}")),
+        field_selector: name.as_deref().map(only),
         ..ListParams::default()
     };
     let path = Request::new(resource.path());
@@ -120,6 +120,11 @@ pub async fn page(
         request
     });
     ask(api, Attempt::List(resource), request).await
+}
+
+/// Selects the one object of a name.
+fn only(name: &str) -> String {
+    format!("metadata.name={name}")
 }
 
 /// Adds how old the answer may be. kube leaves version 0 out where there is a limit.
@@ -151,18 +156,21 @@ pub async fn list(api: &Api, ask_for: &Ask) -> Result<(Vec<Object>, String), Sou
     }
 }
 
-/// What happens after `version`; opens when the API has accepted.
+/// What happens after `version` to what is asked for; opens when the API has accepted.
 pub async fn watch<'a>(
     api: &'a Api,
-    resource: Resource,
-    part: Part,
+    ask_for: &Ask,
     version: &str,
 ) -> Result<impl Stream<Item = Result<WatchEvent<Value>, SourceError>> + use<'a>, SourceError> {
-    let attempt = Attempt::Watch(resource);
-    let parameters =
-        WatchParams { bookmarks: true, timeout: Some(WATCH), ..WatchParams::default() };
-    let path = Request::new(resource.path());
-    let request = match part {
+    let attempt = Attempt::Watch(ask_for.resource);
+    let parameters = WatchParams {
+        bookmarks: true,
+        timeout: Some(WATCH),
+        field_selector: ask_for.name.as_deref().map(only),
+        ..WatchParams::default()
+    };
+    let path = Request::new(ask_for.resource.path());
+    let request = match ask_for.part {
         Part::Whole => path.watch(&parameters, version),
         Part::Metadata => path.watch_metadata(&parameters, version),
     };

@@ -26,6 +26,8 @@ pub(super) enum Answer {
         version: u64,
         /// Whether events hold nothing but metadata.
         metadata_only: bool,
+        /// Of the object of this name alone.
+        name: Option<String>,
     },
 }
 
@@ -144,23 +146,28 @@ fn list(state: &State, collection: &Collection, request: &Request) -> Answer {
         // The cache never gets there: etcd was restored.
         return Answer::failure(504, "Timeout", "Too large resource version");
     }
-    let name = request.query("fieldSelector");
-    let name = name.as_deref().and_then(|selector| selector.strip_prefix("metadata.name="));
+    let name = selected_name(request);
     let wanted = request.query("limit").and_then(|limit| limit.parse().ok()).unwrap_or(usize::MAX);
     let limit = state.page.min(wanted);
-    let is_wanted = |it: &String| name.is_none_or(|name| it == name);
-    let mut rest = collection.objects.iter().filter(|(name, _)| after.is_empty() || **name > after);
+    let is_wanted = |it: &String| name.as_ref().is_none_or(|name| it == name);
+    let rest = collection.objects.iter().filter(|(name, _)| after.is_empty() || **name > after);
+    let mut rest = rest.filter(|(name, _)| is_wanted(name));
     let page: Vec<_> = rest.by_ref().take(limit).collect();
     let next = rest.next().and_then(|_| page.last()).map(|(name, _)| format!("{version}:{name}"));
     let (group, _) = group_and_resource(request.path());
-    let page = page.into_iter().filter(|(name, _)| is_wanted(name));
-    let items: Vec<_> = page.map(|(_, object)| part(object, request.metadata_only)).collect();
+    let items = page.into_iter().map(|(_, object)| part(object, request.metadata_only));
+    let items: Vec<_> = items.collect();
     let kind = if request.metadata_only { "PartialObjectMetadata" } else { collection.kind };
     Answer::json(&json!({
         "kind": format!("{kind}List"), "apiVersion": group,
         "metadata": {"resourceVersion": version.to_string(), "continue": next.unwrap_or_default()},
         "items": items,
     }))
+}
+
+/// The name of the one object that is asked for.
+fn selected_name(request: &Request) -> Option<String> {
+    Some(request.query("fieldSelector")?.strip_prefix("metadata.name=")?.to_owned())
 }
 
 /// An object, or its metadata alone.
@@ -190,24 +197,26 @@ fn begin_watch(state: &State, request: &Request) -> Answer {
         return expired();
     }
     let metadata_only = request.metadata_only;
-    Answer::Watch { path: request.path().to_owned(), version, metadata_only }
+    let (path, name) = (request.path().to_owned(), selected_name(request));
+    Answer::Watch { path, version, metadata_only, name }
 }
 
 /// Tells what happens until somebody ends it.
 pub(super) fn watch(
     socket: &mut impl Write,
     shared: &Shared,
-    path: &str,
+    (path, name): (&str, Option<&str>),
     version: u64,
     metadata_only: bool,
 ) -> Result<()> {
+    let key = name.map_or_else(|| path.to_owned(), |name| format!("{path}/{name}"));
     let first_trouble = {
         let mut state = shared.lock();
-        *state.watches.entry(path.to_owned()).or_default() += 1;
+        *state.watches.entry(key.clone()).or_default() += 1;
         state.troubles.len()
     };
-    let ended = tell(socket, shared, path, (version, metadata_only), first_trouble);
-    if let Some(count) = shared.lock().watches.get_mut(path) {
+    let ended = tell(socket, shared, (path, name), (version, metadata_only), first_trouble);
+    if let Some(count) = shared.lock().watches.get_mut(&key) {
         *count = count.saturating_sub(1);
     }
     ended
@@ -216,7 +225,7 @@ pub(super) fn watch(
 fn tell(
     socket: &mut impl Write,
     shared: &Shared,
-    path: &str,
+    (path, name): (&str, Option<&str>),
     (mut version, metadata_only): (u64, bool),
     mut troubles: usize,
 ) -> Result<()> {
@@ -235,7 +244,8 @@ fn tell(
                 trouble = Some(Trouble::Close);
             } else {
                 for (at, what, object) in &collection.past {
-                    if *at > version {
+                    let is_wanted = name.is_none_or(|name| object["metadata"]["name"] == name);
+                    if *at > version && is_wanted {
                         version = *at;
                         let object = part(object, metadata_only);
                         lines.push(json!({"type": what, "object": object}).to_string());

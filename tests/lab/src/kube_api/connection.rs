@@ -69,14 +69,14 @@ pub(super) fn serve(mut socket: impl Read + Write, shared: &Shared) -> Result<()
                 )?;
                 socket.flush()?;
             }
-            Answer::Watch { path, version, metadata_only } => {
+            Answer::Watch { path, version, metadata_only, name } => {
                 write!(
                     socket,
                     "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\
                      transfer-encoding: chunked\r\n\r\n"
                 )?;
                 socket.flush()?;
-                watch(&mut socket, shared, &path, version, metadata_only)?;
+                watch(&mut socket, shared, (&path, name.as_deref()), version, metadata_only)?;
                 return Ok(());
             }
         }

@@ -227,7 +227,7 @@ impl KubeApi {
         });
     }
 
-    /// How many watches of this path run now.
+    /// How many watches of this path run now; of one object alone: of path and name.
     #[must_use]
     pub fn watches(&self, path: &str) -> usize {
         self.shared.lock().watches.get(path).copied().unwrap_or(0)

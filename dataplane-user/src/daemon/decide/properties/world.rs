@@ -22,7 +22,7 @@ use crate::{
     },
     desired::{ChosenRoutes, Paths},
     kernel::{Host, KernelRoute, Link, Neighbour, Path, TUNL0, TUNNEL},
-    sources::{Change, Claim, NodeRecord, OwnNode, Report, SourceKind},
+    sources::{Change, Claim, NodeRecord, OwnNode, Report, SourceKind, reads::Reads},
 };
 
 pub const OURS: Ipv4Addr = Ipv4Addr::new(172, 16, 36, 10);
@@ -286,6 +286,7 @@ impl Daemon {
             self.decider.take(kind, Report::OwnNode(OwnNode { object: "nodes/us".into(), record }));
         }
         if kind == SourceKind::Etcd {
+            self.decider.take(kind, Report::Reads(Reads::FOLLOWED));
             let found = world.server.map(|server| [server].into());
             self.decider.take(kind, Report::Servers([("etcd.example".to_owned(), found)].into()));
         }

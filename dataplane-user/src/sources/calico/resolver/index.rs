@@ -18,18 +18,13 @@ pub struct Blocks {
     by_node: HashMap<String, BTreeSet<Origin>>,
 }
 
-/// The nodes a block names: its host and those who borrow.
-pub fn names(block: &Block) -> BTreeSet<&str> {
-    block.host.iter().chain(block.borrowed.values()).map(String::as_str).collect()
-}
-
 impl Blocks {
     /// Puts a block in the place of the one before, which is returned.
     pub fn set(&mut self, origin: &Origin, block: Option<Arc<Block>>) -> Option<Arc<Block>> {
         let old = self.all.remove(origin);
         if let Some(old) = &old {
             take_out(&mut self.by_cidr, &old.cidr, origin);
-            for name in names(old) {
+            for name in old.names() {
                 if let Some(those) = self.by_node.get_mut(name) {
                     those.remove(origin);
                     if those.is_empty() {
@@ -40,7 +35,7 @@ impl Blocks {
         }
         if let Some(block) = block {
             self.by_cidr.entry(block.cidr).or_default().insert(origin.clone());
-            for name in names(&block) {
+            for name in block.names() {
                 if let Some(those) = self.by_node.get_mut(name) {
                     those.insert(origin.clone());
                 } else {
@@ -65,6 +60,11 @@ impl Blocks {
     /// Those that name a node.
     pub fn naming(&self, name: &str) -> Vec<Origin> {
         self.by_node.get(name).into_iter().flatten().cloned().collect()
+    }
+
+    /// The nodes that any block names.
+    pub fn named(&self) -> impl Iterator<Item = &str> {
+        self.by_node.keys().map(String::as_str)
     }
 
     /// Whether any block names the node.
