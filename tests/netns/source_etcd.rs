@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tunless_lab::{
     Daemon, Etcd, Lab, LabBuilder, Node, RpFilter,
-    calico::{block, block_key, node, pool},
+    calico::{affinity, block, block_key, node, pool},
 };
 use tunless_tests::scene::{
     SOON, Setup, answers, assert_answered, assert_lossless, restart_all, stream_between, until,
@@ -30,7 +30,12 @@ fn set_node(etcd: &Etcd, one: &Node) {
 
 impl Cluster {
     fn new(setup: Setup, lab: LabBuilder) -> Self {
-        println!("{setup:?}");
+        Self::with(setup, lab, "auto")
+    }
+
+    /// `borrowed`: how borrowed addresses are learnt.
+    fn with(setup: Setup, lab: LabBuilder, borrowed: &str) -> Self {
+        println!("{setup:?} {borrowed}");
         let lab = lab.third_node(true).build().unwrap();
         // The router's address toward node1, which is not node2's gateway.
         let etcd = Etcd::new().at(&lab.router, lab.node1.gateway).start().unwrap();
@@ -38,13 +43,14 @@ impl Cluster {
         for one in lab.nodes() {
             set_node(&etcd, one);
             etcd.store(&block(one.block, one.name, &[])).unwrap();
+            etcd.store(&affinity(one.block, one.name)).unwrap();
         }
         let endpoints = etcd.endpoints();
         let start = |node: &Node| {
             let text = format!(
                 "node: {{name: {}, tunnel_address: {}}}\nmode: replace\n\
                  underlay: {{decap: {}}}\nfastpath: {}\n\
-                 sources: {{etcd: {{endpoints: {endpoints:?}}}}}\n",
+                 sources: {{etcd: {{endpoints: {endpoints:?}, borrowed: {borrowed}}}}}\n",
                 node.name, node.tunnel, setup.decap, setup.fastpath,
             );
             Daemon::start(node, &text).unwrap()
@@ -168,6 +174,36 @@ fn talk_by_what_etcd_says(cluster: &mut Cluster) {
 }
 
 /// As an administrator edits the pool: both nodes hear of it, each in its own time.
+/// Affinities make the routes where blocks are not followed.
+#[test]
+fn pods_talk_by_affinities_where_blocks_are_not_followed() {
+    for borrowed in ["polled", "off"] {
+        let lab = Lab::new().fabric_filter(true);
+        let mut cluster = Cluster::with(Setup::VERIFIED, lab, borrowed);
+        for is_restarted in [false, true] {
+            if is_restarted {
+                cluster.restart();
+            }
+            let (node1, node3) = (cluster.lab.node1.clone(), cluster.node3());
+            let (first, third) = ((node1.block, &node1), (node3.block, &node3));
+            wait_for_routes(&cluster.daemon2, "ipip", &[first, third]);
+            assert_answered(&cluster.lab.perf().netns, cluster.lab.sit().ip);
+            let more = affinity(MORE, node3.name);
+            cluster.etcd.store(&more).unwrap();
+            wait_for_routes(&cluster.daemon2, "ipip", &[first, third, (MORE, &node3)]);
+            cluster.etcd.delete(&more.key).unwrap();
+            wait_for_routes(&cluster.daemon2, "ipip", &[first, third]);
+            let source = wait_for_state(&cluster.daemon2, "synced");
+            let expected = if borrowed == "off" { Value::Null } else { json!(borrowed) };
+            assert_eq!(
+                (&source["reads"]["borrowed"], &source["problems"]),
+                (&expected, &json!([]))
+            );
+        }
+        cluster.finish();
+    }
+}
+
 #[test]
 fn a_pool_changes_its_mind_under_traffic() {
     for setup in [Setup::OFF, Setup::VERIFIED] {

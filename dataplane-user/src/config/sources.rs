@@ -74,7 +74,8 @@ impl SourcesConfig {
     pub fn borrowed(&self) -> impl Iterator<Item = (SourceKind, Borrowed)> {
         let kubernetes = self.kubernetes.as_ref();
         let kubernetes = kubernetes.map(|it| (SourceKind::Kubernetes, it.borrowed));
-        kubernetes.into_iter()
+        let etcd = self.etcd.as_ref().map(|it| (SourceKind::Etcd, it.borrowed));
+        kubernetes.into_iter().chain(etcd)
     }
 }
 
@@ -150,6 +151,9 @@ pub struct EtcdConfig {
     /// What Calico's keys begin with.
     #[serde(default = "calico")]
     pub prefix: String,
+    /// How addresses are learnt that a node borrowed from another node's block.
+    #[serde(default)]
+    pub borrowed: Borrowed,
 }
 
 impl EtcdConfig {
@@ -239,6 +243,8 @@ mod tests {
             ("kubernetes: {borrowed: off}", Some("auto: nodes are")),
             ("kubernetes: {nodes: polled}", Some("auto: borrowed addresses are")),
             ("kubernetes: {nodes: followed, borrowed: polled}", None),
+            ("etcd: {endpoints: []}", Some("auto: borrowed addresses are")),
+            ("etcd: {endpoints: [], borrowed: followed}", None),
         ] {
             let sources: SourcesConfig = serde_yaml::from_str(sources).unwrap();
             let found = sources.left_to_size();

@@ -3,22 +3,20 @@
 use std::{
     collections::BTreeMap,
     net::Ipv4Addr,
+    pin::pin,
     thread::{self, JoinHandle},
     time::{Duration, Instant, SystemTime},
 };
 
 use dataplane_user::{
-    config::EtcdConfig,
+    config::{EtcdConfig, sources::Borrowed},
     sources::{
-        Claim, Encap, Me, Origin, OwnNode, Report, Reporter, SourceKind, etcd, reported::Reported,
-        servers::ServerAddresses,
+        Claim, Encap, Me, Origin, OwnNode, Report, Reporter, SourceKind, etcd, reads::Reads,
+        reported::Reported, servers::ServerAddresses,
     },
 };
 use ipnet::Ipv4Net;
-use tokio::sync::{
-    mpsc::{UnboundedReceiver, unbounded_channel},
-    oneshot,
-};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// How long to wait for something that has to happen.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -29,7 +27,8 @@ pub const ME: &str = "me";
 /// The source, and what it has told.
 pub struct Listener {
     reports: UnboundedReceiver<(SourceKind, Report)>,
-    stop: Option<oneshot::Sender<()>>,
+    /// How long the source's clock is to go on at once; the source ends with it.
+    clock: Option<UnboundedSender<Duration>>,
     thread: Option<JoinHandle<()>>,
     claims: BTreeMap<(Ipv4Net, Origin), Claim>,
     /// The problems, and whether it is down.
@@ -57,6 +56,7 @@ pub fn plain(endpoints: Vec<String>) -> EtcdConfig {
         username: None,
         password_file: None,
         prefix: tunless_lab::calico::PREFIX.to_owned(),
+        borrowed: Borrowed::Auto,
     }
 }
 
@@ -64,21 +64,29 @@ impl Listener {
     /// Starts the source.
     pub fn new(config: EtcdConfig) -> Self {
         let (sender, reports) = unbounded_channel();
-        let (stop, stopped) = oneshot::channel::<()>();
+        let (clock, mut times) = unbounded_channel::<Duration>();
         let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(async {
                 let reporter = Reporter::new(SourceKind::Etcd, sender);
                 let me = Me { name: ME.to_owned(), address: None };
-                tokio::select! {
-                    () = etcd::run(config, me, reporter) => panic!("the source returned"),
-                    _ = stopped => {}
+                let mut source = pin!(etcd::run(config, me, reporter));
+                loop {
+                    tokio::select! {
+                        () = &mut source => panic!("the source returned"),
+                        time = times.recv() => {
+                            let Some(time) = time else { return };
+                            tokio::time::pause();
+                            tokio::time::advance(time).await;
+                            tokio::time::resume();
+                        }
+                    }
                 }
             });
         });
         Self {
             reports,
-            stop: Some(stop),
+            clock: Some(clock),
             thread: Some(thread),
             claims: BTreeMap::new(),
             reported: Reported::new(SourceKind::Etcd),
@@ -110,6 +118,16 @@ impl Listener {
                 Err(_) => thread::sleep(Duration::from_millis(2)),
             }
         }
+    }
+
+    /// Lets the source's clock go on.
+    pub fn pass(&self, time: Duration) {
+        self.clock.as_ref().unwrap().send(time).unwrap();
+    }
+
+    /// How closely etcd is followed.
+    pub fn reads(&self) -> Option<Reads> {
+        self.reported.reads()
     }
 
     /// Waits until these are all claims: `10.20.42.0/26 172.16.35.4 ipip`.
@@ -211,7 +229,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        drop(self.stop.take());
+        drop(self.clock.take());
         let ended = self.thread.take().map(JoinHandle::join);
         if !thread::panicking() {
             assert!(matches!(ended, Some(Ok(()))), "the source panicked");

@@ -5,9 +5,10 @@
 //! | [`listener`] | the source, and what it has told so far |
 //! | [`proxy`] | a way to etcd that can be cut |
 //! | [`pki`] | certificates, good and bad |
-//! | `objects`, `size`, `trouble`, `tls`, `auth`, `garbage` | the cases |
+//! | `borrowed`, `objects`, `size`, `trouble`, `tls`, `auth`, `garbage` | the cases |
 
 mod auth;
+mod borrowed;
 mod garbage;
 mod listener;
 mod objects;

@@ -11,7 +11,8 @@ use tunless_lab::{
 
 use crate::listener::{Listener, ME, plain};
 
-const TUNNEL: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 1);
+/// The tunnel address of every node.
+pub const TUNNEL: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 1);
 
 #[test]
 fn what_etcd_has_about_this_node_is_followed() {

@@ -2,6 +2,7 @@
 
 use std::{net::Ipv4Addr, time::Instant};
 
+use dataplane_user::config::{EtcdConfig, sources::Borrowed};
 use etcd_client::{Client, Txn, TxnOp};
 use tunless_lab::{
     Etcd,
@@ -58,7 +59,8 @@ fn ten_thousand_blocks_of_five_thousand_nodes() {
     let etcd = Etcd::new().start().unwrap();
     write(&etcd, cluster());
     let start = Instant::now();
-    let mut listener = Listener::new(plain(etcd.endpoints()));
+    let mut listener =
+        Listener::new(EtcdConfig { borrowed: Borrowed::Followed, ..plain(etcd.endpoints()) });
     listener.until("all claims", |it| it.snapshots == 1);
     println!("first list: {:?}", start.elapsed());
     assert_eq!(listener.count(), BLOCKS + LENDING);

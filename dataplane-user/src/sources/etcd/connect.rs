@@ -106,6 +106,7 @@ mod tests {
             username: None,
             password_file: None,
             prefix: "/calico".to_owned(),
+            borrowed: crate::config::sources::Borrowed::Auto,
         }
     }
 

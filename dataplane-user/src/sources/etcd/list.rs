@@ -9,10 +9,10 @@ use super::{
     Member, Result, Source,
     connect::{ANSWER, LARGEST, late},
     error,
-    ranges::Range,
+    ranges::{Kind, Range},
     watch::Positions,
 };
-use crate::sources::error::Cause;
+use crate::sources::{error::Cause, reads::Pace};
 
 /// Keys of one page: a full block of 64 pods is about 15 kB.
 const PAGE: i64 = 500;
@@ -39,17 +39,41 @@ impl Source {
         let mut seen = HashSet::new();
         let mut forbidden = Vec::new();
         for range in self.ranges.clone() {
+            if range.kind == Kind::Block && self.store.pace().is_none() {
+                continue;
+            }
             match self.list_range(member, kv, &range, &mut revision, &mut seen).await {
-                Err(error) if error.cause() == Cause::Forbidden && range.is_optional() => {
+                Err(error)
+                    if error.cause() == Cause::Forbidden
+                        && range.is_optional()
+                        && self.store.without_affinities() =>
+                {
                     forbidden.push((range, error));
                 }
-                outcome => outcome?,
+                outcome => {
+                    outcome?;
+                    self.store.listed(range.kind);
+                }
             }
         }
-        self.store.keep_only(&seen);
+        self.store.keep_only(None, &seen);
         self.store.set_unreadable(&forbidden);
+        let are_followed = self.store.pace() == Some(Pace::Followed);
         let watched = self.ranges.iter().filter(|it| !forbidden.iter().any(|(no, _)| no == *it));
+        let watched = watched.filter(|it| are_followed || it.kind != Kind::Block);
         Ok(Positions::after(revision, watched.cloned()))
+    }
+
+    /// Lists blocks, which are not followed, and reports what is new.
+    pub(super) async fn poll(&mut self, member: &Member) -> Result<()> {
+        let mut kv = member.client.kv_client().max_decoding_message_size(LARGEST);
+        let blocks = self.ranges.iter().find(|range| range.kind == Kind::Block).cloned();
+        let Some(blocks) = blocks else { return Ok(()) };
+        let mut seen = HashSet::new();
+        self.list_range(member, &mut kv, &blocks, &mut 0, &mut seen).await?;
+        self.store.keep_only(Some(&blocks), &seen);
+        self.report();
+        Ok(())
     }
 
     async fn list_range(

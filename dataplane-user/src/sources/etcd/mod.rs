@@ -3,7 +3,8 @@
 //! All ranges are listed at one revision, then watched from the next one. A
 //! connection that ends is made anew, to the next endpoint, and the watches go on
 //! where they were: nothing is missed. Only if etcd has forgotten what happened since
-//! (compaction) everything is listed again.
+//! (compaction) everything is listed again. In a large cluster blocks are not watched, as each pod
+//! rewrites one: block affinities make the routes, and blocks are listed about once an hour.
 //!
 //! | module | does |
 //! |---|---|
@@ -23,6 +24,7 @@ mod watch;
 use std::time::Duration;
 
 use etcd_client::Client;
+use tokio::time::Instant;
 
 use self::{ranges::Range, store::Store, watch::Positions};
 use super::{
@@ -69,6 +71,10 @@ struct Source {
     store: Store,
     /// Where the watches go on; `None`: everything has to be listed (again).
     positions: Option<Positions>,
+    /// When blocks that are polled are listed.
+    due: Option<Instant>,
+    /// When everything is listed, because blocks are to be followed again.
+    relist: Option<Instant>,
     /// The endpoint to try next; without end.
     next: usize,
 }
@@ -81,13 +87,13 @@ impl Feed for Source {
             None => {
                 let positions = self.list(&member).await?;
                 self.positions = Some(positions.clone());
+                (self.due, self.relist) = (self.next_poll(), None);
                 self.store.snapshot().into_iter().for_each(|report| self.reporter.send(report));
                 link.up();
                 positions
             }
         };
-        let Err(error) = self.watch(&member, positions, link).await;
-        Err(error)
+        self.watch(&member, positions, link).await
     }
 
     fn start_over(&mut self) {
@@ -103,9 +109,11 @@ impl Source {
     fn new(config: EtcdConfig, me: &Me, reporter: Reporter) -> Self {
         Self {
             ranges: Range::all(&config.prefix),
-            store: Store::new(&config.prefix, &me.name),
+            store: Store::new(&config.prefix, &me.name, config.borrowed),
             reporter,
             positions: None,
+            due: None,
+            relist: None,
             // Otherwise all nodes would choose the first endpoint.
             next: fastrand::usize(..config.endpoints.len().max(1)),
             config,

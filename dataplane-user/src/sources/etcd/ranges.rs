@@ -10,12 +10,14 @@ pub enum Kind {
     Node,
     /// IP pools.
     Pool,
-    /// Block affinities, against which blocks are checked.
+    /// Block affinities: whose the blocks are, or what blocks are checked against.
     Affinity,
 }
 
 impl Kind {
-    const ALL: [Self; 4] = [Self::Block, Self::Node, Self::Pool, Self::Affinity];
+    /// In the order in which they are listed: nodes show how large the cluster is, and with that
+    /// what affinities and blocks are for.
+    const ALL: [Self; 4] = [Self::Node, Self::Pool, Self::Affinity, Self::Block];
 
     /// Below the prefix.
     const fn path(self) -> &'static str {
@@ -54,7 +56,7 @@ impl Range {
         end
     }
 
-    /// Whether routes can do without.
+    /// Whether routes can do without, where blocks say whose they are.
     pub fn is_optional(&self) -> bool {
         self.kind == Kind::Affinity
     }

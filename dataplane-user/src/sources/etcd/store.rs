@@ -5,11 +5,17 @@ use std::{
     sync::Arc,
 };
 
-use super::ranges::{Key, Range};
-use crate::sources::{
-    Origin, Report,
-    calico::{Affinity, Aspect, Block, CalicoNode, Pool, Resolver, Understood, block::cidr_of_key},
-    error::{Malformed, SourceError},
+use super::ranges::{Key, Kind, Range};
+use crate::{
+    config::sources::Borrowed,
+    sources::{
+        Origin, Report,
+        calico::{
+            Affinity, Aspect, Block, CalicoNode, Pool, Resolver, Understood, block::cidr_of_key,
+        },
+        error::{Malformed, SourceError},
+        reads::{Owners, Pace, Reads, Size},
+    },
 };
 
 /// What etcd holds, as far as routes follow from it.
@@ -23,17 +29,114 @@ pub struct Store {
     keys: BTreeSet<Origin>,
     /// Those with a valid value, which is active.
     valid: BTreeSet<Origin>,
+    /// How the file wants borrowed addresses to be learnt.
+    borrowed: Borrowed,
+    /// Where it leaves that to the size of the cluster.
+    size: Option<Size>,
+    /// Who says whose a block is.
+    owners: Owners,
+    /// Whether affinities may not be read.
+    are_affinities_forbidden: bool,
+    reported: Option<Reads>,
 }
 
 impl Store {
     /// Makes an empty store.
-    pub fn new(prefix: &str, own_name: &str) -> Self {
+    pub fn new(prefix: &str, own_name: &str, borrowed: Borrowed) -> Self {
         Self {
             prefix: prefix.to_owned(),
             resolver: Resolver::new(own_name),
             keys: BTreeSet::new(),
             valid: BTreeSet::new(),
+            borrowed,
+            size: None,
+            owners: Owners::Blocks,
+            are_affinities_forbidden: false,
+            reported: None,
         }
+    }
+
+    /// Begins a list, and notes with the first of its ranges how large the cluster is. What is
+    /// listed after the nodes counts by that.
+    pub fn listed(&mut self, kind: Kind) {
+        if kind == Kind::Node {
+            self.are_affinities_forbidden = false;
+            self.owners = self.wanted_owners();
+        }
+    }
+
+    /// Notes that affinities may not be read; returns whether it goes without them.
+    pub fn without_affinities(&mut self) -> bool {
+        self.are_affinities_forbidden = true;
+        self.owners = self.wanted_owners();
+        self.owners == Owners::Blocks
+    }
+
+    /// How blocks are read; `None`: not at all.
+    pub fn pace(&mut self) -> Option<Pace> {
+        match self.borrowed {
+            Borrowed::Off => None,
+            Borrowed::Followed => Some(Pace::Followed),
+            Borrowed::Polled => Some(Pace::Polled),
+            Borrowed::Auto if self.are_affinities_forbidden => Some(Pace::Followed),
+            Borrowed::Auto => {
+                let size = Size::of(self.resolver.nodes(), self.size);
+                self.size = Some(size);
+                Some(size.pace())
+            }
+        }
+    }
+
+    fn wanted_owners(&mut self) -> Owners {
+        match self.pace() {
+            Some(Pace::Followed) => Owners::Blocks,
+            Some(Pace::Polled) | None => Owners::Affinities,
+        }
+    }
+
+    /// Whether blocks are to say whose they are, and do not yet: all has to be listed again.
+    pub fn wants_list(&mut self) -> bool {
+        self.owners == Owners::Affinities && self.wanted_owners() == Owners::Blocks
+    }
+
+    /// Lets affinities say whose the blocks are, if that is wanted now; returns whether it was.
+    pub fn leave_blocks(&mut self) -> bool {
+        if self.owners == Owners::Affinities || self.wanted_owners() == Owners::Blocks {
+            return false;
+        }
+        self.owners = Owners::Affinities;
+        for origin in self.keys.clone() {
+            match Key::parse(&self.prefix, &origin) {
+                Key::Affinity(_) => {
+                    let affinity = self.resolver.affinity(&origin).cloned();
+                    self.set_affinity(&origin, affinity);
+                }
+                Key::Block(_) => {
+                    let block = self.resolver.block(&origin).cloned();
+                    self.set_block(&origin, block);
+                }
+                Key::Node(_) | Key::Pool | Key::Foreign => {}
+            }
+        }
+        true
+    }
+
+    fn set_affinity(&mut self, origin: &Origin, affinity: Option<Affinity>) {
+        let (checks, owns) = match self.owners {
+            Owners::Blocks => (affinity, None),
+            Owners::Affinities => (None, affinity),
+        };
+        self.resolver.set_affinity(origin.clone(), checks);
+        self.resolver.set_block(origin.clone(), owns.map(Block::from));
+    }
+
+    fn set_block(&mut self, origin: &Origin, block: Option<Block>) {
+        // What is polled is too old to say whose the block is.
+        let block = block.map(|block| match self.owners {
+            Owners::Blocks => block,
+            Owners::Affinities => Block { host: None, ..block },
+        });
+        self.resolver.set_block(origin.clone(), block);
     }
 
     /// Takes in the value of a key.
@@ -59,12 +162,13 @@ impl Store {
         self.forget(&origin);
     }
 
-    /// Removes all other keys.
-    pub fn keep_only(&mut self, keys: &HashSet<Vec<u8>>) {
+    /// Removes all other keys; of a range, if one is named.
+    pub fn keep_only(&mut self, range: Option<&Range>, keys: &HashSet<Vec<u8>>) {
         let kept: HashSet<String> =
             keys.iter().map(|key| String::from_utf8_lossy(key).into_owned()).collect();
-        let gone: Vec<Origin> =
-            self.keys.iter().filter(|key| !kept.contains(key.as_ref())).cloned().collect();
+        let is_meant = |key: &&Origin| range.is_none_or(|range| key.starts_with(&range.start));
+        let known = self.keys.iter().filter(is_meant);
+        let gone: Vec<Origin> = known.filter(|key| !kept.contains(key.as_ref())).cloned().collect();
         for origin in gone {
             self.forget(&origin);
         }
@@ -82,12 +186,24 @@ impl Store {
 
     /// Reports everything.
     pub fn snapshot(&mut self) -> Vec<Report> {
-        self.resolver.report_all()
+        let reads = self.new_reads();
+        reads.into_iter().chain(self.resolver.report_all()).collect()
     }
 
     /// Reports what has changed since this or [`Store::snapshot`] was last called.
     pub fn take_reports(&mut self) -> Vec<Report> {
-        self.resolver.take_reports()
+        let reads = self.new_reads();
+        reads.into_iter().chain(self.resolver.take_reports()).collect()
+    }
+
+    fn new_reads(&mut self) -> Option<Report> {
+        let borrowed = match (self.owners, self.borrowed) {
+            (Owners::Blocks, _) => Some(Pace::Followed),
+            (Owners::Affinities, Borrowed::Off) => None,
+            (Owners::Affinities, _) => Some(Pace::Polled),
+        };
+        let reads = Reads { nodes: Pace::Followed, borrowed };
+        (self.reported.replace(reads) != Some(reads)).then_some(Report::Reads(reads))
     }
 
     /// The key for people; the same one each time.
@@ -104,7 +220,7 @@ impl Store {
             Key::Block(_) => self.resolver.set_block(origin.clone(), None),
             Key::Node(name) => self.resolver.set_node(name, None),
             Key::Pool => self.resolver.set_pool(origin.clone(), None),
-            Key::Affinity(_) => self.resolver.set_affinity(origin.clone(), None),
+            Key::Affinity(_) => self.set_affinity(origin, None),
             Key::Foreign => {}
         }
     }
@@ -123,7 +239,7 @@ impl Store {
                 {
                     return Err(Malformed::new(format!("is about {cidr}, which its key is not")));
                 }
-                self.resolver.set_block(origin.clone(), block);
+                self.set_block(origin, block);
                 return Ok(doubt);
             }
             Key::Node(name) => {
@@ -133,7 +249,7 @@ impl Store {
             }
             Key::Pool => self.resolver.set_pool(origin.clone(), Pool::from_json(value)?),
             Key::Affinity(key) => {
-                self.resolver.set_affinity(origin.clone(), Affinity::from_etcd(key, value)?);
+                self.set_affinity(origin, Affinity::from_etcd(key, value)?);
             }
             Key::Foreign => return Err(Malformed::new("is no key of Calico's")),
         }
@@ -155,7 +271,7 @@ mod tests {
     }
 
     fn store() -> Store {
-        let mut store = Store::new("/calico", "me");
+        let mut store = Store::new("/calico", "me", Borrowed::Auto);
         let node = r#"{"spec":{"bgp":{"ipv4Address":"172.16.35.4/24"}}}"#;
         store.put(NODE.as_bytes(), node.as_bytes());
         store.put(BLOCK.as_bytes(), block("b").as_bytes());
@@ -256,12 +372,12 @@ mod tests {
         let mut store = store();
         store.put(POOL.as_bytes(), b"?");
         store.snapshot();
-        store.keep_only(&HashSet::from([NODE.as_bytes().to_vec()]));
+        store.keep_only(None, &HashSet::from([NODE.as_bytes().to_vec()]));
         assert_eq!(
             texts(store.take_reports()),
             ["10.20.42.0/26 gone".to_owned(), format!("{POOL} is well again")]
         );
-        store.keep_only(&HashSet::new());
+        store.keep_only(None, &HashSet::new());
         store.put(BLOCK.as_bytes(), block("b").as_bytes());
         let said = texts(store.take_reports());
         assert_eq!(said, ["nodes/b is a block's node but has no Node: no routes to its pods"]);

@@ -4,22 +4,28 @@
 //! events of a revision in one message (they are not asked for in fragments), so
 //! none is lost in between.
 
-use std::{collections::BTreeSet, convert::Infallible};
+use std::{collections::BTreeSet, future, time::Duration};
 
 use etcd_client::{Client, Error, WatchOptions, WatchResponse, WatchStream};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{
     Member, Result, Source,
     connect::{ANSWER, LARGEST, late},
     error,
-    ranges::Range,
+    ranges::{Kind, Range},
 };
 use crate::sources::{
     Report,
     error::{Cause, Endpoint},
     feed::Link,
+    reads::{self, Pace},
 };
+
+/// Within this time all daemons of a cluster that became small list everything.
+const CHANGE: Duration = Duration::from_secs(60);
+/// After a poll that failed, the next one.
+const AFTER_FAILURE: Duration = Duration::from_secs(60);
 
 /// Where each range's watch begins or goes on.
 #[derive(Clone, Debug)]
@@ -38,6 +44,12 @@ impl Positions {
         Self(ranges.map(|range| Position { range, next: revision.saturating_add(1) }).collect())
     }
 
+    /// The same, but for blocks.
+    fn without_blocks(mut self) -> Self {
+        self.0.retain(|position| position.range.kind != Kind::Block);
+        self
+    }
+
     /// Watches are numbered from 1 on: 0 would leave the number to the server.
     fn of(&mut self, watch: i64) -> Option<&mut Position> {
         let index = usize::try_from(watch).ok()?.checked_sub(1)?;
@@ -46,13 +58,14 @@ impl Positions {
 }
 
 impl Source {
-    /// Watches from `positions` on, and reports, until that ends.
+    /// Watches from `positions` on, and reports, until that ends; `Ok` if something else is to be
+    /// watched.
     pub(super) async fn watch(
         &mut self,
         member: &Member,
         mut positions: Positions,
         link: &mut Link,
-    ) -> Result<Infallible> {
+    ) -> Result<()> {
         let Member { endpoint, client } = member;
         let end = Instant::now() + ANSWER;
         let broken = |error| error::of(endpoint, &error).during("watching");
@@ -64,7 +77,19 @@ impl Source {
         loop {
             // Afterwards the keep-alive of the connection notices a silent server.
             let message = if waiting.is_empty() {
-                stream.message().await
+                tokio::select! {
+                    message = stream.message() => message,
+                    () = until([self.due, self.relist].into_iter().flatten().min()) => {
+                        if self.relist.take().is_some() {
+                            self.positions = None;
+                            return Ok(());
+                        }
+                        self.due = Some(Instant::now() + AFTER_FAILURE);
+                        self.poll(member).await?;
+                        self.due = self.next_poll();
+                        continue;
+                    }
+                }
             } else {
                 timeout_at(end, stream.message()).await.map_err(silent)?
             };
@@ -75,6 +100,18 @@ impl Source {
             refused(&response, &position.range, endpoint)?;
             self.take_in(&response, position);
             self.positions = Some(positions.clone());
+            if self.store.leave_blocks() {
+                self.report();
+                self.positions = Some(positions.without_blocks());
+                self.due = self.next_poll();
+                return Ok(());
+            }
+            if self.store.wants_list() {
+                let soon = || Instant::now() + CHANGE.mul_f64(fastrand::f64());
+                self.relist.get_or_insert_with(soon);
+            } else {
+                self.relist = None;
+            }
             if response.created() && waiting.remove(&watch) && waiting.is_empty() {
                 self.reporter.send(Report::Up);
                 link.up();
@@ -100,9 +137,27 @@ impl Source {
             // So far nothing has happened in this range.
             position.next = position.next.max(header.revision().saturating_add(1));
         }
+        self.report();
+    }
+
+    /// Reports what is new.
+    pub(super) fn report(&mut self) {
         for report in self.store.take_reports() {
             self.reporter.send(report);
         }
+    }
+
+    /// When blocks are listed next, if they are polled.
+    pub(super) fn next_poll(&mut self) -> Option<Instant> {
+        let is_polled = self.store.pace() == Some(Pace::Polled);
+        is_polled.then(|| Instant::now() + reads::until_next_poll())
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => future::pending().await,
     }
 }
 
