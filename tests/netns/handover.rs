@@ -213,6 +213,29 @@ fn a_packet_socket_on_the_nic_costs_a_few_packets() {
     scene.finish();
 }
 
+/// A driver may refuse the program, as veth does where a frame is longer than its buffers. That is
+/// listed, and tried again; TC decapsulates, and flows are leased.
+#[test]
+fn a_driver_that_refuses_xdp_withholds_no_lease() {
+    let lab = Lab::new().fabric_filter(true).underlay_mtu(9000).pod_mtu(8980);
+    Scene::new(lab, Setup::VERIFIED_XDP).case(|scene| {
+        scene.warm_up();
+        let talks = scene.talks();
+        scene.assert_leased(&talks);
+        drop(talks);
+        assert_eq!(xdp_on(&scene.daemon2), [""; 0]);
+        let status = scene.daemon2.cli_json(&["status"]).unwrap();
+        let problems = status["problems"].as_array().unwrap();
+        for (code, words) in [("apply-failed", "attaching decap_xdp to eth0"), ("xdp-missing", "")]
+        {
+            let is_it = |it: &&Value| it["code"] == code;
+            let problem = problems.iter().find(is_it).unwrap_or_else(|| panic!("{code}: {status}"));
+            assert!(problem["what"].as_str().unwrap().contains(words), "{problem}");
+        }
+        scene.assert_nothing_plain();
+    });
+}
+
 /// A pod that may load programs in its own namespace finds nothing of ours in the metadata, which stays
 /// with packets of the fast path.
 #[test]

@@ -4,6 +4,7 @@
 pub mod ipsec;
 pub mod links;
 mod route_tables;
+pub mod xdp;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     address::is_single,
     bpf::Attachment,
-    config::{Config, DecapHook, Fastpath, Mode, Spoof, TunnelMtu},
+    config::{Config, Fastpath, Mode, Spoof, TunnelMtu},
     kernel::{Host, Link, Path, TUNL0, TUNNEL, TunnelDevice},
     netfilter::{MarkRules, ServiceFitness, ServiceRules},
     sources::table::{ChosenRoute, Surroundings},
@@ -296,7 +297,7 @@ impl Desired {
                 rest: REST_MS,
             },
             attachments: desired_attachments(config, host, facts, tunnel_ifindex, terms),
-            may_stay: xdp_that_may_stay(config, host, facts, terms),
+            may_stay: xdp::that_may_stay(config, host, facts, terms),
             tables,
             mark_rules: (terms.fastpath == Fastpath::Verified)
                 .then(|| desired_mark_rules(config, facts, terms)),
@@ -330,7 +331,7 @@ fn desired_attachments(
     for ifindex in &facts.receiving {
         attach(Program::DecapTc, *ifindex);
         // Attaching XDP resets most NICs: not where packets may arrive but have not yet.
-        if facts.underlay.contains(ifindex) && may_have_xdp(config, host, terms, *ifindex) {
+        if facts.underlay.contains(ifindex) && xdp::may_decapsulate(config, host, terms, *ifindex) {
             attach(Program::DecapXdp, *ifindex);
         }
     }
@@ -347,36 +348,6 @@ fn desired_attachments(
         }
     }
     attachments
-}
-
-/// Whether XDP may decapsulate on a link.
-fn may_have_xdp(config: &Config, host: &Host, terms: Terms<'_>, ifindex: IfIndex) -> bool {
-    match config.underlay.decap {
-        DecapHook::Tc => false,
-        DecapHook::Xdp | DecapHook::Auto if terms.no_handover.contains(&ifindex) => false,
-        DecapHook::Xdp => true,
-        // A driver of its own, and one that has not refused. XDP on a veth
-        // costs its peer TSO; a bond or VLAN is no driver.
-        DecapHook::Auto => {
-            host.links.get(&ifindex).is_some_and(|link| link.kind.is_none())
-                && !terms.no_xdp.contains(&ifindex)
-        }
-    }
-}
-
-/// XDP on links by which packets arrive, though our own leave by another now: of several next
-/// hops the kernel shows one and then another.
-fn xdp_that_may_stay(
-    config: &Config,
-    host: &Host,
-    facts: &Facts,
-    terms: Terms<'_>,
-) -> BTreeSet<Attachment> {
-    let links = facts.receiving.difference(&facts.underlay).copied();
-    links
-        .filter(|ifindex| may_have_xdp(config, host, terms, *ifindex))
-        .map(|ifindex| Attachment { program: Program::DecapXdp, ifindex })
-        .collect()
 }
 
 /// Never leased: what the configuration excludes, and pods of which something has to see every

@@ -23,10 +23,12 @@ pub struct Attachments<'a> {
     programs: &'a mut Programs,
     present: BTreeMap<Attachment, AttachedLink>,
     names: &'a BTreeMap<IfIndex, String>,
-    /// Interfaces whose driver refused XDP; `None`: a refusal is a failure.
+    /// Interfaces whose driver refused XDP; `None`: a refusal is in `without_xdp`.
     no_xdp: Option<&'a mut BTreeSet<IfIndex>>,
     watch: Option<Watch<'a>>,
     postponed: BTreeSet<Attachment>,
+    /// Where XDP was refused though it is wanted, ready to print.
+    without_xdp: Vec<String>,
     /// Links on which `decap_tc` was attached, and not only put in the place of another version.
     renewed: BTreeSet<IfIndex>,
 }
@@ -57,6 +59,7 @@ impl<'a> Attachments<'a> {
             no_xdp,
             watch: None,
             postponed: BTreeSet::new(),
+            without_xdp: Vec::new(),
             renewed: BTreeSet::new(),
         }
     }
@@ -70,6 +73,11 @@ impl<'a> Attachments<'a> {
     /// What is still to be attached: the time was up.
     pub fn take_postponed(&mut self) -> BTreeSet<Attachment> {
         std::mem::take(&mut self.postponed)
+    }
+
+    /// Returns what failed and what packets do not need: TC decapsulates where XDP does not.
+    pub fn take_without_xdp(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.without_xdp)
     }
 
     /// Links on which `decap_tc` was missing and is there now.
@@ -187,6 +195,11 @@ impl Table for Attachments<'_> {
                 let name = self.names.get(&at.ifindex).map_or("?", String::as_str);
                 tracing::info!("{name} takes no XDP program, so TC unwraps there: {error:#}");
                 no_xdp.insert(at.ifindex);
+                Ok(())
+            }
+            (Err(error), Program::DecapXdp, None) => {
+                let what = self.describe(at, Some(wanted));
+                self.without_xdp.push(format!("{what}: {error:#}"));
                 Ok(())
             }
             (outcome, _, _) => outcome,

@@ -227,12 +227,14 @@ impl Applier {
         attachments.watch(attached, deadline);
         let old_links = round.upsert(&mut attachments, &links).await;
         let postponed = attachments.take_postponed();
+        let without_xdp = attachments.take_without_xdp();
         // Whatever did not arrive while `decap_tc` was missing.
         let renewed = attachments.take_renewed();
         if !renewed.is_empty() {
             drop(round.upsert(&mut Handovers { maps, renewed: &renewed }, &handovers).await);
         }
         let is_prepared = round.failures.len() == failures;
+        round.failures.extend(without_xdp);
         let is_node = |node: Ipv4Addr| tables.nodes.contains_key(&node) || in_maps.has_node(node);
         let routes = KernelRoutes::new(kernel, host, is_node);
         let backstops = Backstops::new(kernel, host);

@@ -22,6 +22,7 @@ pub mod decision;
 pub mod handovers;
 pub mod memory;
 pub mod mode;
+mod no_xdp;
 pub mod own_node;
 pub mod problems;
 #[cfg(test)]

@@ -4,9 +4,9 @@ use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use dataplane_common::{IfIndex, Mtu};
 
-use super::{ChosenMode, Decider, Memory, link_key, own_node, undecided, unleased};
+use super::{ChosenMode, Decider, no_xdp, own_node, undecided, unleased};
 use crate::{
-    config::{Config, DecapHook, Mode, TunnelMtu},
+    config::{Config, Mode, TunnelMtu},
     daemon::report::{Code, Problem},
     desired::{self, Facts, RouteTables, TunnelMode, links::Unfit},
     kernel::{Host, Link, TUNL0, TUNNEL},
@@ -54,7 +54,7 @@ pub fn ground(decider: &Decider, chosen: ChosenMode, facts: &Facts, host: &Host)
     problems.extend(mtu(&decider.file().config, facts, host));
     problems.extend(workloads(&decider.file().config, host));
     problems.extend(other_tunnels(&decider.file().config, host));
-    problems.extend(handovers(&decider.file().config, decider.memory(), &facts.receiving, host));
+    problems.extend(no_xdp::problems(&decider.file().config, decider.memory(), facts, host));
     let fastpath = decider.file().config.fastpath;
     let (fitness, limits) = (decider.fitness(), decider.limits());
     problems.extend(unleased::problems(facts, host, fitness, limits, fastpath));
@@ -144,36 +144,6 @@ fn mtu(config: &Config, facts: &Facts, host: &Host) -> Option<Problem> {
     );
     let remedy = format!("use `mtu: auto`, or at most {most}, and the same for the pods");
     Some(Problem::new(Code::Mtu, &narrowest.name, what).remedy(remedy))
-}
-
-/// Links on which XDP would decapsulate if what it hands over arrived. No packet is lost, but TC takes
-/// more time for each.
-fn handovers(
-    config: &Config,
-    memory: &Memory,
-    receiving: &BTreeSet<IfIndex>,
-    host: &Host,
-) -> Vec<Problem> {
-    let is_wanted = |link: &&Link| match config.underlay.decap {
-        DecapHook::Tc => false,
-        DecapHook::Xdp => true,
-        DecapHook::Auto => link.kind.is_none(),
-    };
-    let links = receiving.iter().filter_map(|ifindex| host.links.get(ifindex)).filter(is_wanted);
-    let failed = links.filter_map(|link| Some((link, memory.no_handover.get(&link_key(link))?)));
-    failed
-        .map(|(link, failure)| {
-            let name = &link.name;
-            let what = format!("on {name} {}, so TC decapsulates there", failure.text());
-            let remedy = format!(
-                "look for other programs on {name} (`tc filter show dev {name} ingress`, `bpftool \
-                 net`) and packet sockets without a ring (`ss -0`); XDP is tried again after a \
-                 reboot, `tunless detach`, or with another driver; `underlay: {{decap: tc}}` accepts \
-                 it"
-            );
-            Problem::new(Code::XdpHandover, name, what).remedy(remedy)
-        })
-        .collect()
 }
 
 /// Names of pods' interfaces that no interface has: mostly a prefix whose `*` was forgotten.
@@ -350,7 +320,6 @@ mod tests {
     use super::*;
     use crate::{
         config::{KernelConfig, Pattern},
-        daemon::decide::handovers::Failure,
         kernel::KernelRoute,
     };
 
@@ -436,31 +405,6 @@ mod tests {
             let problem = heard_elsewhere(&link, unfit.as_ref(), sender, TunnelMode::Replace);
             let remedy = problem.remedy.unwrap();
             assert!(remedy.starts_with(expected), "{remedy}");
-        }
-    }
-
-    #[test]
-    fn links_that_xdp_is_taken_off_are_named_where_it_is_wanted() {
-        let link = |name: &str| Link { name: name.into(), ..Link::default() };
-        let veth = Link { kind: Some("veth".into()), ..link("eth2") };
-        let links = [(IfIndex(2), link("eth0")), (IfIndex(3), link("eth1")), (IfIndex(4), veth)];
-        let host = Host { links: links.into(), ..Host::default() };
-        let [eth0, veth] = [2, 4].map(|index| link_key(&host.links[&IfIndex(index)]));
-        let no_handover = [(eth0, Failure::Lost), (veth, Failure::Silent)];
-        let memory = Memory { no_handover: no_handover.into(), ..Memory::default() };
-        let mut config = Config::default();
-        for (decap, receiving, found) in [
-            (DecapHook::Auto, &[2, 3][..], &["eth0"][..]),
-            (DecapHook::Xdp, &[2, 3, 4], &["eth0", "eth2"]),
-            (DecapHook::Auto, &[3, 4], &[]),
-            (DecapHook::Tc, &[2, 3, 4], &[]),
-        ] {
-            config.underlay.decap = decap;
-            let receiving = receiving.iter().copied().map(IfIndex).collect();
-            let problems = handovers(&config, &memory, &receiving, &host);
-            let subjects: Vec<_> = problems.iter().map(|it| it.subject.as_str()).collect();
-            assert_eq!(subjects, found, "{decap:?}");
-            assert!(problems.iter().all(|it| it.code == Code::XdpHandover && it.remedy.is_some()));
         }
     }
 }

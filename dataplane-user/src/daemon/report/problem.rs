@@ -123,6 +123,8 @@ codes! {
     XdpHandover = "xdp-handover": Degraded,
     /// XDP is missing on a link: TC decapsulates there, at more cost.
     XdpMissing = "xdp-missing": Degraded,
+    /// `decap: xdp` asks for XDP on a bond, VLAN or bridge, which has no driver to run it.
+    XdpUnsupported = "xdp-unsupported": Degraded,
     /// One CPU handles most encapsulated packets and has no time left.
     HotCpu = "hot-cpu": Degraded,
     /// Received packets are not spread over the CPUs as the file has it.
