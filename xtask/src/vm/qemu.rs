@@ -1,7 +1,7 @@
 //! The emulator's command line.
 //!
 //! Two serial ports: the kernel's console, and the guest's report. No disk. No
-//! network either, but for the suite that asks for cards: those are wired to each
+//! network either, but for the suites that ask for cards: those are wired to each
 //! other inside the emulator, and to nothing else. Hardware virtualisation is never used:
 //! not every machine that tests has it, and on some it only seems to work.
 
@@ -14,7 +14,7 @@ use std::{
 use tunless_vm::{
     command_line::Job,
     suites::{
-        spread,
+        hosts, spread,
         xdp::{self, Model, Nic},
     },
 };
@@ -33,6 +33,9 @@ const ACCELERATOR: &str = "tcg,thread=single";
 /// instruction a byte, of which hardware does 32 and more at a time; but the clock takes
 /// each for an instruction of its own: 0.5 GB/s. Without, it is one for eight bytes.
 const BY_EIGHT_BYTES: &str = "max,-erms,-fsrm";
+
+/// Suites whose machine has network cards.
+const WITH_CARDS: [&str; 2] = [xdp::SUITE.name, hosts::SUITE.name];
 
 /// What time is, inside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,7 +117,7 @@ impl Machine {
                 command.args(["-serial", "mon:stdio", "-serial", "null"]);
             }
         }
-        if self.job.suite.as_deref() == Some(xdp::SUITE.name) {
+        if self.job.suite.as_deref().is_some_and(|name| WITH_CARDS.contains(&name)) {
             xdp::nics().for_each(|nic| add_nic(&mut command, nic));
         }
         if let Some(Profile { plugin, out }) = &self.profile {
@@ -206,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn only_one_suite_has_cards_and_each_wire_joins_two() {
+    fn only_suites_about_cards_have_some_and_each_wire_joins_two() {
         assert!(!arguments(Clock::Host).contains("-netdev"));
         let line = arguments_for(Clock::Host, xdp::SUITE.name);
         for hub in 1..=3 {

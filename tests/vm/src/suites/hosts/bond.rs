@@ -5,16 +5,21 @@ use tunless_lab::{Lab, Node, addr::mac_text};
 
 use super::{
     super::Case,
-    scene::{ACCELERATE, REPLACE, SOON, Scene, Setup, Underlay, until},
+    scene::{ACCELERATE, REPLACE, SOON, Scene, Setup, Underlay, Xdp, until},
 };
 
 /// In both modes.
 pub const CASES: &[Case] = &[
-    Case { name: "bond_replace_off", loads_tunless: true, run: |_| run(REPLACE) },
-    Case { name: "bond_accelerate_verified", loads_tunless: true, run: |_| run(ACCELERATE) },
+    Case { name: "bond_replace_off", loads_tunless: true, run: |_| run(REPLACE, Xdp::Off) },
+    Case {
+        name: "bond_accelerate_verified",
+        loads_tunless: true,
+        run: |_| run(ACCELERATE, Xdp::Off),
+    },
+    Case { name: "bond_xdp", loads_tunless: true, run: |_| run(REPLACE.by_xdp(), NO_XDP) },
 ];
 
-const UNDERLAY: Underlay = Underlay { link: "bond0", vlan: None };
+const NO_XDP: Xdp = Xdp::Unsupported("bond0 is a bond");
 /// The router's ports to node2 are one bridge, with the gateway's address.
 pub const SWITCH: &str = "switch36";
 
@@ -57,8 +62,9 @@ fn active(lab: &Lab) -> Result<String> {
     active.as_str().map(str::to_owned).with_context(|| format!("none is active: {links}"))
 }
 
-fn run(setup: Setup) -> Result<()> {
-    Scene::new(setup, UNDERLAY, shape)?.case(|scene| {
+fn run(setup: Setup, xdp: Xdp) -> Result<()> {
+    let underlay = Underlay { link: "bond0", beside: &[], vlan: None, xdp };
+    Scene::new(setup, underlay, shape)?.case(|scene| {
         scene.carries()?;
         fail_over(scene)?;
         // As at first: the capture is on the first link.

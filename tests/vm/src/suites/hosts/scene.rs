@@ -1,6 +1,7 @@
 //! A node whose underlay has a shape, and what every shape that works has in common.
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddrV4,
     thread,
     time::{Duration, Instant},
@@ -10,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use dataplane_common::Reason;
 use serde_json::Value;
 use tunless_lab::{
-    Daemon, Lab, Node, Pod,
+    Daemon, Lab, LabBuilder, Node, Pod,
     capture::Capture,
     frame::{Direction, Frame, protocol},
     packet::{IPV4, Ipv4, ethernet},
@@ -55,12 +56,17 @@ impl Setup {
         format!("{config}underlay: {{decap: {}}}\n", self.decap)
     }
 
+    /// Returns the same with `decap: xdp`.
+    pub const fn by_xdp(self) -> Self {
+        Self { decap: "xdp", ..self }
+    }
+
     fn is_leased(self) -> bool {
         self.fastpath == "verified"
     }
 
     /// Returns what [`pings`] count at node2: three requests out and three in, and their answers.
-    fn expected(self) -> Vec<(Reason, u64)> {
+    fn expected(self, xdp: Xdp) -> Vec<(Reason, u64)> {
         // Only TCP and UDP are ever leased; every hook counts why not.
         let reasons: &[Reason] = if self.is_leased() {
             &[
@@ -72,7 +78,8 @@ impl Setup {
         } else {
             &[Reason::HostEncapsulated, Reason::DecapToStack]
         };
-        reasons.iter().map(|reason| (*reason, 2 * PINGS)).collect()
+        let by_xdp = matches!(xdp, Xdp::On).then_some(&Reason::XdpUnwrapped);
+        reasons.iter().chain(by_xdp).map(|reason| (*reason, 2 * PINGS)).collect()
     }
 }
 
@@ -80,17 +87,45 @@ impl Setup {
 pub struct Scene {
     pub lab: Lab,
     pub daemon: Daemon,
+    pub underlay: Underlay,
     setup: Setup,
-    underlay: Underlay,
 }
 
 /// What node2's underlay is like.
 #[derive(Clone, Copy, Debug)]
 pub struct Underlay {
-    /// The link with the address: the only one that has programs.
+    /// The link with the address, which packets leave by.
     pub link: &'static str,
+    /// Other links by which they may arrive.
+    pub beside: &'static [&'static str],
     /// The VLAN of its packets on the wire.
     pub vlan: Option<u16>,
+    /// What becomes of XDP on `link`.
+    pub xdp: Xdp,
+}
+
+/// What becomes of XDP on the underlay's link.
+#[derive(Clone, Copy, Debug)]
+pub enum Xdp {
+    /// It is not asked for.
+    Off,
+    /// It decapsulates.
+    On,
+    /// The link cannot have it: the problem `xdp-unsupported`, with these words.
+    Unsupported(&'static str),
+    /// It was taken off: the problem `xdp-handover`, with these words.
+    Left(&'static str),
+}
+
+impl Xdp {
+    /// Returns the one problem that `status` lists: its code and some of its words.
+    fn problem(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Off | Self::On => None,
+            Self::Unsupported(words) => Some(("xdp-unsupported", words)),
+            Self::Left(words) => Some(("xdp-handover", words)),
+        }
+    }
 }
 
 impl Scene {
@@ -100,7 +135,17 @@ impl Scene {
         underlay: Underlay,
         shape: impl Fn(&Lab) -> Result<()>,
     ) -> Result<Self> {
-        let lab = Lab::new().fabric_filter(true).build()?;
+        Self::of(Lab::new(), setup, underlay, shape)
+    }
+
+    /// [`Self::new`], in a lab of this kind.
+    pub fn of(
+        lab: LabBuilder,
+        setup: Setup,
+        underlay: Underlay,
+        shape: impl Fn(&Lab) -> Result<()>,
+    ) -> Result<Self> {
+        let lab = lab.fabric_filter(true).build()?;
         shape(&lab).context("the shape")?;
         let (node1, node2) = (&lab.node1, &lab.node2);
         tunl0::raise(node1, node2)?;
@@ -108,7 +153,7 @@ impl Scene {
             tunl0::raise(node2, node1)?;
         }
         let daemon = Daemon::start(node2, &setup.config(node2, node1))?;
-        Ok(Self { lab, daemon, setup, underlay })
+        Ok(Self { lab, daemon, underlay, setup })
     }
 
     /// Runs a check fresh and after a restart of the daemon, and ends everything.
@@ -128,7 +173,7 @@ impl Scene {
         let wire = Capture::wire(&self.lab.router, &self.lab.node2)?;
         pings(&self.lab)?;
         let frames = wire.stop()?;
-        before.since(&self.daemon)?.is_exactly(&self.setup.expected())?;
+        before.since(&self.daemon)?.is_exactly(&self.setup.expected(self.underlay.xdp))?;
         self.ensure_outer(&frames)?;
         let before = Counted::now(&self.daemon)?;
         let (perf, sit) = (self.lab.perf(), self.lab.sit());
@@ -189,17 +234,34 @@ impl Scene {
         Ok(())
     }
 
-    /// Checks that `decap_tc` is on the underlay's link, and no program on another link of the host.
+    /// Checks that `decap_tc` is on the links where packets may arrive, and on no other; that
+    /// `decap_xdp` is where it should be; and that `status` lists why not, and nothing else.
     fn ensure_attached(&self) -> Result<()> {
+        let Underlay { link, beside, xdp, .. } = self.underlay;
         let status = self.daemon.cli_json(&["status"])?;
-        ensure!(status["problems"] == Value::Array(Vec::new()), "{status}");
+        let listed: Vec<&Value> = problems(&status).collect();
+        let is_it = |(problem, (code, words)): (&&Value, (&str, &str))| {
+            problem["code"] == code && problem["what"].as_str().is_some_and(|it| it.contains(words))
+        };
+        ensure!(
+            listed.len() == usize::from(xdp.problem().is_some())
+                && listed.iter().zip(xdp.problem()).all(is_it),
+            "not {:?} alone: {listed:?}",
+            xdp.problem()
+        );
         let attachments = status["attachments"].as_array().context("no attachments")?;
-        let of = |program| attachments.iter().filter(move |at| at["program"] == program);
-        let links: Vec<_> = of("decap_tc").map(|at| &at["interface"]).collect();
-        ensure!(links == [self.underlay.link], "decap_tc is on {links:?}");
-        let xdp: Vec<_> = of("decap_xdp").map(|at| &at["interface"]).collect();
-        let expected: &[&str] = if self.setup.decap == "xdp" { &[self.underlay.link] } else { &[] };
-        ensure!(xdp == expected, "decap_xdp is on {xdp:?}");
+        let of = |program| {
+            let of = attachments.iter().filter(move |at| at["program"] == program);
+            of.filter_map(|at| at["interface"].as_str()).collect::<BTreeSet<_>>()
+        };
+        let links = of("decap_tc");
+        ensure!(
+            links == [link].iter().chain(beside).copied().collect(),
+            "decap_tc is on {links:?}"
+        );
+        let links = of("decap_xdp");
+        let expected = matches!(xdp, Xdp::On).then_some(link).into_iter().collect();
+        ensure!(links == expected, "decap_xdp is on {links:?}");
         Ok(())
     }
 }
