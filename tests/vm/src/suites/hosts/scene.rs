@@ -13,6 +13,7 @@ use serde_json::Value;
 use tunless_lab::{
     Daemon, Lab, LabBuilder, Node, Pod,
     capture::Capture,
+    daemon::expect_failure,
     frame::{Direction, Frame, protocol},
     packet::{IPV4, Ipv4, ethernet},
     service::Protocol,
@@ -32,6 +33,8 @@ pub const SOON: Duration = Duration::from_secs(30);
 /// Pings in each direction ([`pings`]).
 const PINGS: u64 = 3;
 const PORT: u16 = 5301;
+/// `sysexits.h`: the configuration is refused.
+const EX_CONFIG: i32 = 78;
 
 /// How node2 is set up.
 #[derive(Clone, Copy, Debug)]
@@ -301,6 +304,45 @@ pub fn wait_problem(daemon: &Daemon, code: &str, words: &str) -> Result<()> {
         ensure!(problems(&status).any(is_it), "no {code} with `{words}` in {status}");
         Ok(())
     })
+}
+
+/// Checks that a file which names one of these links as the underlay is refused with these words: at
+/// first, and where a daemon ran before, which goes on with the file that it had. `good`: a file that is
+/// not refused. `still`: how pods talk with that one.
+pub fn ensure_refused(
+    lab: &Lab,
+    node: &Node,
+    good: &str,
+    links: &[(&str, &str)],
+    still: impl Fn() -> Result<()>,
+) -> Result<()> {
+    let naming = |link| good.replace("underlay: {", &format!("underlay: {{interfaces: [{link}], "));
+    for (link, why) in links {
+        let (code, stderr) = expect_failure(node, &naming(link))?;
+        ensure!(code == EX_CONFIG && stderr.contains(why), "{link}: exit {code}, {stderr}");
+    }
+    let mut daemon = Daemon::start(node, good)?;
+    still().context("with the good file")?;
+    for (link, why) in links {
+        daemon.rewrite_config(&naming(link))?;
+        for is_restarted in [false, true] {
+            if is_restarted {
+                daemon.kill9()?;
+                daemon.restart()?;
+            }
+            wait_problem(&daemon, "config-refused", why)?;
+            still().with_context(|| format!("{link}, restarted: {is_restarted}"))?;
+        }
+    }
+    daemon.rewrite_config(good)?;
+    let is_taken = |status: &Value| problems(status).all(|it| it["code"] != "config-refused");
+    until(|| {
+        let text = daemon.cli(&["status", "-o", "json"])?.stdout;
+        ensure!(is_taken(&serde_json::from_str(&text)?), "the good file is refused: {text}");
+        Ok(())
+    })?;
+    still().context("with the good file again")?;
+    finish(lab, daemon)
 }
 
 /// Checks that pods do not hear each other.
