@@ -70,7 +70,7 @@ fn encapsulated(ctx: &TcContext) -> Steps {
 }
 
 /// Returns whether the stack may forward the packet while NICs and the next tunnel take it for a
-/// tunnel packet still: GRO has merged it as one, before 7.2 no flag of the helper takes that back
+/// tunnel packet still: GRO has merged it as one, before 7.3 no flag of the helper takes that back
 /// (`net/core/filter.c`, `bpf_skb_net_shrink`), and it is not for a pod of ours, which takes it
 /// whole. What is for this host may be an answer that a Service translates back and sends on.
 #[inline(always)]

@@ -9,7 +9,7 @@ use super::sys;
 /// Of `bpf_skb_adjust_room` (`linux/bpf.h`), those with which our programs take an outer header off.
 const ADJ_ROOM_FIXED_GSO: u32 = 1 << 0;
 const ADJ_ROOM_NO_CSUM_RESET: u32 = 1 << 5;
-/// Since 7.2: the packet is no IPIP packet any more, for GSO and for NICs.
+/// Since 7.3: the packet is no IPIP packet any more, for GSO and for NICs.
 const ADJ_ROOM_DECAP_IPXIP4: u32 = 1 << 11;
 
 /// Returns the flags beside the usual ones with which an outer header comes off and leaves nothing

@@ -41,6 +41,17 @@ impl Kernel {
         })
     }
 
+    /// Returns whether the kernel with this `uname -r` can take an outer header off a merged packet and
+    /// leave nothing of the tunnel in it (`BPF_F_ADJ_ROOM_DECAP_IPXIP4`): 7.3 and newer.
+    #[must_use]
+    pub fn forgets_tunnel(release: &str) -> bool {
+        let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+        matches!(
+            (numbers.next(), numbers.next()),
+            (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= (7, 3)
+        )
+    }
+
     /// Whether programs attach by TCX links (6.6 and newer).
     #[must_use]
     pub fn has_tcx(self) -> bool {
@@ -66,5 +77,15 @@ mod tests {
         assert!(Kernel::V7.is("7.2.13+deb14-cloud-amd64"));
         assert!(!Kernel::V7.is("6.7.1"));
         assert_eq!(Kernel::from_name("6"), None);
+    }
+
+    #[test]
+    fn the_newest_kernels_forget_the_tunnel() {
+        for release in ["7.3.4+deb13-cloud-amd64", "7.10.0", "8.0.1", "7.3-cloud-amd64"] {
+            assert!(Kernel::forgets_tunnel(release), "{release}");
+        }
+        for release in ["6.12.117+deb13-cloud-amd64", "7.2.13+deb14-cloud-amd64", "7", "x"] {
+            assert!(!Kernel::forgets_tunnel(release), "{release}");
+        }
     }
 }

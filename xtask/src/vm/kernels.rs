@@ -33,12 +33,13 @@ pub struct Installed {
     pub modules: PathBuf,
 }
 
-/// The suite that has this kernel.
+/// The suite that has this kernel. For the newest that is the backports of the stable release: a
+/// release of Linux is there sooner than in unstable.
 fn suite(kernel: Kernel) -> &'static str {
     match kernel {
         Kernel::V6_1 => "bookworm",
         Kernel::V6_12 => "trixie",
-        Kernel::V7 => "sid",
+        Kernel::V7 => "trixie-backports",
     }
 }
 

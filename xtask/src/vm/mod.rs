@@ -110,7 +110,7 @@ enum Kernels {
     /// Of Debian 13.
     #[value(name = "6.12")]
     V6_12,
-    /// Of Debian unstable, whatever is newest.
+    /// Of Debian 13's backports, whatever is newest.
     #[value(name = "7.x")]
     V7,
     /// Each of them.

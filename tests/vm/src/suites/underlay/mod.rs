@@ -1,5 +1,7 @@
 //! What pods hear of the network below, beside the kernel's tunl0: path MTUs
-//! and that there is no way, in both modes.
+//! and that there is no way, in both modes; and what the network below gets of merged packets.
+
+mod nodeport;
 
 use std::{
     thread,
@@ -37,7 +39,7 @@ const CASES: &[Case] = &[
 const SOON: Duration = Duration::from_secs(30);
 
 fn cases(_: Kernel) -> Vec<Case> {
-    CASES.to_vec()
+    [CASES, nodeport::CASES].concat()
 }
 
 fn replace_off(_: &Guest) -> Result<()> {
