@@ -4,6 +4,7 @@
 
 pub mod accelerate;
 pub mod counted;
+pub mod flowtable;
 pub mod hosts;
 pub mod interop;
 pub mod ipsec;
@@ -26,6 +27,7 @@ pub const ALL: &[Suite] = &[
     underlay::SUITE,
     ipsec::SUITE,
     hosts::SUITE,
+    flowtable::SUITE,
     xdp::SUITE,
     spread::SUITE,
 ];

@@ -22,6 +22,9 @@ const SOON: Duration = Duration::from_secs(20);
 pub struct Streams([Stream; 2]);
 
 impl Streams {
+    /// The ports that they are sent to.
+    pub const PORTS: [u16; 2] = [5004, 5005];
+
     /// Starts them and waits until both flow.
     pub fn start(lab: &Lab) -> Result<Self> {
         let one = |from: &Pod, to: &Pod, port| {
@@ -30,7 +33,8 @@ impl Streams {
             Stream::start(&from.netns, address, &to.netns, port, &options)
         };
         let (perf, sit) = (lab.perf(), lab.sit());
-        let streams = Self([one(perf, sit, 5004)?, one(sit, perf, 5005)?]);
+        let [there, back] = Self::PORTS;
+        let streams = Self([one(perf, sit, there)?, one(sit, perf, back)?]);
         streams.flow()?;
         Ok(streams)
     }

@@ -8,6 +8,7 @@ mod vlan;
 mod vrf;
 mod wireguard;
 
+pub use self::scene::{until, wait_problem};
 use super::{Case, Suite};
 use crate::Kernel;
 
