@@ -230,7 +230,7 @@ fn bulk_by_a_service_is_right_with_every_offload() {
                 udp::gso(&perf.netns, ADDRESS, &sit.netns, PORT, (1000, 20), SOON).unwrap();
                 let moved = before.moved(&scene.daemon2);
                 for reason in [Reason::PodServiceEncapsulated, Reason::DecapServiceToPod] {
-                    assert!(moved.get(&reason).is_some(), "{what}: {moved:?}");
+                    assert!(moved.contains_key(&reason), "{what}: {moved:?}");
                 }
                 let frames = watch.stop().unwrap();
                 let wrong = frames

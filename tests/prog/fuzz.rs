@@ -124,7 +124,7 @@ fn round(
             model.set_leases(&leases);
             loaded.set_leases(&leases);
             for (tag, arrival) in fuzz::arrivals(random, program) {
-                model.add(&Entry::Seen(tag, arrival));
+                model.set_seen(tag, arrival);
                 loaded.add(&Entry::Seen(tag, arrival));
             }
             dealt = now();
@@ -201,7 +201,7 @@ impl Counted {
 /// What a program granted since `dealt` is [`LATER`] to the model, which knows no time, and what it
 /// revoked is [`REVOKED`].
 fn ends_later(lease: Lease, dealt: u64) -> Lease {
-    let from = dealt + LEASE & !world::SIGNATURE;
+    let from = (dealt + LEASE) & !world::SIGNATURE;
     let granted = (from..=now() + LEASE).contains(&lease.expires);
     let expires = match lease.expires {
         revoked if revoked & REVOKED != 0 => REVOKED,

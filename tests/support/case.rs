@@ -400,7 +400,7 @@ impl Case {
                     let mut lease = *lease;
                     // When it ends is known to a tick or two.
                     if let Some((_, granted)) = after.get(&key) {
-                        let from = now.start() + world::LEASE & !world::SIGNATURE;
+                        let from = (now.start() + world::LEASE) & !world::SIGNATURE;
                         let ends = from..=now.end() + world::LEASE;
                         if ends.contains(&granted.expires) {
                             lease.expires = granted.expires;

@@ -90,13 +90,9 @@ impl Model {
         model
     }
 
-    /// Writes one line into its map.
-    pub fn add(&mut self, entry: &Entry) {
-        match *entry {
-            Entry::Seen(tag, arrival) => drop(self.seen.insert(tag, arrival)),
-            Entry::Lease(flow, lease) => self.leases.push((flow, lease)),
-            ref other => unimplemented!("{other:?} is given when the model is made"),
-        }
+    /// Notes with what a packet came that bears this tag.
+    pub fn set_seen(&mut self, tag: u16, arrival: Arrival) {
+        self.seen.insert(tag, arrival);
     }
 
     /// The settings it was made with.

@@ -3,6 +3,7 @@
 pub mod boot_order;
 pub mod interop;
 mod machine;
+mod services;
 
 pub use self::interop::{config, pings};
 use super::{Case, Suite};
@@ -19,6 +20,7 @@ pub const SUITE: Suite = Suite {
 fn cases(_: Kernel) -> Vec<Case> {
     let mut cases = machine::CASES.to_vec();
     cases.extend_from_slice(interop::CASES);
+    cases.extend_from_slice(services::CASES);
     cases.push(boot_order::CASE);
     cases
 }
