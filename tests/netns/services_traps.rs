@@ -12,7 +12,7 @@ use tunless_lab::{
     conntrack,
     felix::{Allow, Endpoint, deny_first, enforce},
     service::{Protocol, Service, kube_proxy},
-    traffic::{conversation::Conversation, flood, flood::Flood, tcp, udp},
+    traffic::{conversation::Conversation, crowd, flood, flood::Flood, tcp, udp},
 };
 use tunless_tests::scene::{
     Counters, SOON, Scene, Setup,
@@ -23,8 +23,8 @@ use tunless_tests::scene::{
 const PORT: u16 = 7000;
 const BOTH: [Protocol; 2] = [Protocol::Udp, Protocol::Tcp];
 const ADDRESS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 10, 48, 7), 53);
-const LEASE: Duration = Duration::from_secs(2);
-const CONFIG: &str = "leases: {services: true, seconds: 2}\n";
+const LEASE: Duration = Duration::from_secs(1);
+const CONFIG: &str = "leases: {services: true, seconds: 1}\n";
 
 fn scene(setup: Setup, more: &str) -> Scene {
     Scene::with(Lab::new().fabric_filter(true), setup, more, &[])
@@ -115,7 +115,7 @@ fn closed_connections_leave_no_lease_and_end_in_time_wait() {
         scene(setup, "leases: {services: true, seconds: 9}\n").case(|scene| {
             scene.police(&Allow::port(PORT));
             serve(scene, &[PORT]);
-            for _ in 0..5 {
+            for _ in 0..3 {
                 let talk = talk(scene, Protocol::Tcp);
                 let client = talk.client;
                 drop(talk);
@@ -185,6 +185,26 @@ fn tcp_exchange(perf: &tunless_lab::Pod, sit: &tunless_lab::Pod, port: u16) {
         server.write_all(b"answers").unwrap();
         client.read_exact(&mut heard).unwrap();
     }
+}
+
+/// More flows to one Service than there is room for leases: the memory of one becomes another's all
+/// the time, and each answer is still the right one. Closed connections leave no lease behind.
+#[test]
+fn many_short_connections_to_a_service_leave_no_lease_behind() {
+    scene(Setup::VERIFIED, "leases: {services: true, size: 1024}\n").case(|scene| {
+        scene.warm_up();
+        scene.police(&Allow::port(PORT));
+        serve(scene, &[PORT]);
+        let (perf, sit) = scene.pods();
+        let before = Counters::of(&scene.daemon2);
+        crowd::connections(&perf.netns, ADDRESS, &sit.netns, PORT, 2000).unwrap();
+        until("no lease", SOON, || {
+            let leases = leases(&scene.daemon2);
+            leases.iter().all(|lease| !lease.touches(perf.ip)).then_some(())
+        });
+        before.assert_nothing_dropped(&scene.daemon2);
+        scene.assert_nothing_plain();
+    });
 }
 
 /// Past 2 GiB conntrack takes a reset for a stray.

@@ -432,6 +432,11 @@ fn not_decapsulated() -> Vec<Case> {
     let ttl1 = wire(UDP).edit(1, |ip| ip.ttl = 1);
     let plain = stack(&wire(UDP));
     vec![
+        // A sender there may look for a port with the tag of another flow.
+        at_nic("what comes from the wire is not noted", &wire(UDP))
+            .leaves_tag(tag)
+            .notes(Default::default())
+            .sent(DecapNoLeaseToStack, &plain),
         with("a revoked lease", Lease { expires: OVER | REVOKED, ..good })
             .sent(DecapLeaseExpiredToStack, &plain),
         with("another node's lease", Lease { node: NODE3.into(), ..good })

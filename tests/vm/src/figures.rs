@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// is the same in every run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
-    /// What was sent: `udp64`, `tcp_bulk`, `tcp_rr`, `tcp_crr`; or `sender`,
+    /// What was sent: `udp64`, `service64`, `tcp_bulk`, `tcp_rr`, `tcp_crr`; or `sender`,
     /// `fabric`, `generator`, the parts of `udp64` that are no path's.
     pub load: String,
     /// How many endpoints' chains the ruleset of each node has.

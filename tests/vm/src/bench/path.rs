@@ -96,6 +96,12 @@ impl Path {
         endpoints == 0 || !matches!(self.way, Way::Tunless { fastpath: "trusted", .. })
     }
 
+    /// Whether a node can translate for a Service on it: not where packets pass by conntrack.
+    #[must_use]
+    pub fn carries_services(&self) -> bool {
+        !matches!(self.way, Way::Limit | Way::Tunless { fastpath: "trusted", .. })
+    }
+
     /// Whether it has a fast path of ours; `None` where nothing is ours.
     #[must_use]
     pub fn has_fastpath(&self) -> Option<bool> {
@@ -134,6 +140,7 @@ impl Path {
                 // Beside Felix's rules `trusted` has to be insisted on: it heeds none.
                 let more = match fastpath {
                     "trusted" => "i_accept_no_network_policy: true\n",
+                    "verified" => "leases: {services: true}\n",
                     _ => "",
                 };
                 let start = |(node, peer): (&Node, &Node)| {

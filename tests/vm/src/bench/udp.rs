@@ -1,9 +1,18 @@
 //! 64-byte UDP from pod to pod by [`Pktgen`], as fast as one processor can do it all.
 
-use std::{ops::Range, thread::sleep, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    ops::Range,
+    thread::sleep,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
-use tunless_lab::{Pod, addr::CALI_MAC};
+use tunless_lab::{
+    Pod,
+    addr::CALI_MAC,
+    service::{Protocol, Service, kube_proxy},
+};
 use tunless_profiler::mark;
 
 use super::{
@@ -25,6 +34,8 @@ const PACKETS_OF_FLOW: u64 = 20;
 const FIRST_PORT: u16 = 1024;
 /// discard
 const PORT: Range<u16> = 9..10;
+/// The Service that `service64` asks.
+const SERVICE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 10, 48, 9), 99);
 /// How often each flow's packet goes either way before anything is measured: until
 /// conntrack has seen both directions, and a lease may be asked for, granted and used.
 const ROUNDS: u32 = 4;
@@ -34,6 +45,9 @@ pub fn measure(stage: &Stage, figures: &Figures) -> Result<()> {
     let sinks = Sinks::open(stage)?;
     for flows in FLOWS {
         sinks.measure(stage, figures, flows, None)?;
+    }
+    if stage.path.carries_services() {
+        sinks.measure_service(stage, figures)?;
     }
     sinks.close()
 }
@@ -87,6 +101,32 @@ fn flow(stage: &Stage, flows: u16) -> Result<(u64, impl Fn() -> Result<f64>)> {
     Ok((packets, move || all.send(&from.netns, "eth0")))
 }
 
+/// As [`flow`], of one flow to a Service, which node2 translates as kube-proxy's rules say.
+fn service_flow(stage: &Stage) -> Result<impl Fn() -> Result<f64>> {
+    let (from, to) = (stage.lab.perf(), stage.lab.sit());
+    let service = Service {
+        name: "default/discard".to_owned(),
+        protocol: Protocol::Udp,
+        address: SERVICE,
+        endpoints: vec![SocketAddrV4::new(to.ip, PORT.start)],
+    };
+    kube_proxy(&stage.lab.node2.netns, &[service])?;
+    let ports = FIRST_PORT..FIRST_PORT + 1;
+    let asked = SERVICE.port()..SERVICE.port() + 1;
+    let there = Pktgen { to: *SERVICE.ip(), ..udp(from, to, ports.clone(), asked, 1) };
+    let back = udp(to, from, PORT, ports, 1);
+    // Conntrack calls UDP assured after two seconds of traffic both ways.
+    for _ in 0..3 {
+        for _ in 0..ROUNDS {
+            there.send(&from.netns, "eth0")?;
+            back.send(&to.netns, "eth0")?;
+        }
+        sleep(SETTLE);
+    }
+    let all = Pktgen { packets: PACKETS, ..there };
+    Ok(move || all.send(&from.netns, "eth0"))
+}
+
 /// Where both pods' packets end.
 struct Sinks {
     there: Sink,
@@ -124,6 +164,24 @@ impl Sinks {
             routes,
             nanoseconds: nanoseconds / as_float(packets),
             programs,
+        });
+        Ok(())
+    }
+
+    fn measure_service(&self, stage: &Stage, figures: &Figures) -> Result<()> {
+        let send = service_flow(stage)?;
+        let daemons = stage.processes();
+        daemons.pause();
+        let measured = self.all_came(stage, PACKETS, &send);
+        let programs = programs::measure(PACKETS, || send().map(drop));
+        daemons.resume();
+        figures.note(Figure {
+            load: "service64".into(),
+            endpoints: stage.endpoints,
+            flows: 1,
+            routes: None,
+            nanoseconds: measured? / as_float(PACKETS),
+            programs: programs?,
         });
         Ok(())
     }

@@ -13,8 +13,9 @@ use crate::{
 
 /// What everything is compared with.
 const STANDARD: &str = "tunl0";
-/// The load that has a net cost.
+/// The loads that have a net cost: 64-byte UDP to a pod, and to a Service.
 pub const UDP: &str = "udp64";
+pub const SERVICE: &str = "service64";
 
 /// A row for every figure, as far as there is what it is compared with.
 pub fn of(kept: &Kept) -> Vec<Deterministic> {
@@ -25,7 +26,7 @@ pub fn of(kept: &Kept) -> Vec<Deterministic> {
         for figure in &measured.figures {
             let standard = standard.and_then(|standard| same(standard, figure));
             let net = |of: &Figure| base.map(|base| of.nanoseconds - base);
-            let is_udp = figure.load == UDP;
+            let is_udp = figure.load == UDP || figure.load == SERVICE;
             let net_cost = net(figure).filter(|_| is_udp);
             let net_cost_ratio = standard.and_then(|standard| Some(net_cost? / net(standard)?));
             rows.push(Deterministic {

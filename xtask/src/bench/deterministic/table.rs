@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use comfy_table::{CellAlignment, Table, TableStyle};
 
-use super::rows::UDP;
+use super::rows::{SERVICE, UDP};
 use crate::bench::results::Deterministic;
 
 /// A table per kernel and load.
@@ -15,22 +15,26 @@ pub fn text(rows: &[Deterministic]) -> String {
     }
     let mut text = String::new();
     for (kernel, rows) in kernels {
-        let udp = rows.iter().filter(|row| row.load == UDP && row.routes.is_none());
-        let _ = writeln!(
-            text,
-            "kernel {kernel}: 64-byte UDP, net cost per packet, tunl0 = 1.00 (thousand packets/s)"
-        );
-        text.push_str(&grid(
-            udp.copied(),
-            |row| {
-                let ratio =
-                    row.net_cost_ratio.map_or("–".to_owned(), |ratio| format!("{ratio:.3}"));
-                format!("{ratio} ({:.1})", row.pps.unwrap_or_default() / 1e3)
-            },
-            |row| format!("{} ep {} fl", row.endpoints, row.flows),
-        ));
-        let _ = writeln!(text, "\nkernel {kernel}: TCP, time for the same, tunl0 = 1.00");
-        let tcp = rows.iter().filter(|row| row.load != UDP);
+        for (load, to) in [(UDP, "a pod"), (SERVICE, "a Service")] {
+            let udp = rows.iter().filter(|row| row.load == load && row.routes.is_none());
+            let _ = writeln!(
+                text,
+                "kernel {kernel}: 64-byte UDP to {to}, net cost per packet, tunl0 = 1.00 (thousand \
+                 packets/s)"
+            );
+            text.push_str(&grid(
+                udp.copied(),
+                |row| {
+                    let ratio =
+                        row.net_cost_ratio.map_or("–".to_owned(), |ratio| format!("{ratio:.3}"));
+                    format!("{ratio} ({:.1})", row.pps.unwrap_or_default() / 1e3)
+                },
+                |row| format!("{} ep {} fl", row.endpoints, row.flows),
+            ));
+            text.push('\n');
+        }
+        let _ = writeln!(text, "kernel {kernel}: TCP, time for the same, tunl0 = 1.00");
+        let tcp = rows.iter().filter(|row| row.load != UDP && row.load != SERVICE);
         text.push_str(&grid(
             tcp.copied(),
             |row| row.time_ratio.map_or("–".to_owned(), |ratio| format!("{ratio:.3}")),
@@ -54,8 +58,9 @@ pub fn text(rows: &[Deterministic]) -> String {
                 .collect();
             let _ = writeln!(
                 text,
-                "{:<20} {:>3} endpoints: {}",
+                "{:<20} {:<9} {:>3} endpoints: {}",
                 row.path,
+                row.load,
                 row.endpoints,
                 programs.join(", ")
             );
@@ -129,6 +134,7 @@ mod tests {
             row("tunl0", "tcp_rr", 0, 1.0),
             row("verified", UDP, 50, 0.25),
             row("verified", "tcp_rr", 0, 0.5),
+            row("verified", SERVICE, 50, 0.125),
             Deterministic { routes: Some(100_000), ..row("verified", UDP, 50, 0.75) },
         ]);
         let words: Vec<Vec<&str>> =
@@ -140,6 +146,7 @@ mod tests {
         let ends = |line: usize| text.lines().nth(line).map(str::len);
         assert_eq!(ends(3), ends(2), "{text}");
         assert!(text.contains("50 ep 100000 routes"), "{text}");
+        assert!(words.contains(&vec!["verified", "0.125", "(50.0)"]), "{text}");
         assert!(words.contains(&vec!["verified", "0.7500"]), "{text}");
         assert!(text.contains("rr 0") && words.contains(&vec!["verified", "0.500"]), "{text}");
     }
