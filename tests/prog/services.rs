@@ -561,6 +561,23 @@ fn switched_off() -> Vec<Case> {
             .leaves_tag(tag)
             .notes(Default::default())
             .passed(PodNoLease),
+        // What was leased a moment ago is rewritten until its end, and ends in both directions.
+        Case::new(Program::EncapPod, "switched off: a lease that is left", &pod_udp())
+            .verified()
+            .with(Entry::Lease(asked(UDP), request_lease(UDP)))
+            .uses(asked(UDP), LENGTH)
+            .sent(PodServiceEncapsulated, &udp(wrapped(), CLIENT, BACKEND)),
+        Case::new(Program::DecapTc, "switched off: a lease of answers that is left", &wire(UDP))
+            .verified()
+            .with(Entry::Lease(answered(UDP), answer_lease(UDP)))
+            .uses(answered(UDP), LENGTH)
+            .sent(DecapServiceToPod, &in_pod(UDP, ASKED)),
+        both_end(
+            both(Case::new(Program::EncapHost, "switched off: not marked", &from_host(UDP)), UDP)
+                .verified(),
+            UDP,
+        )
+        .sent(HostUnmarked, &out(&from_host(UDP))),
         Case::new(Program::EncapHost, "switched off: another's bit stays", &from_host(UDP))
             .verified()
             .mark(SERVICE_MARK)

@@ -71,7 +71,7 @@ pub fn lookup(frame: Frame, at: usize, node: Ipv4Be, now: u64) -> Lookup {
 /// The reason for which it goes to the stack, as it was.
 #[inline(always)]
 pub fn translate(ctx: &TcContext, hit: &Hit) -> Result<Reason, Reason> {
-    if !settings::are_services_leased() || hit.translation.is_none() {
+    if hit.translation.is_none() {
         return Ok(Reason::DecapToPod);
     }
     match service::translate(ctx, ETHERNET, Direction::Decap, &hit.translation) {

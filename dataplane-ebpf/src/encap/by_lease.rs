@@ -10,7 +10,7 @@ use crate::{
     lease::{self, Approval, Hit, Miss, Request, Settled, arrival, service},
     maps,
     packet::{ETHERNET, Frame},
-    settings, skb,
+    skb,
 };
 
 /// Where the inner header is once the outer one is on.
@@ -58,7 +58,8 @@ pub fn lookup(ctx: &TcContext, inner: &Inner) -> Result<Hit, Reason> {
 /// Rewrites an encapsulated packet as conntrack would have, if its lease says so; the reason to count.
 #[inline(always)]
 pub fn translate(ctx: &TcContext, hit: &Hit) -> Result<Reason, Reason> {
-    if !settings::are_services_leased() || hit.translation.is_none() {
+    // Also where Services are leased no more: such leases may be left from a moment ago.
+    if hit.translation.is_none() {
         return Ok(Reason::PodEncapsulated);
     }
     match service::translate(ctx, INNER, Direction::Encap, &hit.translation) {

@@ -2,7 +2,7 @@
 
 use dataplane_common::{Flow, Lease};
 
-use crate::{helpers, maps, settings};
+use crate::{helpers, maps};
 
 /// Ends the leases of a flow and of its answers: netfilter wants to see both.
 #[inline(always)]
@@ -26,7 +26,7 @@ fn with_twin(flow: &Flow) {
 fn end(flow: &Flow) -> Option<Flow> {
     let entry = maps::lease(flow)?;
     let translation = entry.translation;
-    if !settings::are_services_leased() || translation.is_none() {
+    if translation.is_none() {
         maps::revoke(flow);
         return None;
     }

@@ -132,13 +132,13 @@ fn grant(
     let old = maps::lease(flow).map(|entry| Old::read(entry, flow));
     if let Some(old) = &old {
         if old.is_good_at(now) {
-            if !settings::are_services_leased() || old.translation == translation {
+            if old.translation == translation {
                 return Settled::Leased;
             }
             revoke::both_directions(flow);
             return Settled::Unproven;
         }
-        if settings::are_services_leased() && old.was_revoked_at(now) {
+        if old.was_revoked_at(now) {
             return Settled::Unproven;
         }
     }

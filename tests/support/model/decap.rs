@@ -102,9 +102,7 @@ impl Model {
                         self.use_lease(flow, inner.total());
                     }
                     let translation = match &leased {
-                        Some(Ok((_, lease))) if self.settings.service_mark != 0 => {
-                            lease.translation
-                        }
+                        Some(Ok((_, lease))) => lease.translation,
                         _ => Translation::NONE,
                     };
                     set(&mut ip, 8, inner.ttl() - 1);

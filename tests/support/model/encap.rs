@@ -47,9 +47,7 @@ impl Model {
         let mut translation = Translation::NONE;
         let (address, node) = if leased {
             let lease = self.leased_encap(ip, prediction).map_err(No::Pass)?;
-            if self.settings.service_mark != 0 {
-                translation = lease.translation;
-            }
+            translation = lease.translation;
             (lease.node.into(), Node { hop: lease.hop, mtu: lease.mtu })
         } else {
             let owner = self.endpoint(ip.source()).map(|endpoint| endpoint.hop.ifindex.0);

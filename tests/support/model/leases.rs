@@ -75,7 +75,7 @@ impl Model {
         for flow in [*flow, flow.reverse()] {
             let Some(lease) = self.lease(&flow) else { continue };
             self.end(&flow);
-            if self.leases_services() && !lease.translation.is_none() {
+            if !lease.translation.is_none() {
                 self.end(&remote(&flow, lease.translation).reverse());
             }
         }
@@ -83,7 +83,7 @@ impl Model {
 
     fn end(&mut self, flow: &Flow) {
         let translates = self.lease(flow).is_some_and(|lease| !lease.translation.is_none());
-        if !self.leases_services() || !translates {
+        if !translates {
             self.leases.retain(|(of, _)| of != flow);
             return;
         }
