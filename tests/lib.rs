@@ -25,7 +25,7 @@
 pub mod bird;
 #[path = "support/capabilities.rs"]
 pub mod capabilities;
-#[path = "support/case.rs"]
+#[path = "support/case/mod.rs"]
 pub mod case;
 #[path = "support/cost/mod.rs"]
 pub mod cost;

@@ -110,7 +110,7 @@ plain! {
     /// Who is behind a prefix.
     pub struct PrefixRoute {
         /// The prefix, once more. A hash map gives the memory of a removed entry to
-        /// another one while somebody may still be reading it; see [`crate::Lease::flow`].
+        /// another one while a program may still be reading it; see [`crate::Lease::flow`].
         pub prefix: Prefix,
         /// Its route.
         pub route: Route,

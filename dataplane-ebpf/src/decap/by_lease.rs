@@ -64,7 +64,7 @@ pub fn lookup(frame: Frame, at: usize, node: Ipv4Be, now: u64) -> Lookup {
     Lookup::Miss { reason, tag: flow.tag(settings::secret()) }
 }
 
-/// Gives a decapsulated answer the source of the Service that was asked, if its lease says so; the
+/// Gives a decapsulated answer the source of the Service that was asked, if its lease translates; the
 /// reason to count.
 ///
 /// # Errors

@@ -55,7 +55,7 @@ pub fn lookup(ctx: &TcContext, inner: &Inner) -> Result<Hit, Reason> {
     Ok(hit)
 }
 
-/// Rewrites an encapsulated packet as conntrack would have, if its lease says so; the reason to count.
+/// Rewrites an encapsulated packet as conntrack would have, if its lease translates; the reason to count.
 #[inline(always)]
 pub fn translate(ctx: &TcContext, hit: &Hit) -> Result<Reason, Reason> {
     // Also where Services are leased no more: such leases may be left from a moment ago.

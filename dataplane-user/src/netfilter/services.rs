@@ -32,7 +32,7 @@ pub enum Obstacle {
     Queues(BTreeSet<String>),
     /// Rules put packets into such queues: their chains, and tables.
     QueueRules(BTreeSet<(String, String)>),
-    /// By its timer an open connection is not told from a closing one, seconds.
+    /// The timers of open and of closing connections overlap, seconds.
     Timers {
         /// The timer of an open one.
         established: u32,

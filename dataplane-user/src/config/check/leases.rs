@@ -44,7 +44,7 @@ pub fn check(leases: &LeasesConfig, problems: &mut Vec<Problem>) {
     for (key, mark, like) in
         [("mark", leases.mark, "0x1000"), ("service_mark", leases.service_mark(), "0x800")]
     {
-        let remedy = format!("use one bit that nobody else uses, like {like}");
+        let remedy = format!("use one bit that no other software uses, like {like}");
         if mark.count_ones() != 1 {
             refuse(key, format!("{mark:#x} has {} bits", mark.count_ones()), remedy);
         } else if let Some((_, whose)) = TAKEN.iter().find(|(bits, _)| bits & mark != 0) {

@@ -1,12 +1,15 @@
 //! One row of a packet table: what goes in, what must come out, what must be
 //! counted; and the runner, which reports every row that fails, not the first.
 
+mod leases;
+
 use std::{collections::BTreeMap, fmt::Write as _, net::Ipv4Addr, ops::RangeInclusive};
 
 use dataplane_common::{
     Arrival, Counter, Direction, Flow, Lease, LinkState, NodeCounter, Reason, Settings,
 };
 
+use self::leases::Becomes;
 use super::{
     hex,
     netns::in_namespace,
@@ -39,19 +42,6 @@ pub struct Case {
     notes: Option<Arrival>,
     counts: Vec<(Reason, u64)>,
     nodes: Vec<(Ipv4Addr, Direction, u64)>,
-}
-
-/// What must become of a lease. Those no row names stay as they are, to the byte.
-#[derive(Clone, Copy, Debug)]
-enum Becomes {
-    /// It counts one more packet of so many bytes.
-    Used(u64),
-    /// It is this one, which ends [`world::LEASE`] from now.
-    Granted(Lease),
-    /// It is gone.
-    Revoked,
-    /// It is there, revoked just now.
-    Dead,
 }
 
 impl Case {
@@ -374,62 +364,9 @@ impl Case {
         if phase != self.phase {
             let _ = writeln!(wrong, "the link's phase is {phase}, expected {}", self.phase);
         }
-        wrong += &self.judge_leases(before, after, start..=end);
+        wrong += &leases::judge(&self.leases, before, after, start..=end);
         wrong += &judge_last_seen(&counters, start..=end);
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
-    }
-
-    fn judge_leases(
-        &self,
-        before: Vec<(Flow, Lease)>,
-        after: Vec<(Flow, Lease)>,
-        now: RangeInclusive<u64>,
-    ) -> String {
-        let mut wrong = String::new();
-        let mut expected = by_flow(before);
-        let after = by_flow(after);
-        for (flow, becomes) in &self.leases {
-            let key = format!("{flow:?}");
-            match becomes {
-                Becomes::Used(bytes) => {
-                    let lease = &mut expected.get_mut(&key).expect("a row uses a lease it has").1;
-                    lease.packets += 1;
-                    lease.bytes += bytes;
-                }
-                Becomes::Granted(lease) => {
-                    let mut lease = *lease;
-                    // When it ends is known to a tick or two.
-                    if let Some((_, granted)) = after.get(&key) {
-                        let from = (now.start() + world::LEASE) & !world::SIGNATURE;
-                        let ends = from..=now.end() + world::LEASE;
-                        if ends.contains(&granted.expires) {
-                            lease.expires = granted.expires;
-                        }
-                    }
-                    expected.insert(key, (*flow, lease));
-                }
-                Becomes::Dead => {
-                    let lease = &mut expected.get_mut(&key).expect("a row ends a lease it has").1;
-                    let revoked = after.get(&key).map_or(0, |(_, lease)| lease.expires);
-                    let times = now.start() & !world::SIGNATURE..=*now.end();
-                    if revoked >> 63 == 1 && times.contains(&(revoked & !(1 << 63))) {
-                        lease.expires = revoked;
-                    }
-                }
-                Becomes::Revoked => {
-                    expected.remove(&key).expect("a row revokes a lease it has");
-                }
-            }
-        }
-        if after != expected {
-            let _ = writeln!(
-                wrong,
-                "leases {:#?}\nexpected {:#?}",
-                after.values().collect::<Vec<_>>(),
-                expected.values().collect::<Vec<_>>()
-            );
-        }
-        wrong
     }
 
     fn judge(&self, ran: &Ran, counters: &Counters) -> String {
@@ -460,10 +397,6 @@ fn judge_last_seen(counters: &Counters, now: RangeInclusive<u64>) -> String {
         }
     }
     wrong
-}
-
-fn by_flow(leases: Vec<(Flow, Lease)>) -> BTreeMap<String, (Flow, Lease)> {
-    leases.into_iter().map(|(flow, lease)| (format!("{flow:?}"), (flow, lease))).collect()
 }
 
 /// What `counters` (all zero before) have too much or too little.
