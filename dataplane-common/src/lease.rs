@@ -8,11 +8,11 @@ plain! {
     /// It holds all that the fast path needs, so that one lookup does.
     pub struct Lease {
         /// The flow, once more. An LRU map gives the memory of an evicted entry to another flow
-        /// while a program may still be reading it. A program that reads this last, and finds its
-        /// own flow, has read that flow's entry all along.
+        /// while a program may still be reading it, and copies the new value from its start or, on
+        /// some CPUs, from its end (`arch/x86/lib/memcpy_64.S`). A program that reads
+        /// [`Self::expires`] and this last, in that order, and finds both its own flow's, has read
+        /// that flow's entry all along.
         pub flow: Flow,
-        /// Until when it is good: see [`Lease::good_until`] and [`Lease::revoked_at`].
-        pub expires: u64,
         /// Packets that went by this lease and its renewals. Added to without a
         /// lock: a flow on two CPUs at once may lose a few.
         pub packets: u64,
@@ -30,6 +30,9 @@ plain! {
         pub hop: Hop,
         /// At encap the largest outer packet the path takes; at decap 0.
         pub mtu: Mtu,
+        /// Until when it is good, with a signature of the flow: see [`Lease::good_until`] and
+        /// [`Lease::revoked_at`]. It stays at the end: see [`Self::flow`].
+        pub expires: u64,
     }
 }
 

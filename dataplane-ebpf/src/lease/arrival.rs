@@ -27,16 +27,18 @@ pub fn note_control(ctx: &TcContext, flow: &Flow) {
     }
 }
 
-/// Returns as what a packet with this tag came, by `interface` if that is given. Nothing if another
-/// packet has since taken the tag's place.
+/// Returns as what a packet with this tag came by `interface`. Nothing if another packet has since taken
+/// the tag's place.
 #[inline(always)]
-pub fn of(tag: u16, interface: Option<IfIndex>) -> Option<Flow> {
+pub fn of(tag: u16, interface: IfIndex) -> Option<Flow> {
     if tag == 0 || !settings::are_services_leased() {
         return None;
     }
-    let arrival = *maps::seen(tag)?;
-    let is_from_there = interface.is_none_or(|interface| arrival.interface == interface);
-    (is_from_there && arrival.flow.tag(settings::secret()) == tag).then_some(arrival.flow)
+    let seen = maps::seen(tag)?;
+    // Once: another CPU may write it between two reads.
+    let flow = maps::read_last(&seen.flow);
+    let is_from_there = maps::read_last(&seen.interface) == interface;
+    (is_from_there && flow.tag(settings::secret()) == tag).then_some(flow)
 }
 
 /// Writes only what differs: the packets of a flow that is not leased all bear the same tag, and may

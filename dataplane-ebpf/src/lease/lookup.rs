@@ -45,7 +45,8 @@ pub fn lookup(flow: &Flow, now: u64) -> Result<Hit, Miss> {
     let (node, endpoint) = (entry.node, entry.endpoint);
     let (hop, mtu) = (entry.hop.by_fields(), entry.mtu);
     let translation = entry.translation;
-    let (epoch, expires) = (entry.epoch, entry.expires);
+    let epoch = entry.epoch;
+    let expires = maps::read_last(&entry.expires);
     if !maps::is_still_of(entry, flow) {
         return Err(Miss::Missing);
     }

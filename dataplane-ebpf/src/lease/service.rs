@@ -7,7 +7,7 @@
 
 use aya_ebpf::programs::TcContext;
 use dataplane_common::{
-    Direction, Flow, IfIndex, Translation,
+    Direction, Flow, IfIndex, Lease, Translation,
     ipv4::{Ipv4Header, OUTER_LENGTH, PROTOCOL_UDP},
 };
 
@@ -45,7 +45,7 @@ pub fn shown(after: &Flow, tag: u16, interface: IfIndex) -> Shown {
 /// As what the pod sent it: noted at its interface, by which no other pod writes.
 #[inline(always)]
 fn request(after: &Flow, tag: u16, interface: IfIndex) -> Shown {
-    let Some(came) = arrival::of(tag, Some(interface)) else { return Shown::Nothing };
+    let Some(came) = arrival::of(tag, interface) else { return Shown::Nothing };
     if came == *after || !came.differs_at_most_remotely(after) {
         return Shown::Otherwise;
     }
@@ -59,8 +59,10 @@ fn request(after: &Flow, tag: u16, interface: IfIndex) -> Shown {
 fn answer(after: &Flow, tag: u16) -> Shown {
     let request = after.reverse();
     let Some(entry) = maps::lease(&request) else { return Shown::Nothing };
-    let (translation, is_revoked) = (entry.translation, entry.is_revoked());
-    if !maps::is_still_of(entry, &request) || is_revoked || translation.is_none() {
+    let translation = entry.translation;
+    let expires = maps::read_last(&entry.expires);
+    let is_own = maps::is_still_of(entry, &request) && Lease::is_signed(expires, &request);
+    if !is_own || Lease::is_revoked_word(expires) || translation.is_none() {
         return Shown::Nothing;
     }
     let came = translation.of(&request).reverse();

@@ -83,19 +83,19 @@ pub fn settle(
     let after = &seen.flow;
     let tag = skb::flow_tag(ctx);
     if seen.is_control {
-        end(after, tag);
+        end(ctx, after, tag);
         return Settled::Control;
     }
     let secret = settings::secret();
     match approval.of {
         Approved::Nothing => {
-            end(after, tag);
+            end(ctx, after, tag);
             Settled::Unmarked
         }
         Approved::Plain if tag != 0 && tag != after.tag(secret) => {
             // Translated behind conntrack's back: what the flow had, it had rightly
             // only for packets that were not.
-            end(after, tag);
+            end(ctx, after, tag);
             Settled::Unproven
         }
         Approved::Plain => {
@@ -112,7 +112,7 @@ pub fn settle(
             }
             Shown::Nothing => Settled::Unproven,
             Shown::Otherwise => {
-                end(after, tag);
+                end(ctx, after, tag);
                 Settled::Unproven
             }
         },
@@ -169,8 +169,11 @@ fn grant(
     match old {
         None => maps::grant(flow, &lease),
         Some(old) if old.may_be_renewed() && old.entry.leads_as(&lease) => {
-            // Should the memory have become another flow's, that flow does not believe this.
-            old.entry.expires = expires;
+            // Another CPU may have revoked it meanwhile. Should the memory have become another
+            // flow's, that flow does not believe this.
+            if maps::read_last(&old.entry.expires) == old.expires {
+                old.entry.expires = expires;
+            }
         }
         Some(_) => maps::replace(flow, &lease),
     }
@@ -190,7 +193,8 @@ struct Old {
 impl Old {
     #[inline(always)]
     fn read(entry: &'static mut Lease, flow: &Flow) -> Self {
-        let Lease { expires, epoch, translation, .. } = *entry;
+        let (epoch, translation) = (entry.epoch, entry.translation);
+        let expires = maps::read_last(&entry.expires);
         let is_own = maps::is_still_of(entry, flow) && Lease::is_signed(expires, flow);
         Self { entry, expires, epoch, translation, is_own }
     }
@@ -212,11 +216,12 @@ impl Old {
     }
 }
 
-/// Ends the leases of the flow a packet belongs to, and of that as which it came.
+/// Ends the leases of the flow a packet belongs to, and of that as which it came from a pod. What came
+/// from the wire has no note, and its tag may be that of a pod's flow.
 #[inline(always)]
-fn end(after: &Flow, tag: u16) {
+fn end(ctx: &TcContext, after: &Flow, tag: u16) {
     revoke::both_directions(after);
-    if let Some(came) = arrival::of(tag, None)
+    if let Some(came) = arrival::of(tag, skb::ingress_ifindex(ctx))
         && came != *after
     {
         revoke::both_directions(&came);

@@ -360,6 +360,7 @@ fn desired_mark_rules(config: &Config, facts: &Facts, terms: Terms<'_>) -> MarkR
     let workloads = config.workloads.interfaces.iter().map(ToString::to_string);
     MarkRules {
         mark: config.leases.mark,
+        cleared: service_mark(config),
         services: desired_service_rules(config, terms),
         interfaces: std::iter::once(facts.mode.device().to_owned()).chain(workloads).collect(),
         // An interval set takes no overlaps.
@@ -367,7 +368,7 @@ fn desired_mark_rules(config: &Config, facts: &Facts, terms: Terms<'_>) -> MarkR
     }
 }
 
-/// None where Services get no leases: then the programs see no second mark, whatever bit they know.
+/// None where Services get no leases: then the programs see no second mark, which they know all the same.
 fn desired_service_rules(config: &Config, terms: Terms<'_>) -> Option<ServiceRules> {
     let ServiceFitness { closing, against } = terms.services;
     let mark = service_mark(config);

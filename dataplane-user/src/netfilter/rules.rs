@@ -53,6 +53,8 @@ const ASSURED: u32 = 0x4;
 pub struct MarkRules {
     /// The bit of `skb->mark`.
     pub mark: u32,
+    /// All bits of the mark that the programs know: no other software's may reach them.
+    pub cleared: u32,
     /// What there is for flows that conntrack translates for a Service; `None`: no marks.
     pub services: Option<ServiceRules>,
     /// Interfaces with a granting hook, as nft writes them (`cali*`).
@@ -100,7 +102,7 @@ impl MarkRules {
     }
 
     fn transaction(&self, fingerprint: &str) -> String {
-        let Self { mark, services, interfaces, unleased } = self;
+        let Self { mark, cleared, services, interfaces, unleased } = self;
         let table = json!({"table": {"family": "ip", "name": TABLE}});
         let chain = |name: &str| json!({"family": "ip", "table": TABLE, "name": name});
         let rule = |chain: &str, expr: Value| json!({"add": {"rule": {"family": "ip", "table": TABLE, "chain": chain, "expr": expr}}});
@@ -125,8 +127,8 @@ impl MarkRules {
         if !prefixes.is_empty() {
             set["elem"] = prefixes.into();
         }
-        let both = mark | services.map_or(0, |services| services.mark);
-        let mut clear = rule("judge", json!([set_mark("&", !both)]));
+        let bits = mark | cleared | services.map_or(0, |services| services.mark);
+        let mut clear = rule("judge", json!([set_mark("&", !bits)]));
         clear["add"]["rule"]["comment"] = fingerprint.into();
         let excluded = |field: &str| {
             let address = json!({"payload": {"protocol": "ip", "field": field}});
@@ -269,6 +271,7 @@ mod tests {
     fn rules() -> MarkRules {
         MarkRules {
             mark: 0x1000,
+            cleared: 0,
             services: None,
             interfaces: vec!["tunless0".into(), "cali*".into()],
             unleased: BTreeSet::from(["10.20.42.7/32".parse().unwrap()]),
@@ -284,6 +287,19 @@ mod tests {
         other.unleased.clear();
         assert_ne!(rules().fingerprint(), other.fingerprint());
         assert_eq!(rules().fingerprint(), rules().fingerprint());
+    }
+
+    /// The programs know the second bit also while nothing is to be marked with it.
+    #[test]
+    fn every_bit_that_programs_know_is_cleared_first() {
+        let services = Some(ServiceRules { mark: 0x800, closing: 120 });
+        for rules in [MarkRules { cleared: 0x800, ..rules() }, MarkRules { services, ..rules() }] {
+            let commands: Value = serde_json::from_str(&rules.transaction("")).unwrap();
+            let first = commands["nftables"].as_array().unwrap().iter();
+            let first = first.map(|it| &it["add"]["rule"]).find(|it| it["chain"] == "judge");
+            let mangle = &first.unwrap()["expr"][0]["mangle"]["value"]["&"];
+            assert_eq!(mangle[1], !0x1800_u32, "{mangle}");
+        }
     }
 
     #[test]

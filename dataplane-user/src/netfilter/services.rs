@@ -39,7 +39,7 @@ pub enum Obstacle {
         /// The longest of a closing one.
         closing: u32,
     },
-    /// A sysctl cannot be read, and why.
+    /// What has to be known cannot be, and why.
     Unreadable(String),
 }
 
@@ -130,11 +130,27 @@ pub fn saved_queues(saved: &str) -> impl Iterator<Item = &str> {
 }
 
 impl ServiceFitness {
-    /// Adds chains, and their tables, whose rules put packets into queues.
+    /// Adds chains, and their tables, whose rules put packets into queues. Rules that cannot be read may
+    /// do so.
     #[must_use]
-    pub fn with_queue_rules(mut self, chains: BTreeSet<(String, String)>) -> Self {
-        if !chains.is_empty() {
-            self.against.insert(Obstacle::QueueRules(chains));
+    pub fn with_queue_rules(mut self, chains: Result<BTreeSet<(String, String)>>) -> Self {
+        match chains {
+            Ok(chains) if chains.is_empty() => {}
+            Ok(chains) => drop(self.against.insert(Obstacle::QueueRules(chains))),
+            Err(error) => {
+                let why = format!("whether rules put packets into NFQUEUE is unknown: {error:#}");
+                self.against.insert(Obstacle::Unreadable(why));
+            }
+        }
+        self
+    }
+
+    /// Adds that nft refuses the rules for Services, if it does.
+    #[must_use]
+    pub fn with_table(mut self, checked: Result<()>) -> Self {
+        if let Err(error) = checked {
+            let why = format!("nft cannot mark such flows here: {error:#}");
+            self.against.insert(Obstacle::Unreadable(why));
         }
         self
     }
@@ -213,11 +229,16 @@ mod tests {
                      -A FORWARD -j ACCEPT\n-A other -m mark --mark 1 -j NFQUEUE\nCOMMIT\n";
         assert_eq!(saved_queues(saved).collect::<Vec<_>>(), ["FORWARD", "other"]);
         let chains = BTreeSet::from([("FORWARD".to_owned(), "filter".to_owned())]);
-        let fitness = ServiceFitness::default().with_queue_rules(chains);
+        let fitness = ServiceFitness::default().with_queue_rules(Ok(chains));
         let said = fitness.against.first().unwrap().to_string();
         assert!(said.contains("NFQUEUE in the chain FORWARD (table filter)"), "{said}");
-        let none = ServiceFitness::default().with_queue_rules(BTreeSet::new());
+        let none = ServiceFitness::default().with_queue_rules(Ok(BTreeSet::new()));
         assert_eq!(none, ServiceFitness::default());
+        let unknown = ServiceFitness::default().with_queue_rules(Err(anyhow::anyhow!("no dump")));
+        let said = unknown.against.first().unwrap().to_string();
+        assert!(said.contains("is unknown: no dump"), "{said}");
+        let refused = ServiceFitness::default().with_table(Err(anyhow::anyhow!("no such key")));
+        assert!(refused.against.first().unwrap().to_string().contains("no such key"));
     }
 
     #[test]

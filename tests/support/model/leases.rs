@@ -100,8 +100,9 @@ impl Model {
         (noted.flow.tag(SECRET) == tag).then_some(*noted)
     }
 
-    fn revoke_all(&mut self, flow: &Flow, tag: u16) {
-        let came = self.came_as(tag);
+    fn revoke_all(&mut self, flow: &Flow, context: &Context) {
+        let came = self.came_as(context.tag);
+        let came = came.filter(|came| came.interface.0 == context.ingress_ifindex);
         self.revoke(flow);
         if let Some(came) = came {
             self.revoke(&came.flow);
@@ -151,18 +152,18 @@ impl Model {
     ) -> Settled {
         let tag = context.tag;
         if is_control {
-            self.revoke_all(&after, tag);
+            self.revoke_all(&after, context);
             return Settled::Control;
         }
         if context.mark & self.settings.mark != 0 {
             if tag != 0 && tag != after.tag(SECRET) {
-                self.revoke_all(&after, tag);
+                self.revoke_all(&after, context);
                 return Settled::Unproven;
             }
             return self.grant_lease(after, Translation::NONE, tag != 0, claim);
         }
         if context.mark & self.settings.service_mark == 0 {
-            self.revoke_all(&after, tag);
+            self.revoke_all(&after, context);
             return Settled::Unmarked;
         }
         if tag == 0 {
@@ -175,7 +176,7 @@ impl Model {
             },
             Err(leads_elsewhere) => {
                 if leads_elsewhere {
-                    self.revoke_all(&after, tag);
+                    self.revoke_all(&after, context);
                 }
                 Settled::Unproven
             }

@@ -11,7 +11,7 @@ use dataplane_common::IfIndex;
 
 use crate::{
     bpf::{Pins, links, programs::as_filters},
-    config::{ConfigFile, Fastpath, Problem},
+    config::{ConfigFile, Fastpath, LeasesConfig, Problem},
     daemon::decide::Fitness,
     desired,
     kernel::{Host, Kernel},
@@ -89,10 +89,7 @@ async fn judge_verified(
     let leases = &file.config.leases;
     let remedy = "or use `fastpath: off`";
     if depth == Depth::Whole {
-        let services =
-            leases.services.then_some(ServiceRules { mark: leases.service_mark(), closing: 1 });
-        let probe = MarkRules { mark: leases.mark, services, ..MarkRules::default() };
-        netfilter::check(&probe).map_err(|error| {
+        netfilter::check(&probe(leases, false)).map_err(|error| {
             anyhow::anyhow!(
                 "{shown}: fastpath: `verified` needs nftables with conntrack to judge flows: \
                  {error:#}; {remedy}"
@@ -127,33 +124,45 @@ async fn judge_verified(
         );
     }
     let services = match leases.services {
-        true => ServiceFitness::look().with_queue_rules(queue_rules(kernel).await),
+        true => ServiceFitness::look()
+            .with_queue_rules(queue_rules(kernel).await)
+            .with_table(netfilter::check(&probe(leases, true))),
         false => ServiceFitness::default(),
     };
     Ok(Fitness { filtered, misplaced, services, refusal: None })
 }
 
+/// Rules as small as they can be, with marks for Services or without.
+fn probe(leases: &LeasesConfig, services: bool) -> MarkRules {
+    let services = services.then_some(ServiceRules { mark: leases.service_mark(), closing: 1 });
+    MarkRules { mark: leases.mark, services, ..MarkRules::default() }
+}
+
 /// Returns the chains, and their tables, whose rules put forwarded packets into queues to user space.
-/// What cannot be read has none. kube-proxy's own table has none either, and is the largest of all.
-async fn queue_rules(kernel: &Kernel) -> BTreeSet<(String, String)> {
+/// kube-proxy's own table has none, and is the largest of all.
+///
+/// # Errors
+/// If rules cannot be read, be it those of iptables-legacy.
+async fn queue_rules(kernel: &Kernel) -> Result<BTreeSet<(String, String)>> {
     const KUBE_PROXY: &str = "kube-proxy";
     let mut found = BTreeSet::new();
-    let chains = kernel.nft_base_chains().await.unwrap_or_default();
     // What translates sees the first packet of a connection only, and before it has a lease.
-    let tables: BTreeSet<(i32, String)> = chains
+    let tables: BTreeSet<(i32, String)> = kernel
+        .nft_base_chains()
+        .await?
         .into_iter()
         .filter(|chain| !chain.translates && chain.table != KUBE_PROXY)
         .map(|chain| (chain.family, chain.table))
         .collect();
     for (family, table) in tables {
-        let rules = kernel.nft_rules_of_table(family, &table).await.unwrap_or_default();
+        let rules = kernel.nft_rules_of_table(family, &table).await?;
         let queueing = rules.into_iter().filter(|(_, rule)| netfilter::queues(rule));
         found.extend(queueing.map(|(chain, _)| (chain, table.clone())));
     }
     for table in ["raw", "mangle", "filter"] {
-        let saved = legacy::saved(Some(table)).ok().flatten().unwrap_or_default();
+        let saved = legacy::saved(Some(table)).map_err(anyhow::Error::msg)?.unwrap_or_default();
         let chains = netfilter::saved_queues(&saved);
         found.extend(chains.map(|chain| (chain.to_owned(), table.to_owned())));
     }
-    found
+    Ok(found)
 }
