@@ -35,13 +35,6 @@ fn scene(setup: Setup) -> Scene {
     Scene::with(lab(), setup, SERVICES, &[])
 }
 
-/// With TC and with XDP.
-fn each(test: impl Fn(&mut Scene)) {
-    for setup in Setup::BOTH_VERIFIED {
-        scene(setup).case(&test);
-    }
-}
-
 fn service(protocol: Protocol, address: SocketAddrV4, endpoints: &[SocketAddrV4]) -> Service {
     let name = format!("default/{protocol:?}-{address}").to_lowercase();
     Service { name, protocol, address, endpoints: endpoints.to_vec() }
@@ -98,6 +91,8 @@ fn leased_both_ways(side: &Side<'_>, proxy: KubeProxy) {
         assert_eq!(talk.seen().map(v4), Some(talk.client), "what the pod behind it sees");
         wait_leased_by_service(at_client, talk.client, ADDRESS, behind);
         wait_leased_at_server(at_backend, talk.client, behind);
+        let table = at_client.cli(&["leases", "list"]).unwrap().stdout;
+        assert!(table.contains("TRANSLATED TO") && table.contains(&ADDRESS.to_string()), "{table}");
         let before = Counters::of(at_client);
         assert!(talk.wait_for(100, SOON), "{protocol:?}, leased");
         let moved = before.moved(at_client);
@@ -114,8 +109,6 @@ fn leased_both_ways(side: &Side<'_>, proxy: KubeProxy) {
         let share = status["fastpath_share"]["services"][direction].as_f64().unwrap();
         assert!(share > 0.2 && share < 1.0, "{status}");
     }
-    let table = at_client.cli(&["leases", "list"]).unwrap().stdout;
-    assert!(table.contains("TRANSLATED TO") && table.contains(&ADDRESS.to_string()), "{table}");
     let text = at_client.cli(&["status"]).unwrap().stdout;
     assert!(text.contains("(Services "), "{text}");
 }
@@ -124,7 +117,7 @@ fn leased_both_ways(side: &Side<'_>, proxy: KubeProxy) {
 /// another source port, and so do the leases.
 #[test]
 fn one_socket_may_ask_two_services_and_the_pod_behind_them() {
-    each(|scene| {
+    scene(Setup::VERIFIED).case(|scene| {
         scene.police(&[Allow::ALL]);
         let (perf, sit) = scene.pods();
         let behind = SocketAddrV4::new(sit.ip, PORT);
@@ -151,7 +144,7 @@ fn one_socket_may_ask_two_services_and_the_pod_behind_them() {
 /// Conntrack forgets the flow, and its next packet goes to another pod behind the Service.
 #[test]
 fn a_flow_that_conntrack_forgot_is_translated_anew() {
-    each(|scene| {
+    scene(Setup::VERIFIED_XDP).case(|scene| {
         scene.police(&[Allow::ALL]);
         let (perf, sit) = scene.pods();
         let node2 = &scene.lab.node2.netns;
@@ -234,37 +227,35 @@ fn masqueraded_and_excluded_flows_are_not_leased() {
 /// Programs and rules go on without daemons; leases end without the table.
 #[test]
 fn without_daemons_leases_are_renewed() {
-    for setup in Setup::BOTH_VERIFIED {
-        let more = "leases: {services: true, seconds: 1}\n";
-        Scene::with(lab(), setup, more, &[]).case(|scene| {
-            scene.police(&[Allow::ALL]);
-            let (perf, sit) = scene.pods();
-            let behind = SocketAddrV4::new(sit.ip, PORT);
-            let node2 = scene.lab.node2.clone();
-            let services = BOTH.map(|protocol| service(protocol, ADDRESS, &[behind]));
-            kube_proxy(&node2.netns, &services).unwrap();
-            let talks = BOTH.map(|protocol| {
-                Conversation::start(protocol, &perf.netns, ADDRESS, &sit.netns, PORT).unwrap()
-            });
-            for talk in &talks {
-                wait_leased_by_service(&scene.daemon2, talk.client, ADDRESS, behind);
-            }
-            let client = perf.ip;
-            scene.daemon2.kill9().unwrap();
-            let before = Counters::of(&scene.daemon2);
-            until("ten renewals", SOON, || {
-                let moved = before.moved(&scene.daemon2);
-                let count = |reason| moved.get(&reason).copied().unwrap_or(0);
-                let [out, back] = [Reason::HostServiceLeaseGranted, Reason::GrantServiceGiven];
-                (count(out) >= 10 && count(back) >= 10).then_some(())
-            });
-            node2.netns.exec("nft", &["delete", "table", "ip", "tunless"]).unwrap();
-            until("no lease without the table", SOON, || {
-                leases(&scene.daemon2).is_empty().then_some(())
-            });
-            assert!(talks.iter().all(|talk| talk.wait_for(50, SOON)));
-            assert_unleased(&scene.daemon2, client);
-            drop(talks);
+    let more = "leases: {services: true, seconds: 1}\n";
+    Scene::with(lab(), Setup::VERIFIED_XDP, more, &[]).case(|scene| {
+        scene.police(&[Allow::ALL]);
+        let (perf, sit) = scene.pods();
+        let behind = SocketAddrV4::new(sit.ip, PORT);
+        let node2 = scene.lab.node2.clone();
+        let services = BOTH.map(|protocol| service(protocol, ADDRESS, &[behind]));
+        kube_proxy(&node2.netns, &services).unwrap();
+        let talks = BOTH.map(|protocol| {
+            Conversation::start(protocol, &perf.netns, ADDRESS, &sit.netns, PORT).unwrap()
         });
-    }
+        for talk in &talks {
+            wait_leased_by_service(&scene.daemon2, talk.client, ADDRESS, behind);
+        }
+        let client = perf.ip;
+        scene.daemon2.kill9().unwrap();
+        let before = Counters::of(&scene.daemon2);
+        until("ten renewals", SOON, || {
+            let moved = before.moved(&scene.daemon2);
+            let count = |reason| moved.get(&reason).copied().unwrap_or(0);
+            let [out, back] = [Reason::HostServiceLeaseGranted, Reason::GrantServiceGiven];
+            (count(out) >= 10 && count(back) >= 10).then_some(())
+        });
+        node2.netns.exec("nft", &["delete", "table", "ip", "tunless"]).unwrap();
+        until("no lease without the table", SOON, || {
+            leases(&scene.daemon2).is_empty().then_some(())
+        });
+        assert!(talks.iter().all(|talk| talk.wait_for(50, SOON)));
+        assert_unleased(&scene.daemon2, client);
+        drop(talks);
+    });
 }

@@ -111,44 +111,40 @@ fn a_denied_service_is_never_leased() {
 /// closed connection no new lease.
 #[test]
 fn closed_connections_leave_no_lease_and_end_in_time_wait() {
-    for setup in Setup::BOTH_VERIFIED {
-        scene(setup, "leases: {services: true, seconds: 9}\n").case(|scene| {
-            scene.police(&Allow::port(PORT));
-            serve(scene, &[PORT]);
-            for _ in 0..3 {
-                let talk = talk(scene, Protocol::Tcp);
-                let client = talk.client;
-                drop(talk);
-                until("TIME_WAIT", SOON, || {
-                    let entries = conntrack::list(&scene.lab.node2.netns).unwrap();
-                    let entry = entries.into_iter().find(|entry| entry.source == client)?;
-                    (entry.state.as_deref() == Some("TIME_WAIT")).then_some(())
-                });
-                let left = leases(&scene.daemon2).into_iter().find(|lease| lease.ends_at(client));
-                assert_eq!(left, None);
-            }
-            scene.assert_nothing_plain();
-        });
-    }
+    scene(Setup::VERIFIED_XDP, "leases: {services: true, seconds: 9}\n").case(|scene| {
+        scene.police(&Allow::port(PORT));
+        serve(scene, &[PORT]);
+        for _ in 0..3 {
+            let talk = talk(scene, Protocol::Tcp);
+            let client = talk.client;
+            drop(talk);
+            until("TIME_WAIT", SOON, || {
+                let entries = conntrack::list(&scene.lab.node2.netns).unwrap();
+                let entry = entries.into_iter().find(|entry| entry.source == client)?;
+                (entry.state.as_deref() == Some("TIME_WAIT")).then_some(())
+            });
+            let left = leases(&scene.daemon2).into_iter().find(|lease| lease.ends_at(client));
+            assert_eq!(left, None);
+        }
+        scene.assert_nothing_plain();
+    });
 }
 
 /// The same port opens the next connection, to another pod behind the Service, within a lease.
 #[test]
 fn the_next_connection_of_a_port_goes_to_the_pod_it_is_translated_to() {
-    for setup in Setup::BOTH_VERIFIED {
-        scene(setup, "leases: {services: true, seconds: 9}\n").case(|scene| {
-            scene.police(&[Allow::ALL]);
-            let (perf, sit) = scene.pods();
-            for round in 0..10 {
-                let port = PORT + round % 2;
-                serve(scene, &[port]);
-                // Without it conntrack would take the SYN for one of the connection before.
-                conntrack::delete(&scene.lab.node2.netns, "-p tcp --orig-port-src 5556").unwrap();
-                tcp_exchange(perf, sit, port);
-            }
-            scene.assert_nothing_plain();
-        });
-    }
+    scene(Setup::VERIFIED, "leases: {services: true, seconds: 9}\n").case(|scene| {
+        scene.police(&[Allow::ALL]);
+        let (perf, sit) = scene.pods();
+        for round in 0..10 {
+            let port = PORT + round % 2;
+            serve(scene, &[port]);
+            // Without it conntrack would take the SYN for one of the connection before.
+            conntrack::delete(&scene.lab.node2.netns, "-p tcp --orig-port-src 5556").unwrap();
+            tcp_exchange(perf, sit, port);
+        }
+        scene.assert_nothing_plain();
+    });
 }
 
 /// Twenty requests and answers from port 5556, then a reset, so that the port is free at once.
@@ -227,42 +223,38 @@ fn a_reset_after_three_gibibytes_to_a_service_arrives() {
 /// segment has the right checksums where it is whole.
 #[test]
 fn bulk_by_a_service_is_right_with_every_offload() {
-    for setup in Setup::BOTH_VERIFIED {
-        scene(setup, CONFIG).case(|scene| {
-            scene.police(&[Allow::ALL]);
-            serve(scene, &[PORT]);
-            let (perf, sit) = scene.pods();
-            for (what, interface, offloads) in [
-                ("as it is", "eth0", "gro on"),
-                ("GRO that lists", "eth0", "rx-gro-list on"),
-                ("no GRO", "eth0", "gro off"),
-                ("no offloads at the pod", "cali", "tso off gso off tx off"),
-            ] {
-                set_offloads(scene, interface, offloads);
-                let before = Counters::of(&scene.daemon2);
-                let watch = Capture::start(&perf.netns, "eth0").unwrap();
-                for server_sends in [false, true] {
-                    let options = tcp::Options { server_sends, ..Default::default() };
-                    let report =
-                        tcp::bulk(&perf.netns, ADDRESS, &sit.netns, PORT, &options).unwrap();
-                    assert_eq!(report.bytes, 8 << 20, "{what}");
-                }
-                udp::gso(&perf.netns, ADDRESS, &sit.netns, PORT, (1000, 20), SOON).unwrap();
-                let moved = before.moved(&scene.daemon2);
-                for reason in [Reason::PodServiceEncapsulated, Reason::DecapServiceToPod] {
-                    assert!(moved.contains_key(&reason), "{what}: {moved:?}");
-                }
-                let frames = watch.stop().unwrap();
-                let wrong = frames
-                    .iter()
-                    .find(|frame| frame.outer().is_some_and(|(ip, _)| !ip.checksum_ok));
-                assert!(wrong.is_none(), "{what}: {wrong:?}");
-                set_offloads(scene, "eth0", "gro on rx-gro-list off");
-                set_offloads(scene, "cali", "tso on gso on tx on");
+    scene(Setup::VERIFIED, CONFIG).case(|scene| {
+        scene.police(&[Allow::ALL]);
+        serve(scene, &[PORT]);
+        let (perf, sit) = scene.pods();
+        for (what, interface, offloads) in [
+            ("as it is", "eth0", "gro on"),
+            ("GRO that lists", "eth0", "rx-gro-list on"),
+            ("no GRO", "eth0", "gro off"),
+            ("no offloads at the pod", "cali", "tso off gso off tx off"),
+        ] {
+            set_offloads(scene, interface, offloads);
+            let before = Counters::of(&scene.daemon2);
+            let watch = Capture::start(&perf.netns, "eth0").unwrap();
+            for server_sends in [false, true] {
+                let options = tcp::Options { server_sends, ..Default::default() };
+                let report = tcp::bulk(&perf.netns, ADDRESS, &sit.netns, PORT, &options).unwrap();
+                assert_eq!(report.bytes, 8 << 20, "{what}");
             }
-            scene.assert_nothing_plain();
-        });
-    }
+            udp::gso(&perf.netns, ADDRESS, &sit.netns, PORT, (1000, 20), SOON).unwrap();
+            let moved = before.moved(&scene.daemon2);
+            for reason in [Reason::PodServiceEncapsulated, Reason::DecapServiceToPod] {
+                assert!(moved.contains_key(&reason), "{what}: {moved:?}");
+            }
+            let frames = watch.stop().unwrap();
+            let wrong =
+                frames.iter().find(|frame| frame.outer().is_some_and(|(ip, _)| !ip.checksum_ok));
+            assert!(wrong.is_none(), "{what}: {wrong:?}");
+            set_offloads(scene, "eth0", "gro on rx-gro-list off");
+            set_offloads(scene, "cali", "tso on gso on tx on");
+        }
+        scene.assert_nothing_plain();
+    });
 }
 
 /// On both nodes: their NICs, or their pods' own interfaces.
@@ -283,24 +275,22 @@ fn set_offloads(scene: &Scene, interface: &str, offloads: &str) {
 #[test]
 fn a_silent_connection_to_one_of_two_pods_goes_on() {
     const SCALED: &str = "3";
-    for setup in Setup::BOTH_VERIFIED {
-        scene(setup, CONFIG).case(|scene| {
-            scene.police(&[Allow::ALL]);
-            serve(scene, &[PORT]);
-            for timer in ["unacknowledged", "max_retrans"] {
-                let sysctl = format!("netfilter/nf_conntrack_tcp_timeout_{timer}");
-                for node in scene.lab.nodes() {
-                    node.netns.set_sysctl(&sysctl, SCALED).unwrap();
-                }
+    scene(Setup::VERIFIED, CONFIG).case(|scene| {
+        scene.police(&[Allow::ALL]);
+        serve(scene, &[PORT]);
+        for timer in ["unacknowledged", "max_retrans"] {
+            let sysctl = format!("netfilter/nf_conntrack_tcp_timeout_{timer}");
+            for node in scene.lab.nodes() {
+                node.netns.set_sysctl(&sysctl, SCALED).unwrap();
             }
-            let talks: Vec<_> = (0..4).map(|_| talk_to_any(scene)).collect();
-            serve(scene, &[PORT + 1, PORT]);
-            std::thread::sleep(Duration::from_secs(4));
-            for talk in &talks {
-                assert!(talk.wait_for(20, SOON), "the connection is broken");
-            }
-        });
-    }
+        }
+        let talks: Vec<_> = (0..4).map(|_| talk_to_any(scene)).collect();
+        serve(scene, &[PORT + 1, PORT]);
+        std::thread::sleep(Duration::from_secs(4));
+        for talk in &talks {
+            assert!(talk.wait_for(20, SOON), "the connection is broken");
+        }
+    });
 }
 
 fn talk_to_any(scene: &Scene) -> Conversation {
