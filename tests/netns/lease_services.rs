@@ -5,14 +5,14 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use dataplane_common::Reason;
 use tunless_lab::{
-    Daemon, Lab, LabBuilder, Node, Pod,
+    Lab, LabBuilder,
     felix::Allow,
     service::{Protocol, Service, kube_proxy, masquerade},
     traffic::{conversation::Conversation, http},
 };
 use tunless_tests::scene::{
     Counters, SOON, Scene, Setup,
-    leased::{assert_unleased, leases, wait_leased_at_client, wait_leased_at_server},
+    leased::{Side, assert_unleased, leases, wait_leased_at_client, wait_leased_at_server},
 };
 
 const PORT: u16 = 7000;
@@ -29,21 +29,6 @@ fn service(protocol: Protocol, backend: Ipv4Addr) -> Service {
         address: "10.10.48.7:53".parse().unwrap(),
         endpoints: vec![SocketAddrV4::new(backend, PORT)],
     }
-}
-
-/// A client and its node, which translates, and a backend on the other node.
-struct Side<'a> {
-    client: (&'a Pod, &'a Node, &'a Daemon),
-    backend: (&'a Pod, &'a Daemon),
-}
-
-fn sides(scene: &Scene) -> [Side<'_>; 2] {
-    let (perf, sit) = scene.pods();
-    let Lab { node1, node2, .. } = &scene.lab;
-    [
-        Side { client: (perf, node2, &scene.daemon2), backend: (sit, &scene.daemon1) },
-        Side { client: (sit, node1, &scene.daemon1), backend: (perf, &scene.daemon2) },
-    ]
 }
 
 /// Talks to `address`, which leads to the backend; its node sees the client as
@@ -81,7 +66,7 @@ fn assert_direct_is_leased(side: &Side<'_>) {
 fn the_node_that_translates_does_not_lease() {
     Scene::each_of(&Setup::BOTH_VERIFIED, &lab(), |scene| {
         scene.police(&[Allow::ALL]);
-        for side in sides(scene) {
+        for side in Side::both(scene) {
             let (client, node, _) = side.client;
             let backend = side.backend.0;
             let services = BOTH.map(|protocol| service(protocol, backend.ip));
@@ -102,7 +87,7 @@ fn the_node_that_translates_does_not_lease() {
 fn masqueraded_flows_are_leased_only_at_the_far_end() {
     Scene::each_of(&Setup::BOTH_VERIFIED, &lab(), |scene| {
         scene.police(&[Allow::ALL]);
-        for side in sides(scene) {
+        for side in Side::both(scene) {
             let (client, node, _) = side.client;
             masquerade(&node.netns, client.ip).unwrap();
             let to = SocketAddrV4::new(side.backend.0.ip, PORT);
@@ -111,7 +96,7 @@ fn masqueraded_flows_are_leased_only_at_the_far_end() {
             }
             node.netns.exec("iptables", &["-t", "nat", "-F", "PREROUTING"]).unwrap();
         }
-        assert_direct_is_leased(&sides(scene)[0]);
+        assert_direct_is_leased(&Side::both(scene)[0]);
         scene.assert_nothing_plain();
     });
 }
@@ -157,7 +142,7 @@ fn an_address_rewritten_behind_conntracks_back_is_never_leased() {
             assert_eq!(moved.get(&reason), None, "{moved:?}");
         }
         node2.exec("nft", &["delete", "table", "ip", "rewrite"]).unwrap();
-        assert_direct_is_leased(&sides(scene)[0]);
+        assert_direct_is_leased(&Side::both(scene)[0]);
         scene.assert_nothing_plain();
     });
 }

@@ -7,7 +7,7 @@ use std::{
 
 use dataplane_common::Reason;
 use tunless_lab::{
-    Daemon, Lab, LabBuilder, Netns, Node, Pod, conntrack,
+    Lab, LabBuilder, Netns, conntrack,
     felix::Allow,
     service::{Protocol, Service, kube_proxy, kube_proxy_nft},
     traffic::{conversation::Conversation, udp},
@@ -15,7 +15,7 @@ use tunless_lab::{
 use tunless_tests::scene::{
     Counters, SOON, Scene, Setup,
     leased::{
-        assert_unleased, leases, wait_leased_at_client, wait_leased_at_server,
+        Side, assert_unleased, leases, wait_leased_at_client, wait_leased_at_server,
         wait_leased_by_service,
     },
     until,
@@ -40,21 +40,6 @@ fn service(protocol: Protocol, address: SocketAddrV4, endpoints: &[SocketAddrV4]
     Service { name, protocol, address, endpoints: endpoints.to_vec() }
 }
 
-/// A client and its node, which translates, and the pod behind the Service on the other node.
-struct Side<'a> {
-    client: (&'a Pod, &'a Node, &'a Daemon),
-    backend: (&'a Pod, &'a Daemon),
-}
-
-fn sides(scene: &Scene) -> [Side<'_>; 2] {
-    let (perf, sit) = scene.pods();
-    let Lab { node1, node2, .. } = &scene.lab;
-    [
-        Side { client: (perf, node2, &scene.daemon2), backend: (sit, &scene.daemon1) },
-        Side { client: (sit, node1, &scene.daemon1), backend: (perf, &scene.daemon2) },
-    ]
-}
-
 fn v4(address: SocketAddr) -> SocketAddrV4 {
     let SocketAddr::V4(address) = address else { unreachable!("no IPv6 here") };
     address
@@ -71,7 +56,7 @@ fn the_node_that_translates_leases_what_it_translates() {
     ] {
         scene(setup).case(|scene| {
             scene.police(&[Allow::ALL]);
-            for side in sides(scene) {
+            for side in Side::both(scene) {
                 leased_both_ways(&side, proxy);
             }
             scene.assert_nothing_plain();
@@ -183,7 +168,7 @@ fn masqueraded_and_excluded_flows_are_not_leased() {
     let excluded = format!("leases: {{services: true, exclude: [{}/32]}}\n", ADDRESS.ip());
     Scene::with(lab(), Setup::VERIFIED, &excluded, &[]).case(|scene| {
         scene.police(&[Allow::ALL]);
-        let side = &sides(scene)[0];
+        let side = &Side::both(scene)[0];
         let (client, node, at_client) = side.client;
         let backend = side.backend.0;
         let behind = SocketAddrV4::new(backend.ip, PORT);

@@ -219,8 +219,9 @@ fn a_reset_after_three_gibibytes_to_a_service_arrives() {
     });
 }
 
-/// Bulk both ways, with offloads, without, and with what GRO only lists: it arrives right, and every
-/// segment has the right checksums where it is whole.
+/// Bulk both ways, with offloads, without, and with what GRO only lists: its content arrives right, and
+/// each IP header that the pod sees has the right checksum. (Without offloads at the pod, TCP's checksums
+/// are whole, and the receiver checks them.)
 #[test]
 fn bulk_by_a_service_is_right_with_every_offload() {
     scene(Setup::VERIFIED, CONFIG).case(|scene| {

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use tunless_lab::{
-    Daemon,
+    Daemon, Lab, Node, Pod,
     felix::{Allow, Endpoint, enforce},
     service::Protocol,
     traffic::conversation::Conversation,
@@ -118,6 +118,26 @@ pub fn assert_unleased(daemon: &Daemon, address: Ipv4Addr) {
     let mut found = leases(daemon);
     found.retain(|lease| lease.touches(address));
     assert_eq!(found, Vec::new());
+}
+
+/// A client and its node, which translates for Services, and the pod behind one on the other node.
+pub struct Side<'a> {
+    /// Who asks, its node, and the daemon there.
+    pub client: (&'a Pod, &'a Node, &'a Daemon),
+    /// Who answers, and the daemon of its node.
+    pub backend: (&'a Pod, &'a Daemon),
+}
+
+impl<'a> Side<'a> {
+    /// Each pod as the client.
+    pub fn both(scene: &'a Scene) -> [Self; 2] {
+        let (perf, sit) = scene.pods();
+        let Lab { node1, node2, .. } = &scene.lab;
+        [
+            Self { client: (perf, node2, &scene.daemon2), backend: (sit, &scene.daemon1) },
+            Self { client: (sit, node1, &scene.daemon1), backend: (perf, &scene.daemon2) },
+        ]
+    }
 }
 
 impl Scene {

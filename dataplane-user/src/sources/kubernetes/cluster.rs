@@ -145,7 +145,7 @@ impl Cluster {
         }
     }
 
-    /// There is no node of this name.
+    /// The API knows no node by this name.
     pub fn missing_by_name(&mut self, name: &str) {
         if self.current_plan().pace(Topic::Nodes) == Some(Pace::Polled) {
             self.delete(Kind::Node, name);
