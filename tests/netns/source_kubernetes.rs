@@ -1,15 +1,20 @@
 //! The source `kubernetes` with daemons and packets: no route in any file.
 
-use std::{fs, net::SocketAddr, path::Path};
+use std::{
+    fs,
+    net::{SocketAddr, SocketAddrV4},
+    path::Path,
+};
 
 use ipnet::Ipv4Net;
 use serde_json::{Value, json};
 use tunless_lab::{
     Daemon, Lab, Node,
     kube_api::{
-        KubeApi, NODES, V1_AFFINITIES, V1_BLOCKS, V1_POOLS,
-        objects::{affinity, block, block_name, pool, tunnel_node},
+        ENDPOINT_SLICES, KubeApi, NODES, V1_AFFINITIES, V1_BLOCKS, V1_POOLS,
+        objects::{affinity, block, block_name, endpoint_slice, pool, tunnel_node},
     },
+    service::{Service, kube_proxy},
 };
 use tunless_tests::scene::{
     SOON, Setup, answers, assert_answered, assert_lossless, restart_all, stream_between, until,
@@ -223,6 +228,35 @@ fn a_token_without_rights_is_told_by_status() {
     claim_the_api(&mut cluster);
     cluster.restart();
     take_rights_and_give_them(&cluster);
+    claim_the_api(&mut cluster);
+    cluster.daemon1.finish().unwrap();
+    cluster.daemon2.finish().unwrap();
+}
+
+/// The API by a ClusterIP, as a pod has it in `KUBERNETES_SERVICE_HOST`: the server behind is known by
+/// the endpoints of `default/kubernetes`, and by memory once those may not be read.
+#[test]
+fn an_api_behind_a_service_is_reached_outside_of_the_tunnel() {
+    let mut cluster = Cluster::new(Setup::OFF);
+    let server = SocketAddrV4::new(cluster.lab.node1.gateway, 6443);
+    cluster.api.serve(ENDPOINT_SLICES, "EndpointSlice");
+    let slice = endpoint_slice("default", "kubernetes", &[&server.ip().to_string()]);
+    cluster.api.set(ENDPOINT_SLICES, slice);
+    for node in [&cluster.lab.node1, &cluster.lab.node2] {
+        kube_proxy(&node.netns, &[Service::kubernetes(server)]).unwrap();
+    }
+    let service = Service::kubernetes(server).address;
+    let kubeconfig =
+        cluster.api.kubeconfig("secret").replace(&server.to_string(), &service.to_string());
+    fs::write(cluster.lab.dir().join("kubeconfig"), kubeconfig).unwrap();
+    cluster.restart();
+    cluster.wait_for_state("synced");
+    claim_the_api(&mut cluster);
+
+    cluster.api.forbid(&[("list", ENDPOINT_SLICES)]);
+    cluster.restart();
+    let source = cluster.wait_for_state("synced");
+    assert!(source["problems"].to_string().contains("default/kubernetes"), "{source}");
     claim_the_api(&mut cluster);
     cluster.daemon1.finish().unwrap();
     cluster.daemon2.finish().unwrap();

@@ -106,7 +106,9 @@ impl Watcher {
             Report::Problem(origin, why) => panic!("{origin}: {why:?}"),
             Report::OwnNode(own) => panic!("BIRD has no Nodes: {own:?}"),
             Report::Reads(reads) => panic!("BIRD is always polled: {reads}"),
-            Report::Servers(servers) => panic!("BIRD is on this host: {servers:?}"),
+            Report::Servers(servers) | Report::Backends(servers) => {
+                panic!("BIRD is on this host: {servers:?}")
+            }
         }
     }
 

@@ -26,6 +26,8 @@ pub struct Claims {
     own_nodes: BTreeMap<SourceKind, OwnNode>,
     /// The servers of the sources that have reported theirs.
     servers: BTreeMap<SourceKind, ServerAddresses>,
+    /// What serves behind them.
+    backends: BTreeMap<SourceKind, ServerAddresses>,
     /// The file's rules.
     rules: Rules,
     /// How the file wants the borrowed addresses of each datastore to be learnt.
@@ -43,6 +45,7 @@ impl Claims {
             known: BTreeMap::new(),
             own_nodes: BTreeMap::new(),
             servers: BTreeMap::new(),
+            backends: BTreeMap::new(),
             rules: Rules::default(),
             borrowed: BTreeMap::new(),
             is_holding: true,
@@ -70,6 +73,7 @@ impl Claims {
             self.known.remove(&gone);
             self.own_nodes.remove(&gone);
             self.servers.remove(&gone);
+            self.backends.remove(&gone);
             self.table.replace(gone, Vec::new());
         }
         for kind in &wanted {
@@ -101,6 +105,7 @@ impl Claims {
             Report::Changes(changes) => self.table.apply(kind, changes),
             Report::OwnNode(own) => drop(self.own_nodes.insert(kind, own)),
             Report::Servers(servers) => drop(self.servers.insert(kind, servers)),
+            Report::Backends(backends) => drop(self.backends.insert(kind, backends)),
             Report::Reads(_)
             | Report::Problems(_)
             | Report::Problem(..)
@@ -153,6 +158,12 @@ impl Claims {
     #[must_use]
     pub fn servers(&self) -> &BTreeMap<SourceKind, ServerAddresses> {
         &self.servers
+    }
+
+    /// Returns what serves behind them, of each source that has reported it.
+    #[must_use]
+    pub fn backends(&self) -> &BTreeMap<SourceKind, ServerAddresses> {
+        &self.backends
     }
 
     /// The table of all their claims.

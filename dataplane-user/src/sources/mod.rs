@@ -88,6 +88,8 @@ pub enum Report {
     Reads(Reads),
     /// All hosts of the source's servers, with their addresses.
     Servers(ServerAddresses),
+    /// All hosts that serve behind those: a Service or a load balancer may stand before them.
+    Backends(ServerAddresses),
     /// Changes since the last report, in order; together they become one step.
     Changes(Vec<Change>),
     /// All objects with a problem, as in a snapshot. For sources that read everything

@@ -97,7 +97,9 @@ impl Reported {
                 was_down.then(line).into_iter().collect()
             }
             Report::Reads(reads) => self.set_reads(*reads).into_iter().collect(),
-            Report::Changes(_) | Report::OwnNode(_) | Report::Servers(_) => Vec::new(),
+            Report::Changes(_) | Report::OwnNode(_) | Report::Servers(_) | Report::Backends(_) => {
+                Vec::new()
+            }
         }
     }
 

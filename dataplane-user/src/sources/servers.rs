@@ -2,8 +2,8 @@
 //!
 //! This host's own path to them must not lead into the tunnel, so the table of routes refuses
 //! prefixes around them. A name is resolved by `getaddrinfo`, as the client of the source does,
-//! when the source starts to connect and again every minute or two. The address behind a ClusterIP or a
-//! load balancer is not known here.
+//! when the source starts to connect and again every minute or two. What serves behind a Service or a load
+//! balancer is not a matter of names: the datastore has a list of it ([`Report::Backends`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,6 +33,8 @@ const SOONER: Duration = Duration::from_secs(5);
 /// Looks up the hosts of a source's servers and reports their addresses.
 pub struct Servers {
     reporter: Reporter,
+    /// What they are to the source.
+    report: fn(ServerAddresses) -> Report,
     known: ServerAddresses,
     is_reported: bool,
 }
@@ -40,8 +42,8 @@ pub struct Servers {
 impl Servers {
     /// Knows no hosts yet.
     #[must_use]
-    pub fn new(reporter: Reporter) -> Self {
-        Self { reporter, known: ServerAddresses::new(), is_reported: false }
+    pub fn new(reporter: Reporter, report: fn(ServerAddresses) -> Report) -> Self {
+        Self { reporter, report, known: ServerAddresses::new(), is_reported: false }
     }
 
     /// Looks up these hosts, which are all there are now, and reports. Waits only briefly.
@@ -74,7 +76,7 @@ impl Servers {
         let is_new = take(&mut self.known, answers.await);
         self.is_reported &= !is_new;
         if !std::mem::replace(&mut self.is_reported, true) {
-            self.reporter.send(Report::Servers(self.known.clone()));
+            self.reporter.send((self.report)(self.known.clone()));
         }
     }
 }
@@ -182,7 +184,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_found_is_reported_once() {
         let (sender, mut reports) = unbounded_channel();
-        let mut servers = Servers::new(Reporter::new(SourceKind::Etcd, sender));
+        let mut servers = Servers::new(Reporter::new(SourceKind::Etcd, sender), Report::Servers);
         // `.invalid` never resolves: RFC 6761 §6.4.
         let hosts = || ["192.0.2.7", "2001:db8::1", "none.invalid"].map(str::to_owned);
         servers.look_up(hosts()).await;
@@ -205,7 +207,8 @@ mod tests {
         let here = addresses(&["127.0.0.1"]);
         for before in [None, Some(addresses(&["192.0.2.7"]))] {
             let (sender, mut reports) = unbounded_channel();
-            let mut servers = Servers::new(Reporter::new(SourceKind::Etcd, sender));
+            let mut servers =
+                Servers::new(Reporter::new(SourceKind::Etcd, sender), Report::Servers);
             servers.known.insert("localhost".to_owned(), before);
             servers.is_reported = true;
             let report = tokio::select! {

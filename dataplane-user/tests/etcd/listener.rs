@@ -39,6 +39,8 @@ pub struct Listener {
     pub own: Option<OwnNode>,
     /// The hosts of its servers.
     pub servers: ServerAddresses,
+    /// The cluster's members.
+    pub backends: ServerAddresses,
     /// How often it told everything.
     pub snapshots: usize,
     /// How often it told changes.
@@ -93,6 +95,7 @@ impl Listener {
             down: None,
             own: None,
             servers: ServerAddresses::new(),
+            backends: ServerAddresses::new(),
             snapshots: 0,
             steps: 0,
             log: Vec::new(),
@@ -198,6 +201,7 @@ impl Listener {
         match report {
             Report::OwnNode(own) => self.own = Some(own),
             Report::Servers(servers) => self.servers = servers,
+            Report::Backends(backends) => self.backends = backends,
             Report::Snapshot { claims, .. } => {
                 assert!(self.own.is_some(), "claims before the own node");
                 assert!(!self.servers.is_empty(), "claims before the servers");

@@ -1,6 +1,6 @@
 //! What is in etcd, and what becomes of it.
 
-use std::net::Ipv4Addr;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use dataplane_user::sources::{NodeRecord, OwnNode};
 use serde_json::json;
@@ -53,6 +53,19 @@ fn the_addresses_of_all_endpoints_are_reported() {
     assert_eq!(found("localhost"), Some(vec![Ipv4Addr::LOCALHOST]));
     assert_eq!(found("192.0.2.7"), Some(vec![Ipv4Addr::new(192, 0, 2, 7)]));
     assert_eq!(found("none.invalid"), None);
+}
+
+/// Of all members, also where the file has another address for them: that may be a load balancer's.
+#[test]
+fn the_addresses_of_all_members_are_reported() {
+    let etcd = Etcd::new().option("--advertise-client-urls=http://192.0.2.7:2379").start().unwrap();
+    cluster(&etcd, "Always");
+    let mut listener = Listener::new(plain(etcd.endpoints()));
+    listener.until("the members", |it| !it.backends.is_empty());
+    let member = BTreeSet::from([Ipv4Addr::new(192, 0, 2, 7)]);
+    assert_eq!(listener.backends, [("192.0.2.7".to_owned(), Some(member))].into());
+    assert!(!listener.servers.contains_key("192.0.2.7"), "{:?}", listener.servers);
+    listener.until("the claims", |it| it.own.is_some());
 }
 
 /// Three nodes, two of them in one subnet, and a pool.

@@ -2,8 +2,8 @@
 
 use std::{fs, net::Ipv4Addr};
 
-use dataplane_user::config::sources::CalicoApi;
-use tunless_lab::kube_api::{KubeApi, Tls};
+use dataplane_user::{config::sources::CalicoApi, sources::servers::ServerAddresses};
+use tunless_lab::kube_api::{ENDPOINT_SLICES, KubeApi, Tls, objects::endpoint_slice};
 
 use super::source::{ALL, Source, V1, cluster, fill};
 
@@ -53,6 +53,36 @@ async fn the_servers_addresses_are_reported() {
     }
     source.until("another host", |seen| seen.servers.contains_key("localhost")).await;
     assert!(source.seen.servers.len() == 1 && found(&source, "localhost"), "{:?}", source.seen);
+}
+
+/// What serves behind the API's address, before any route; and what is missing without the right to it.
+#[tokio::test]
+async fn the_api_servers_own_addresses_are_reported() {
+    const SERVERS: [&str; 2] = ["192.0.2.7", "192.0.2.8"];
+    let found = |addresses: &[&str]| -> Option<ServerAddresses> {
+        let known = |it: &&str| ((*it).to_owned(), Some([it.parse().unwrap()].into()));
+        Some(addresses.iter().map(known).collect())
+    };
+    let server = cluster(V1);
+    // An API that has no such list is one without a problem.
+    let mut source = Source::start(&server, CalicoApi::Auto);
+    source.until_claims(&ALL).await;
+    assert_eq!((&source.seen.backends, source.seen.problems.len()), (&None, 0));
+
+    server.serve(ENDPOINT_SLICES, "EndpointSlice");
+    server.set(ENDPOINT_SLICES, endpoint_slice("default", "kubernetes", &SERVERS));
+    server.set(ENDPOINT_SLICES, endpoint_slice("default", "other", &["192.0.2.9"]));
+    let mut source = Source::start(&server, CalicoApi::Auto);
+    source.until_claims(&ALL).await;
+    assert_eq!((&source.seen.backends, source.seen.problems.len()), (&found(&SERVERS), 0));
+
+    server.forbid(&[("list", ENDPOINT_SLICES)]);
+    let mut source = Source::start(&server, CalicoApi::Auto);
+    source.until_claims(&ALL).await;
+    let problems: Vec<_> = source.seen.problems.iter().collect();
+    let [(origin, why)] = &problems[..] else { panic!("{problems:?}") };
+    assert!(*origin == "EndpointSlices" && why.contains("packaging/rbac.yaml"), "{problems:?}");
+    assert_eq!(source.seen.backends, None);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Which group is read.
 
-use dataplane_user::config::sources::CalicoApi;
+use dataplane_user::{config::sources::CalicoApi, sources::kubernetes::access};
 use tunless_lab::kube_api::{KubeApi, V1_BLOCKS, V3_BLOCKS, V3_POOLS, objects::block};
 
 use super::source::{ALL, Source, V1, V3, cluster, fill};
@@ -74,12 +74,13 @@ async fn nothing_but_what_is_needed_is_asked_for() {
     let mut source = Source::start(&server, CalicoApi::Auto);
     source.until_claims(&ALL).await;
     source.listen().await;
-    let allowed = dataplane_user::sources::kubernetes::access::ALL.map(|one| one.path());
+    let allowed = access::ALL.map(|one| one.path());
     for asked in server.requests() {
         let path = asked.split('?').next().unwrap_or_default();
         let is_discovery =
             path == "/apis/projectcalico.org/v3" || path == "/apis/crd.projectcalico.org/v1";
-        assert!(is_discovery || allowed.iter().any(|one| one == path), "{asked}");
+        let is_allowed = path == access::ENDPOINT_SLICES || allowed.iter().any(|one| one == path);
+        assert!(is_discovery || is_allowed, "{asked}");
     }
     let listed = server.requests().iter().filter(|it| it.starts_with(V1_BLOCKS)).count();
     assert_eq!(listed, 2, "listed once, watched once: {:#?}", server.requests());

@@ -59,6 +59,8 @@ pub struct Seen {
     pub reads: Option<Reads>,
     /// The hosts of its servers.
     pub servers: ServerAddresses,
+    /// What serves behind them, once it was reported.
+    pub backends: Option<ServerAddresses>,
     pub snapshots: usize,
     /// How many reports of changes there were, and changes in them.
     pub steps: usize,
@@ -164,6 +166,7 @@ impl Seen {
             own: None,
             reads: None,
             servers: ServerAddresses::new(),
+            backends: None,
             snapshots: 0,
             steps: 0,
             changes: 0,
@@ -196,6 +199,7 @@ impl Seen {
         match report {
             Report::OwnNode(own) => self.own = Some(own),
             Report::Servers(servers) => self.servers = servers,
+            Report::Backends(backends) => self.backends = Some(backends),
             Report::Reads(reads) => self.reads = Some(reads),
             Report::Snapshot { claims, .. } => {
                 assert!(self.own.is_some(), "claims before the own node");

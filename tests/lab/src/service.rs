@@ -61,6 +61,17 @@ impl Service {
         }
     }
 
+    /// The API's own, 10.10.48.1:443 → `server`.
+    #[must_use]
+    pub fn kubernetes(server: SocketAddrV4) -> Self {
+        Self {
+            name: "default/kubernetes:https".to_owned(),
+            protocol: Protocol::Tcp,
+            address: SocketAddrV4::new(Ipv4Addr::new(10, 10, 48, 1), 443),
+            endpoints: vec![server],
+        }
+    }
+
     /// 16 characters as kube-proxy makes them from a hash of the name.
     fn hash(&self, endpoint: Option<SocketAddrV4>) -> String {
         let text = format!("{}{}{endpoint:?}", self.name, self.protocol.name());

@@ -53,6 +53,8 @@ pub struct Given<'a> {
     pub own_nodes: &'a BTreeMap<SourceKind, OwnNode>,
     /// The servers of each source, as it has reported them.
     pub servers: &'a BTreeMap<SourceKind, ServerAddresses>,
+    /// What serves behind them, likewise.
+    pub backends: &'a BTreeMap<SourceKind, ServerAddresses>,
     /// What this host is like.
     pub observed: Observed<'a>,
     /// The only history.
@@ -117,6 +119,7 @@ impl Given<'_> {
             facts.tunnel.address = facts.tunnel.address.or(own_nodes.tunnel_address());
         }
         facts.servers.extend(self.known_servers().addresses());
+        facts.servers.extend(self.known_backends().addresses());
         Some(Basis { mode, node, facts })
     }
 
@@ -128,6 +131,10 @@ impl Given<'_> {
         KnownServers::known(&self.config.sources, self.servers, &self.memory.servers)
     }
 
+    fn known_backends(&self) -> KnownServers {
+        KnownServers::known(&self.config.sources, self.backends, &self.memory.backends)
+    }
+
     /// Decides everything, and returns what is to be remembered; the memory is to be persisted
     /// before the decision is applied. No decision while the tunnel device or the node address
     /// is missing.
@@ -136,6 +143,7 @@ impl Given<'_> {
         let mut memory = self.memory.clone();
         memory.own_nodes = self.own_nodes();
         memory.servers = self.known_servers();
+        memory.backends = self.known_backends();
         let basis = self.basis();
         memory.node = basis.as_ref().map(|basis| basis.node).or(memory.node);
         let decision = basis.and_then(|basis| self.decide_on(basis, &mut memory));

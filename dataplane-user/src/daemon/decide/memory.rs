@@ -21,6 +21,8 @@ pub struct Memory {
     pub own_nodes: OwnNodes,
     /// The addresses of the servers that the sources need.
     pub servers: KnownServers,
+    /// The addresses of what serves behind them.
+    pub backends: KnownServers,
     /// With tunl0 or without.
     pub mode: Option<ChosenMode>,
     /// Links that cannot use XDP (see [`link_key`]), and why.

@@ -206,6 +206,13 @@ impl Decider {
         KnownServers::known(config, self.claims.servers(), &self.memory.servers)
     }
 
+    /// Returns what is known of the servers behind them.
+    #[must_use]
+    pub fn backends(&self) -> KnownServers {
+        let config = &self.file.config.sources;
+        KnownServers::known(config, self.claims.backends(), &self.memory.backends)
+    }
+
     /// Nothing can be decided for now.
     pub fn forget_decision(&mut self) {
         self.last = None;
@@ -281,6 +288,7 @@ impl Decider {
             have_spoken: self.claims.have_spoken(),
             own_nodes: self.claims.own_nodes(),
             servers: self.claims.servers(),
+            backends: self.claims.backends(),
             observed,
             memory: &self.memory,
         }

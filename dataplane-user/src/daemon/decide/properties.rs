@@ -100,7 +100,7 @@ fn happen(world: &mut World, daemon: &mut Daemon, to: &World, part: Part, then: 
             }
         }
         Part::Server => {
-            world.server = to.server;
+            (world.server, world.is_behind) = (to.server, to.is_behind);
             daemon.report(world, SourceKind::Etcd);
             if then == Then::Reconcile {
                 daemon.step(world);
@@ -148,13 +148,14 @@ prop_compose! {
         bird in btree_set(0..BLOCKS, 0..4),
         own_node in own_nodes(),
         server in select(vec![None, Some(pod(50)), Some(Ipv4Addr::new(10, 20, 2, 9))]),
+        is_behind in any::<bool>(),
     ) -> World {
         let of = |kind, blocks: BTreeSet<u8>| {
             (kind, claims(kind, &blocks.into_iter().collect::<Vec<_>>()))
         };
         let mut world = World {
             file, has_addresses, has_eth1, mtu, has_tunl0, pods, is_router_moved, refuses_xdp,
-            refusal, kernel, own_node: Some(own_node), server,
+            refusal, kernel, own_node: Some(own_node), server, is_behind,
             claims: [of(SourceKind::Etcd, etcd), of(SourceKind::Bird, bird)].into(),
             ..World::default()
         };

@@ -92,7 +92,10 @@ impl Decider {
             return None;
         }
         // Our own addresses are part of everything, and any prefix may be around a server.
-        if self.own_nodes() != self.memory.own_nodes || self.servers() != self.memory.servers {
+        if self.own_nodes() != self.memory.own_nodes
+            || self.servers() != self.memory.servers
+            || self.backends() != self.memory.backends
+        {
             return None;
         }
         let prefixes = self.claims.table_mut().settle(now);

@@ -150,7 +150,8 @@ impl Scene {
                 | Report::Problem(..)
                 | Report::OwnNode(_)
                 | Report::Reads(_)
-                | Report::Servers(_) => {}
+                | Report::Servers(_)
+                | Report::Backends(_) => {}
             }
             return report;
         }

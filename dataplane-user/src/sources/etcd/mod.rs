@@ -11,12 +11,14 @@
 //! | [`ranges`] | which keys, and what they are |
 //! | [`connect`] | one endpoint: TLS, user, password |
 //! | [`list`], [`watch`] | all there is; what changes |
+//! | [`members`] | the members' own addresses |
 //! | [`store`] | objects in, reports out |
 //! | [`error`] | etcd's errors as the sources' own |
 
 mod connect;
 mod error;
 mod list;
+mod members;
 mod ranges;
 mod store;
 mod watch;
@@ -58,7 +60,7 @@ pub async fn run(config: EtcdConfig, me: Me, reporter: Reporter) {
         endpoints: config.endpoints.len(),
         afterwards: Afterwards::AtOnceAfter(SETTLED),
     };
-    let mut servers = Servers::new(reporter.clone());
+    let mut servers = Servers::new(reporter.clone(), Report::Servers);
     // Before the first routes: one of them may lead to a server.
     servers.look_up(config.hosts().map(str::to_owned)).await;
     tokio::join!(feed::run(Source::new(config, &me, reporter), pace), servers.follow());
@@ -67,6 +69,10 @@ pub async fn run(config: EtcdConfig, me: Me, reporter: Reporter) {
 struct Source {
     config: EtcdConfig,
     reporter: Reporter,
+    /// The cluster's members.
+    members: Servers,
+    /// When they are looked up again; `None`: with the next session.
+    members_due: Option<Instant>,
     ranges: Vec<Range>,
     store: Store,
     /// Where the watches go on; `None`: everything has to be listed (again).
@@ -82,6 +88,8 @@ struct Source {
 impl Feed for Source {
     async fn session(&mut self, link: &mut Link) -> Result<()> {
         let member = self.connect().await?;
+        // Before the first routes, likewise.
+        self.members_due = Some(members::look_up(&member, &mut self.members).await);
         let positions = match self.positions.clone() {
             Some(positions) => positions,
             None => {
@@ -110,6 +118,8 @@ impl Source {
         Self {
             ranges: Range::all(&config.prefix),
             store: Store::new(&config.prefix, &me.name, config.borrowed),
+            members: Servers::new(reporter.clone(), Report::Backends),
+            members_due: None,
             reporter,
             positions: None,
             due: None,

@@ -298,7 +298,10 @@ mod tests {
                 Report::Changes(changes) => changes.iter().map(claim).collect(),
                 Report::Problem(key, text) => vec![problem(key, text.as_deref())],
                 // No test here is about it.
-                Report::OwnNode(_) | Report::Servers(_) | Report::Reads(_) => Vec::new(),
+                Report::OwnNode(_)
+                | Report::Servers(_)
+                | Report::Backends(_)
+                | Report::Reads(_) => Vec::new(),
                 Report::Problems(_) | Report::Down(_) | Report::Up => {
                     panic!("not said here: {report:?}")
                 }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::{
     Member, Result, Source,
     connect::{ANSWER, LARGEST, late},
-    error,
+    error, members,
     ranges::{Kind, Range},
 };
 use crate::sources::{
@@ -79,6 +79,10 @@ impl Source {
             let message = if waiting.is_empty() {
                 tokio::select! {
                     message = stream.message() => message,
+                    () = until(self.members_due) => {
+                        self.members_due = Some(members::look_up(member, &mut self.members).await);
+                        continue;
+                    }
                     () = until([self.due, self.relist].into_iter().flatten().min()) => {
                         if self.relist.take().is_some() {
                             self.positions = None;

@@ -65,7 +65,10 @@ pub const CALICO_V1: CalicoGroup = CalicoGroup::new("crd.projectcalico.org", "v1
 /// Calico's aggregated API server has the same group, but no blocks in it.
 pub const CALICO_V3: CalicoGroup = CalicoGroup::new("projectcalico.org", "v3");
 
-/// All that may ever be read.
+/// What serves behind the Services of the namespace that has the API servers' own.
+pub const ENDPOINT_SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+
+/// All that may ever be read in the whole cluster.
 pub const ALL: [Resource; 7] = [
     NODES,
     CALICO_V1.blocks,
@@ -162,23 +165,38 @@ mod tests {
     }
 
     #[test]
+    fn endpoints_may_be_listed_in_the_namespace_where_they_are_asked_for() {
+        let role = manifest("Role");
+        let rule = json!({
+            "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list"],
+        });
+        assert_eq!(role["rules"], json!([rule]));
+        let namespace = role["metadata"]["namespace"].as_str().unwrap();
+        let path = format!("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices");
+        assert_eq!(ENDPOINT_SLICES, path);
+        assert_eq!(manifest("RoleBinding")["metadata"]["namespace"], namespace);
+    }
+
+    #[test]
     fn the_rules_are_bound_to_the_account_that_is_shipped() {
-        let (account, role) = (manifest("ServiceAccount"), manifest("ClusterRole"));
-        let binding = manifest("ClusterRoleBinding");
-        assert_eq!(
-            binding["roleRef"],
-            json!({
-                "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole",
-                "name": role["metadata"]["name"],
-            })
-        );
-        assert_eq!(
-            binding["subjects"],
-            json!([{
-                "kind": "ServiceAccount", "name": account["metadata"]["name"],
-                "namespace": account["metadata"]["namespace"],
-            }])
-        );
+        let account = manifest("ServiceAccount");
+        for kind in ["ClusterRole", "Role"] {
+            let (role, binding) = (manifest(kind), manifest(&format!("{kind}Binding")));
+            assert_eq!(
+                binding["roleRef"],
+                json!({
+                    "apiGroup": "rbac.authorization.k8s.io", "kind": kind,
+                    "name": role["metadata"]["name"],
+                })
+            );
+            assert_eq!(
+                binding["subjects"],
+                json!([{
+                    "kind": "ServiceAccount", "name": account["metadata"]["name"],
+                    "namespace": account["metadata"]["namespace"],
+                }])
+            );
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     access::Kind,
+    backends::Right,
     by_name::Names,
     discovery::Found,
     object::{NodeSays, Object, Says},
@@ -38,6 +39,8 @@ pub struct Cluster {
     owners: Option<Owners>,
     /// Whether affinities may not be read.
     are_affinities_forbidden: bool,
+    /// Whether the API servers' own addresses may be read.
+    right_to_backends: Right,
     /// Nodes that cannot be heard of but by name.
     unheard: BTreeSet<String>,
     /// Nodes with pod CIDRs, whether those count or not.
@@ -59,6 +62,7 @@ impl Cluster {
             size: None,
             owners: None,
             are_affinities_forbidden: false,
+            right_to_backends: Right::Given,
             unheard: BTreeSet::new(),
             pod_cidrs: HashSet::new(),
             reported: None,
@@ -79,9 +83,10 @@ impl Cluster {
         self.current_plan()
     }
 
-    /// Begins a session, which may have other rights.
-    pub fn begin(&mut self) {
+    /// Begins a session, which may have other rights: this one to the API servers' own addresses.
+    pub fn begin(&mut self, right_to_backends: Right) {
         self.are_affinities_forbidden = false;
+        self.right_to_backends = right_to_backends;
     }
 
     /// Notes that affinities may not be read; returns whether it goes without them: where the file
@@ -408,6 +413,13 @@ impl Cluster {
                 .to_owned()
         });
         self.resolver.set_problem(Arc::from("BlockAffinities"), Aspect::Cluster, forbidden);
+
+        let hidden = (self.right_to_backends == Right::Missing).then(|| {
+            "of the Service default/kubernetes may not be read, so a route around an API server \
+             behind it is refused only if the server is a node; packaging/rbac.yaml has the rule"
+                .to_owned()
+        });
+        self.resolver.set_problem(Arc::from("EndpointSlices"), Aspect::Cluster, hidden);
     }
 }
 

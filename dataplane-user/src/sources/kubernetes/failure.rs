@@ -10,6 +10,8 @@ use crate::sources::error::{Cause, Endpoint, SourceError, is_end};
 pub enum Attempt {
     /// Asking for a group's resources.
     Discover,
+    /// Asking for the API servers' own addresses.
+    FindServers,
     /// Reading all objects.
     List(Resource),
     /// Following changes.
@@ -58,7 +60,9 @@ fn of_status(endpoint: &Endpoint, attempt: Attempt, status: &kube::core::Status)
         )
         .remedy("renew it"),
         (403, attempt) => attempt.missing_right(endpoint, message),
-        (404, Attempt::Discover) => error("404, there is no such group".to_owned(), Cause::Missing),
+        (404, Attempt::Discover | Attempt::FindServers) => {
+            error("404, there is no such group".to_owned(), Cause::Missing)
+        }
         (503, Attempt::Discover) => error(format!("503, {message}"), Cause::Unserved),
         (404, Attempt::List(resource) | Attempt::Watch(resource)) => error(
             format!("404, there is no {resource} in version {}", resource.version),
@@ -83,6 +87,12 @@ impl Attempt {
                     .caused_by(Cause::Forbidden)
                     .remedy("bind us to the ClusterRole system:discovery");
             }
+            Self::FindServers => {
+                return endpoint
+                    .error(format!("403, we may not {self} ({message})"))
+                    .caused_by(Cause::Forbidden)
+                    .remedy("packaging/rbac.yaml has the rule (Role tunless in default)");
+            }
             Self::List(resource) => ("list", resource),
             Self::Watch(resource) => ("watch", resource),
         };
@@ -101,6 +111,7 @@ impl fmt::Display for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Discover => f.write_str("ask which resources there are"),
+            Self::FindServers => f.write_str("list the endpoints of default/kubernetes"),
             Self::List(resource) => write!(f, "list {resource}"),
             Self::Watch(resource) => write!(f, "watch {resource}"),
         }

@@ -10,6 +10,7 @@
 //! | `follow` | one topic: list, then watch, or list again later |
 //! | `by_name` | nodes that are asked for by name, where all are polled |
 //! | `lists` | how soon everything may be asked for |
+//! | `backends` | the API servers' own addresses |
 //! | `whole` | which nodes are read whole, not their metadata alone |
 //! | `request` | one question to the API and its answer |
 //! | `object` | what an object says |
@@ -22,6 +23,7 @@
 //! nothing is forgotten meanwhile.
 
 pub mod access;
+mod backends;
 mod by_name;
 mod cluster;
 mod connect;
@@ -72,8 +74,9 @@ const PACE: Pace = Pace {
 
 /// Reads and watches until it is dropped.
 pub async fn run(config: KubernetesConfig, me: Me, reporter: Reporter) {
-    let servers = Servers::new(reporter.clone());
-    feed::run(Source { config, me, reporter, servers, cluster: None }, PACE).await;
+    let servers = Servers::new(reporter.clone(), Report::Servers);
+    let backends = Servers::new(reporter.clone(), Report::Backends);
+    feed::run(Source { config, me, reporter, servers, backends, cluster: None }, PACE).await;
 }
 
 struct Source {
@@ -81,6 +84,7 @@ struct Source {
     me: Me,
     reporter: Reporter,
     servers: Servers,
+    backends: Servers,
     cluster: Option<Cluster>,
 }
 
@@ -90,6 +94,7 @@ impl Feed for Source {
         let api = connect::connect(&self.config).await?;
         // Before the first routes: one of them may lead to the server.
         self.servers.look_up(api.hosts.iter().cloned()).await;
+        let right = backends::look_up(&api, &mut self.backends).await;
         let found = discovery::discover(&api, self.config.api).await?;
         let wanted = Wanted { nodes: self.config.nodes, borrowed: self.config.borrowed };
         // Objects of another group have the same names, but are others.
@@ -100,7 +105,7 @@ impl Feed for Source {
                 other.insert(Cluster::new(found, wanted, &self.me.name))
             }
         };
-        cluster.begin();
+        cluster.begin(right);
         let first = cluster.plan();
         let (plan, plans) = watch::channel(first);
         let (sender, heard) = channel(WAITING);
@@ -126,6 +131,10 @@ impl Feed for Source {
             _ = follow_all => Err(api.endpoint.error("no resource is followed any more")),
             _ = by_name::run(&api, names, sender.clone()) => {
                 Err(api.endpoint.error("no node is asked for by name any more"))
+            }
+            () = backends::follow(&api, &mut self.backends, right) => {
+                tracing::info!("kubernetes: {api} has other rights for us now");
+                Ok(())
             }
             _ = self.servers.follow() => Err(api.endpoint.error("its name is not followed any more")),
             () = discovery::changed(&api, self.config.api, found) => {

@@ -180,7 +180,8 @@ pub async fn watch<'a>(
     Ok(events.map(move |event: kube::Result<_>| event.map_err(failure)))
 }
 
-async fn ask<T: DeserializeOwned>(
+/// Asks once.
+pub async fn ask<T: DeserializeOwned>(
     api: &Api,
     attempt: Attempt,
     request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,

@@ -147,11 +147,16 @@ fn list(state: &State, collection: &Collection, request: &Request) -> Answer {
         return Answer::failure(504, "Timeout", "Too large resource version");
     }
     let name = selected_name(request);
+    let selector = request.query("labelSelector");
+    let label = selector.as_deref().and_then(|selector| selector.split_once('='));
     let wanted = request.query("limit").and_then(|limit| limit.parse().ok()).unwrap_or(usize::MAX);
     let limit = state.page.min(wanted);
     let is_wanted = |it: &String| name.as_ref().is_none_or(|name| it == name);
     let rest = collection.objects.iter().filter(|(name, _)| after.is_empty() || **name > after);
-    let mut rest = rest.filter(|(name, _)| is_wanted(name));
+    let is_labelled = |object: &Value| {
+        label.is_none_or(|(key, value)| object["metadata"]["labels"][key] == value)
+    };
+    let mut rest = rest.filter(|(name, object)| is_wanted(name) && is_labelled(object));
     let page: Vec<_> = rest.by_ref().take(limit).collect();
     let next = rest.next().and_then(|_| page.last()).map(|(name, _)| format!("{version}:{name}"));
     let (group, _) = group_and_resource(request.path());

@@ -38,6 +38,8 @@ pub const V1_BLOCKS: &str = "/apis/crd.projectcalico.org/v1/ipamblocks";
 pub const V1_POOLS: &str = "/apis/crd.projectcalico.org/v1/ippools";
 /// Its block affinities.
 pub const V1_AFFINITIES: &str = "/apis/crd.projectcalico.org/v1/blockaffinities";
+/// What serves behind the Services of `default`.
+pub const ENDPOINT_SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
 /// Calico's blocks, newer group.
 pub const V3_BLOCKS: &str = "/apis/projectcalico.org/v3/ipamblocks";
 /// Its pools.

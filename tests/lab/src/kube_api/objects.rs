@@ -72,6 +72,20 @@ pub fn host_local_node(name: &str, internal: &str, pods: &str) -> Value {
     node
 }
 
+/// What serves behind a Service, as its controller writes it.
+#[must_use]
+pub fn endpoint_slice(namespace: &str, service: &str, addresses: &[&str]) -> Value {
+    let mut metadata = metadata(service);
+    metadata["namespace"] = json!(namespace);
+    metadata["labels"] = json!({"kubernetes.io/service-name": service});
+    json!({
+        "kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1", "metadata": metadata,
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": addresses, "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": 6443, "protocol": "TCP"}],
+    })
+}
+
 /// How a block is called: `10-65-1-0-26`.
 #[must_use]
 pub fn block_name(cidr: &str) -> String {

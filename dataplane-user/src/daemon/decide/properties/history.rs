@@ -160,12 +160,13 @@ fn what_the_datastore_records_about_us_outlives_its_silence() {
 }
 
 /// A prefix around a server that a source needs makes no route, whichever source claims it, and
-/// whether the server's name can still be resolved or not.
+/// whether the server's name can still be resolved or not, also where it serves behind another address.
 #[test]
 fn a_server_stays_outside_the_tunnel() {
     let (server, elsewhere) = (Ipv4Addr::new(10, 20, 2, 9), Ipv4Addr::new(198, 51, 100, 9));
-    for restarts in [false, true] {
-        let mut world = World { has_addresses: true, server: Some(elsewhere), ..World::default() };
+    for (restarts, is_behind) in [(false, false), (true, false), (false, true), (true, true)] {
+        let mut world = World { has_addresses: true, is_behind, ..World::default() };
+        world.server = Some(elsewhere);
         claims_of(&mut world, SourceKind::Bird).push(claim(block(2), "wide", A));
         let mut daemon = Daemon::start(&world);
         let all = &REMOTE[..];

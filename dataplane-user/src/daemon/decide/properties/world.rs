@@ -131,6 +131,8 @@ pub struct World {
     pub own_node: Option<Option<NodeRecord>>,
     /// The address of etcd's second server, which the file has by name, if it was resolved.
     pub server: Option<Ipv4Addr>,
+    /// The file has a load balancer's name instead, and etcd lists the server behind it.
+    pub is_behind: bool,
 }
 
 impl Default for World {
@@ -154,6 +156,7 @@ impl Default for World {
             by_second: BTreeSet::new(),
             own_node: None,
             server: None,
+            is_behind: false,
         }
     }
 }
@@ -288,7 +291,10 @@ impl Daemon {
         if kind == SourceKind::Etcd {
             self.decider.take(kind, Report::Reads(Reads::FOLLOWED));
             let found = world.server.map(|server| [server].into());
-            self.decider.take(kind, Report::Servers([("etcd.example".to_owned(), found)].into()));
+            let (found, none) = ([("etcd.example".to_owned(), found)].into(), [].into());
+            let (servers, behind) = if world.is_behind { (none, found) } else { (found, none) };
+            self.decider.take(kind, Report::Servers(servers));
+            self.decider.take(kind, Report::Backends(behind));
         }
         if kind != SourceKind::Kernel {
             let claims = world.claims.get(&kind).cloned().unwrap_or_default();
