@@ -10,6 +10,7 @@ use crate::packet::{Frame, Ports};
 const FIN: u16 = 0x01;
 const SYN: u16 = 0x02;
 const RST: u16 = 0x04;
+const ACK: u16 = 0x10;
 /// TCP flags with which connections begin and end.
 pub const CONNECTION_CONTROL: u16 = SYN | FIN | RST;
 
@@ -25,8 +26,32 @@ pub const HEADERS: usize = OUTER_LENGTH + TCP_OFFSET_AND_FLAGS + size_of::<u16>(
 /// A packet of a flow.
 pub struct Seen {
     pub flow: Flow,
-    /// TCP SYN, FIN or RST.
-    pub is_control: bool,
+    pub control: Control,
+}
+
+/// What a packet does to its connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Control {
+    /// Nothing.
+    None,
+    /// It accepts the connection: TCP SYN with ACK.
+    Accepts,
+    /// It asks for one, or ends it: any other TCP SYN, FIN or RST.
+    Other,
+}
+
+impl Control {
+    /// Of TCP's data offset and flags, network byte order.
+    #[inline(always)]
+    fn of(flags: u16) -> Self {
+        if flags & CONNECTION_CONTROL.to_be() == 0 {
+            Self::None
+        } else if flags & (CONNECTION_CONTROL | ACK).to_be() == (SYN | ACK).to_be() {
+            Self::Accepts
+        } else {
+            Self::Other
+        }
+    }
 }
 
 /// Why the fast path does not take a packet, or no lease for it.
@@ -74,11 +99,10 @@ pub fn read(
         return Err(NoFlow::NoPorts);
     }
     let transport = at + OUTER_LENGTH;
-    let is_control = match header.protocol {
-        PROTOCOL_UDP => false,
+    let control = match header.protocol {
+        PROTOCOL_UDP => Control::None,
         PROTOCOL_TCP => {
-            let flags: u16 = frame.read(transport + TCP_OFFSET_AND_FLAGS).ok_or(NoFlow::NoPorts)?;
-            flags & CONNECTION_CONTROL.to_be() != 0
+            Control::of(frame.read(transport + TCP_OFFSET_AND_FLAGS).ok_or(NoFlow::NoPorts)?)
         }
         _ => return Err(NoFlow::NoPorts),
     };
@@ -92,5 +116,5 @@ pub fn read(
         direction: direction as u8,
         reserved: 0,
     };
-    Ok(Seen { flow, is_control })
+    Ok(Seen { flow, control })
 }

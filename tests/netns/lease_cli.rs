@@ -58,7 +58,7 @@ fn the_command_line_lists_and_flushes_leases() {
         drop(talks);
         let stream = stream_between(perf, sit, 5010);
         let flushed = daemon.cli_json(&["leases", "flush"]).unwrap();
-        assert!(flushed["flushed"].as_u64().unwrap() >= 3, "{flushed}");
+        assert!(flushed["flushed"].as_u64().unwrap() >= 2, "{flushed}");
         assert_unleased(daemon, perf.ip);
         let again = daemon.cli(&["leases", "flush"]).unwrap();
         assert!(again.stderr.contains("0 leases ended"), "{}", again.stderr);

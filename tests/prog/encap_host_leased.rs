@@ -340,10 +340,25 @@ fn control() -> Vec<Case> {
         let packet = ip().tcp(1000, 80, control);
         let what = format!("TCP with flags {control:#04x}");
         let marked = proven(&what, &packet, &tcp());
-        for case in [marked.clone(), marked.mark(0)] {
+        let accepts = control == flags::SYN | flags::ACK;
+        let mut all = vec![marked.clone().mark(0)];
+        if accepts {
+            all.extend([marked.clone().tag(0), marked.clone().tag(1)]);
+        } else {
+            all.push(marked.clone());
+        }
+        for case in all {
             cases.push(case.clone().sent(HostConnectionControl, &out(&packet)));
             let case = ended(both(case, tcp()), tcp());
             cases.push(case.sent(HostConnectionControl, &out(&packet)));
+        }
+        if accepts {
+            let given = first(&tcp(), NODE2, way_to_node2());
+            let marked = marked.grants(tcp(), given);
+            cases.push(marked.clone().sent(HostLeaseGranted, &out(&packet)));
+            // Those of an earlier connection end: the new one's begins to count.
+            let again = both(marked, tcp()).revokes(tcp().reverse());
+            cases.push(again.sent(HostLeaseGranted, &out(&packet)));
         }
     }
     cases

@@ -317,8 +317,11 @@ fn never_leased() -> Vec<Case> {
     {
         let packet = ip().tcp(1000, 80, control);
         let what = format!("TCP with flags {control:#04x}");
-        cases.push(leased(&what, &packet).passed(PodConnectionControl));
-        cases.push(case(&what, &packet).passed(PodConnectionControl));
+        // Who accepts a connection asks for a lease.
+        let tag = if control == flags::SYN | flags::ACK { tcp().tag(SECRET) } else { 0 };
+        for case in [leased(&what, &packet), case(&what, &packet)] {
+            cases.push(case.leaves_tag(tag).passed(PodConnectionControl));
+        }
     }
     cases
 }

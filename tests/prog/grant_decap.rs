@@ -320,11 +320,23 @@ fn control() -> Vec<Case> {
         let packet = to_pod().ipv4(REMOTE, POD).tcp(1000, 80, control);
         let what = format!("TCP with flags {control:#04x}");
         let marked = proven(&what, &packet, &tcp());
-        let unmarked = unmarked(&what, &packet).tag(tcp().tag(SECRET));
-        for case in [marked, unmarked] {
+        let accepts = control == flags::SYN | flags::ACK;
+        let mut all = vec![unmarked(&what, &packet).tag(tcp().tag(SECRET))];
+        if accepts {
+            all.extend([marked.clone().tag(0), marked.clone().tag(1)]);
+        } else {
+            all.push(marked.clone());
+        }
+        for case in all {
             cases.push(case.clone().passed(GrantConnectionControl));
             let case = both(case, tcp()).passed(GrantConnectionControl);
             cases.push(case.revokes(tcp()).revokes(tcp().reverse()));
+        }
+        if accepts {
+            let marked = marked.grants(tcp(), first(&tcp(), NODE2)).passed(GrantGiven);
+            cases.push(marked.clone());
+            // Those of an earlier connection end: the new one's begins to count.
+            cases.push(both(marked, tcp()).revokes(tcp().reverse()));
         }
     }
     cases

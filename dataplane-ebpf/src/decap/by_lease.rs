@@ -4,7 +4,7 @@ use aya_ebpf::programs::TcContext;
 use dataplane_common::{Direction, Ipv4Be, Reason, ipv4::Ipv4Header};
 
 use crate::{
-    flow::{self, NoFlow, Seen},
+    flow::{self, Control, NoFlow, Seen},
     lease::{self, Hit, Miss, service},
     packet::{ETHERNET, Frame},
     settings,
@@ -51,9 +51,14 @@ pub fn lookup(frame: Frame, at: usize, node: Ipv4Be, now: u64) -> Lookup {
         Ok(seen) => seen,
         Err(no_flow) => return no(reason(no_flow)),
     };
-    let Seen { flow, is_control } = seen;
-    if is_control {
-        return no(Reason::DecapControlToStack);
+    let Seen { flow, control } = seen;
+    match control {
+        Control::None => {}
+        Control::Accepts => {
+            let tag = flow.tag(settings::secret());
+            return Lookup::Miss { reason: Reason::DecapControlToStack, tag };
+        }
+        Control::Other => return no(Reason::DecapControlToStack),
     }
     let reason = match lease::lookup(&flow, now) {
         Ok(hit) if hit.node == node => return Lookup::Hit(hit),

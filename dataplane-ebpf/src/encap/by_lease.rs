@@ -5,7 +5,7 @@ use dataplane_common::{Direction, Flow, Ipv4Be, Node, Reason, ipv4::OUTER_LENGTH
 
 use super::inner::Inner;
 use crate::{
-    flow::{self, NoFlow, Seen},
+    flow::{self, Control, NoFlow, Seen},
     helpers,
     lease::{self, Approval, Hit, Miss, Request, Settled, arrival, service},
     maps,
@@ -35,9 +35,9 @@ pub fn reason(no_flow: NoFlow) -> Reason {
 /// packet takes along what it looks like here.
 #[inline(always)]
 pub fn lookup(ctx: &TcContext, inner: &Inner) -> Result<Hit, Reason> {
-    let Seen { flow, is_control } = seen(ctx, inner).map_err(reason)?;
-    if is_control {
-        arrival::note_control(ctx, &flow);
+    let Seen { flow, control } = seen(ctx, inner).map_err(reason)?;
+    if control != Control::None {
+        arrival::note_control(ctx, &flow, control);
         return Err(Reason::PodConnectionControl);
     }
     let hit = lease::lookup(&flow, helpers::now()).map_err(|miss| {

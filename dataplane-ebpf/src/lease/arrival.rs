@@ -6,7 +6,7 @@
 use aya_ebpf::programs::TcContext;
 use dataplane_common::{Arrival, Flow, IfIndex};
 
-use crate::{maps, settings, skb};
+use crate::{flow::Control, maps, settings, skb};
 
 /// Leaves the flow's tag in a packet that goes to the stack, and notes what the tag stands for.
 #[inline(always)]
@@ -18,11 +18,11 @@ pub fn note(ctx: &TcContext, flow: &Flow) {
     }
 }
 
-/// Of a packet that begins or ends a connection: it asks for no lease, but it ends those of the flow
-/// as which it came.
+/// Of a packet that begins or ends a connection: it ends the leases of the flow as which it came, and
+/// only the one that accepts a connection asks for another.
 #[inline(always)]
-pub fn note_control(ctx: &TcContext, flow: &Flow) {
-    if settings::are_services_leased() {
+pub fn note_control(ctx: &TcContext, flow: &Flow, control: Control) {
+    if control == Control::Accepts || settings::are_services_leased() {
         note(ctx, flow);
     }
 }

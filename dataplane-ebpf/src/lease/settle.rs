@@ -7,7 +7,10 @@ use super::{
     arrival, revoke,
     service::{self, Shown},
 };
-use crate::{flow::Seen, helpers, maps, settings, skb};
+use crate::{
+    flow::{Control, Seen},
+    helpers, maps, settings, skb,
+};
 
 /// What netfilter says of a packet.
 pub struct Approval {
@@ -82,11 +85,14 @@ pub fn settle(
 ) -> Settled {
     let after = &seen.flow;
     let tag = skb::flow_tag(ctx);
-    if seen.is_control {
-        end(ctx, after, tag);
-        return Settled::Control;
-    }
     let secret = settings::secret();
+    if seen.control != Control::None {
+        end(ctx, after, tag);
+        let may_ask = seen.control == Control::Accepts && approval.of == Approved::Plain;
+        if !may_ask || tag != after.tag(secret) {
+            return Settled::Control;
+        }
+    }
     match approval.of {
         Approved::Nothing => {
             end(ctx, after, tag);

@@ -20,7 +20,7 @@ use crate::{
     bpf::Attachment,
     config::{Config, Fastpath, Mode, Spoof, TunnelMtu},
     kernel::{Host, Link, Path, TUNL0, TUNNEL, TunnelDevice},
-    netfilter::{MarkRules, ServiceFitness, ServiceRules},
+    netfilter::{MarkRules, ServiceFitness},
     sources::table::{ChosenRoute, Surroundings},
 };
 
@@ -251,6 +251,8 @@ pub struct Terms<'a> {
     pub unleased: &'a BTreeSet<IfIndex>,
     /// Whether flows of Services may be leased on this host.
     pub services: &'a ServiceFitness,
+    /// As in [`MarkRules::closing`].
+    pub closing: Option<u32>,
 }
 
 /// All that the desired state is made of.
@@ -361,18 +363,14 @@ fn desired_mark_rules(config: &Config, facts: &Facts, terms: Terms<'_>) -> MarkR
     MarkRules {
         mark: config.leases.mark,
         cleared: service_mark(config),
-        services: desired_service_rules(config, terms),
+        closing: terms.closing,
+        // Where Services get no leases no packet bears the second mark, which programs know all the same.
+        service_mark: Some(service_mark(config))
+            .filter(|mark| *mark != 0 && terms.services.against.is_empty()),
         interfaces: std::iter::once(facts.mode.device().to_owned()).chain(workloads).collect(),
         // An interval set takes no overlaps.
         unleased: Ipv4Net::aggregate(&unleased).into_iter().collect(),
     }
-}
-
-/// None where Services get no leases: then the programs see no second mark, which they know all the same.
-fn desired_service_rules(config: &Config, terms: Terms<'_>) -> Option<ServiceRules> {
-    let ServiceFitness { closing, against } = terms.services;
-    let mark = service_mark(config);
-    (mark != 0 && against.is_empty()).then_some(ServiceRules { mark, closing: *closing })
 }
 
 /// What is left of an MTU for the inner packet, bytes.

@@ -84,6 +84,7 @@ mod tests {
             secret: 1,
             unleased: &none,
             services: &services,
+            closing: None,
         };
         let mut config = Config::default();
         for (decap, expected) in

@@ -16,7 +16,7 @@
 //! | data not acknowledged | `timeout_unacknowledged` (300 s) in the place of `timeout_established` | raised, see [`RELAXED`] |
 //! | retransmissions counted, a window of 0 | `timeout_max_retrans` (300 s), likewise | raised |
 //! | window, sequence numbers | `INVALID` | `be_liberal`, `ignore_invalid_rst` |
-//! | `FIN_WAIT`, `CLOSE_WAIT`, `LAST_ACK`, `TIME_WAIT`, `CLOSE` | none: SYN, FIN and RST are never leased, and they end the leases of both directions, so the ACK of a FIN is seen. A half-closed connection may be leased again; its packets renew the timer once per lease | [`check_lease`] |
+//! | `FIN_WAIT`, `CLOSE_WAIT`, `LAST_ACK`, `TIME_WAIT`, `CLOSE` | none: SYN, FIN and RST are never leased, and they end the leases of both directions, so the ACK of a FIN is seen. A connection that is closing, or half-closed, is not leased again | `rules.rs`; where [`Timers`] do not tell it is leased, and renews the timer once per lease ([`check_lease`]) |
 //! | picked up in the middle (`tcp_loose`) | as the first rows: most such connections begin with unacknowledged data | raised |
 //! | a picked-up connection with `tcp_loose` 0 | none: it is `INVALID` with leases and without | |
 //! | UDP, stream or not | a flow shorter than one lease keeps `udp_timeout` (30 s) where it would have had `udp_timeout_stream` (120 s), and is not yet `ASSURED`; both timers run from the last packet that the stack saw, up to a lease earlier | a limit: raising `udp_timeout` would keep every DNS query for as long |
@@ -36,7 +36,46 @@ use anyhow::{Context as _, Result};
 const DIRECTORY: &str = "/proc/sys/net/netfilter";
 
 /// How long a silent TCP connection is remembered, seconds.
-const ESTABLISHED: &str = "nf_conntrack_tcp_timeout_established";
+pub const ESTABLISHED: &str = "nf_conntrack_tcp_timeout_established";
+/// The same of one that begins to close, and of one that is closed.
+pub(super) const CLOSING: [&str; 5] = [
+    "nf_conntrack_tcp_timeout_fin_wait",
+    "nf_conntrack_tcp_timeout_close_wait",
+    "nf_conntrack_tcp_timeout_last_ack",
+    "nf_conntrack_tcp_timeout_time_wait",
+    "nf_conntrack_tcp_timeout_close",
+];
+
+/// How long TCP connections are remembered, seconds.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Timers {
+    /// While they are open.
+    pub established: u32,
+    /// While they close, and after that: the longest.
+    pub closing: u32,
+}
+
+impl Timers {
+    /// Returns those of this host.
+    ///
+    /// # Errors
+    /// If a sysctl cannot be read.
+    pub fn look() -> Result<Self> {
+        Self::by(read)
+    }
+
+    pub(super) fn by(read: impl Fn(&str) -> Result<u32>) -> Result<Self> {
+        let closing: Vec<u32> = CLOSING.into_iter().map(&read).collect::<Result<_>>()?;
+        let closing = closing.into_iter().max().unwrap_or(0);
+        Ok(Self { established: read(ESTABLISHED)?, closing })
+    }
+
+    /// Returns the longest timer of a closing connection, if timers tell those from open ones.
+    #[must_use]
+    pub fn tell_closing(self) -> Option<u32> {
+        (self.closing < self.established).then_some(self.closing)
+    }
+}
 
 /// What a sysctl has to be while flows are leased.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -13,6 +13,6 @@ mod rules;
 mod services;
 
 pub use self::{
-    rules::{Listing, MarkRules, ServiceRules, check, list, remove},
+    rules::{Listing, MarkRules, check, list, remove},
     services::{Obstacle, ServiceFitness, queues, saved_queues},
 };

@@ -7,15 +7,17 @@
 //! }
 //! chain judge {
 //!     meta mark set meta mark & ~0x1800           # another program may have set the bits
+//!     ct state established goto known
+//! }
+//! chain known {
 //!     ip saddr @unleased return
 //!     ip daddr @unleased return
-//!     ct state established ct status & 0x2070 == 0 meta mark set meta mark | 0x1000
-//!     ct state established ct status & 0x3070 == 0x20 jump service
-//! }
-//! chain service {
+//!     tcp flags & 0x17 != 0x12 ct expiration <= 2m return             # closing
+//!     ct status & 0x2070 == 0 meta mark set meta mark | 0x1000 return
+//!     ct status & 0x3070 != 0x20 return
 //!     ct original ip daddr @unleased return       # the Service's own address
-//!     meta l4proto udp ct status & 0x4 == 0x4 meta mark set meta mark | 0x0800
-//!     meta l4proto tcp ct expiration > 2m     meta mark set meta mark | 0x0800
+//!     meta l4proto udp ct status & 0x4 == 0 return
+//!     meta mark set meta mark | 0x0800
 //! }
 //! ```
 //!
@@ -24,7 +26,11 @@
 //! to change, or whose payload it has to read. With Service leases, those of which it changes the
 //! destination and nothing else (`IPS_DST_NAT`, 0x20) get a bit of their own, unless the entry is one
 //! that lost a race and lives for a second (`IPS_NAT_CLASH`, 0x1000). UDP has to be `IPS_ASSURED` (0x4):
-//! a question and its answer are no flow. TCP must not be closing, which shows by the entry's timer.
+//! a question and its answer are no flow.
+//!
+//! A connection of TCP that is closing gets no lease: its last packets would leave leases behind, which
+//! cost more than they save. It shows by the entry's timer, which is short again; so it is, at first, for
+//! the packet that accepts a connection (SYN and ACK, 0x12 of 0x17).
 
 use std::collections::BTreeSet;
 
@@ -47,6 +53,10 @@ const CHANGED_BY_CONNTRACK: u32 = 0x2070;
 const SERVICE: (u32, u32) = (0x3070, 0x20);
 /// `IPS_ASSURED`.
 const ASSURED: u32 = 0x4;
+/// TCP's FIN, SYN, RST and ACK (RFC 9293 §3.1).
+const CONTROL_OR_ACK: u32 = 0x17;
+/// SYN and ACK: a connection is accepted.
+const ACCEPTS: u32 = 0x12;
 
 /// What the table has to say.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -55,21 +65,14 @@ pub struct MarkRules {
     pub mark: u32,
     /// All bits of the mark that the programs know: no other software's may reach them.
     pub cleared: u32,
-    /// What there is for flows that conntrack translates for a Service; `None`: no marks.
-    pub services: Option<ServiceRules>,
+    /// An entry of TCP that lasts no longer than this is closing, seconds; `None`: timers do not tell.
+    pub closing: Option<u32>,
+    /// The bit for flows that conntrack translates for a Service; `None`: no marks.
+    pub service_mark: Option<u32>,
     /// Interfaces with a granting hook, as nft writes them (`cali*`).
     pub interfaces: Vec<String>,
     /// Addresses whose flows are never marked; aggregated.
     pub unleased: BTreeSet<Ipv4Net>,
-}
-
-/// How flows are marked that conntrack translates for a Service.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ServiceRules {
-    /// The bit of `skb->mark`.
-    pub mark: u32,
-    /// An entry of TCP that lasts no longer than this is closing, seconds.
-    pub closing: u32,
 }
 
 /// The table as the kernel has it, without the numbers that differ each time.
@@ -102,11 +105,12 @@ impl MarkRules {
     }
 
     fn transaction(&self, fingerprint: &str) -> String {
-        let Self { mark, cleared, services, interfaces, unleased } = self;
+        let Self { mark, cleared, closing, service_mark, interfaces, unleased } = self;
         let table = json!({"table": {"family": "ip", "name": TABLE}});
         let chain = |name: &str| json!({"family": "ip", "table": TABLE, "name": name});
         let rule = |chain: &str, expr: Value| json!({"add": {"rule": {"family": "ip", "table": TABLE, "chain": chain, "expr": expr}}});
-        let is = |left: Value, right: Value| json!({"match": {"op": "==", "left": left, "right": right}});
+        let compare = |op: &str, left: Value, right: Value| json!({"match": {"op": op, "left": left, "right": right}});
+        let is = |left: Value, right: Value| compare("==", left, right);
         let meta = |key: &str| json!({"meta": {"key": key}});
         let set_mark = |operation: &str, operand: u32| json!({"mangle": {"key": meta("mark"), "value": {operation: [meta("mark"), operand]}}});
         let conntrack = |key: &str| json!({"ct": {"key": key}});
@@ -127,18 +131,17 @@ impl MarkRules {
         if !prefixes.is_empty() {
             set["elem"] = prefixes.into();
         }
-        let bits = mark | cleared | services.map_or(0, |services| services.mark);
+        let bits = mark | cleared | service_mark.unwrap_or(0);
         let mut clear = rule("judge", json!([set_mark("&", !bits)]));
         clear["add"]["rule"]["comment"] = fingerprint.into();
-        let excluded = |field: &str| {
-            let address = json!({"payload": {"protocol": "ip", "field": field}});
-            rule("judge", json!([is(address, format!("@{SET}").into()), {"return": null}]))
+        let payload = |protocol: &str, field: &str| json!({"payload": {"protocol": protocol, "field": field}});
+        let done = json!({"return": null});
+        let excluded =
+            |address: Value| rule("known", json!([is(address, format!("@{SET}").into()), done]));
+        let established = compare("in", conntrack("state"), "established".into());
+        let status = |op: &str, bits: u32, value: u32| {
+            compare(op, json!({"&": [conntrack("status"), bits]}), value.into())
         };
-        let established =
-            json!({"match": {"op": "in", "left": conntrack("state"), "right": "established"}});
-        let status =
-            |bits: u32, value: u32| is(json!({"&": [conntrack("status"), bits]}), value.into());
-        let judged = json!([established, status(CHANGED_BY_CONNTRACK, 0), set_mark("|", *mark)]);
 
         let mut commands = vec![
             // Deleting takes a table that is there.
@@ -147,28 +150,33 @@ impl MarkRules {
             json!({"add": table}),
             json!({"add": {"set": set}}),
             json!({"add": {"chain": chain("judge")}}),
+            json!({"add": {"chain": chain("known")}}),
             json!({"add": {"chain": base}}),
             clear,
-            excluded("saddr"),
-            excluded("daddr"),
-            rule("judge", judged),
+            rule("judge", json!([established, {"goto": {"target": "known"}}])),
         ];
-        if let Some(ServiceRules { mark, closing }) = services {
-            let protocol = |name: &str| is(meta("l4proto"), name.into());
-            let lasts =
-                json!({"match": {"op": ">", "left": conntrack("expiration"), "right": closing}});
-            let jump = json!({"jump": {"target": "service"}});
+        // A lookup costs each packet, in an empty set, too.
+        if !unleased.is_empty() {
+            commands.extend(["saddr", "daddr"].map(|field| excluded(payload("ip", field))));
+        }
+        if let Some(closing) = closing {
+            let flags = json!({"&": [payload("tcp", "flags"), CONTROL_OR_ACK]});
+            let is_no_answer = compare("!=", flags, ACCEPTS.into());
+            let is_closing = compare("<=", conntrack("expiration"), (*closing).into());
+            commands.push(rule("known", json!([is_no_answer, is_closing, done])));
+        }
+        let plain = status("==", CHANGED_BY_CONNTRACK, 0);
+        commands.push(rule("known", json!([plain, set_mark("|", *mark), done])));
+        if let Some(mark) = service_mark {
             let (bits, value) = SERVICE;
-            let asked = json!({"ct": {"key": "ip daddr", "dir": "original"}});
+            commands.push(rule("known", json!([status("!=", bits, value), done])));
+            if !unleased.is_empty() {
+                commands.push(excluded(json!({"ct": {"key": "ip daddr", "dir": "original"}})));
+            }
+            let is_udp = is(meta("l4proto"), "udp".into());
             commands.extend([
-                json!({"add": {"chain": chain("service")}}),
-                rule("service", json!([is(asked, format!("@{SET}").into()), {"return": null}])),
-                rule("judge", json!([established, status(bits, value), jump])),
-                rule(
-                    "service",
-                    json!([protocol("udp"), status(ASSURED, ASSURED), set_mark("|", *mark)]),
-                ),
-                rule("service", json!([protocol("tcp"), lasts, set_mark("|", *mark)])),
+                rule("known", json!([is_udp, status("==", ASSURED, 0), done])),
+                rule("known", json!([set_mark("|", *mark)])),
             ]);
         }
         commands.extend(interfaces.iter().map(|name| {
@@ -272,7 +280,8 @@ mod tests {
         MarkRules {
             mark: 0x1000,
             cleared: 0,
-            services: None,
+            closing: None,
+            service_mark: None,
             interfaces: vec!["tunless0".into(), "cali*".into()],
             unleased: BTreeSet::from(["10.20.42.7/32".parse().unwrap()]),
         }
@@ -292,8 +301,10 @@ mod tests {
     /// The programs know the second bit also while nothing is to be marked with it.
     #[test]
     fn every_bit_that_programs_know_is_cleared_first() {
-        let services = Some(ServiceRules { mark: 0x800, closing: 120 });
-        for rules in [MarkRules { cleared: 0x800, ..rules() }, MarkRules { services, ..rules() }] {
+        let service_mark = Some(0x800);
+        for rules in
+            [MarkRules { cleared: 0x800, ..rules() }, MarkRules { service_mark, ..rules() }]
+        {
             let commands: Value = serde_json::from_str(&rules.transaction("")).unwrap();
             let first = commands["nftables"].as_array().unwrap().iter();
             let first = first.map(|it| &it["add"]["rule"]).find(|it| it["chain"] == "judge");
@@ -321,12 +332,18 @@ mod tests {
         assert!(commands[0]["add"]["table"].is_object());
         assert!(commands[1]["delete"]["table"].is_object());
         assert!(commands[2]["add"]["table"].is_object());
-        let count = commands.iter().filter(|command| command["add"]["rule"].is_object()).count();
-        assert_eq!(count, 6);
-        let services = Some(ServiceRules { mark: 0x800, closing: 120 });
-        let with: Value =
-            serde_json::from_str(&MarkRules { services, ..rules() }.transaction("")).unwrap();
-        let with = with["nftables"].as_array().unwrap();
-        assert_eq!(with.iter().filter(|command| command["add"]["rule"].is_object()).count(), 10);
+        let (closing, service_mark) = (Some(120), Some(0x800));
+        for (count, rules) in [
+            (7, rules()),
+            (5, MarkRules { unleased: BTreeSet::new(), ..rules() }),
+            (8, MarkRules { closing, ..rules() }),
+            (11, MarkRules { service_mark, ..rules() }),
+            (9, MarkRules { closing, service_mark, unleased: BTreeSet::new(), ..rules() }),
+        ] {
+            let commands: Value = serde_json::from_str(&rules.transaction("")).unwrap();
+            let commands = commands["nftables"].as_array().unwrap().iter();
+            let found = commands.filter(|command| command["add"]["rule"].is_object()).count();
+            assert_eq!(found, count, "{rules:?}");
+        }
     }
 }

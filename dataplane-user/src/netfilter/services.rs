@@ -4,19 +4,9 @@ use std::{collections::BTreeSet, fmt, fs};
 
 use anyhow::Result;
 
-use super::conntrack;
+use super::conntrack::{self, ESTABLISHED, Timers};
 use crate::kernel::Rule;
 
-/// Timers of a TCP connection that begins to close, and of one that is closed.
-const CLOSING: [&str; 5] = [
-    "nf_conntrack_tcp_timeout_fin_wait",
-    "nf_conntrack_tcp_timeout_close_wait",
-    "nf_conntrack_tcp_timeout_last_ack",
-    "nf_conntrack_tcp_timeout_time_wait",
-    "nf_conntrack_tcp_timeout_close",
-];
-/// The timer of one that is open.
-const ESTABLISHED: &str = "nf_conntrack_tcp_timeout_established";
 /// Helpers are assigned by port alone; kernels from 6.0 on have no such sysctl.
 const HELPER: &str = "nf_conntrack_helper";
 /// The queues to user space that a program listens to, a line for each
@@ -32,13 +22,8 @@ pub enum Obstacle {
     Queues(BTreeSet<String>),
     /// Rules put packets into such queues: their chains, and tables.
     QueueRules(BTreeSet<(String, String)>),
-    /// The timers of open and of closing connections overlap, seconds.
-    Timers {
-        /// The timer of an open one.
-        established: u32,
-        /// The longest of a closing one.
-        closing: u32,
-    },
+    /// The timers of open and of closing connections overlap.
+    Timers(Timers),
     /// What has to be known cannot be, and why.
     Unreadable(String),
 }
@@ -70,7 +55,7 @@ impl fmt::Display for Obstacle {
                     chains.join(", ")
                 )
             }
-            Self::Timers { established, closing } => write!(
+            Self::Timers(Timers { established, closing }) => write!(
                 f,
                 "{ESTABLISHED} ({established} s) is not above the timers of closing connections \
                  ({closing} s), so rules cannot tell them apart"
@@ -91,7 +76,7 @@ impl Obstacle {
             ),
             Self::Queues(_) => "set leases.services: false, or end that program".to_owned(),
             Self::QueueRules(_) => "set leases.services: false, or remove the rule".to_owned(),
-            Self::Timers { .. } => format!(
+            Self::Timers(_) => format!(
                 "raise net.netfilter.{ESTABLISHED} (the kernel's default is 432000); or set \
                  leases.services: false"
             ),
@@ -103,8 +88,6 @@ impl Obstacle {
 /// What is known of a host for leases of Services.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ServiceFitness {
-    /// An entry of TCP that lasts no longer than this is closing, seconds.
-    pub closing: u32,
     /// What stands against them.
     pub against: BTreeSet<Obstacle>,
 }
@@ -164,20 +147,11 @@ impl ServiceFitness {
     /// By sysctls, and by the list of queues as the kernel prints it.
     fn judge(read: impl Fn(&str) -> Result<u32>, queues: &str) -> Self {
         let mut against = BTreeSet::new();
-        let timers: Result<Vec<u32>> = CLOSING.into_iter().map(&read).collect();
-        let closing = match timers.and_then(|timers| Ok((timers, read(ESTABLISHED)?))) {
-            Ok((timers, established)) => {
-                let closing = timers.into_iter().max().unwrap_or(0);
-                if established <= closing {
-                    against.insert(Obstacle::Timers { established, closing });
-                }
-                closing
-            }
-            Err(error) => {
-                against.insert(Obstacle::Unreadable(format!("{error:#}")));
-                0
-            }
-        };
+        match Timers::by(&read) {
+            Ok(timers) if timers.tell_closing().is_some() => {}
+            Ok(timers) => drop(against.insert(Obstacle::Timers(timers))),
+            Err(error) => drop(against.insert(Obstacle::Unreadable(format!("{error:#}")))),
+        }
         if read(HELPER).is_ok_and(|helper| helper != 0) {
             against.insert(Obstacle::Helper);
         }
@@ -188,7 +162,7 @@ impl ServiceFitness {
         if !queues.is_empty() {
             against.insert(Obstacle::Queues(queues));
         }
-        Self { closing, against }
+        Self { against }
     }
 }
 
@@ -201,7 +175,7 @@ mod tests {
 
     fn kernel(changes: &[(&str, u32)]) -> impl Fn(&str) -> Result<u32> {
         let defaults =
-            CLOSING.into_iter().zip([120, 60, 30, 120, 10]).chain([(ESTABLISHED, 432_000)]);
+            conntrack::CLOSING.into_iter().zip([120, 60, 30, 120, 10]).chain([(ESTABLISHED, 432_000)]);
         let sysctls: std::collections::BTreeMap<String, u32> = defaults
             .chain(changes.iter().copied())
             .map(|(name, value)| (name.into(), value))
@@ -212,7 +186,7 @@ mod tests {
     #[test]
     fn a_host_with_defaults_is_fit() {
         let fitness = ServiceFitness::judge(kernel(&[]), "");
-        assert_eq!(fitness, ServiceFitness { closing: 120, against: BTreeSet::new() });
+        assert_eq!(fitness, ServiceFitness::default());
         assert_eq!(ServiceFitness::judge(kernel(&[(HELPER, 0)]), "\n"), fitness);
     }
 
@@ -248,7 +222,7 @@ mod tests {
             (kernel(&[(HELPER, 1)]), "", "nf_conntrack_helper is 1"),
             (kernel(&[]), queues, "NFQUEUE 17, 3"),
             (kernel(&[(ESTABLISHED, 120)]), "", "(120 s) is not above"),
-            (kernel(&[(CLOSING[3], 500_000)]), "", "(500000 s)"),
+            (kernel(&[(conntrack::CLOSING[3], 500_000)]), "", "(500000 s)"),
         ];
         for (read, queues, text) in cases {
             let found = ServiceFitness::judge(read, queues).against;

@@ -6,7 +6,7 @@ use dataplane_common::{Direction, Flow, Hop, Lease, Node, Reason, Route, Setting
 
 use super::{
     Model, No, Prediction, Sent,
-    ip::{Ip, NoFlow, set, translate},
+    ip::{Control, Ip, NoFlow, set, translate},
 };
 use crate::{
     packet::{ETHERNET, IPV4, Mac},
@@ -130,13 +130,14 @@ impl Model {
     /// The lease of a packet from `node`, and its flow, or why there is none and
     /// the tag to take along.
     fn leased_decap(&self, inner: Ip, node: Ipv4Addr) -> Result<(Flow, Lease), (Reason, u16)> {
-        let (flow, is_control) = inner.flow(Direction::Decap).map_err(|no_flow| match no_flow {
+        let (flow, control) = inner.flow(Direction::Decap).map_err(|no_flow| match no_flow {
             NoFlow::Options => (Reason::DecapOptionsToStack, 0),
             NoFlow::Fragment => (Reason::DecapFragmentToStack, 0),
             NoFlow::NoPorts => (Reason::DecapNoPortsToStack, 0),
         })?;
-        if is_control {
-            return Err((Reason::DecapControlToStack, 0));
+        if control != Control::None {
+            let tag = if control == Control::Accepts { flow.tag(SECRET) } else { 0 };
+            return Err((Reason::DecapControlToStack, tag));
         }
         let names = [
             Reason::DecapNoLeaseToStack,

@@ -7,7 +7,7 @@ use etherparse::{IpNumber, Ipv4Header};
 
 use super::{
     Model, No, Prediction, Sent,
-    ip::{Ip, NoFlow, set, translate},
+    ip::{Control, Ip, NoFlow, set, translate},
     leases::Settled,
 };
 use crate::{
@@ -134,13 +134,13 @@ impl Model {
 
     /// Who gets it and how, as a lease says, or why none does.
     fn leased_encap(&mut self, ip: Ip, prediction: &mut Prediction) -> Result<Lease, Reason> {
-        let (flow, is_control) = ip.flow(Direction::Encap).map_err(|no_flow| match no_flow {
+        let (flow, control) = ip.flow(Direction::Encap).map_err(|no_flow| match no_flow {
             NoFlow::Options => Reason::PodOptions,
             NoFlow::Fragment => Reason::PodFragment,
             NoFlow::NoPorts => Reason::PodNoPorts,
         })?;
-        if is_control {
-            if self.settings.service_mark != 0 {
+        if control != Control::None {
+            if control == Control::Accepts || self.settings.service_mark != 0 {
                 self.note(&flow, prediction);
             }
             return Err(Reason::PodConnectionControl);

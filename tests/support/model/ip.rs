@@ -40,8 +40,8 @@ impl Ip<'_> {
         Ipv4Addr::new(self.0[16], self.0[17], self.0[18], self.0[19])
     }
 
-    /// Whose packet it is, and whether it begins or ends a connection.
-    pub fn flow(self, direction: Direction) -> Result<(Flow, bool), NoFlow> {
+    /// Whose packet it is, and what it does to its connection.
+    pub fn flow(self, direction: Direction) -> Result<(Flow, Control), NoFlow> {
         if self.header() > IPV4 {
             return Err(NoFlow::Options);
         }
@@ -70,8 +70,26 @@ impl Ip<'_> {
             direction: direction as u8,
             reserved: 0,
         };
-        Ok((flow, self.protocol() == 6 && transport[13] & 0b111 != 0))
+        let control = match transport.get(13) {
+            Some(flags) if self.protocol() == 6 && flags & 0b111 != 0 => match flags & 0b1_0111 {
+                0b1_0010 => Control::Accepts,
+                _ => Control::Other,
+            },
+            _ => Control::None,
+        };
+        Ok((flow, control))
     }
+}
+
+/// What a packet does to its connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Control {
+    /// Nothing.
+    None,
+    /// It accepts it: SYN with ACK.
+    Accepts,
+    /// It begins or ends it.
+    Other,
 }
 
 /// Why a packet is never leased.

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use dataplane_common::{Arrival, Direction, Flow, IfIndex, Lease, Node, Translation};
 
-use super::Model;
+use super::{Model, ip::Control};
 use crate::{
     prog::Context,
     world::{EPOCH, LATER, REVOKED, SECRET},
@@ -146,14 +146,17 @@ impl Model {
     /// under a flow.
     pub(super) fn settle(
         &mut self,
-        (after, is_control): (Flow, bool),
+        (after, control): (Flow, Control),
         context: &Context,
         claim: impl Fn(&Self, &Flow) -> Option<(Ipv4Addr, IfIndex, Node)>,
     ) -> Settled {
         let tag = context.tag;
-        if is_control {
+        if control != Control::None {
             self.revoke_all(&after, context);
-            return Settled::Control;
+            let is_plain = context.mark & self.settings.mark != 0;
+            if control != Control::Accepts || !is_plain || tag != after.tag(SECRET) {
+                return Settled::Control;
+            }
         }
         if context.mark & self.settings.mark != 0 {
             if tag != 0 && tag != after.tag(SECRET) {

@@ -77,6 +77,8 @@ pub struct Fitness {
     pub misplaced: BTreeSet<Attachment>,
     /// Whether flows of Services may be leased.
     pub services: ServiceFitness,
+    /// As in [`crate::netfilter::MarkRules::closing`].
+    pub closing: Option<u32>,
     /// Why the fast path must not be used, if so.
     pub refusal: Option<String>,
 }

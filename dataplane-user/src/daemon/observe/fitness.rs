@@ -15,7 +15,7 @@ use crate::{
     daemon::decide::Fitness,
     desired,
     kernel::{Host, Kernel},
-    netfilter::{self, MarkRules, ServiceFitness, ServiceRules, conntrack, legacy},
+    netfilter::{self, MarkRules, ServiceFitness, conntrack, legacy},
 };
 
 use super::{
@@ -129,13 +129,14 @@ async fn judge_verified(
             .with_table(netfilter::check(&probe(leases, true))),
         false => ServiceFitness::default(),
     };
-    Ok(Fitness { filtered, misplaced, services, refusal: None })
+    let closing = conntrack::Timers::look().ok().and_then(conntrack::Timers::tell_closing);
+    Ok(Fitness { filtered, misplaced, services, closing, refusal: None })
 }
 
 /// Rules as small as they can be, with marks for Services or without.
 fn probe(leases: &LeasesConfig, services: bool) -> MarkRules {
-    let services = services.then_some(ServiceRules { mark: leases.service_mark(), closing: 1 });
-    MarkRules { mark: leases.mark, services, ..MarkRules::default() }
+    let service_mark = services.then(|| leases.service_mark());
+    MarkRules { mark: leases.mark, closing: Some(1), service_mark, ..MarkRules::default() }
 }
 
 /// Returns the chains, and their tables, whose rules put forwarded packets into queues to user space.

@@ -34,6 +34,9 @@ const PACKETS_OF_FLOW: u64 = 20;
 const FIRST_PORT: u16 = 1024;
 /// discard
 const PORT: Range<u16> = 9..10;
+/// Where the flow to the Service comes from. Not a port of the flows to the pod: conntrack would find its
+/// translation taken, and choose another port for it.
+const SERVICE_CLIENT: Range<u16> = 30_000..30_001;
 /// The Service that `service64` asks.
 const SERVICE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 10, 48, 9), 99);
 /// How often each flow's packet goes either way before anything is measured: until
@@ -111,10 +114,9 @@ fn service_flow(stage: &Stage) -> Result<impl Fn() -> Result<f64>> {
         endpoints: vec![SocketAddrV4::new(to.ip, PORT.start)],
     };
     kube_proxy(&stage.lab.node2.netns, &[service])?;
-    let ports = FIRST_PORT..FIRST_PORT + 1;
     let asked = SERVICE.port()..SERVICE.port() + 1;
-    let there = Pktgen { to: *SERVICE.ip(), ..udp(from, to, ports.clone(), asked, 1) };
-    let back = udp(to, from, PORT, ports, 1);
+    let there = Pktgen { to: *SERVICE.ip(), ..udp(from, to, SERVICE_CLIENT, asked, 1) };
+    let back = udp(to, from, PORT, SERVICE_CLIENT, 1);
     // Conntrack calls UDP assured after two seconds of traffic both ways.
     for _ in 0..3 {
         for _ in 0..ROUNDS {
