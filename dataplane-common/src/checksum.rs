@@ -15,6 +15,16 @@ pub const fn fold(sum: u32) -> u16 {
     sum as u16
 }
 
+/// As [`fold`], of a sum of no more than eight words of four bytes: the same number in the end, for fewer
+/// additions.
+#[inline(always)]
+#[must_use]
+pub const fn fold_wide(sum: u64) -> u16 {
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as u16
+}
+
 /// The checksum field after one 16-bit word of the header changed
 /// (RFC 1624 §3, equation 3: `HC' = ~(~HC + ~m + m')`).
 #[inline(always)]

@@ -6,6 +6,7 @@ plain! {
     /// One direction of a TCP or UDP conversation, as it passes this node.
     ///
     /// Addresses and ports lie as in the packet, in network byte order.
+    #[repr(align(8))]
     pub struct Flow {
         /// The inner source.
         pub source: Ipv4Be,
@@ -30,6 +31,21 @@ const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 const BOTH: u8 = Direction::Encap as u8 ^ Direction::Decap as u8;
 
 impl Flow {
+    /// Returns the flow with these addresses and, as they lie in the packet, these ports.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(
+        source: Ipv4Be,
+        destination: Ipv4Be,
+        ports: u32,
+        protocol: u8,
+        direction: Direction,
+    ) -> Self {
+        let last = u32::from_ne_bytes([protocol, direction as u8, 0, 0]);
+        // SAFETY: sixteen bytes without padding (asserted by `plain!`), and any bits are a flow.
+        unsafe { core::mem::transmute([source.0, destination.0, ports, last]) }
+    }
+
     /// Returns the direction in which its packets pass this node.
     #[must_use]
     pub const fn direction(&self) -> Direction {
@@ -78,16 +94,12 @@ impl Flow {
         same && self.protocol == other.protocol && self.direction == other.direction
     }
 
-    /// Returns the flow as four numbers, as they lie in memory: quicker to compare than its fields.
+    /// Returns the flow as two numbers, as they lie in memory: quicker to compare than its fields.
     #[inline(always)]
     #[must_use]
-    pub const fn words(&self) -> [u32; 4] {
-        [
-            self.source.0,
-            self.destination.0,
-            (self.destination_port as u32) << 16 | self.source_port as u32,
-            (self.reserved as u32) << 16 | (self.direction as u32) << 8 | self.protocol as u32,
-        ]
+    pub const fn words(&self) -> [u64; 2] {
+        // SAFETY: sixteen bytes without padding (asserted by `plain!`), and any bits are numbers.
+        unsafe { core::mem::transmute(*self) }
     }
 
     /// Returns the bits by which [`crate::Lease::expires`] tells for whom it was written: fewer, and
@@ -95,9 +107,8 @@ impl Flow {
     #[inline(always)]
     #[must_use]
     pub const fn signature(&self) -> u64 {
-        let [a, b, c, d] = self.words();
-        let mixed = ((a ^ c) as u64) << 32 | (b ^ d) as u64;
-        mixed.wrapping_mul(SPREAD) >> (u64::BITS - crate::Lease::SIGNATURE_BITS)
+        let [addresses, rest] = self.words();
+        (addresses ^ rest).wrapping_mul(SPREAD) >> (u64::BITS - crate::Lease::SIGNATURE_BITS)
     }
 
     /// Sixteen bits that stand for this flow in `skb->tc_index`, never 0.
@@ -109,14 +120,10 @@ impl Flow {
     #[inline(always)]
     #[must_use]
     pub const fn tag(&self, secret: u32) -> u16 {
-        let addresses = (self.source.0 as u64) << 32 | self.destination.0 as u64;
-        let ports = (self.source_port as u64) << 32
-            | (self.destination_port as u64) << 16
-            | (self.protocol as u64) << 1
-            | self.direction as u64;
+        let [addresses, rest] = self.words();
         let mut hash = (addresses ^ secret as u64).wrapping_mul(SPREAD);
         hash ^= hash >> 32;
-        hash = (hash ^ ports).wrapping_mul(SPREAD);
+        hash = (hash ^ rest).wrapping_mul(SPREAD);
         hash ^= hash >> 32;
         match hash.wrapping_mul(SPREAD) >> 48 {
             0 => 1,
@@ -196,8 +203,11 @@ mod tests {
         let flow = flow(0x0102_0304, 0x0506_0708, (0x090a, 0x0b0c), 17, 1);
         // SAFETY: a flow is sixteen bytes without padding.
         let bytes: [u8; 16] = unsafe { core::mem::transmute(flow) };
-        let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
-        assert_eq!(flow.words(), [word(0), word(4), word(8), word(12)]);
+        let word = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap());
+        assert_eq!(flow.words(), [word(0), word(8)]);
+        let ports = u32::from_ne_bytes(bytes[8..12].try_into().unwrap());
+        let made = Flow::new(flow.source, flow.destination, ports, 17, flow.direction());
+        assert_eq!(made, flow);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use dataplane_common::{
     ipv4::{Ipv4Header, OUTER_LENGTH, PROTOCOL_TCP, PROTOCOL_UDP},
 };
 
-use crate::packet::{Frame, Ports};
+use crate::packet::Frame;
 
 const FIN: u16 = 0x01;
 const SYN: u16 = 0x02;
@@ -91,7 +91,7 @@ pub fn read(
     }
     // A GSO packet may say 0 (BIG TCP).
     let length = header.total_length();
-    let least = match header.protocol {
+    let least = match header.protocol() {
         PROTOCOL_TCP => TCP_HEADER,
         _ => UDP_HEADER,
     };
@@ -99,22 +99,15 @@ pub fn read(
         return Err(NoFlow::NoPorts);
     }
     let transport = at + OUTER_LENGTH;
-    let control = match header.protocol {
+    let control = match header.protocol() {
         PROTOCOL_UDP => Control::None,
         PROTOCOL_TCP => {
             Control::of(frame.read(transport + TCP_OFFSET_AND_FLAGS).ok_or(NoFlow::NoPorts)?)
         }
         _ => return Err(NoFlow::NoPorts),
     };
-    let ports: Ports = frame.read(transport).ok_or(NoFlow::NoPorts)?;
-    let flow = Flow {
-        source: header.source,
-        destination: header.destination,
-        source_port: ports.source,
-        destination_port: ports.destination,
-        protocol: header.protocol,
-        direction: direction as u8,
-        reserved: 0,
-    };
+    let ports = frame.ports(transport).ok_or(NoFlow::NoPorts)?;
+    let (source, destination) = (header.source(), header.destination());
+    let flow = Flow::new(source, destination, ports, header.protocol(), direction);
     Ok(Seen { flow, control })
 }

@@ -12,6 +12,7 @@
 //! leave; [`exit`] counts the reason, which decides the verdict, and nothing else does.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod count;
 mod decap;
@@ -25,6 +26,7 @@ mod packet;
 mod programs;
 mod settings;
 mod skb;
+mod wide;
 
 /// The helpers we call are partly GPL-only; ours is dual, and the kernel reads that here.
 #[unsafe(link_section = "license")]

@@ -11,7 +11,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use dataplane_common::{
-    Arrival, Counter, Endpoint, EndpointEntry, Flow, IfIndex, Ipv4Be, Lease, LinkState, Node,
+    Arrival, Counter, Endpoint, EndpointEntry, Flow, Hop, IfIndex, Ipv4Be, Lease, LinkState, Node,
     NodeCounter, NodeEntry, Prefix, PrefixRoute, Reason, Route,
     layout::{DEFAULT_LEASES, KEPT_FOR, MAX_ENDPOINTS, MAX_MASKS, MAX_NODES, MAX_ROUTES, MAX_SEEN},
     link::LINK_SLOTS,
@@ -120,7 +120,7 @@ fn longest(address: Ipv4Be, counts: impl Fn(&Route) -> bool) -> Option<Route> {
 pub fn node(address: Ipv4Be) -> Option<Node> {
     // SAFETY: what may be written meanwhile is read as numbers, and checked after that.
     let entry = unsafe { NODES.get(address) }?;
-    let node = Node { hop: entry.node.hop.by_fields(), mtu: entry.node.mtu };
+    let node = Node { hop: hop(&entry.node.hop), mtu: entry.node.mtu };
     (read_last(&entry.address) == address).then_some(node)
 }
 
@@ -129,8 +129,15 @@ pub fn node(address: Ipv4Be) -> Option<Node> {
 pub fn endpoint(address: Ipv4Be) -> Option<Endpoint> {
     // SAFETY: as in `node`.
     let entry = unsafe { ENDPOINTS.get(address) }?;
-    let endpoint = Endpoint { hop: entry.endpoint.hop.by_fields() };
+    let endpoint = Endpoint { hop: hop(&entry.endpoint.hop) };
     (read_last(&entry.address) == address).then_some(endpoint)
+}
+
+/// A copy of a hop in a map: four loads, which a copy by the compiler is not.
+#[inline(always)]
+pub fn hop(of: &Hop) -> Hop {
+    // SAFETY: a hop is four numbers of four bytes, aligned as such, for which any bits are a value.
+    Hop::from_words(unsafe { read_volatile((of as *const Hop).cast::<[u32; 4]>()) })
 }
 
 /// A flow's lease, good or not.
@@ -146,9 +153,10 @@ pub fn lease(flow: &Flow) -> Option<&'static mut Lease> {
 #[inline(always)]
 pub fn is_still_of(entry: &Lease, flow: &Flow) -> bool {
     compiler_fence(Ordering::SeqCst);
-    // SAFETY: a flow is four numbers of four bytes, aligned as such, for which any bits are a value.
-    let words = unsafe { read_volatile((&raw const entry.flow).cast::<[u32; 4]>()) };
-    words == flow.words()
+    // SAFETY: a flow is two numbers of eight bytes, aligned as such, for which any bits are a value.
+    let [addresses, rest] = unsafe { read_volatile((&raw const entry.flow).cast::<[u64; 2]>()) };
+    let own = flow.words();
+    (addresses ^ own[0]) | (rest ^ own[1]) == 0
 }
 
 /// Grants a lease to a flow that has no entry. A full map forgets whom it has not seen for longest.

@@ -4,10 +4,13 @@
 //! it has to be taken anew (the verifier refuses the old one).
 
 use aya_ebpf::programs::{TcContext, XdpContext};
-use dataplane_common::{Hop, Mac, ipv4::Ipv4Header};
+use dataplane_common::{
+    Hop, Mac,
+    ipv4::{Ipv4Header, OUTER_LENGTH, one_hop_less},
+};
 use network_types::eth::{EthHdr, EtherType};
 
-use crate::{helpers, skb};
+use crate::{helpers, skb, wide};
 
 /// Length of an Ethernet header, bytes.
 pub const ETHERNET: usize = EthHdr::LEN;
@@ -23,8 +26,6 @@ pub unsafe trait Header: Copy {}
 unsafe impl Header for u8 {}
 // SAFETY: as above.
 unsafe impl Header for u16 {}
-// SAFETY: `repr(C, packed(2))` of numbers.
-unsafe impl Header for Ipv4Header {}
 // SAFETY: seven numbers of two bytes.
 unsafe impl Header for Ethernet {}
 // SAFETY: two numbers of two bytes.
@@ -47,22 +48,6 @@ impl Ethernet {
     #[inline(always)]
     pub fn is_ipv4(&self) -> bool {
         self.ether_type == EtherType::Ipv4 as u16
-    }
-
-    /// Writes both addresses of a hop, half by half.
-    #[inline(always)]
-    pub fn address(&mut self, hop: &Hop) {
-        self.deliver_to(hop.destination);
-        self.source.0[0] = hop.source.0[0];
-        self.source.0[1] = hop.source.0[1];
-        self.source.0[2] = hop.source.0[2];
-    }
-
-    /// Writes the whole header of an IPv4 packet.
-    #[inline(always)]
-    pub fn send(&mut self, hop: &Hop) {
-        self.address(hop);
-        self.ether_type = EtherType::Ipv4 as u16;
     }
 
     /// Writes the destination, half by half.
@@ -153,9 +138,79 @@ impl Frame {
         Some(())
     }
 
+    /// A copy of the IPv4 header `offset` bytes in, without options; `None` past the end.
+    #[inline(always)]
+    pub fn ipv4(self, offset: usize) -> Option<Ipv4Header> {
+        let at = self.span(offset, OUTER_LENGTH)?;
+        // SAFETY: within the packet (checked by `span`).
+        let (first, second) = unsafe { (wide::load64::<0>(at), wide::load64::<8>(at)) };
+        // SAFETY: as above.
+        let last = unsafe { wide::load32::<16>(at) };
+        Some(Ipv4Header::from_words(first, second, last))
+    }
+
+    /// Writes an IPv4 header `offset` bytes in; `None` past the end.
+    #[inline(always)]
+    pub fn write_ipv4(self, offset: usize, header: &Ipv4Header) -> Option<()> {
+        let at = self.span(offset, OUTER_LENGTH)?;
+        let (first, second, last) = header.words();
+        // SAFETY: within the packet (checked by `span`), which is ours alone while the program runs.
+        unsafe {
+            wide::store64::<0>(at, first);
+            wide::store64::<8>(at, second);
+            wide::store32::<16>(at, last);
+        }
+        Some(())
+    }
+
+    /// Takes one hop off the IPv4 header `offset` bytes in, if it is there.
+    #[inline(always)]
+    pub fn decrement_ttl(self, offset: usize) {
+        if let Some(at) = self.span(offset + Ipv4Header::TTL_TO_CHECKSUM, size_of::<u32>()) {
+            // SAFETY: as in `write_ipv4`.
+            unsafe { wide::store32::<0>(at, one_hop_less(wide::load32::<0>(at))) }
+        }
+    }
+
+    /// The ports `offset` bytes in, as they lie there; `None` past the end.
+    #[inline(always)]
+    pub fn ports(self, offset: usize) -> Option<u32> {
+        let at = self.span(offset, size_of::<Ports>())?;
+        // SAFETY: within the packet (checked by `span`).
+        Some(unsafe { wide::load32::<0>(at) })
+    }
+
+    /// Writes both MACs of a hop, if there is an Ethernet header.
+    #[inline(always)]
+    pub fn address(self, hop: &Hop) {
+        let Some(at) = self.span(0, ETHERNET) else { return };
+        let [_, first, second, third] = hop.words();
+        // SAFETY: as in `write_ipv4`.
+        unsafe {
+            wide::store32::<0>(at, first);
+            wide::store32::<4>(at, second);
+            wide::store32::<8>(at, third);
+        }
+    }
+
+    /// Writes the whole Ethernet header of an IPv4 packet, if there is room.
+    #[inline(always)]
+    pub fn address_ipv4(self, hop: &Hop) {
+        self.address(hop);
+        let _ = self.edit(2 * size_of::<Mac>(), |ether_type: &mut u16| {
+            *ether_type = EtherType::Ipv4 as u16;
+        });
+    }
+
     #[inline(always)]
     fn at<T: Header>(self, offset: usize) -> Option<*mut T> {
+        self.span(offset, size_of::<T>()).map(|at| at as *mut T)
+    }
+
+    /// Where `length` bytes are, `offset` bytes in; `None` past the end.
+    #[inline(always)]
+    fn span(self, offset: usize, length: usize) -> Option<usize> {
         let at = self.start + offset;
-        (at + size_of::<T>() <= self.end).then_some(at as *mut T)
+        (at + length <= self.end).then_some(at)
     }
 }

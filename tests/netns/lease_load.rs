@@ -3,7 +3,11 @@
 use std::net::SocketAddrV4;
 
 use dataplane_common::Reason;
-use tunless_lab::{Lab, LabBuilder, conntrack, felix::Allow, traffic::crowd};
+use tunless_lab::{
+    Lab, LabBuilder, conntrack,
+    felix::Allow,
+    traffic::{crowd, load::CONNECTIONS},
+};
 use tunless_tests::scene::{
     Counters, SOON, Scene, Setup, assert_lossless,
     leased::{assert_unleased, leases},
@@ -16,11 +20,11 @@ fn lab() -> LabBuilder {
     Lab::new().fabric_filter(true)
 }
 
-/// No entry of conntrack, and no lease, though leases last for longer than this test looks. Fresh alone:
-/// ten thousand connections more would meet ports that the pods still hold in `TIME_WAIT`.
+/// Fresh alone: ten thousand connections more would meet ports that the pods still hold in
+/// `TIME_WAIT`.
 #[test]
 fn ten_thousand_short_connections_leave_nothing_behind() {
-    Scene::with(lab(), Setup::VERIFIED, "leases: {seconds: 28}\n", &[]).case(|scene| {
+    Scene::new(lab(), Setup::VERIFIED).case(|scene| {
         scene.warm_up();
         scene.police(&Allow::port(PORT));
         let (perf, sit) = scene.pods();
@@ -41,11 +45,38 @@ fn ten_thousand_short_connections_leave_nothing_behind() {
         for (before, daemon) in before.iter().zip([&scene.daemon1, &scene.daemon2]) {
             assert_unleased(daemon, sit.ip);
             before.assert_nothing_dropped(daemon);
-            let moved = before.moved(daemon);
-            assert!(moved[&Reason::PodConnectionControl] >= 20_000, "SYN and FIN");
+            assert!(before.moved(daemon)[&Reason::PodConnectionControl] >= 20_000, "SYN and FIN");
         }
         scene.assert_nothing_plain();
     });
+}
+
+/// The packet that accepts a connection and the one that completes it are granted a lease, and those
+/// of its end are not: nothing stays behind, though a lease would last for longer.
+#[test]
+fn a_short_connection_has_one_lease_each_way_until_it_closes() {
+    const COUNT: u32 = 300;
+    for setup in Setup::BOTH_VERIFIED {
+        Scene::with(lab(), setup, "leases: {seconds: 9}\n", &[]).case(|scene| {
+            scene.warm_up();
+            let (perf, sit) = scene.pods();
+            let daemons = [&scene.daemon1, &scene.daemon2];
+            let before = daemons.map(Counters::of);
+            CONNECTIONS.run((perf, sit), (0, COUNT), || {}, || {}).unwrap();
+            for (before, daemon) in before.iter().zip(daemons) {
+                let moved = before.moved(daemon);
+                let count = |reason| moved.get(&reason).copied().unwrap_or(0);
+                for granted in [Reason::HostLeaseGranted, Reason::GrantGiven] {
+                    assert_eq!(count(granted), u64::from(COUNT), "{granted:?} of {moved:?}");
+                }
+                assert!(count(Reason::PodEncapsulated) >= u64::from(COUNT), "{moved:?}");
+                assert!(count(Reason::DecapToPod) >= u64::from(COUNT), "{moved:?}");
+                until("the last packet is through", SOON, || {
+                    leases(daemon).iter().all(|lease| lease.protocol != "tcp").then_some(())
+                });
+            }
+        });
+    }
 }
 
 /// A full map forgets whom it has not seen for longest: those take the stack,

@@ -23,7 +23,7 @@ fn is_to_judge() -> bool {
 /// Returns why a tunnel packet in a frame for other machines is left, or dropped.
 #[inline(always)]
 pub fn not_for_host(ctx: &TcContext, outer: &Ipv4Header) -> Reason {
-    if is_to_judge() && skb::is_for_many(ctx) && maps::node(outer.source).is_some() {
+    if is_to_judge() && skb::is_for_many(ctx) && maps::node(outer.source()).is_some() {
         Reason::DecapNodeToMany
     } else {
         Reason::DecapNotForHost
@@ -37,13 +37,13 @@ pub fn refuse(ctx: &TcContext, frame: Frame, outer: &Ipv4Header) -> Result<(), R
     if !is_to_judge() {
         return Ok(());
     }
-    let inner = frame.read::<Ipv4Header>(INNER);
-    let is_twice = inner.is_some_and(|inner| inner.protocol == PROTOCOL_IPIP);
+    let inner = frame.ipv4(INNER);
+    let is_twice = inner.is_some_and(|inner| inner.protocol() == PROTOCOL_IPIP);
     let is_plain = !outer.has_options() && !outer.is_fragment();
-    if is_plain && !is_twice && { outer.destination } == settings::node() {
+    if is_plain && !is_twice && outer.destination() == settings::node() {
         return Ok(());
     }
-    if !outer.is_ipv4() || maps::node(outer.source).is_none() {
+    if !outer.is_ipv4() || maps::node(outer.source()).is_none() {
         return Ok(());
     }
     if outer.has_options() {
@@ -59,13 +59,15 @@ pub fn refuse(ctx: &TcContext, frame: Frame, outer: &Ipv4Header) -> Result<(), R
         }
     }
     let Some(inner) = inner else { return Ok(()) };
-    if let Err(lie) = check::source(ctx, outer.source, inner.source)
+    if let Err(lie) = check::source(ctx, outer.source(), inner.source())
         && lie.verdict() == Verdict::Dropped
     {
         return Err(lie);
     }
     // tunl0 would take off the second header, too. A pod has its own use for one.
-    if is_twice && maps::node(inner.source).is_some() && maps::endpoint(inner.destination).is_none()
+    if is_twice
+        && maps::node(inner.source()).is_some()
+        && maps::endpoint(inner.destination()).is_none()
     {
         return Err(Reason::DecapNodeTwice);
     }

@@ -1,7 +1,7 @@
 //! The lease of a packet from the wire.
 
 use aya_ebpf::programs::TcContext;
-use dataplane_common::{Direction, Ipv4Be, Reason, ipv4::Ipv4Header};
+use dataplane_common::{Direction, Ipv4Be, Reason};
 
 use crate::{
     flow::{self, Control, NoFlow, Seen},
@@ -46,7 +46,7 @@ pub fn lookup(frame: Frame, at: usize, node: Ipv4Be, now: u64) -> Lookup {
     if !settings::is_verified() {
         return no(Reason::DecapToStack);
     }
-    let Some(header) = frame.read::<Ipv4Header>(at) else { return no(Reason::DecapNoPortsToStack) };
+    let Some(header) = frame.ipv4(at) else { return no(Reason::DecapNoPortsToStack) };
     let seen = match flow::read(frame, at, &header, Direction::Decap) {
         Ok(seen) => seen,
         Err(no_flow) => return no(reason(no_flow)),

@@ -30,8 +30,8 @@ pub fn ipip(frame: Frame, is_in_vlan: bool) -> Result<Ipv4Header, Reason> {
     if !ethernet.is_ipv4() || is_in_vlan {
         return Err(Reason::DecapNotIpv4);
     }
-    let outer: Ipv4Header = frame.read(ETHERNET).ok_or(Reason::DecapOuterTruncated)?;
-    if outer.protocol != PROTOCOL_IPIP {
+    let outer = frame.ipv4(ETHERNET).ok_or(Reason::DecapOuterTruncated)?;
+    if outer.protocol() != PROTOCOL_IPIP {
         return Err(Reason::DecapNotIpip);
     }
     Ok(outer)
@@ -51,12 +51,12 @@ pub fn all(
     vouched: bool,
 ) -> Result<Checked, Reason> {
     ipv4::check_outer(outer, room)?;
-    if { outer.destination } != settings::node() {
+    if outer.destination() != settings::node() {
         return Err(Reason::DecapOtherDestination);
     }
     let mut mtu = Mtu(0);
     if !vouched {
-        let node = maps::node(outer.source).ok_or(Reason::DecapUnknownNode)?;
+        let node = maps::node(outer.source()).ok_or(Reason::DecapUnknownNode)?;
         if frame_for.is_some_and(|mac| !mac.is(node.hop.source)) {
             return Err(Reason::DecapNotForHost);
         }
@@ -68,17 +68,16 @@ pub fn all(
     if !carried.has_header() {
         return Err(Reason::DecapInnerTruncated);
     }
-    let inner: Ipv4Header =
-        frame.read(ETHERNET + OUTER_LENGTH).ok_or(Reason::DecapInnerTruncated)?;
+    let inner = frame.ipv4(ETHERNET + OUTER_LENGTH).ok_or(Reason::DecapInnerTruncated)?;
     ipv4::check_inner(&inner, carried)?;
-    let suspicion = if vouched { None } else { source(ctx, outer.source, inner.source)? };
+    let suspicion = if vouched { None } else { source(ctx, outer.source(), inner.source())? };
     // No source is a protected node's own until the kernel has compared the packet with its IPsec
     // policies.
     if helpers::kept(&mtu) == Node::PROTECTED.mtu {
         return Err(Reason::DecapSourceUnknown);
     }
-    let tos = ecn::decap(outer.tos, inner.tos).ok_or(Reason::DecapEcnViolation)?;
-    if inner.ttl == 0 {
+    let tos = ecn::decap(outer.tos(), inner.tos()).ok_or(Reason::DecapEcnViolation)?;
+    if inner.ttl() == 0 {
         return Err(Reason::DecapInnerTtlZero);
     }
     Ok(Checked { inner, tos, suspicion })

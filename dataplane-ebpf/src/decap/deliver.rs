@@ -37,7 +37,7 @@ pub fn deliver(
         _ => skb::length(ctx) - ETHERNET as u32,
     };
     let (reason, tag) = match lookup {
-        Lookup::Hit(hit) if inner.ttl > 1 => {
+        Lookup::Hit(hit) if inner.ttl() > 1 => {
             // First, and apart from the others: carried beyond the next helper, what only a
             // lease has would be read on their paths, too, where it was never written. The
             // verifier refuses that.
@@ -75,14 +75,14 @@ fn without_lease(inner: &Ipv4Header, suspicion: Option<Reason>, reason: Reason, 
 #[inline(always)]
 fn trusted(inner: &Ipv4Header) -> Way {
     let stack = |reason| Way::Stack { reason, tag: 0 };
-    if inner.ttl <= 1 {
+    if inner.ttl() <= 1 {
         return stack(Reason::DecapTtlToStack);
     }
     if let Some(no_flow) = flow::special(inner) {
         return stack(by_lease::reason(no_flow));
     }
-    match maps::endpoint(inner.destination) {
-        Some(endpoint) if endpoint.hop.destination.is_known() => Way::Pod(endpoint.hop.by_fields()),
+    match maps::endpoint(inner.destination()) {
+        Some(endpoint) if endpoint.hop.destination.is_known() => Way::Pod(endpoint.hop),
         _ => stack(Reason::DecapNoEndpointToStack),
     }
 }
@@ -90,8 +90,8 @@ fn trusted(inner: &Ipv4Header) -> Way {
 #[inline(always)]
 fn to_pod(ctx: &TcContext, pod: &Hop, reason: Reason) -> Sent {
     let frame = Frame::of_tc(ctx);
-    let _ = frame.edit(ETHERNET, Ipv4Header::decrement_ttl);
-    let _ = frame.edit(0, |header: &mut Ethernet| header.address(pod));
+    frame.decrement_ttl(ETHERNET);
+    frame.address(pod);
     Sent { reason, action: helpers::redirect_peer(pod.ifindex) }
 }
 

@@ -1,7 +1,7 @@
 //! Leases on the way in: granted where the stack hands a packet to a pod.
 
 use aya_ebpf::programs::TcContext;
-use dataplane_common::{Direction, Endpoint, Flow, Mtu, Reason, ipv4::Ipv4Header};
+use dataplane_common::{Direction, Endpoint, Flow, Mtu, Reason};
 
 use crate::{
     exit::Exit,
@@ -40,7 +40,7 @@ fn seen(ctx: &TcContext) -> Option<Seen> {
     if !ethernet.is_ipv4() || skb::is_in_vlan(ctx) {
         return None;
     }
-    let header: Ipv4Header = frame.read(ETHERNET)?;
+    let header = frame.ipv4(ETHERNET)?;
     if !header.is_ipv4() {
         return None;
     }

@@ -57,7 +57,7 @@ fn encapsulated(ctx: &TcContext) -> Steps {
     let room = if skb::gso_size(ctx) == 0 { Room::bytes(length) } else { Room::UNKNOWN };
     // Once, for the lease and for when the node was last seen.
     let now = helpers::now();
-    let lookup = by_lease::lookup(frame, INNER, outer.source, now);
+    let lookup = by_lease::lookup(frame, INNER, outer.source(), now);
     let checked = check::all(ctx, frame, &outer, room, None, lookup.vouches())?;
     let stale = stays_a_tunnel_packet(ctx, &checked.inner);
     if stale && !settings::tunnel_has_ethernet() {
@@ -66,7 +66,7 @@ fn encapsulated(ctx: &TcContext) -> Steps {
     let to_stack = if stale { Some(Reason::DecapGsoToStack) } else { None };
     unwrap::tc(ctx, &checked)?;
     let suspicion = checked.suspicion.or(to_stack);
-    deliver::deliver(ctx, &checked.inner, outer.source, suspicion, lookup, now)
+    deliver::deliver(ctx, &checked.inner, outer.source(), suspicion, lookup, now)
 }
 
 /// Returns whether the stack may forward the packet while NICs and the next tunnel take it for a
@@ -77,7 +77,7 @@ fn encapsulated(ctx: &TcContext) -> Steps {
 fn stays_a_tunnel_packet(ctx: &TcContext, inner: &Ipv4Header) -> bool {
     settings::unwrap_flags() == 0
         && skb::gso_size(ctx) != 0
-        && maps::endpoint(inner.destination).is_none()
+        && maps::endpoint(inner.destination()).is_none()
 }
 
 /// What XDP has checked and unwrapped lacks only its delivery. It is no longer
@@ -90,7 +90,7 @@ fn handed_over(ctx: &TcContext, node: Ipv4Be) -> Steps {
     }
     helpers::drop_priority_tag(ctx);
     let frame = Frame::linear(ctx, (ETHERNET + flow::HEADERS) as u32);
-    let inner = frame.read(ETHERNET).ok_or(Reason::DecapHandoverStray)?;
+    let inner = frame.ipv4(ETHERNET).ok_or(Reason::DecapHandoverStray)?;
     let now = helpers::now();
     deliver::deliver(ctx, &inner, node, None, by_lease::lookup(frame, ETHERNET, node, now), now)
 }
@@ -133,7 +133,7 @@ pub fn xdp(ctx: &XdpContext) -> Option<Reason> {
             Some(Reason::XdpUnable)
         }
         Duty::Decapsulate => {
-            handover::sign(ctx, outer.source);
+            handover::sign(ctx, outer.source());
             Some(Reason::XdpUnwrapped)
         }
     }

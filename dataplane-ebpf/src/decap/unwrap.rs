@@ -1,10 +1,7 @@
 //! The outer header comes off; the inner one learns of congestion outside.
 
 use aya_ebpf::programs::{TcContext, XdpContext};
-use dataplane_common::{
-    Handover, Reason,
-    ipv4::{Ipv4Header, OUTER_LENGTH},
-};
+use dataplane_common::{Handover, Reason, ipv4::OUTER_LENGTH};
 
 use super::check::Checked;
 use crate::{
@@ -38,7 +35,9 @@ pub fn xdp(ctx: &XdpContext, ethernet: Ethernet, checked: &Checked) -> Result<()
 
 #[inline(always)]
 fn mark_congestion(frame: Frame, checked: &Checked) {
-    if checked.tos != checked.inner.tos {
-        let _ = frame.edit(ETHERNET, |inner: &mut Ipv4Header| inner.set_tos(checked.tos));
+    if checked.tos != checked.inner.tos() {
+        let mut inner = checked.inner;
+        inner.set_tos(checked.tos);
+        let _ = frame.write_ipv4(ETHERNET, &inner);
     }
 }

@@ -79,7 +79,7 @@ pub fn settle(
 ) -> Reason {
     let Ok(seen) = seen(ctx, inner) else { return Reason::HostEncapsulated };
     let request = |_: &Flow| {
-        let pod = maps::endpoint(inner.header.source)?;
+        let pod = maps::endpoint(inner.header.source())?;
         let came_from_it = pod.hop.ifindex == skb::ingress_ifindex(ctx);
         came_from_it.then_some(Request {
             node: address,

@@ -37,7 +37,7 @@ pub fn parse(ctx: &TcContext, at: usize, reasons: &Reasons) -> Result<Inner, Rea
     if !skb::is_ipv4(ctx) || skb::is_in_vlan(ctx) {
         return Err(reasons.not_ipv4);
     }
-    let header: Ipv4Header = frame.read(at).ok_or(reasons.truncated)?;
+    let header = frame.ipv4(at).ok_or(reasons.truncated)?;
     if !header.is_ipv4() {
         return Err(reasons.bad_header);
     }
@@ -50,7 +50,7 @@ pub fn parse(ctx: &TcContext, at: usize, reasons: &Reasons) -> Result<Inner, Rea
         return Err(reasons.bad_header);
     }
 
-    let tcp = if header.protocol == PROTOCOL_TCP && !header.is_fragment() {
+    let tcp = if header.protocol() == PROTOCOL_TCP && !header.is_fragment() {
         let end = header.header_length() + TCP_OFFSET_AND_FLAGS as u32 + size_of::<u16>() as u32;
         if length < end {
             // The fast path has to know; whoever only wraps does not care.
@@ -75,7 +75,7 @@ pub fn parse(ctx: &TcContext, at: usize, reasons: &Reasons) -> Result<Inner, Rea
     let size = if gso_size == 0 {
         Size::Single(length)
     } else {
-        let transport_header = match header.protocol {
+        let transport_header = match header.protocol() {
             PROTOCOL_TCP => u32::from(tcp >> 12) * 4,
             PROTOCOL_UDP => UDP_HEADER,
             _ => 0,

@@ -100,7 +100,7 @@ fn from_stack(ctx: &TcContext, at: usize, reasons: &Reasons) -> Steps {
     let approval = settings::is_verified().then(|| Approval::take(ctx));
     let inner = inner::parse(ctx, at, reasons)?;
     let (address, node) = node::lookup(&inner, reasons)?;
-    if inner.header.ttl == 0 {
+    if inner.header.ttl() == 0 {
         return Err(reasons.ttl_expired);
     }
     suitable::fits(&inner, node.mtu, reasons)?;
@@ -108,7 +108,7 @@ fn from_stack(ctx: &TcContext, at: usize, reasons: &Reasons) -> Steps {
         Some(approval) => by_lease::settle(ctx, &inner, approval, address, &node),
         None => Reason::HostEncapsulated,
     };
-    push_outer::push(ctx, &inner, address, inner.header.ttl, reasons)?;
+    push_outer::push(ctx, &inner, address, inner.header.ttl(), reasons)?;
     let action = to_wire::send(ctx, &inner, address, &node.hop);
     Ok(Sent { reason, action })
 }

@@ -8,7 +8,7 @@ use crate::maps;
 /// The node that carries the destination, and how to reach it.
 #[inline(always)]
 pub fn lookup(inner: &Inner, reasons: &Reasons) -> Result<(Ipv4Be, Node), Reason> {
-    let address = match maps::route_to(inner.header.destination) {
+    let address = match maps::route_to(inner.header.destination()) {
         Some(route) if route.is_destination() => match reasons.direct {
             Some(direct) if route.is_direct() => return Err(direct),
             _ => route.node,

@@ -41,16 +41,14 @@ pub fn push(
             Err(_) => Err(Reason::HostCannotEncapsulate),
         };
     }
-    let outer = Ipv4Header::outer(inner.header.tos, ttl, inner.length, settings::node(), node);
+    let outer = Ipv4Header::outer(inner.header.tos(), ttl, inner.length, settings::node(), node);
     // There is room: the Ethernet and the inner header were readable before.
-    Frame::of_tc(ctx)
-        .edit(ETHERNET, |header: &mut Ipv4Header| *header = outer)
-        .ok_or(reasons.cannot_encapsulate)
+    Frame::of_tc(ctx).write_ipv4(ETHERNET, &outer).ok_or(reasons.cannot_encapsulate)
 }
 
 /// The hop we are. Only after the push: had that failed, the stack would take
 /// the packet and count the hop itself.
 #[inline(always)]
 pub fn decrement_inner_ttl(ctx: &TcContext) {
-    let _ = Frame::of_tc(ctx).edit(ETHERNET + OUTER_LENGTH, Ipv4Header::decrement_ttl);
+    Frame::of_tc(ctx).decrement_ttl(ETHERNET + OUTER_LENGTH);
 }

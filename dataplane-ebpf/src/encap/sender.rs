@@ -10,7 +10,7 @@ use crate::{maps, skb};
 /// its neighbour's address.
 #[inline(always)]
 pub fn owns_source(ctx: &TcContext, inner: &Inner) -> Result<(), Reason> {
-    match maps::endpoint(inner.header.source) {
+    match maps::endpoint(inner.header.source()) {
         Some(endpoint) if endpoint.hop.ifindex == skb::ifindex(ctx) => Ok(()),
         _ => Err(Reason::PodForgedSource),
     }

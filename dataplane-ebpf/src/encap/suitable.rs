@@ -9,7 +9,7 @@ use crate::flow::{self, CONNECTION_CONTROL};
 /// The TTL after the hop we are, or why there is none.
 #[inline(always)]
 pub fn hop(inner: &Inner) -> Result<u8, Reason> {
-    match inner.header.ttl {
+    match inner.header.ttl() {
         0 | 1 => Err(Reason::PodTtlExpired),
         ttl => Ok(ttl - 1),
     }

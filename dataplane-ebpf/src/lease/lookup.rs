@@ -43,7 +43,7 @@ pub enum Miss {
 pub fn lookup(flow: &Flow, now: u64) -> Result<Hit, Miss> {
     let entry = maps::lease(flow).ok_or(Miss::Missing)?;
     let (node, endpoint) = (entry.node, entry.endpoint);
-    let (hop, mtu) = (entry.hop.by_fields(), entry.mtu);
+    let (hop, mtu) = (maps::hop(&entry.hop), entry.mtu);
     let translation = entry.translation;
     let epoch = entry.epoch;
     let expires = maps::read_last(&entry.expires);

@@ -8,7 +8,7 @@
 use aya_ebpf::programs::TcContext;
 use dataplane_common::{
     Direction, Flow, IfIndex, Lease, Translation,
-    ipv4::{Ipv4Header, OUTER_LENGTH, PROTOCOL_UDP},
+    ipv4::{OUTER_LENGTH, PROTOCOL_UDP},
 };
 
 use super::arrival;
@@ -88,13 +88,13 @@ pub fn translate(
     const UNREADABLE: i64 = -1;
     let frame = Frame::of_tc(ctx);
     let transport = at + OUTER_LENGTH;
-    let header: Ipv4Header = frame.read(at).ok_or(UNREADABLE)?;
+    let mut header = frame.ipv4(at).ok_or(UNREADABLE)?;
     let ports: Ports = frame.read(transport).ok_or(UNREADABLE)?;
-    let is_udp = header.protocol == PROTOCOL_UDP;
+    let is_udp = header.protocol() == PROTOCOL_UDP;
     let checksum = transport + if is_udp { UDP_CHECKSUM } else { TCP_CHECKSUM };
     let (address, port) = match direction {
-        Direction::Encap => (header.destination, ports.destination),
-        Direction::Decap => (header.source, ports.source),
+        Direction::Encap => (header.destination(), ports.destination),
+        Direction::Decap => (header.source(), ports.source),
     };
     helpers::replace_address(ctx, checksum, is_udp, address, to.address)?;
     if port != to.port {
@@ -102,10 +102,11 @@ pub fn translate(
         let _ = helpers::replace_port(ctx, checksum, is_udp, port, to.port);
     }
     let frame = Frame::of_tc(ctx);
-    let _ = frame.edit(at, |header: &mut Ipv4Header| match direction {
+    match direction {
         Direction::Encap => header.set_destination(to.address),
         Direction::Decap => header.set_source(to.address),
-    });
+    }
+    let _ = frame.write_ipv4(at, &header);
     let _ = frame.edit(transport, |ports: &mut Ports| match direction {
         Direction::Encap => ports.destination = to.port,
         Direction::Decap => ports.source = to.port,

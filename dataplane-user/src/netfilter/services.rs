@@ -174,8 +174,10 @@ mod tests {
     use crate::kernel::{Attributes, Expression};
 
     fn kernel(changes: &[(&str, u32)]) -> impl Fn(&str) -> Result<u32> {
-        let defaults =
-            conntrack::CLOSING.into_iter().zip([120, 60, 30, 120, 10]).chain([(ESTABLISHED, 432_000)]);
+        let defaults = conntrack::CLOSING
+            .into_iter()
+            .zip([120, 60, 30, 120, 10])
+            .chain([(ESTABLISHED, 432_000)]);
         let sysctls: std::collections::BTreeMap<String, u32> = defaults
             .chain(changes.iter().copied())
             .map(|(name, value)| (name.into(), value))
