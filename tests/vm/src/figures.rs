@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 /// is the same in every run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
-    /// What was sent: `udp64`, `service64`, `tcp_bulk`, `tcp_rr`, `tcp_crr`; or `sender`,
-    /// `fabric`, `generator`, the parts of `udp64` that are no path's.
+    /// What was sent: `udp64`, `tcp_bulk`, `tcp_rr`, `tcp_crr`; to a Service `service64`,
+    /// `service-bulk`, `service-rr`, `service-crr`; or `sender`, `fabric`, `generator`, the parts of
+    /// `udp64` that are no path's.
     pub load: String,
     /// How many endpoints' chains the ruleset of each node has.
     pub endpoints: u32,

@@ -5,7 +5,7 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, UdpSocket},
+    net::{Ipv4Addr, SocketAddrV4, UdpSocket},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -15,10 +15,10 @@ use clap::Args;
 use comfy_table::{CellAlignment, Table, TableStyle};
 use tunless_lab::{
     Daemon, Lab, Pod,
-    traffic::load::{BULK, CONNECTIONS, Load, REQUESTS},
+    traffic::load::{self, BULK, CONNECTIONS, Load, REQUESTS},
 };
 use tunless_vm::{
-    bench::{self, Stage},
+    bench::{self, Stage, service},
     suites::counted::Counted,
 };
 
@@ -48,9 +48,12 @@ pub struct Arguments {
 const ROUNDS: u32 = 7;
 /// The first one is what the others are compared with.
 const PATHS: [&str; 5] = ["plain", "vxlan", "off", "verified", "trusted"];
-/// Each with how many before the clock runs, and while it does.
-const TCP: [(Load, (u32, u32)); 3] =
-    [(BULK, (16, 1024)), (REQUESTS, (200, 10_000)), (CONNECTIONS, (50, 1000))];
+/// Each with its name where a Service is asked, and how many before the clock runs and while it does.
+const TCP: [(Load, &str, (u32, u32)); 3] = [
+    (BULK, "service-bulk", (16, 1024)),
+    (REQUESTS, "service-rr", (200, 10_000)),
+    (CONNECTIONS, "service-crr", (50, 1000)),
+];
 const UDP: &str = "udp64";
 /// Datagrams that are measured.
 const DATAGRAMS: u32 = 200_000;
@@ -78,13 +81,20 @@ pub fn run(arguments: &Arguments) -> Result<Vec<Row>> {
         stages.push(Stage::set(path, Lab::new().build()?, endpoints)?);
     }
     let mut loads: Vec<(&'static str, Speeds)> = Vec::new();
-    for (load, counts) in TCP {
-        let carried = |stage: &&Stage| stage.path.carries_tcp_beside(endpoints);
-        let chosen: Vec<&Stage> = stages.iter().filter(carried).collect();
-        loads.push((
-            load.name,
-            in_turns(load.name, rounds, &chosen, |stage| tcp(stage, &load, counts))?,
-        ));
+    let carried = |stage: &&Stage| stage.path.carries_tcp_beside(endpoints);
+    let chosen: Vec<&Stage> = stages.iter().filter(carried).collect();
+    for (load, _, counts) in TCP {
+        let speed = |stage: &Stage| {
+            tcp(stage, &load, SocketAddrV4::new(stage.lab.sit().ip, load::PORT), counts)
+        };
+        loads.push((load.name, in_turns(load.name, rounds, &chosen, speed)?));
+    }
+    let translating: Vec<&Stage> =
+        chosen.into_iter().filter(|stage| stage.path.carries_services()).collect();
+    translating.iter().try_for_each(|stage| service::open(stage))?;
+    for (load, name, counts) in TCP {
+        let speed = |stage: &Stage| tcp(stage, &load, service::TCP, counts);
+        loads.push((name, in_turns(name, rounds, &translating, speed)?));
     }
     let all: Vec<&Stage> = stages.iter().collect();
     loads.push((UDP, in_turns(UDP, rounds, &all, udp)?));
@@ -130,9 +140,10 @@ fn in_turns(
 }
 
 /// How many a second.
-fn tcp(stage: &Stage, load: &Load, counts: (u32, u32)) -> Result<f64> {
+fn tcp(stage: &Stage, load: &Load, address: SocketAddrV4, counts: (u32, u32)) -> Result<f64> {
     let before = counted(stage)?;
-    let took = load.run((stage.lab.perf(), stage.lab.sit()), counts, || {}, || {})?;
+    let pods = (stage.lab.perf(), stage.lab.sit());
+    let took = load.run_by(address, pods, counts, || {}, || {})?;
     // Of a connection each, most packets have to take the stack.
     if load.name != CONNECTIONS.name {
         check_way(stage, before.as_ref())?;

@@ -19,7 +19,8 @@ use nix::sys::{
 
 use crate::Pod;
 
-const PORT: u16 = 5201;
+/// Where the server listens.
+pub const PORT: u16 = 5201;
 const TIMEOUT: Duration = Duration::from_secs(30);
 const MEBIBYTE: usize = 1 << 20;
 /// What the receiver has room for, bytes; the kernel takes twice as much. Left to grow, it is
@@ -53,6 +54,21 @@ impl Load {
     /// If they do not get through.
     pub fn run(
         &self,
+        pods: (&Pod, &Pod),
+        counts: (u32, u32),
+        begin: impl FnOnce() + Send,
+        end: impl FnOnce() + Send,
+    ) -> Result<Duration> {
+        self.run_by(SocketAddrV4::new(pods.1.ip, PORT), pods, counts, begin, end)
+    }
+
+    /// As [`Load::run`], where the client knows the other pod by this address: a Service's.
+    ///
+    /// # Errors
+    /// If they do not get through.
+    pub fn run_by(
+        &self,
+        address: SocketAddrV4,
         (from, to): (&Pod, &Pod),
         (before, measured): (u32, u32),
         begin: impl FnOnce() + Send,
@@ -66,7 +82,7 @@ impl Load {
         let took: Result<Duration> = thread::scope(|scope| {
             let server = scope.spawn(|| (self.server)(&listener, before + measured));
             let took = from.netns.run(|| {
-                let mut client = Client { to: SocketAddrV4::new(to.ip, PORT), connection: None };
+                let mut client = Client { to: address, connection: None };
                 (self.client)(&mut client, before)?;
                 begin();
                 let began = Instant::now();

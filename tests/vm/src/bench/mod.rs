@@ -20,6 +20,7 @@ mod path;
 mod pktgen;
 mod profile;
 mod programs;
+pub mod service;
 mod sink;
 mod stage;
 mod tcp;

@@ -1,21 +1,28 @@
-//! TCP from pod to pod: how long a MiB, a request with its answer, and a connection
-//! with one of each takes.
+//! TCP from pod to pod, by its own address and by a Service's: how long a MiB, a request with its answer,
+//! and a connection with one of each takes.
 
-use std::{thread::sleep, time::Duration};
+use std::{net::SocketAddrV4, thread::sleep, time::Duration};
 
 use anyhow::{Context as _, Result};
-use tunless_lab::traffic::load::{BULK, CONNECTIONS, Load, REQUESTS};
+use tunless_lab::traffic::load::{self, BULK, CONNECTIONS, Load, REQUESTS};
 use tunless_profiler::mark;
 
-use super::stage::{SETTLE, Stage};
+use super::{
+    service,
+    stage::{SETTLE, Stage},
+};
 use crate::figures::{Figure, Figures};
 
 /// How many before the clock runs, and while it does.
 type Counts = (u32, u32);
 
 const OF_BULK: Counts = (4, 64);
-const LOADS: [(Load, Counts); 3] =
-    [(BULK, OF_BULK), (REQUESTS, (200, 2000)), (CONNECTIONS, (50, 500))];
+/// Each with its name where a Service is asked.
+const LOADS: [(Load, &str, Counts); 3] = [
+    (BULK, "service-bulk", OF_BULK),
+    (REQUESTS, "service-rr", (200, 2000)),
+    (CONNECTIONS, "service-crr", (50, 500)),
+];
 
 /// How often each is measured. Who runs when on the one processor, and so how much comes at a
 /// time, may be another for each connection, and stay so until its end: of two runs of four times
@@ -24,19 +31,35 @@ const TIMES: usize = 5;
 
 /// All loads.
 pub fn measure(stage: &Stage, figures: &Figures) -> Result<()> {
-    for (load, counts) in LOADS {
-        let times = (0..TIMES).map(|_| run(stage, load, counts, || {}, || {}));
-        let took = middle(times.collect::<Result<Vec<_>>>()?);
-        figures.note(Figure {
-            load: load.name.into(),
-            endpoints: stage.endpoints,
-            flows: 1,
-            routes: None,
-            nanoseconds: took.as_secs_f64() * 1e9 / f64::from(counts.1),
-            programs: Vec::new(),
-        });
+    let pod = SocketAddrV4::new(stage.lab.sit().ip, load::PORT);
+    for (load, _, counts) in LOADS {
+        figures.note(figure(stage, load.name, (load, pod), counts)?);
+    }
+    if stage.path.carries_services() {
+        service::open(stage)?;
+        for (load, name, counts) in LOADS {
+            figures.note(figure(stage, name, (load, service::TCP), counts)?);
+        }
     }
     Ok(())
+}
+
+fn figure(
+    stage: &Stage,
+    name: &str,
+    (load, address): (Load, SocketAddrV4),
+    counts: Counts,
+) -> Result<Figure> {
+    let times = (0..TIMES).map(|_| run(stage, (load, address), counts, || {}, || {}));
+    let took = middle(times.collect::<Result<Vec<_>>>().with_context(|| name.to_owned())?);
+    Ok(Figure {
+        load: name.into(),
+        endpoints: stage.endpoints,
+        flows: 1,
+        routes: None,
+        nanoseconds: took.as_secs_f64() * 1e9 / f64::from(counts.1),
+        programs: Vec::new(),
+    })
 }
 
 /// The mean of all but the least and the most. Where connections go one of two ways as often as the
@@ -49,19 +72,27 @@ fn middle(mut times: Vec<Duration>) -> Duration {
 
 /// Bulk, between two marks for the profiler; how many MiB.
 pub fn profile(stage: &Stage) -> Result<u64> {
-    run(stage, BULK, OF_BULK, mark::start, mark::stop)?;
+    let pod = SocketAddrV4::new(stage.lab.sit().ip, load::PORT);
+    run(stage, (BULK, pod), OF_BULK, mark::start, mark::stop)?;
     Ok(OF_BULK.1.into())
 }
 
 /// How long all of it took; `start` and `stop` are called right before and after.
-fn run(stage: &Stage, load: Load, counts: Counts, start: fn(), stop: fn()) -> Result<Duration> {
+fn run(
+    stage: &Stage,
+    (load, address): (Load, SocketAddrV4),
+    counts: Counts,
+    start: fn(),
+    stop: fn(),
+) -> Result<Duration> {
     let daemons = stage.processes();
     let begin = || {
         sleep(SETTLE);
         daemons.pause();
         start();
     };
-    let took = load.run((stage.lab.perf(), stage.lab.sit()), counts, begin, stop);
+    let pods = (stage.lab.perf(), stage.lab.sit());
+    let took = load.run_by(address, pods, counts, begin, stop);
     daemons.resume();
     took.with_context(|| stage.path.name)
 }

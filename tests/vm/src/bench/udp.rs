@@ -1,23 +1,15 @@
 //! 64-byte UDP from pod to pod by [`Pktgen`], as fast as one processor can do it all.
 
-use std::{
-    net::{Ipv4Addr, SocketAddrV4},
-    ops::Range,
-    thread::sleep,
-    time::Duration,
-};
+use std::{ops::Range, thread::sleep, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use tunless_lab::{
-    Pod,
-    addr::CALI_MAC,
-    service::{Protocol, Service, kube_proxy},
-};
+use tunless_lab::{Pod, addr::CALI_MAC};
 use tunless_profiler::mark;
 
 use super::{
     pktgen::Pktgen,
     programs::{self, as_float},
+    service,
     sink::Sink,
     stage::{SETTLE, Stage},
 };
@@ -37,8 +29,6 @@ const PORT: Range<u16> = 9..10;
 /// Where the flow to the Service comes from. Not a port of the flows to the pod: conntrack would find its
 /// translation taken, and choose another port for it.
 const SERVICE_CLIENT: Range<u16> = 30_000..30_001;
-/// The Service that `service64` asks.
-const SERVICE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 10, 48, 9), 99);
 /// How often each flow's packet goes either way before anything is measured: until
 /// conntrack has seen both directions, and a lease may be asked for, granted and used.
 const ROUNDS: u32 = 4;
@@ -107,15 +97,9 @@ fn flow(stage: &Stage, flows: u16) -> Result<(u64, impl Fn() -> Result<f64>)> {
 /// As [`flow`], of one flow to a Service, which node2 translates as kube-proxy's rules say.
 fn service_flow(stage: &Stage) -> Result<impl Fn() -> Result<f64>> {
     let (from, to) = (stage.lab.perf(), stage.lab.sit());
-    let service = Service {
-        name: "default/discard".to_owned(),
-        protocol: Protocol::Udp,
-        address: SERVICE,
-        endpoints: vec![SocketAddrV4::new(to.ip, PORT.start)],
-    };
-    kube_proxy(&stage.lab.node2.netns, &[service])?;
-    let asked = SERVICE.port()..SERVICE.port() + 1;
-    let there = Pktgen { to: *SERVICE.ip(), ..udp(from, to, SERVICE_CLIENT, asked, 1) };
+    service::open(stage)?;
+    let asked = service::UDP.port()..service::UDP.port() + 1;
+    let there = Pktgen { to: *service::UDP.ip(), ..udp(from, to, SERVICE_CLIENT, asked, 1) };
     let back = udp(to, from, PORT, SERVICE_CLIENT, 1);
     // Conntrack calls UDP assured after two seconds of traffic both ways.
     for _ in 0..3 {

@@ -4,7 +4,7 @@ use std::{fmt::Write as _, fs};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::rows::UDP;
+use super::rows::{SERVICE, UDP};
 use crate::{bench::results::Deterministic, workspace};
 
 /// What the picture shows: a node with rules for some pods, and one flow.
@@ -25,30 +25,31 @@ pub fn write(rows: &[Deterministic]) -> Result<String> {
     Ok(workspace::shown(&path))
 }
 
-/// A group of bars per kernel, the shortest on top.
+/// A group of bars per kernel and load, the shortest on top.
 fn picture(rows: &[Deterministic]) -> String {
-    let mut bars: Vec<(&str, &str, f64)> = rows
+    let to = |load: &str| match load {
+        UDP => Some("a pod"),
+        SERVICE => Some("a Service"),
+        _ => None,
+    };
+    let mut bars: Vec<((&str, &str), &str, f64)> = rows
         .iter()
-        .filter(|row| {
-            row.load == UDP
-                && row.routes.is_none()
-                && row.endpoints == ENDPOINTS
-                && row.flows == FLOWS
-        })
-        .filter_map(|row| Some((&*row.kernel, &*row.path, row.net_cost_ratio?)))
+        .filter(|row| row.routes.is_none() && row.endpoints == ENDPOINTS && row.flows == FLOWS)
+        .filter_map(|row| Some(((&*row.kernel, to(&row.load)?), &*row.path, row.net_cost_ratio?)))
         .collect();
-    bars.sort_by(|a, b| a.0.cmp(b.0).then(a.2.total_cmp(&b.2)));
+    bars.sort_by(|a, b| a.0.cmp(&b.0).then(a.2.total_cmp(&b.2)));
     let longest = bars.iter().map(|(_, _, ratio)| *ratio).fold(1.0, f64::max);
 
-    let (mut body, mut y, mut last) = (String::new(), 24, "");
-    for (kernel, path, ratio) in bars {
-        if kernel != last {
+    let (mut body, mut y, mut last) = (String::new(), 24, ("", ""));
+    for (group, path, ratio) in bars {
+        if group != last {
             y += BAR;
+            let (kernel, to) = group;
             let _ = writeln!(
                 body,
-                r#"<text x="0" y="{y}" font-weight="bold">kernel {kernel}: net cost per 64-byte packet, tunl0 = 1</text>"#
+                r#"<text x="0" y="{y}" font-weight="bold">kernel {kernel}: net cost per 64-byte packet to {to}, tunl0 = 1</text>"#
             );
-            (y, last) = (y + BAR / 2, kernel);
+            (y, last) = (y + BAR / 2, group);
         }
         let width = ratio / longest * WIDTH;
         let colour = if is_ours(path) { "#2a7f62" } else { "#9aa5b1" };

@@ -38,8 +38,13 @@ pub fn text(rows: &[Deterministic]) -> String {
         text.push_str(&grid(
             tcp.copied(),
             |row| row.time_ratio.map_or("–".to_owned(), |ratio| format!("{ratio:.3}")),
-            |row| format!("{} {}", &row.load["tcp_".len()..], row.endpoints),
+            |row| format!("{} {}", row.load.trim_start_matches("tcp_"), row.endpoints),
         ));
+        let _ = writeln!(
+            text,
+            "\nkernel {kernel}: time for the same beside `off`: none may be above 1"
+        );
+        text.push_str(&beside_off(&rows));
         let _ = writeln!(text, "\nkernel {kernel}: 64-byte UDP, net cost per packet by routes");
         let by_routes = rows.iter().filter(|row| row.routes.is_some());
         text.push_str(&grid(
@@ -70,6 +75,27 @@ pub fn text(rows: &[Deterministic]) -> String {
     text
 }
 
+/// What the fast path does to each load: its time by that of the stack path.
+fn beside_off(rows: &[&Deterministic]) -> String {
+    let fast = rows.iter().filter(|row| row.path == "verified");
+    let off = |of: &Deterministic| {
+        let key = |row: &Deterministic| (row.load.clone(), row.endpoints, row.flows, row.routes);
+        let is_it = |row: &&&Deterministic| row.path == "off" && key(row) == key(of);
+        rows.iter().find(is_it).map(|row| row.nanoseconds)
+    };
+    let load = |row: &Deterministic| match (row.routes, row.flows) {
+        (Some(routes), _) => format!("{}, {routes} routes", row.load),
+        (None, 1) => row.load.clone(),
+        (None, flows) => format!("{}, {flows} flows", row.load),
+    };
+    grid_by(
+        ("load", load),
+        fast.copied(),
+        |row| off(row).map_or("–".to_owned(), |off| format!("{:.3}", row.nanoseconds / off)),
+        |row| format!("{} ep", row.endpoints),
+    )
+}
+
 fn shown(name: &str) -> &str {
     if name.is_empty() { "(nameless)" } else { name }
 }
@@ -80,25 +106,35 @@ fn grid<'a>(
     cell: impl Fn(&Deterministic) -> String,
     column: impl Fn(&Deterministic) -> String,
 ) -> String {
+    grid_by(("path", |row: &Deterministic| row.path.clone()), rows, cell, column)
+}
+
+/// As [`grid`], with what `line` calls a row downwards, under its title.
+fn grid_by<'a>(
+    (title, line): (&str, impl Fn(&Deterministic) -> String),
+    rows: impl Iterator<Item = &'a Deterministic>,
+    cell: impl Fn(&Deterministic) -> String,
+    column: impl Fn(&Deterministic) -> String,
+) -> String {
     let mut columns: Vec<String> = Vec::new();
-    let mut lines: Vec<(&str, BTreeMap<String, String>)> = Vec::new();
+    let mut lines: Vec<(String, BTreeMap<String, String>)> = Vec::new();
     for row in rows {
         let name = column(row);
         if !columns.contains(&name) {
             columns.push(name.clone());
         }
-        let cell = cell(row);
-        match lines.iter_mut().find(|(path, _)| *path == row.path) {
+        let (cell, line) = (cell(row), line(row));
+        match lines.iter_mut().find(|(found, _)| *found == line) {
             Some((_, cells)) => drop(cells.insert(name, cell)),
-            None => lines.push((&row.path, BTreeMap::from([(name, cell)]))),
+            None => lines.push((line, BTreeMap::from([(name, cell)]))),
         }
     }
     let mut table = Table::new();
     table.load_style(TableStyle::new());
-    table.set_header(["path"].into_iter().chain(columns.iter().map(String::as_str)));
-    for (path, cells) in &lines {
+    table.set_header([title].into_iter().chain(columns.iter().map(String::as_str)));
+    for (line, cells) in &lines {
         let cell = |name| cells.get(name).map_or("", String::as_str);
-        table.add_row([*path].into_iter().chain(columns.iter().map(cell)));
+        table.add_row([line.as_str()].into_iter().chain(columns.iter().map(cell)));
     }
     for (index, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, 2));
