@@ -44,12 +44,6 @@ pub struct Ethernet {
 }
 
 impl Ethernet {
-    /// Whether IPv4 follows.
-    #[inline(always)]
-    pub fn is_ipv4(&self) -> bool {
-        self.ether_type == EtherType::Ipv4 as u16
-    }
-
     /// Writes the destination, half by half.
     #[inline(always)]
     pub fn deliver_to(&mut self, destination: Mac) {
@@ -136,6 +130,13 @@ impl Frame {
         // program runs, and the reference ends with the closure.
         change(unsafe { &mut *at });
         Some(())
+    }
+
+    /// Whether the Ethernet header says that IPv4 follows; `None` if there is none.
+    #[inline(always)]
+    pub fn is_ipv4(self) -> Option<bool> {
+        let ether_type: u16 = self.read(ETHERNET - size_of::<u16>())?;
+        Some(ether_type == EtherType::Ipv4 as u16)
     }
 
     /// A copy of the IPv4 header `offset` bytes in, without options; `None` past the end.

@@ -5,22 +5,22 @@ use dataplane_common::{Direction, Ipv4Be, Reason};
 
 use crate::{
     flow::{self, Control, NoFlow, Seen},
-    lease::{self, Hit, Miss, service},
+    lease::{self, Hit, Miss, Slot, service},
     packet::{ETHERNET, Frame},
     settings,
 };
 
 /// What the leases say.
-pub enum Lookup {
+pub enum Lookup<'a> {
     /// The flow has one, of the very node that sent the packet: which is what
     /// the source check would find out by two lookups.
-    Hit(Hit),
+    Hit(&'a mut Hit),
     /// It has none: why, and the tag to take along through the stack, 0 if
     /// there is nothing to ask for. Also where the fast path does not use leases.
     Miss { reason: Reason, tag: u16 },
 }
 
-impl Lookup {
+impl Lookup<'_> {
     /// Whether the sender's right to its source is already known.
     #[inline(always)]
     pub fn vouches(&self) -> bool {
@@ -41,7 +41,7 @@ pub fn reason(no_flow: NoFlow) -> Reason {
 /// Asks for the packet whose inner header is `at` bytes into the frame. That
 /// header may be anything so far: a wrong one is found before it is used.
 #[inline(always)]
-pub fn lookup(frame: Frame, at: usize, node: Ipv4Be, now: u64) -> Lookup {
+pub fn lookup(frame: Frame, at: usize, node: Ipv4Be, now: u64, slot: &mut Slot) -> Lookup<'_> {
     let no = |reason| Lookup::Miss { reason, tag: 0 };
     if !settings::is_verified() {
         return no(Reason::DecapToStack);
@@ -60,7 +60,7 @@ pub fn lookup(frame: Frame, at: usize, node: Ipv4Be, now: u64) -> Lookup {
         }
         Control::Other => return no(Reason::DecapControlToStack),
     }
-    let reason = match lease::lookup(&flow, now) {
+    let reason = match lease::lookup(&flow, now, slot) {
         Ok(hit) if hit.node == node => return Lookup::Hit(hit),
         Ok(_) | Err(Miss::Missing) => Reason::DecapNoLeaseToStack,
         Err(Miss::Expired) => Reason::DecapLeaseExpiredToStack,

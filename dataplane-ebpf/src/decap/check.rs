@@ -10,7 +10,7 @@ use dataplane_common::{
 
 use crate::{
     helpers, maps,
-    packet::{ETHERNET, Ethernet, Frame},
+    packet::{ETHERNET, Frame},
     settings,
 };
 
@@ -26,8 +26,7 @@ pub struct Checked {
 /// Whether it is IPIP at all; the outer header if so.
 #[inline(always)]
 pub fn ipip(frame: Frame, is_in_vlan: bool) -> Result<Ipv4Header, Reason> {
-    let ethernet: Ethernet = frame.read(0).ok_or(Reason::DecapOuterTruncated)?;
-    if !ethernet.is_ipv4() || is_in_vlan {
+    if !frame.is_ipv4().ok_or(Reason::DecapOuterTruncated)? || is_in_vlan {
         return Err(Reason::DecapNotIpv4);
     }
     let outer = frame.ipv4(ETHERNET).ok_or(Reason::DecapOuterTruncated)?;

@@ -28,7 +28,7 @@ pub fn deliver(
     inner: &Ipv4Header,
     node: Ipv4Be,
     suspicion: Option<Reason>,
-    lookup: Lookup,
+    lookup: Lookup<'_>,
     now: u64,
 ) -> Steps {
     // Padding is not the node's. Of a GSO packet the length field says nothing.
@@ -37,20 +37,14 @@ pub fn deliver(
         _ => skb::length(ctx) - ETHERNET as u32,
     };
     let (reason, tag) = match lookup {
-        Lookup::Hit(hit) if inner.ttl() > 1 => {
-            // First, and apart from the others: carried beyond the next helper, what only a
-            // lease has would be read on their paths, too, where it was never written. The
-            // verifier refuses that.
-            let pod = hit.hop;
-            match by_lease::translate(ctx, &hit) {
-                Ok(reason) => {
-                    hit.count(bytes);
-                    count::decap(node, bytes, now);
-                    return Ok(to_pod(ctx, &pod, reason));
-                }
-                Err(reason) => (reason, 0),
+        Lookup::Hit(hit) if inner.ttl() > 1 => match by_lease::translate(ctx, hit) {
+            Ok(reason) => {
+                hit.count(bytes);
+                count::decap(node, bytes, now);
+                return Ok(to_pod(ctx, &hit.hop, reason));
             }
-        }
+            Err(reason) => (reason, 0),
+        },
         Lookup::Hit(_) => (Reason::DecapTtlToStack, 0),
         Lookup::Miss { reason, tag } => (reason, tag),
     };

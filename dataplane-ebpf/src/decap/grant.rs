@@ -8,7 +8,7 @@ use crate::{
     flow::{self, Seen},
     lease::{self, Approval, Request, Settled},
     maps,
-    packet::{ETHERNET, Ethernet, Frame},
+    packet::{ETHERNET, Frame},
     settings, skb,
 };
 
@@ -36,8 +36,7 @@ fn settle(ctx: &TcContext) -> Reason {
 #[inline(always)]
 fn seen(ctx: &TcContext) -> Option<Seen> {
     let frame = Frame::linear(ctx, (ETHERNET + flow::HEADERS) as u32);
-    let ethernet: Ethernet = frame.read(0)?;
-    if !ethernet.is_ipv4() || skb::is_in_vlan(ctx) {
+    if !frame.is_ipv4()? || skb::is_in_vlan(ctx) {
         return None;
     }
     let header = frame.ipv4(ETHERNET)?;

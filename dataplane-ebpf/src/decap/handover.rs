@@ -5,6 +5,8 @@
 //! at first only marked, and all later ones bear a source MAC by which they are recognized if their
 //! metadata is lost. [`dataplane_common::link`] is the whole of it.
 
+use core::sync::atomic::{Ordering, compiler_fence};
+
 use aya_ebpf::programs::{TcContext, XdpContext};
 use dataplane_common::{Handover, Ipv4Be, Reason};
 
@@ -98,8 +100,10 @@ pub fn take(ctx: &TcContext) -> Vouched {
 /// NIC, which no rule about the tunnel device sees.
 #[inline(always)]
 pub fn lost(ctx: &TcContext, frame: Frame, reason: Reason) -> Reason {
-    let Some(ethernet) = frame.read::<Ethernet>(0) else { return reason };
     let secret = settings::secret();
+    // Not before: the compiler would read the MACs of every packet.
+    compiler_fence(Ordering::SeqCst);
+    let Some(ethernet) = frame.read::<Ethernet>(0) else { return reason };
     if secret == 0 || !ethernet.source.is(Handover::source_mac(secret)) {
         return reason;
     }

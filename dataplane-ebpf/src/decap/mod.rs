@@ -23,7 +23,7 @@ pub use self::grant::into_pod;
 use self::handover::Vouched;
 use crate::{
     exit::{Exit, Steps},
-    flow, helpers, maps,
+    flow, helpers, lease, maps,
     packet::{ETHERNET, Ethernet, Frame},
     settings, skb,
 };
@@ -57,7 +57,8 @@ fn encapsulated(ctx: &TcContext) -> Steps {
     let room = if skb::gso_size(ctx) == 0 { Room::bytes(length) } else { Room::UNKNOWN };
     // Once, for the lease and for when the node was last seen.
     let now = helpers::now();
-    let lookup = by_lease::lookup(frame, INNER, outer.source(), now);
+    let mut slot = lease::Slot::uninit();
+    let lookup = by_lease::lookup(frame, INNER, outer.source(), now, &mut slot);
     let checked = check::all(ctx, frame, &outer, room, None, lookup.vouches())?;
     let stale = stays_a_tunnel_packet(ctx, &checked.inner);
     if stale && !settings::tunnel_has_ethernet() {
@@ -92,7 +93,9 @@ fn handed_over(ctx: &TcContext, node: Ipv4Be) -> Steps {
     let frame = Frame::linear(ctx, (ETHERNET + flow::HEADERS) as u32);
     let inner = frame.ipv4(ETHERNET).ok_or(Reason::DecapHandoverStray)?;
     let now = helpers::now();
-    deliver::deliver(ctx, &inner, node, None, by_lease::lookup(frame, ETHERNET, node, now), now)
+    let mut slot = lease::Slot::uninit();
+    let lookup = by_lease::lookup(frame, ETHERNET, node, now, &mut slot);
+    deliver::deliver(ctx, &inner, node, None, lookup, now)
 }
 
 /// From the NIC before an skb exists. `None` leaves the packet to [`tc`].

@@ -7,7 +7,7 @@ use super::inner::Inner;
 use crate::{
     flow::{self, Control, NoFlow, Seen},
     helpers,
-    lease::{self, Approval, Hit, Miss, Request, Settled, arrival, service},
+    lease::{self, Approval, Hit, Miss, Request, Settled, Slot, arrival, service},
     maps,
     packet::{ETHERNET, Frame},
     skb,
@@ -34,13 +34,17 @@ pub fn reason(no_flow: NoFlow) -> Reason {
 /// The lease this packet may use. If netfilter shall be asked for one, the
 /// packet takes along what it looks like here.
 #[inline(always)]
-pub fn lookup(ctx: &TcContext, inner: &Inner) -> Result<Hit, Reason> {
+pub fn lookup<'a>(
+    ctx: &TcContext,
+    inner: &Inner,
+    slot: &'a mut Slot,
+) -> Result<&'a mut Hit, Reason> {
     let Seen { flow, control } = seen(ctx, inner).map_err(reason)?;
     if control != Control::None {
         arrival::note_control(ctx, &flow, control);
         return Err(Reason::PodConnectionControl);
     }
-    let hit = lease::lookup(&flow, helpers::now()).map_err(|miss| {
+    let hit = lease::lookup(&flow, helpers::now(), slot).map_err(|miss| {
         arrival::note(ctx, &flow);
         match miss {
             Miss::Missing => Reason::PodNoLease,

@@ -19,7 +19,7 @@ use dataplane_common::Reason;
 
 use crate::{
     exit::{Exit, Sent, Steps},
-    lease::Approval,
+    lease::{Approval, Slot},
     packet::ETHERNET,
     settings, skb,
 };
@@ -37,13 +37,14 @@ fn verified(ctx: &TcContext) -> Steps {
     skb::set_flow_tag(ctx, 0);
     let inner = inner::parse(ctx, ETHERNET, &POD)?;
     addressed_to_host(ctx)?;
-    let hit = by_lease::lookup(ctx, &inner)?;
+    let mut slot = Slot::uninit();
+    let hit = by_lease::lookup(ctx, &inner, &mut slot)?;
     let ttl = suitable::hop(&inner)?;
     suitable::fits(&inner, hit.mtu, &POD)?;
     suitable::checksum(&inner)?;
     push_outer::push(ctx, &inner, hit.node, ttl, &POD)?;
     push_outer::decrement_inner_ttl(ctx);
-    let reason = by_lease::translate(ctx, &hit)?;
+    let reason = by_lease::translate(ctx, hit)?;
     let action = to_wire::send(ctx, &inner, hit.node, &hit.hop);
     hit.count(inner.length);
     Ok(Sent { reason, action })

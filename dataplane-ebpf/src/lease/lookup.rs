@@ -1,5 +1,7 @@
 //! Is there a lease for this flow, and what does it say?
 
+use core::mem::MaybeUninit;
+
 use dataplane_common::{Flow, Hop, IfIndex, Ipv4Be, Lease, Mtu, Translation};
 
 use crate::maps;
@@ -22,13 +24,17 @@ pub struct Hit {
 impl Hit {
     /// Counts an inner packet of `bytes` that goes by it.
     #[inline(always)]
-    pub fn count(self, bytes: u32) {
+    pub fn count(&mut self, bytes: u32) {
         self.entry.packets += 1;
         self.entry.bytes += u64::from(bytes);
     }
 }
 
+/// Room for a good lease.
+pub type Slot = MaybeUninit<Hit>;
+
 /// Why there is no good one.
+#[derive(Clone, Copy)]
 pub enum Miss {
     /// None was granted.
     Missing,
@@ -38,9 +44,18 @@ pub enum Miss {
     Outdated,
 }
 
-/// The lease of `flow`, if it is good at `now` ([`crate::helpers::now`]).
+/// The lease of `flow`, if it is good at `now` ([`crate::helpers::now`]); it is written to `slot`.
 #[inline(always)]
-pub fn lookup(flow: &Flow, now: u64) -> Result<Hit, Miss> {
+pub fn lookup<'a>(flow: &Flow, now: u64, slot: &'a mut Slot) -> Result<&'a mut Hit, Miss> {
+    find(flow, now, slot)?;
+    // SAFETY: where it ends well, `find` has written it.
+    Ok(unsafe { slot.assume_init_mut() })
+}
+
+/// Writes the lease into `slot`. A function of its own, with a result in memory: carried in registers, the
+/// parts of a lease would be set to something on each of the many ways that have none.
+#[inline(never)]
+fn find(flow: &Flow, now: u64, slot: &mut Slot) -> Result<(), Miss> {
     let entry = maps::lease(flow).ok_or(Miss::Missing)?;
     let (node, endpoint) = (entry.node, entry.endpoint);
     let (hop, mtu) = (maps::hop(&entry.hop), entry.mtu);
@@ -59,5 +74,6 @@ pub fn lookup(flow: &Flow, now: u64) -> Result<Hit, Miss> {
     if !Lease::is_good_at(expires, now) {
         return Err(Miss::Expired);
     }
-    Ok(Hit { node, endpoint, hop, mtu, translation, entry })
+    slot.write(Hit { node, endpoint, hop, mtu, translation, entry });
+    Ok(())
 }

@@ -15,6 +15,6 @@ pub mod service;
 mod settle;
 
 pub use self::{
-    lookup::{Hit, Miss, lookup},
+    lookup::{Hit, Miss, Slot, lookup},
     settle::{Approval, Request, Settled, settle},
 };
