@@ -12,7 +12,7 @@
 //! leave; [`exit`] counts the reason, which decides the verdict, and nothing else does.
 #![no_std]
 #![no_main]
-#![feature(asm_experimental_arch)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 mod count;
 mod decap;

@@ -10,7 +10,7 @@ use dataplane_common::{
 };
 use network_types::eth::{EthHdr, EtherType};
 
-use crate::{helpers, skb, wide};
+use crate::{helpers, skb, wide::Span};
 
 /// Length of an Ethernet header, bytes.
 pub const ETHERNET: usize = EthHdr::LEN;
@@ -142,56 +142,46 @@ impl Frame {
     /// A copy of the IPv4 header `offset` bytes in, without options; `None` past the end.
     #[inline(always)]
     pub fn ipv4(self, offset: usize) -> Option<Ipv4Header> {
-        let at = self.span(offset, OUTER_LENGTH)?;
-        // SAFETY: within the packet (checked by `span`).
-        let (first, second) = unsafe { (wide::load64::<0>(at), wide::load64::<8>(at)) };
-        // SAFETY: as above.
-        let last = unsafe { wide::load32::<16>(at) };
-        Some(Ipv4Header::from_words(first, second, last))
+        let at: Span<OUTER_LENGTH> = self.span(offset)?;
+        Some(Ipv4Header::from_words(at.load64::<0>(), at.load64::<8>(), at.load32::<16>()))
     }
 
     /// Writes an IPv4 header `offset` bytes in; `None` past the end.
     #[inline(always)]
     pub fn write_ipv4(self, offset: usize, header: &Ipv4Header) -> Option<()> {
-        let at = self.span(offset, OUTER_LENGTH)?;
+        let at: Span<OUTER_LENGTH> = self.span(offset)?;
         let (first, second, last) = header.words();
-        // SAFETY: within the packet (checked by `span`), which is ours alone while the program runs.
-        unsafe {
-            wide::store64::<0>(at, first);
-            wide::store64::<8>(at, second);
-            wide::store32::<16>(at, last);
-        }
+        at.store64::<0>(first);
+        at.store64::<8>(second);
+        at.store32::<16>(last);
         Some(())
     }
 
     /// Takes one hop off the IPv4 header `offset` bytes in, if it is there.
     #[inline(always)]
     pub fn decrement_ttl(self, offset: usize) {
-        if let Some(at) = self.span(offset + Ipv4Header::TTL_TO_CHECKSUM, size_of::<u32>()) {
-            // SAFETY: as in `write_ipv4`.
-            unsafe { wide::store32::<0>(at, one_hop_less(wide::load32::<0>(at))) }
+        let at: Option<Span<4>> = self.span(offset + Ipv4Header::TTL_TO_CHECKSUM);
+        if let Some(at) = at {
+            at.store32::<0>(one_hop_less(at.load32::<0>()));
         }
     }
 
     /// The ports `offset` bytes in, as they lie there; `None` past the end.
     #[inline(always)]
     pub fn ports(self, offset: usize) -> Option<u32> {
-        let at = self.span(offset, size_of::<Ports>())?;
-        // SAFETY: within the packet (checked by `span`).
-        Some(unsafe { wide::load32::<0>(at) })
+        let at: Span<{ size_of::<Ports>() }> = self.span(offset)?;
+        Some(at.load32::<0>())
     }
 
     /// Writes both MACs of a hop, if there is an Ethernet header.
     #[inline(always)]
     pub fn address(self, hop: &Hop) {
-        let Some(at) = self.span(0, ETHERNET) else { return };
+        let at: Option<Span<ETHERNET>> = self.span(0);
+        let Some(at) = at else { return };
         let [_, first, second, third] = hop.words();
-        // SAFETY: as in `write_ipv4`.
-        unsafe {
-            wide::store32::<0>(at, first);
-            wide::store32::<4>(at, second);
-            wide::store32::<8>(at, third);
-        }
+        at.store32::<0>(first);
+        at.store32::<4>(second);
+        at.store32::<8>(third);
     }
 
     /// Writes the whole Ethernet header of an IPv4 packet, if there is room.
@@ -205,12 +195,20 @@ impl Frame {
 
     #[inline(always)]
     fn at<T: Header>(self, offset: usize) -> Option<*mut T> {
-        self.span(offset, size_of::<T>()).map(|at| at as *mut T)
+        self.address_of(offset, size_of::<T>()).map(|at| at as *mut T)
+    }
+
+    /// The bytes that begin `offset` bytes in; `None` past the end.
+    #[inline(always)]
+    fn span<const BYTES: usize>(self, offset: usize) -> Option<Span<BYTES>> {
+        let at = self.address_of(offset, BYTES)?;
+        // SAFETY: within the packet, which is ours alone while the program runs.
+        Some(unsafe { Span::new(at) })
     }
 
     /// Where `length` bytes are, `offset` bytes in; `None` past the end.
     #[inline(always)]
-    fn span(self, offset: usize, length: usize) -> Option<usize> {
+    fn address_of(self, offset: usize, length: usize) -> Option<usize> {
         let at = self.start + offset;
         (at + length <= self.end).then_some(at)
     }

@@ -6,71 +6,78 @@
 
 use core::arch::asm;
 
-/// Reads eight bytes.
-///
-/// # Safety
-/// They are there to be read.
-#[inline(always)]
-pub unsafe fn load64<const AT: i32>(address: usize) -> u64 {
-    let value: u64;
-    // SAFETY: a load from where the caller may read.
-    unsafe {
-        asm!(
-            "{value} = *(u64 *)({address} + {at})",
-            value = out(reg) value, address = in(reg) address, at = const AT,
-            options(pure, readonly, nostack),
-        );
-    }
-    value
-}
+/// So many bytes of a packet. That an access stays within them is checked when it is compiled.
+#[derive(Clone, Copy)]
+pub struct Span<const BYTES: usize>(usize);
 
-/// Reads four bytes.
-///
-/// # Safety
-/// They are there to be read.
-#[inline(always)]
-pub unsafe fn load32<const AT: i32>(address: usize) -> u32 {
-    let value: u64;
-    // SAFETY: a load from where the caller may read.
-    unsafe {
-        asm!(
-            "{value} = *(u32 *)({address} + {at})",
-            value = out(reg) value, address = in(reg) address, at = const AT,
-            options(pure, readonly, nostack),
-        );
+impl<const BYTES: usize> Span<BYTES> {
+    /// Takes it from the packet.
+    ///
+    /// # Safety
+    /// There are so many bytes at `address`, and they are ours alone to read and to write.
+    #[inline(always)]
+    pub unsafe fn new(address: usize) -> Self {
+        Self(address)
     }
-    // The load has cleared the upper half.
-    value as u32
-}
 
-/// Writes eight bytes.
-///
-/// # Safety
-/// They are there to be written.
-#[inline(always)]
-pub unsafe fn store64<const AT: i32>(address: usize, value: u64) {
-    // SAFETY: a store to where the caller may write.
-    unsafe {
-        asm!(
-            "*(u64 *)({address} + {at}) = {value}",
-            value = in(reg) value, address = in(reg) address, at = const AT,
-            options(nostack),
-        );
+    /// Reads eight bytes.
+    #[inline(always)]
+    pub fn load64<const AT: usize>(self) -> u64 {
+        const { assert!(AT + size_of::<u64>() <= BYTES) };
+        let value: u64;
+        // SAFETY: within the span.
+        unsafe {
+            asm!(
+                "{value} = *(u64 *)({address} + {at})",
+                value = out(reg) value, address = in(reg) self.0, at = const AT,
+                options(pure, readonly, nostack),
+            );
+        }
+        value
     }
-}
 
-/// Writes four bytes.
-///
-/// # Safety
-/// They are there to be written.
-#[inline(always)]
-pub unsafe fn store32<const AT: i32>(address: usize, value: u32) {
-    // SAFETY: a store to where the caller may write.
-    unsafe {
-        asm!(
-            "*(u32 *)({address} + {at}) = {value}",
-            value = in(reg) u64::from(value), address = in(reg) address, at = const AT,
-            options(nostack),
-        );
+    /// Reads four bytes.
+    #[inline(always)]
+    pub fn load32<const AT: usize>(self) -> u32 {
+        const { assert!(AT + size_of::<u32>() <= BYTES) };
+        let value: u64;
+        // SAFETY: within the span.
+        unsafe {
+            asm!(
+                "{value} = *(u32 *)({address} + {at})",
+                value = out(reg) value, address = in(reg) self.0, at = const AT,
+                options(pure, readonly, nostack),
+            );
+        }
+        // The load has cleared the upper half.
+        value as u32
+    }
+
+    /// Writes eight bytes.
+    #[inline(always)]
+    pub fn store64<const AT: usize>(self, value: u64) {
+        const { assert!(AT + size_of::<u64>() <= BYTES) };
+        // SAFETY: within the span.
+        unsafe {
+            asm!(
+                "*(u64 *)({address} + {at}) = {value}",
+                value = in(reg) value, address = in(reg) self.0, at = const AT,
+                options(nostack),
+            );
+        }
+    }
+
+    /// Writes four bytes.
+    #[inline(always)]
+    pub fn store32<const AT: usize>(self, value: u32) {
+        const { assert!(AT + size_of::<u32>() <= BYTES) };
+        // SAFETY: within the span.
+        unsafe {
+            asm!(
+                "*(u32 *)({address} + {at}) = {value}",
+                value = in(reg) u64::from(value), address = in(reg) self.0, at = const AT,
+                options(nostack),
+            );
+        }
     }
 }
