@@ -1,44 +1,15 @@
 //! The systemd unit as it is shipped: the daemon works with just the
 //! capabilities it is given there.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{fs, path::Path};
 
-use tunless_lab::{Lab, daemon::tunless_binary, traffic::ping};
+use tunless_lab::{Lab, traffic::ping};
 use tunless_tests::scene::{Scene, Setup};
-
-/// The capabilities of `packaging/tunless.service`, as setpriv(1) writes them.
-fn capabilities() -> String {
-    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/tunless.service");
-    let unit = fs::read_to_string(unit).expect("the unit is there");
-    let line = unit
-        .lines()
-        .find_map(|line| line.strip_prefix("CapabilityBoundingSet="))
-        .expect("the unit bounds capabilities");
-    let mut list = "-all".to_owned();
-    for capability in line.split_whitespace() {
-        let name = capability.strip_prefix("CAP_").expect("a capability");
-        list += &format!(",+{}", name.to_ascii_lowercase());
-    }
-    list
-}
 
 #[test]
 fn the_daemon_works_with_the_capabilities_of_its_unit() {
-    let directory = tempfile::tempdir().unwrap();
-    let wrapper = directory.path().join("tunless");
-    // Only the daemon is confined; whoever types a command is root.
-    let script = format!(
-        "#!/bin/sh\n\
-         [ \"$1\" = run ] || exec {binary} \"$@\"\n\
-         exec setpriv --no-new-privs --inh-caps -all --bounding-set {capabilities} {binary} \"$@\"\n",
-        binary = tunless_binary().expect("the binary is built").display(),
-        capabilities = capabilities(),
-    );
-    fs::write(&wrapper, script).unwrap();
-    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
-
     for setup in [Setup::OFF, Setup::TRUSTED] {
-        Scene::new(Lab::new().tunless(&wrapper).fabric_filter(true), setup).case(|scene| {
+        Scene::new(Lab::new().confined(true).fabric_filter(true), setup).case(|scene| {
             let pid = scene.daemon2.pid().expect("it runs");
             let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
             let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();

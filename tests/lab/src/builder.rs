@@ -27,6 +27,7 @@ pub struct LabBuilder {
     cables: Cables,
     default_pods: bool,
     tunless: Option<PathBuf>,
+    confined: bool,
 }
 
 impl Default for LabBuilder {
@@ -41,6 +42,7 @@ impl Default for LabBuilder {
             cables: Cables::Veth,
             default_pods: true,
             tunless: None,
+            confined: false,
         }
     }
 }
@@ -112,6 +114,13 @@ impl LabBuilder {
         self
     }
 
+    /// Whether daemons have the capabilities of the unit that is shipped and no others (no: root's).
+    #[must_use]
+    pub fn confined(mut self, on: bool) -> Self {
+        self.confined = on;
+        self
+    }
+
     /// Makes the lab, after sweeping what labs of dead processes left.
     pub fn build(self) -> Result<Lab> {
         ensure!(geteuid().is_root(), "the lab makes network namespaces: run it as root");
@@ -128,7 +137,9 @@ impl LabBuilder {
     }
 
     fn build_as(self, id: &LabId) -> Result<Lab> {
-        let shared = Arc::new(Shared::new(id.clone(), self.pod_mtu, self.rp_filter, self.tunless));
+        let mut shared = Shared::new(id.clone(), self.pod_mtu, self.rp_filter, self.tunless);
+        shared.confined = self.confined;
+        let shared = Arc::new(shared);
         let router = make_router(&shared)?;
         let (cables, mtu) = (self.cables, self.underlay_mtu);
         let bridge = self.fourth_node.then_some(BRIDGE);

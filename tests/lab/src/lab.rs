@@ -30,6 +30,8 @@ pub(crate) struct Shared {
     pub pod_mtu: u32,
     pub rp_filter: RpFilter,
     pub tunless: Option<PathBuf>,
+    /// Daemons have no more capabilities than the unit gives them.
+    pub confined: bool,
     kept: AtomicBool,
     problems: Mutex<Vec<String>>,
 }
@@ -39,6 +41,7 @@ impl Shared {
         Self {
             id,
             tunless,
+            confined: false,
             pod_mtu,
             rp_filter,
             kept: AtomicBool::new(false),

@@ -7,6 +7,7 @@
 
 mod binary;
 mod cli;
+mod confined;
 mod process;
 
 use std::{path::PathBuf, process::Command, thread, time::Duration};
@@ -17,6 +18,7 @@ use nix::sys::signal::Signal;
 pub(crate) use binary::{binary_for, target_dir};
 pub use binary::{ensure_bpffs, tunless_binary};
 pub use cli::Tunless;
+use confined::confinement;
 use process::Process;
 
 use crate::{cmd, config_file::ConfigFile, identity::remove_dir, topology::Node};
@@ -87,7 +89,15 @@ impl Daemon {
     }
 
     fn command(&self) -> Result<Command> {
-        let mut command = self.node.netns.command(&binary_for(&self.node)?);
+        let (netns, binary) = (&self.node.netns, binary_for(&self.node)?);
+        let mut command = match self.node.shared.confined {
+            false => netns.command(&binary),
+            true => {
+                let mut command = netns.command("setpriv");
+                command.args(confinement()?).arg(binary);
+                command
+            }
+        };
         command.args(["run", "--config"]).arg(self.config.path());
         command.envs(self.environment.iter().map(|(key, value)| (key, value)));
         Ok(command)
