@@ -1,5 +1,5 @@
-//! Compiles the eBPF programs, checks the object (`build/gate.rs`) and leaves
-//! it where `object.rs` includes it.
+//! Compiles the eBPF programs, checks the objects (`build/gate.rs`) and leaves
+//! them where `object.rs` includes them.
 
 #[path = "build/gate.rs"]
 mod gate;
@@ -53,9 +53,12 @@ fn build() -> Result<()> {
     )
     .context("the eBPF programs do not build; `cargo xtask setup` installs what they need")?;
 
-    let object = out_dir.join("dataplane");
-    let object = fs::read(&object).with_context(|| format!("no object {}", object.display()))?;
-    gate::check(&object)
+    for name in ["dataplane", "listing"] {
+        let object = out_dir.join(name);
+        let elf = fs::read(&object).with_context(|| format!("no object {}", object.display()))?;
+        gate::check(&elf).with_context(|| format!("the eBPF object `{name}`"))?;
+    }
+    Ok(())
 }
 
 /// `cargo xtask setup` caches the pinned bpf-linker under `target/tools`.

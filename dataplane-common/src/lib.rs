@@ -23,6 +23,7 @@ pub mod ipv4;
 pub mod layout;
 pub mod lease;
 pub mod link;
+pub mod listing;
 pub mod program;
 pub mod reason;
 pub mod settings;

@@ -1,4 +1,7 @@
 //! The compiled eBPF programs, carried in the binary.
 
-/// The ELF object of `dataplane-ebpf`, as `build.rs` made it.
+/// The programs that packets meet: the ELF object of `dataplane-ebpf`, as `build.rs` made it.
 pub static DATAPLANE: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dataplane"));
+
+/// The iterator that reads programs of others: `listing.rs` of the same crate.
+pub static LISTING: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/listing"));

@@ -8,11 +8,11 @@ use nix::net::if_::if_nametoindex;
 use tunless_lab::{
     Daemon, Lab, LabBuilder, Pod,
     bpf::{
-        Hook, attach_tcx, instruction, load_named_classifier,
+        Hook, attach_tcx, id_of, instruction, load_named_classifier,
         opcode::{
             ADD, ATOMIC_ADD, CALL, COPY, EXIT, IF_EQUAL, LOAD_MAP, LOAD_WORD, MOVE, STORE_NUMBER,
         },
-        pin, raw,
+        pin, raw, watcher,
     },
 };
 use tunless_tests::scene::{
@@ -24,8 +24,9 @@ use tunless_tests::scene::{
 const SHORT: &str = "leases: {seconds: 1}\n";
 const CLSACT: &str = "attach: clsact\nleases: {seconds: 1}\n";
 
+/// Daemons have the rights of the unit, which do not let them open programs of others.
 fn lab() -> LabBuilder {
-    Lab::new().fabric_filter(true)
+    Lab::new().fabric_filter(true).confined(true)
 }
 
 /// Counts packets in a map, and passes each on.
@@ -137,6 +138,20 @@ fn a_watcher_before_ours_is_accepted_and_sees_every_packet() {
         wait_for_fastpath(&scene.daemon2, "verified");
         assert_eq!(programs(&perf).len(), 2);
         assert_sees_all(scene, &watcher);
+        // A long program with a function, of an agent that restarts: its numbers are new each time.
+        for _ in 0..3 {
+            let program = watcher::load().unwrap();
+            let agent = attach(&perf, &program, Hook::Ingress);
+            until("ours is behind both", SOON, || {
+                let (now, new) = (programs(&perf), id_of(&program).unwrap());
+                (now.len() == 3 && now[1] == new).then_some(())
+            });
+            wait_for_fastpath(&scene.daemon2, "verified");
+            scene.assert_leased(&talks);
+            drop((agent, program));
+        }
+        let log = scene.daemon2.log();
+        assert!(!log.contains("withheld"), "{log}");
         assert_all_answer(&talks);
         drop((link, talks));
         scene.assert_nothing_plain();

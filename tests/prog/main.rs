@@ -17,6 +17,7 @@ mod encap_pod_leased;
 mod encap_tunl0;
 mod fuzz;
 mod grant_decap;
+mod listing;
 mod live;
 mod live_leased;
 mod load;

@@ -6,6 +6,8 @@ use super::netns::check;
 
 /// Manages networks, TC and XDP.
 pub const NET_ADMIN: u32 = 12;
+/// Opens raw sockets.
+pub const NET_RAW: u32 = 13;
 /// Lets programs do pointer arithmetic without speculation barriers.
 pub const PERFMON: u32 = 38;
 /// Loads programs, makes maps.

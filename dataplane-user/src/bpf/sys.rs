@@ -23,8 +23,6 @@ const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_PROG_TEST_RUN: libc::c_int = 10;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
-const BPF_PROG_GET_FD_BY_ID: libc::c_int = 13;
-const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_LINK_DETACH: libc::c_int = 34;
 const BPF_TCX_INGRESS: u32 = 46;
@@ -183,77 +181,6 @@ pub fn tcx_programs(ifindex: IfIndex, direction: TcAttachType) -> io::Result<Vec
     Ok(ids)
 }
 
-/// Opens a program by its number, which takes `CAP_SYS_ADMIN`.
-pub fn program_by_id(id: u32) -> io::Result<OwnedFd> {
-    /// The part of `union bpf_attr` that the command reads.
-    #[repr(C)]
-    struct Attributes {
-        id: u32,
-        next: u32,
-        flags: u32,
-    }
-
-    let descriptor = call(BPF_PROG_GET_FD_BY_ID, &mut Attributes { id, next: 0, flags: 0 })?;
-    let descriptor = i32::try_from(descriptor).map_err(io::Error::other)?;
-    // SAFETY: the kernel just gave it to us and to nobody else.
-    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
-}
-
-/// Returns a program's name, of which the kernel keeps 15 characters, and its translated
-/// instructions; none where the kernel does not show them.
-pub fn program_text(program: &OwnedFd) -> io::Result<(String, Vec<u64>)> {
-    /// The beginning of `struct bpf_prog_info`.
-    #[repr(C)]
-    #[derive(Default)]
-    struct Info {
-        kind: u32,
-        id: u32,
-        tag: [u8; 8],
-        jited_bytes: u32,
-        translated_bytes: u32,
-        jited: u64,
-        translated: u64,
-        loaded_at: u64,
-        created_by: u32,
-        map_count: u32,
-        maps: u64,
-        name: [u8; 16],
-    }
-
-    /// The part of `union bpf_attr` that the command reads.
-    #[repr(C)]
-    struct Query {
-        descriptor: u32,
-        length: u32,
-        info: u64,
-    }
-
-    let ask = |info: &mut Info| {
-        let mut query = Query {
-            descriptor: program.as_raw_fd().cast_unsigned(),
-            length: size_of::<Info>() as u32,
-            info: std::ptr::from_mut(info) as u64,
-        };
-        // `info`, and what it points to, outlive the call.
-        call(BPF_OBJ_GET_INFO_BY_FD, &mut query)
-    };
-    let mut sizes = Info::default();
-    ask(&mut sizes)?;
-    let mut instructions = vec![0_u64; sizes.translated_bytes as usize / size_of::<u64>()];
-    let mut info = Info {
-        translated_bytes: (instructions.len() * size_of::<u64>()) as u32,
-        translated: instructions.as_mut_ptr() as u64,
-        ..Info::default()
-    };
-    ask(&mut info)?;
-    // The kernel clears the pointer where it shows nothing.
-    if info.translated == 0 {
-        instructions.clear();
-    }
-    let name = info.name.split(|byte| *byte == 0).next().unwrap_or_default();
-    Ok((String::from_utf8_lossy(name).into_owned(), instructions))
-}
-
 /// Waits until every program that runs now has ended: it runs in an RCU read-side section, and this
 /// waits for those (`kernel/sched/membarrier.c`).
 pub fn wait_for_programs() {
@@ -263,6 +190,16 @@ pub fn wait_for_programs() {
     if result != 0 {
         // `nohz_full`: not to be had. No program is stopped for as long as this.
         std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+}
+
+/// Gives memory that was freed back to the kernel: what is kept may lie behind it, so that the
+/// allocator does not do it by itself.
+pub fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it may be called at any time (malloc_trim(3)).
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 

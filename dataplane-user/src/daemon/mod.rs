@@ -48,7 +48,10 @@ pub use self::{
     lock::{Held, Lock, is_running, running},
     start::run,
 };
-use crate::{bpf::Pins, sources::hub::Hub};
+use crate::{
+    bpf::{Pins, foreign::Reader},
+    sources::hub::Hub,
+};
 
 /// At least this often everything is compared, whatever was announced.
 const RESYNC: Duration = Duration::from_secs(10);
@@ -94,6 +97,8 @@ struct Daemon {
     policy_seen: Instant,
     /// How busy the CPUs are.
     cores: Cores,
+    /// Reads programs of others.
+    programs: Reader,
     alarms: Alarms,
     /// Hears encapsulated packets on links without programs.
     elsewhere: Elsewhere,

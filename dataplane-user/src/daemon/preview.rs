@@ -28,7 +28,7 @@ use super::{
     weigh::weigh,
 };
 use crate::{
-    bpf::Pins,
+    bpf::{Pins, foreign::Reader},
     config::{ConfigFile, Fastpath},
     desired::{Facts, Inputs, RouteTables, TunnelMode},
     kernel::{Host, Kernel},
@@ -78,7 +78,7 @@ pub async fn preview(file: ConfigFile) -> Result<Preview> {
     let (kernel, host) = (observer.kernel(), observer.host());
     let node = start::check_host(kernel, host, &file, &memory).await?;
     let address = memory.node.or(node);
-    fitness::judge(kernel, host, &pins, &file, Depth::Whole).await?;
+    fitness::judge(kernel, host, &pins, &file, &mut Reader::default(), Depth::Whole).await?;
     let fastpath = file.config.fastpath;
     let active = serving::routes(&pins);
     let unreadable = active.as_ref().err().map(|error| serving::unreadable(&pins, error));

@@ -434,7 +434,8 @@ impl Daemon {
         let is_withheld = self.decider.fitness().refusal.is_some();
         let depth = if is_withheld { Depth::Whole } else { Depth::Quick };
         let (kernel, host) = (self.observer.kernel(), self.observer.host());
-        let fitness = fitness::judge(kernel, host, &self.pins, file, depth).await;
+        let fitness =
+            fitness::judge(kernel, host, &self.pins, file, &mut self.programs, depth).await;
         let fitness = match fitness {
             Ok(fitness) => fitness,
             Err(error) => Fitness {

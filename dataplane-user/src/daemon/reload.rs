@@ -61,7 +61,9 @@ impl Daemon {
         let kernel = self.observer.kernel();
         let host = kernel.look().await?;
         let node = check_host(kernel, &host, &file, self.decider.memory()).await?;
-        match fitness::judge(kernel, &host, &self.pins, &file, Depth::Whole).await {
+        match fitness::judge(kernel, &host, &self.pins, &file, &mut self.programs, Depth::Whole)
+            .await
+        {
             Ok(fitness) => Ok((file, fitness, node)),
             // Nothing new: what forbids it came later, and routes must go on changing.
             Err(error)

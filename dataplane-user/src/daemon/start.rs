@@ -26,7 +26,7 @@ use super::{
     wakes::{Alarms, Wakes},
 };
 use crate::{
-    bpf::Pins,
+    bpf::{Pins, foreign::Reader},
     config::{BpffsDir, ConfigFile, HostFacts, file as config_file},
     desired::{self, Paths},
     kernel::{Events, Host, Kernel, TUNNEL, tunnel_owner},
@@ -93,15 +93,17 @@ async fn start(path: &Path, bpffs: Option<&Path>) -> Result<Daemon> {
             (file, None, vec![refused(&format!("{error:#}"))])
         }
     };
-    let fitness = match fitness::judge(&kernel, &host, &pins, &file, Depth::Whole).await {
-        Ok(fitness) => fitness,
-        // Programs of an earlier run may be at work, and refusing to start
-        // would leave them so: they are replaced by ones that let the stack decide.
-        Err(error) if pins.active().is_some() => {
-            Fitness { refusal: Some(format!("{error:#}")), ..Fitness::default() }
-        }
-        Err(error) => return Err(error),
-    };
+    let mut programs = Reader::default();
+    let fitness =
+        match fitness::judge(&kernel, &host, &pins, &file, &mut programs, Depth::Whole).await {
+            Ok(fitness) => fitness,
+            // Programs of an earlier run may be at work, and refusing to start
+            // would leave them so: they are replaced by ones that let the stack decide.
+            Err(error) if pins.active().is_some() => {
+                Fitness { refusal: Some(format!("{error:#}")), ..Fitness::default() }
+            }
+            Err(error) => return Err(error),
+        };
     drop(host);
     // From here on something is made or changed.
     pins.prepare()?;
@@ -150,6 +152,7 @@ async fn start(path: &Path, bpffs: Option<&Path>) -> Result<Daemon> {
         retry: RETRY,
         policy_seen: now,
         cores: Cores::default(),
+        programs,
         alarms: Alarms { look: now, check: now + CHECK, resume: None, leases: None, report: None },
         elsewhere: Elsewhere::open(),
         lock,

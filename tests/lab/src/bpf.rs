@@ -2,6 +2,7 @@
 //! all programs: without a loader, so that the lab needs none.
 
 pub mod opcode;
+pub mod watcher;
 
 use std::{
     ffi::CString,
@@ -205,21 +206,9 @@ struct Info {
 const _: () = assert!(offset_of!(Info, name) == 64 && offset_of!(Info, run_time) == 192);
 
 fn info(id: u32, program: &OwnedFd) -> io::Result<Program> {
-    #[repr(C)]
-    struct Query {
-        descriptor: u32,
-        length: u32,
-        info: u64,
-    }
-
     // SAFETY: numbers, for all of which 0 is a value.
     let mut info: Info = unsafe { zeroed() };
-    let mut query = Query {
-        descriptor: raw(program),
-        length: size_of::<Info>() as u32,
-        info: (&raw mut info) as u64,
-    };
-    call(OBJ_GET_INFO_BY_FD, &mut query)?;
+    ask(program, &mut info)?;
     let name = info.name.split(|byte| *byte == 0).next().unwrap_or_default();
     Ok(Program {
         id,
@@ -227,6 +216,50 @@ fn info(id: u32, program: &OwnedFd) -> io::Result<Program> {
         runs: info.runs,
         nanoseconds: info.run_time,
     })
+}
+
+/// Returns a program's number.
+pub fn id_of(program: &OwnedFd) -> io::Result<u32> {
+    // SAFETY: numbers, for all of which 0 is a value.
+    let mut info: Info = unsafe { zeroed() };
+    ask(program, &mut info)?;
+    // Of two numbers of 32 bits, type and id, the second.
+    Ok((info.before_name[0] >> 32) as u32)
+}
+
+/// Returns a program's instructions as the kernel translates them for root. It must not be one that the
+/// kernel keeps back (`kernel.kptr_restrict`).
+pub fn instructions(id: u32) -> io::Result<Vec<u64>> {
+    let program = open(PROG_GET_FD_BY_ID, &mut [id, 0, 0])?;
+    // SAFETY: numbers, for all of which 0 is a value.
+    let mut info: Info = unsafe { zeroed() };
+    ask(&program, &mut info)?;
+    // `jited_prog_len` and `xlated_prog_len`, `jited_prog_insns`, `xlated_prog_insns`.
+    let bytes = info.before_name[2] >> 32;
+    let mut instructions = vec![0_u64; bytes as usize / size_of::<u64>()];
+    // SAFETY: numbers, for all of which 0 is a value.
+    let mut info: Info = unsafe { zeroed() };
+    info.before_name[2] = bytes << 32;
+    info.before_name[4] = instructions.as_mut_ptr() as u64;
+    ask(&program, &mut info)?;
+    Ok(instructions)
+}
+
+fn ask(program: &OwnedFd, info: &mut Info) -> io::Result<()> {
+    #[repr(C)]
+    struct Query {
+        descriptor: u32,
+        length: u32,
+        info: u64,
+    }
+
+    let mut query = Query {
+        descriptor: raw(program),
+        length: size_of::<Info>() as u32,
+        info: std::ptr::from_mut(info) as u64,
+    };
+    // `info`, and what it points to, outlive the call.
+    call(OBJ_GET_INFO_BY_FD, &mut query).map(drop)
 }
 
 /// A descriptor as the kernel takes it in a structure.

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use dataplane_common::IfIndex;
 
 use crate::{
-    bpf::{Pins, links, programs::as_filters},
+    bpf::{Pins, foreign::Reader, links, programs::as_filters},
     config::{ConfigFile, Fastpath, LeasesConfig, Problem},
     daemon::decide::Fitness,
     desired,
@@ -42,12 +42,17 @@ pub async fn judge(
     host: &Host,
     pins: &Pins,
     file: &ConfigFile,
+    programs: &mut Reader,
     depth: Depth,
 ) -> Result<Fitness> {
+    if file.config.fastpath != Fastpath::Verified {
+        // Nothing is read of others.
+        *programs = Reader::default();
+    }
     match file.config.fastpath {
         Fastpath::Off => Ok(Fitness::default()),
         Fastpath::Trusted => refuse_untrusted(host, file).map(|()| Fitness::default()),
-        Fastpath::Verified => judge_verified(kernel, host, pins, file, depth).await,
+        Fastpath::Verified => judge_verified(kernel, host, pins, file, programs, depth).await,
     }
 }
 
@@ -83,6 +88,7 @@ async fn judge_verified(
     host: &Host,
     pins: &Pins,
     file: &ConfigFile,
+    programs: &mut Reader,
     depth: Depth,
 ) -> Result<Fitness> {
     let shown = file.path.display();
@@ -113,9 +119,10 @@ async fn judge_verified(
         accepted: &leases.accept_programs,
         as_filters: as_filters(file.config.attach),
     };
-    let Foreign { program, filtered, misplaced } = foreign(kernel, host, &interfaces, terms)
-        .await
-        .context("looking for programs of others on the pods' interfaces")?;
+    let Foreign { program, filtered, misplaced } =
+        foreign(kernel, host, &interfaces, programs, terms)
+            .await
+            .context("looking for programs of others on the pods' interfaces")?;
     if let Some(found) = program {
         bail!(
             "{shown}: fastpath: `verified` follows netfilter, but {found} may decide about pods' \

@@ -20,11 +20,11 @@ use crate::{
     bpf::{
         Attachment,
         filters::{PRIORITY, is_ours},
-        foreign::{Shown, show},
+        foreign::{Read, Reader},
         sys,
     },
     config::Pattern,
-    kernel::{Host, Kernel},
+    kernel::{Filter, Host, Kernel},
 };
 
 /// What others have put on the pods' interfaces.
@@ -43,28 +43,39 @@ pub struct Foreign {
 struct Found<'a> {
     /// Its number.
     id: Option<u32>,
-    /// Its name; `None`: it cannot be read.
-    name: Option<&'a str>,
+    /// Its name, or why it cannot be read.
+    name: Result<&'a str, &'a str>,
     /// It is proven to pass every packet on.
     passes_on: bool,
     /// It sees packets from the pod, and each of them: it comes before ours, or can.
     sees_all: bool,
 }
 
-impl Found<'_> {
+impl<'a> Found<'a> {
+    fn new(id: u32, read: &'a Read, sees_all: bool) -> Self {
+        let shown = read.get(id);
+        Self {
+            id: Some(id),
+            name: shown.map(|shown| shown.name.as_str()),
+            passes_on: shown.is_ok_and(|shown| shown.passes_on),
+            sees_all,
+        }
+    }
+
     fn is_accepted(self, accepted: &[Pattern]) -> bool {
         (self.sees_all && self.passes_on)
-            || accepted.iter().any(|pattern| pattern.matches_program(self.name))
+            || accepted.iter().any(|pattern| pattern.matches_program(self.name.ok()))
     }
 
     fn describe(self) -> String {
         match (self.name, self.id) {
-            (Some(name), Some(id)) if !name.is_empty() => format!("program `{name}` ({id})"),
-            (Some(name), None) if !name.is_empty() => format!("program `{name}`"),
-            (Some(_), Some(id)) => format!("program {id}, which has no name,"),
-            (None, Some(id)) => {
-                format!("program {id} (without CAP_SYS_ADMIN its name and code cannot be read)")
-            }
+            (Ok(name), Some(id)) if !name.is_empty() => format!("program `{name}` ({id})"),
+            (Ok(name), None) if !name.is_empty() => format!("program `{name}`"),
+            (Ok(_), Some(id)) => format!("program {id}, which has no name,"),
+            (Err(why), Some(id)) => format!(
+                "program {id} (its name and code cannot be read: {why}; `*` in \
+                 leases.accept_programs accepts it)"
+            ),
             (_, None) => "a BPF filter".to_owned(),
         }
     }
@@ -89,89 +100,112 @@ pub async fn foreign(
     kernel: &Kernel,
     host: &Host,
     pods: &BTreeSet<IfIndex>,
+    reader: &mut Reader,
     terms: Terms<'_>,
 ) -> Result<Foreign> {
-    let mut found = Foreign::default();
-    for ifindex in pods {
-        let Some(link) = host.links.get(ifindex) else { continue };
-        for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
-            let programs = match sys::tcx_programs(*ifindex, direction) {
-                // Gone meanwhile; or the kernel has no TCX.
-                Err(error) if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::EINVAL)) => {
-                    continue;
+    let mut attached = Attached::look(kernel, host, pods, terms.ours).await?;
+    let mut read = reader.read(&attached.ids(terms.ours));
+    // An agent that restarts takes its programs away meanwhile.
+    if read.misses_any(&attached.ids(terms.ours)) {
+        attached = Attached::look(kernel, host, pods, terms.ours).await?;
+        read = reader.read(&attached.ids(terms.ours));
+    }
+    Ok(attached.judge(host, &read, terms))
+}
+
+/// What is attached to pods' interfaces, ours included where the order counts.
+#[derive(Default)]
+struct Attached {
+    /// The programs of one side, in their order.
+    tcx: Vec<(IfIndex, TcAttachType, Vec<u32>)>,
+    /// Filters that are not ours.
+    filters: Vec<(IfIndex, Filter)>,
+}
+
+impl Attached {
+    async fn look(
+        kernel: &Kernel,
+        host: &Host,
+        pods: &BTreeSet<IfIndex>,
+        ours: &BTreeSet<u32>,
+    ) -> Result<Self> {
+        let mut attached = Self::default();
+        for ifindex in pods {
+            let Some(link) = host.links.get(ifindex) else { continue };
+            for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
+                let programs = match sys::tcx_programs(*ifindex, direction) {
+                    // Gone meanwhile; or the kernel has no TCX.
+                    Err(error)
+                        if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::EINVAL)) =>
+                    {
+                        continue;
+                    }
+                    programs => programs.with_context(|| format!("TCX on {}", link.name))?,
+                };
+                if !programs.iter().all(|id| ours.contains(id)) {
+                    attached.tcx.push((*ifindex, direction, programs));
                 }
-                programs => programs.with_context(|| format!("TCX on {}", link.name))?,
-            };
-            if let Some(refused) = on_tcx(&programs, direction, *ifindex, terms, &mut found)? {
-                found.program = Some(format!("{refused} on {} (TCX)", link.name));
+            }
+            if host.clsact.contains(ifindex) {
+                let filters = kernel.filters(*ifindex).await?.into_iter();
+                let others = filters.filter(|filter| !is_ours(filter));
+                attached.filters.extend(others.map(|filter| (*ifindex, filter)));
             }
         }
-        if !host.clsact.contains(ifindex) {
-            continue;
-        }
-        for filter in kernel.filters(*ifindex).await? {
-            if is_ours(&filter) {
-                continue;
+        Ok(attached)
+    }
+
+    /// Returns the numbers of all programs that are not ours.
+    fn ids(&self, ours: &BTreeSet<u32>) -> BTreeSet<u32> {
+        let on_tcx = self.tcx.iter().flat_map(|(_, _, programs)| programs).copied();
+        let filters = self.filters.iter().filter_map(|(_, filter)| filter.program_id);
+        on_tcx.filter(|id| !ours.contains(id)).chain(filters).collect()
+    }
+
+    fn judge(&self, host: &Host, read: &Read, terms: Terms<'_>) -> Foreign {
+        let mut found = Foreign::default();
+        let name = |ifindex| host.links.get(ifindex).map_or("an interface", |link| &*link.name);
+        for (ifindex, direction, programs) in &self.tcx {
+            let is_ingress = *direction == TcAttachType::Ingress;
+            let others = programs.iter().filter(|id| !terms.ours.contains(id));
+            let others = others.map(|id| Found::new(*id, read, is_ingress));
+            if let Some(refused) = others.into_iter().find(|it| !it.is_accepted(terms.accepted)) {
+                let refused = refused.describe();
+                found.program = Some(format!("{refused} on {} (TCX)", name(ifindex)));
+            } else if is_ingress && stands_before_others(programs, terms.ours) {
+                // On the egress side ours redirects nothing, so there the order does not matter.
+                let misplaced = Attachment { program: Program::EncapPod, ifindex: *ifindex };
+                found.misplaced.insert(misplaced);
             }
+        }
+        for (ifindex, filter) in &self.filters {
             if filter.kind != "bpf" {
                 found.filtered.insert(*ifindex);
                 continue;
             }
-            let shown = shown(filter.program_id)?;
-            let name = shown.as_ref().map(|shown| shown.name.as_str()).or(filter.name.as_deref());
-            let program = Found {
-                id: filter.program_id,
-                name,
-                passes_on: shown.as_ref().is_some_and(|shown| shown.passes_on),
-                sees_all: filter.direction == TcAttachType::Ingress
-                    && terms.as_filters
-                    && filter.priority < PRIORITY,
+            let sees_all = filter.direction == TcAttachType::Ingress
+                && terms.as_filters
+                && filter.priority < PRIORITY;
+            let mut program = match filter.program_id {
+                Some(id) => Found::new(id, read, sees_all),
+                None => Found { id: None, name: Err(""), passes_on: false, sees_all },
             };
+            // The kernel reports a filter's own name to anybody.
+            if let (Err(_), Some(name)) = (program.name, &filter.name) {
+                program.name = Ok(name);
+            }
             if !program.is_accepted(terms.accepted) {
-                found.program = Some(format!("{} on {} (clsact)", program.describe(), link.name));
+                let refused = program.describe();
+                found.program = Some(format!("{refused} on {} (clsact)", name(ifindex)));
             }
         }
+        found
     }
-    Ok(found)
-}
-
-/// Looks through one side's programs, in their order. Returns one that is not accepted.
-fn on_tcx(
-    programs: &[u32],
-    direction: TcAttachType,
-    ifindex: IfIndex,
-    terms: Terms<'_>,
-    found: &mut Foreign,
-) -> Result<Option<String>> {
-    let is_ingress = direction == TcAttachType::Ingress;
-    let mut refused = None;
-    for id in programs.iter().filter(|id| !terms.ours.contains(id)) {
-        let shown = shown(Some(*id))?;
-        let program = Found {
-            id: Some(*id),
-            name: shown.as_ref().map(|shown| shown.name.as_str()),
-            passes_on: shown.as_ref().is_some_and(|shown| shown.passes_on),
-            sees_all: is_ingress,
-        };
-        if !program.is_accepted(terms.accepted) {
-            refused = Some(program.describe());
-        }
-    }
-    // On the egress side ours redirects nothing, so there the order does not matter.
-    if refused.is_none() && is_ingress && stands_before_others(programs, terms.ours) {
-        found.misplaced.insert(Attachment { program: Program::EncapPod, ifindex });
-    }
-    Ok(refused)
 }
 
 /// Whether a program of ours comes before one that is not.
 fn stands_before_others(programs: &[u32], ours: &BTreeSet<u32>) -> bool {
     programs.iter().skip_while(|id| !ours.contains(id)).any(|id| !ours.contains(id))
-}
-
-fn shown(id: Option<u32>) -> Result<Option<Shown>> {
-    let Some(id) = id else { return Ok(None) };
-    show(id).with_context(|| format!("reading program {id}"))
 }
 
 #[cfg(test)]
@@ -183,15 +217,15 @@ mod tests {
         let named = [Pattern::from("tcx_egress_flow_parse"), Pattern::from("watch*")];
         let all = [Pattern::from("*")];
         for (name, passes_on, sees_all, accepted, expected) in [
-            (Some("anything"), true, true, &[][..], true),
-            (Some("anything"), true, false, &[], false),
-            (Some("anything"), false, true, &[], false),
-            (Some("watch"), false, true, &named, true),
-            (Some("tcx_egress_flow"), true, false, &named, true),
-            (Some("drop"), false, true, &named, false),
-            (None, false, true, &named, false),
-            (None, false, true, &all, true),
-            (Some("drop"), false, false, &all, true),
+            (Ok("anything"), true, true, &[][..], true),
+            (Ok("anything"), true, false, &[], false),
+            (Ok("anything"), false, true, &[], false),
+            (Ok("watch"), false, true, &named, true),
+            (Ok("tcx_egress_flow"), true, false, &named, true),
+            (Ok("drop"), false, true, &named, false),
+            (Err("hidden"), false, true, &named, false),
+            (Err("hidden"), false, true, &all, true),
+            (Ok("drop"), false, false, &all, true),
         ] {
             let found = Found { id: Some(7), name, passes_on, sees_all };
             assert_eq!(found.is_accepted(accepted), expected, "{found:?} {accepted:?}");
