@@ -4,6 +4,7 @@ pub mod boot_order;
 pub mod interop;
 mod machine;
 mod services;
+mod watcher;
 
 pub use self::interop::{config, pings};
 use super::{Case, Suite};
@@ -21,6 +22,7 @@ fn cases(_: Kernel) -> Vec<Case> {
     let mut cases = machine::CASES.to_vec();
     cases.extend_from_slice(interop::CASES);
     cases.extend_from_slice(services::CASES);
+    cases.push(watcher::CASE);
     cases.push(boot_order::CASE);
     cases
 }
