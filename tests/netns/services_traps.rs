@@ -11,6 +11,7 @@ use tunless_lab::{
     capture::Capture,
     conntrack,
     felix::{Allow, Endpoint, deny_first, enforce},
+    frame::{Frame, Ip},
     service::{Protocol, Service, kube_proxy},
     traffic::{conversation::Conversation, crowd, flood, flood::Flood, tcp, udp},
 };
@@ -220,8 +221,8 @@ fn a_reset_after_three_gibibytes_to_a_service_arrives() {
 }
 
 /// Bulk both ways, with offloads, without, and with what GRO only lists: its content arrives right, and
-/// each IP header that the pod sees has the right checksum. (Without offloads at the pod, TCP's checksums
-/// are whole, and the receiver checks them.)
+/// each IP header that the pod sees has the right checksum; without offloads so has each segment of TCP and
+/// UDP, in the pod and between the nodes.
 #[test]
 fn bulk_by_a_service_is_right_with_every_offload() {
     scene(Setup::VERIFIED, CONFIG).case(|scene| {
@@ -232,11 +233,16 @@ fn bulk_by_a_service_is_right_with_every_offload() {
             ("as it is", "eth0", "gro on"),
             ("GRO that lists", "eth0", "rx-gro-list on"),
             ("no GRO", "eth0", "gro off"),
-            ("no offloads at the pod", "cali", "tso off gso off tx off"),
+            ("no offloads", "cali", "tso off gso off tx off"),
         ] {
+            let is_whole = interface == "cali";
+            if is_whole {
+                set_offloads(scene, "eth0", "gro off");
+            }
             set_offloads(scene, interface, offloads);
             let before = Counters::of(&scene.daemon2);
             let watch = Capture::start(&perf.netns, "eth0").unwrap();
+            let wire = Capture::start(&scene.lab.node2.netns, "eth0").unwrap();
             // On a busy machine the first transfer may be over before the daemon knows the pod's MAC.
             until(&format!("{what}: both directions are leased"), SOON, || {
                 for server_sends in [false, true] {
@@ -254,11 +260,26 @@ fn bulk_by_a_service_is_right_with_every_offload() {
             let wrong =
                 frames.iter().find(|frame| frame.outer().is_some_and(|(ip, _)| !ip.checksum_ok));
             assert!(wrong.is_none(), "{what}: {wrong:?}");
+            let between = wire.stop().unwrap();
+            if is_whole {
+                let in_pod = assert_segments_right(frames.iter().filter_map(Frame::outer));
+                let on_wire = assert_segments_right(between.iter().filter_map(Frame::inner));
+                assert!(
+                    in_pod > 11_000 && on_wire > 11_000,
+                    "{in_pod} in the pod, {on_wire} outside"
+                );
+            }
             set_offloads(scene, "eth0", "gro on rx-gro-list off");
             set_offloads(scene, "cali", "tso on gso on tx on");
         }
         scene.assert_nothing_plain();
     });
+}
+
+/// Returns how many segments of TCP and UDP there are, all with the right checksum.
+fn assert_segments_right<'a>(packets: impl Iterator<Item = (Ip, &'a [u8])>) -> usize {
+    let judged = packets.filter_map(|(ip, payload)| Some((ip, ip.is_transport_right(payload)?)));
+    judged.map(|(ip, is_right)| assert!(is_right, "{ip:?}")).count()
 }
 
 /// On both nodes: their NICs, or their pods' own interfaces.

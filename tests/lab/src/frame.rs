@@ -2,7 +2,7 @@
 
 use std::{fmt, net::Ipv4Addr};
 
-use etherparse::{Ipv4HeaderSlice, TcpHeaderSlice, UdpHeaderSlice};
+use etherparse::{Ipv4HeaderSlice, TcpHeaderSlice, UdpHeaderSlice, checksum::Sum16BitWords};
 
 pub use crate::packet_socket::Direction;
 
@@ -91,6 +91,27 @@ impl Ip {
             checksum_ok: header.to_header().calc_header_checksum() == header.header_checksum(),
         };
         Some((ip, &bytes[header_len..end]))
+    }
+
+    /// Whether the checksum of TCP or UDP in this header's whole payload is right (RFC 9293 §3.1, RFC 768);
+    /// `None`: it is neither, or a fragment. Of a packet whose checksum hardware was to finish it is not.
+    #[must_use]
+    pub fn is_transport_right(&self, payload: &[u8]) -> Option<bool> {
+        if self.mf || self.fragment_offset != 0 {
+            return None;
+        }
+        let has_none = match self.protocol {
+            protocol::TCP => false,
+            protocol::UDP => payload.get(6..8)? == [0, 0],
+            _ => return None,
+        };
+        let sum = Sum16BitWords::new()
+            .add_4bytes(self.source.octets())
+            .add_4bytes(self.destination.octets())
+            .add_2bytes([0, self.protocol])
+            .add_2bytes(u16::try_from(payload.len()).ok()?.to_be_bytes())
+            .add_slice(payload);
+        Some(has_none || sum.ones_complement() == 0)
     }
 
     fn is(&self, source: Ipv4Addr, destination: Ipv4Addr) -> bool {
