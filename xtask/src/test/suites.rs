@@ -146,7 +146,7 @@ fn kernel_cases(outcome: &mut Outcome, suite: Suite, filter: &[String], deadline
         // Most cases wait for something: by three at a time two processors had nothing to do for
         // more than half of the time. Many more, and those that watch for lost packets would see
         // the scheduler's.
-        command.env("RUST_TEST_THREADS", "5");
+        command.env("RUST_TEST_THREADS", "6");
     }
     cases(outcome, &mut command, filter, deadline);
 }
