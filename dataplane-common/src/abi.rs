@@ -4,8 +4,9 @@
 //! beside the old and swaps the programs, instead of reading the old wrongly.
 
 use crate::{
-    Arrival, Counter, Endpoint, EndpointEntry, Flow, Handover, Hop, Lease, LinkState, Node,
-    NodeCounter, NodeEntry, Prefix, PrefixRoute, Reason, Route, Settings, Translation,
+    Arrival, Counter, Endpoint, EndpointEntry, EpochSlots, Epochs, Flow, Handover, Hop, Lease,
+    LinkState, Node, NodeCounter, NodeEntry, Prefix, PrefixRoute, Reason, Route, Settings,
+    Translation,
     layout::{MAX_ENDPOINTS, MAX_MASKS, MAX_NODES, MAX_ROUTES},
     link::LINK_SLOTS,
 };
@@ -29,6 +30,8 @@ pub const ABI: u32 = {
         Flow::LAYOUT,
         Lease::LAYOUT,
         Translation::LAYOUT,
+        EpochSlots::LAYOUT,
+        Epochs::LAYOUT,
         Arrival::LAYOUT,
         LinkState::LAYOUT,
         &[MAX_ROUTES, MAX_MASKS, MAX_NODES, MAX_ENDPOINTS, LINK_SLOTS],

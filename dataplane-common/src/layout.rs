@@ -10,7 +10,7 @@
 //! | `NODE_COUNTERS` | per-CPU hash | node IP → [`NodeCounter`] |
 //! | `LEASES` | LRU hash | [`crate::Flow`] → [`crate::Lease`] |
 //! | `SEEN` | array of [`MAX_SEEN`] | [`crate::Flow::tag`] → [`Arrival`] |
-//! | `EPOCH` | array of one | 0 → the epoch leases must be of |
+//! | `EPOCH` | array of one | 0 → [`crate::Epochs`], which end leases |
 //! | `LINKS` | array of [`crate::link::LINK_SLOTS`] | slot → [`crate::LinkState`] |
 
 use crate::{IfIndex, Ipv4Be, Mac, Mtu};
@@ -67,6 +67,10 @@ pub(crate) use plain;
 // SAFETY: `repr(transparent)` over a `u32`.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for Ipv4Be {}
+
+// SAFETY: `repr(C)`, `Copy`, and of `u32` alone.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for crate::Epochs {}
 
 plain! {
     /// Addresses that begin alike.

@@ -1,6 +1,6 @@
 //! A lease: what the programs remember of a flow that netfilter lets pass.
 
-use crate::{Flow, Hop, IfIndex, Ipv4Be, Mtu, layout::plain};
+use crate::{EpochSlots, Flow, Hop, IfIndex, Ipv4Be, Mtu, layout::plain};
 
 plain! {
     /// Leave for one flow, in one direction, to skip the stack for a while.
@@ -20,7 +20,9 @@ plain! {
         pub bytes: u64,
         /// What its packets are rewritten to, as conntrack does it for a Service.
         pub translation: Translation,
-        /// Good only while this is the number in `EPOCH`.
+        /// Where in `EPOCH` its epochs are.
+        pub slots: EpochSlots,
+        /// Their sum when it was granted, [`crate::Epochs::all`] included: good only while that is it.
         pub epoch: u32,
         /// The other node: encap's destination, the only outer source at decap.
         pub node: Ipv4Be,
@@ -30,6 +32,8 @@ plain! {
         pub hop: Hop,
         /// At encap the largest outer packet the path takes; at decap 0.
         pub mtu: Mtu,
+        /// Always 0.
+        pub reserved: u32,
         /// Until when it is good, with a signature of the flow: see [`Lease::good_until`] and
         /// [`Lease::revoked_at`]. It stays at the end: see [`Self::flow`].
         pub expires: u64,
@@ -141,11 +145,12 @@ impl Lease {
         Self::is_revoked_word(self.expires)
     }
 
-    /// Returns whether packets would go by `other` as they go by this one.
+    /// Returns whether packets would go by `other`, of the same flow, as they go by this one.
     #[inline(always)]
     #[must_use]
     pub fn leads_as(&self, other: &Self) -> bool {
         self.epoch == other.epoch
+            && self.slots == other.slots
             && self.node == other.node
             && self.endpoint == other.endpoint
             && self.mtu == other.mtu

@@ -16,6 +16,7 @@ pub mod address;
 pub mod checksum;
 pub mod direction;
 pub mod ecn;
+pub mod epochs;
 pub mod fit;
 pub mod flow;
 pub mod interface;
@@ -31,6 +32,7 @@ pub mod source;
 
 pub use address::{Ipv4Be, Mac};
 pub use direction::Direction;
+pub use epochs::{EpochSlots, Epochs};
 pub use flow::Flow;
 pub use interface::{IfIndex, Mtu};
 pub use layout::{

@@ -6,13 +6,14 @@ use core::{
 };
 
 use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST},
+    bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST},
     btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap},
     macros::btf_map,
 };
 use dataplane_common::{
-    Arrival, Counter, Endpoint, EndpointEntry, Flow, Hop, IfIndex, Ipv4Be, Lease, LinkState, Node,
-    NodeCounter, NodeEntry, Prefix, PrefixRoute, Reason, Route,
+    Arrival, Counter, Endpoint, EndpointEntry, EpochSlots, Epochs, Flow, Hop, IfIndex, Ipv4Be,
+    Lease, LinkState, Node, NodeCounter, NodeEntry, Prefix, PrefixRoute, Reason, Route,
+    epochs::SLOTS,
     layout::{DEFAULT_LEASES, KEPT_FOR, MAX_ENDPOINTS, MAX_MASKS, MAX_NODES, MAX_ROUTES, MAX_SEEN},
     link::LINK_SLOTS,
 };
@@ -61,10 +62,10 @@ static LEASES: LruHashMap<Flow, Lease, DEFAULT_LEASES> = LruHashMap::new();
 #[btf_map]
 static SEEN: Array<Arrival, MAX_SEEN> = Array::new();
 
-/// The number every good lease bears. The daemon raises it when something that
-/// leases hold has changed, which ends them all at once.
+/// What good leases bear the sum of. The daemon raises those that something concerns which leases
+/// hold and which has changed. It adds to them in place, so that no two writers undo each other.
 #[btf_map]
-static EPOCH: Array<u32, 1> = Array::new();
+static EPOCH: Array<Epochs, 1, { BPF_F_MMAPABLE as usize }> = Array::new();
 
 /// When the daemon compared everything last, `CLOCK_MONOTONIC` in nanoseconds.
 #[btf_map]
@@ -187,10 +188,18 @@ pub fn seen(tag: u16) -> Option<&'static mut Arrival> {
     Some(unsafe { &mut *arrival })
 }
 
-/// The number good leases bear.
+/// The epochs that end leases; there is always one element.
 #[inline(always)]
-pub fn epoch() -> u32 {
-    EPOCH.get(0).copied().unwrap_or(0)
+pub fn epochs() -> Option<&'static Epochs> {
+    EPOCH.get(0)
+}
+
+/// The sum that good leases bear whose epochs are there.
+#[inline(always)]
+pub fn epoch(epochs: &Epochs, slots: EpochSlots) -> u32 {
+    let remote = read_last(&epochs.remote[usize::from(slots.remote) % SLOTS]);
+    let local = read_last(&epochs.local[usize::from(slots.local) % SLOTS]);
+    read_last(&epochs.all).wrapping_add(remote).wrapping_add(local)
 }
 
 /// What is known of hand-overs on a link; nothing where the daemon wants none.

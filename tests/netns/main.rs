@@ -29,6 +29,7 @@ mod journal;
 mod lease_cli;
 mod lease_config;
 mod lease_conntrack;
+mod lease_ends;
 mod lease_life;
 mod lease_load;
 mod lease_policy;

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use dataplane_common::{Arrival, Direction, Flow, IfIndex, Lease};
+use dataplane_common::{Arrival, Direction, EpochSlots, Flow, IfIndex, Lease};
 use etherparse::checksum::Sum16BitWords;
 
 use super::{
@@ -255,13 +255,17 @@ fn lease(random: &mut Random, flow: &Flow) -> Lease {
     };
     let good = world::lease(flow, world::NODE2, way);
     let node = random.pick(&[world::NODE3, world::NODE_UNKNOWN]);
-    match random.below(12) {
+    match random.below(13) {
         0 => Lease { expires: world::OVER, ..good },
         1 => Lease { epoch: random.pick(&[0, world::EPOCH - 1, world::EPOCH + 1]), ..good },
         2 => Lease { node: node.into(), ..good },
         3 => Lease { endpoint: random.pick(&[0, world::NEIGHBOUR_IF].map(IfIndex)), ..good },
         4 => Lease { flow: Flow { destination: random.pick(&ADDRESSES).into(), ..*flow }, ..good },
-        5 => world::going(random.pick(&ways), good),
+        5 => Lease {
+            slots: EpochSlots { remote: random.bits() as u16, local: random.bits() as u16 },
+            ..good
+        },
+        6 => world::going(random.pick(&ways), good),
         _ => good,
     }
 }

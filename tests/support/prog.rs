@@ -16,7 +16,7 @@ use aya::{
     util::nr_cpus,
 };
 use dataplane_common::{
-    Arrival, Counter, EndpointEntry, Flow, IfIndex, Ipv4Be, Lease, LinkState, NodeCounter,
+    Arrival, Counter, EndpointEntry, Epochs, Flow, IfIndex, Ipv4Be, Lease, LinkState, NodeCounter,
     NodeEntry, Reason, Settings,
 };
 use dataplane_user::{
@@ -46,6 +46,7 @@ pub struct Loaded {
     endpoints: ByAddress<EndpointEntry>,
     leases: HashMap<MapData, Flow, Lease>,
     seen: Array<MapData, Arrival>,
+    epochs: Array<MapData, Epochs>,
     kept_at: Array<MapData, u64>,
     links: Links,
     trampolines: BTreeMap<Program, Trampoline>,
@@ -87,8 +88,8 @@ impl Loaded {
         let endpoints = ByAddress::new(take("ENDPOINTS")).expect("ENDPOINTS is, too");
         let leases = map(&mut ebpf, "LEASES");
         let seen = map(&mut ebpf, "SEEN");
-        let mut epoch: Array<_, u32> = map(&mut ebpf, "EPOCH");
-        epoch.set(0, world::EPOCH, 0).expect("the epoch can be set");
+        let mut epochs: Array<_, Epochs> = map(&mut ebpf, "EPOCH");
+        epochs.set(0, world::EPOCHS, 0).expect("the epochs can be set");
         let mut kept_at: Array<_, u64> = map(&mut ebpf, "KEPT_AT");
         kept_at.set(0, u64::MAX, 0).expect("the time can be set");
         let links = Links::new(ebpf.take_map("LINKS").expect("the object has the map"));
@@ -104,6 +105,7 @@ impl Loaded {
             endpoints,
             leases,
             seen,
+            epochs,
             kept_at,
             links,
             trampolines,
@@ -137,6 +139,11 @@ impl Loaded {
                 self.kept_at.set(0, at, 0).expect("the time can be set");
                 Ok(())
             }
+            Entry::RaisedRemote(_) | Entry::RaisedLocal(_) => {
+                let mut epochs = self.epochs.get(&0, 0).expect("the epochs can be read");
+                entry.raise(&mut epochs);
+                self.epochs.set(0, epochs, 0)
+            }
             Entry::Seen(tag, arrival) => self.seen.set(u32::from(tag), arrival, 0),
             Entry::Lease(flow, lease) => self.leases.insert(flow, written(&flow, lease), NO_EXIST),
         };
@@ -156,6 +163,7 @@ impl Loaded {
                 self.kept_at.set(0, u64::MAX, 0).expect("the time can be set");
                 Ok(())
             }
+            Entry::RaisedRemote(_) | Entry::RaisedLocal(_) => self.epochs.set(0, world::EPOCHS, 0),
             Entry::Seen(tag, _) => self.seen.set(u32::from(tag), Arrival::default(), 0),
             // Whether a program left it or not.
             Entry::Lease(flow, _) => {

@@ -4,8 +4,8 @@
 use std::{net::Ipv4Addr, time::Duration};
 
 use dataplane_common::{
-    Arrival, Direction, Endpoint, Flow, Hop, IfIndex, Ipv4Be, Lease, LinkState, Mtu, Node, Route,
-    Settings, Translation,
+    Arrival, Direction, Endpoint, EpochSlots, Epochs, Flow, Hop, IfIndex, Ipv4Be, Lease, LinkState,
+    Mtu, Node, Route, Settings, Translation, epochs::SLOTS,
 };
 
 use super::packet::{Frame, Mac, eth};
@@ -109,7 +109,9 @@ pub const JUMBO: u32 = 9000;
 /// MTU towards [`NODE3`].
 pub const SMALL_MTU: u32 = 1300;
 
-/// The number in `EPOCH`.
+/// `EPOCH`, when a table starts.
+pub const EPOCHS: Epochs = Epochs { all: 4, remote: [2; SLOTS], local: [1; SLOTS] };
+/// What good leases bear then.
 pub const EPOCH: u32 = 7;
 /// The low bits of [`Lease::expires`], in which programs sign for whom they write it. Tests see them
 /// as zeros where the signature is right.
@@ -128,6 +130,21 @@ pub const PACKETS: u64 = 3;
 /// Their bytes.
 pub const BYTES: u64 = 4000;
 
+/// What ends a lease of a flow between [`POD`] and [`REMOTE`].
+pub const ENDS: [(&str, Entry); 3] = [
+    ("whose remote pod's epoch was raised", Entry::RaisedRemote(REMOTE)),
+    ("whose remote block's epoch was raised", Entry::RaisedRemote(Ipv4Addr::new(10, 20, 42, 63))),
+    ("whose local pod's epoch was raised", Entry::RaisedLocal(POD)),
+];
+/// What does not.
+pub const LEAVES: [(&str, Entry); 5] = [
+    ("beside another block", Entry::RaisedRemote(Ipv4Addr::new(10, 20, 42, 64))),
+    ("beside another node's pod", Entry::RaisedRemote(REMOTE3)),
+    ("beside another local pod", Entry::RaisedLocal(NEIGHBOUR)),
+    ("whose local pod's address is remote, too", Entry::RaisedRemote(POD)),
+    ("whose remote pod's address is local, too", Entry::RaisedLocal(REMOTE)),
+];
+
 /// Hand-overs arrive, whenever they are looked at.
 pub const PROVEN: LinkState =
     LinkState { phase: LinkState::PROVEN, seen: LATER, ..LinkState::new(IfIndex(NIC_IF)) };
@@ -143,11 +160,28 @@ pub enum Entry {
     Endpoint(Ipv4Addr, Endpoint),
     /// In `KEPT_AT`: the daemon has compared everything so long ago; without it, just now.
     Kept(Duration),
+    /// In `EPOCH`: those of this remote address are raised.
+    RaisedRemote(Ipv4Addr),
+    /// In `EPOCH`: those of this local pod are raised.
+    RaisedLocal(Ipv4Addr),
     /// In `SEEN`, under this tag.
     Seen(u16, Arrival),
     /// In `LEASES`; for [`Lease::expires`] see [`LATER`] and [`NOW`]. It is signed for the flow when
     /// it is written.
     Lease(Flow, Lease),
+}
+
+impl Entry {
+    /// Raises what it is to raise.
+    pub fn raise(&self, epochs: &mut Epochs) {
+        match *self {
+            Self::RaisedRemote(address) => {
+                epochs.remote[usize::from(EpochSlots::remote(address.into()))] += 1;
+            }
+            Self::RaisedLocal(pod) => epochs.local[usize::from(EpochSlots::local(pod.into()))] += 1,
+            _ => {}
+        }
+    }
 }
 
 /// A flow of `protocol`; the ports as a person says them.
@@ -198,6 +232,7 @@ pub fn way_to_pod() -> Node {
 pub fn lease(flow: &Flow, node: Ipv4Addr, way: Node) -> Lease {
     Lease {
         flow: *flow,
+        slots: EpochSlots::of_lease(flow, &Translation::NONE),
         epoch: EPOCH,
         expires: LATER,
         packets: PACKETS,
@@ -207,6 +242,7 @@ pub fn lease(flow: &Flow, node: Ipv4Addr, way: Node) -> Lease {
         hop: way.hop,
         mtu: way.mtu,
         translation: Translation::NONE,
+        reserved: 0,
     }
 }
 
@@ -302,7 +338,8 @@ pub fn arrival(flow: &Flow, ifindex: u32) -> Arrival {
 /// The lease, but it gives the remote end this address and port.
 #[must_use]
 pub fn translating(lease: Lease, address: Ipv4Addr, port: u16) -> Lease {
-    Lease { translation: Translation::to(address.into(), port.to_be()), ..lease }
+    let translation = Translation::to(address.into(), port.to_be());
+    Lease { translation, slots: EpochSlots::of_lease(&lease.flow, &translation), ..lease }
 }
 
 /// A frame as our pod sends it.

@@ -6,7 +6,7 @@ use dataplane_common::{Direction, Endpoint, Flow, Mtu, Reason};
 use crate::{
     exit::Exit,
     flow::{self, Seen},
-    lease::{self, Approval, Request, Settled},
+    lease::{self, Approval, Epoch, Request, Settled},
     maps,
     packet::{ETHERNET, Frame},
     settings, skb,
@@ -23,7 +23,7 @@ pub fn into_pod(ctx: &TcContext) -> Exit {
 fn settle(ctx: &TcContext) -> Reason {
     let approval = Approval::take(ctx);
     let Some(seen) = seen(ctx) else { return Reason::GrantNoFlow };
-    match lease::settle(ctx, &seen, &approval, |flow| request(ctx, flow)) {
+    match lease::settle(ctx, &seen, approval, |flow| request(ctx, flow)) {
         Settled::Granted => Reason::GrantGiven,
         Settled::ServiceGranted => Reason::GrantServiceGiven,
         Settled::Leased => Reason::GrantLeased,
@@ -52,6 +52,8 @@ fn request(ctx: &TcContext, flow: &Flow) -> Option<Request> {
     if skb::ingress_ifindex(ctx) != settings::tunnel_ifindex() {
         return None;
     }
+    // Before anything is looked up that the lease will hold. The source is that of the wire.
+    let epoch = Epoch::read(flow.source, flow.destination);
     let Endpoint { hop } = maps::endpoint(flow.destination)?;
     if hop.ifindex != skb::ifindex(ctx) || !hop.destination.is_known() {
         return None;
@@ -61,5 +63,5 @@ fn request(ctx: &TcContext, flow: &Flow) -> Option<Request> {
     if route.is_local() {
         return None;
     }
-    Some(Request { node: route.node, endpoint: hop.ifindex, hop, mtu: Mtu(0) })
+    Some(Request { epoch, node: route.node, endpoint: hop.ifindex, hop, mtu: Mtu(0) })
 }

@@ -7,7 +7,7 @@ use super::inner::Inner;
 use crate::{
     flow::{self, Control, NoFlow, Seen},
     helpers,
-    lease::{self, Approval, Hit, Miss, Request, Settled, Slot, arrival, service},
+    lease::{self, Approval, Epoch, Hit, Miss, Request, Settled, Slot, arrival, service},
     maps,
     packet::{ETHERNET, Frame},
     skb,
@@ -72,12 +72,14 @@ pub fn translate(ctx: &TcContext, hit: &Hit) -> Result<Reason, Reason> {
     }
 }
 
-/// Settles the flow's lease by what netfilter made of the packet; the reason to count.
+/// Settles the flow's lease by what netfilter made of the packet; the reason to count. `epoch` is that of
+/// the packet's addresses, from before `address` and `node` were looked up.
 #[inline(always)]
 pub fn settle(
     ctx: &TcContext,
     inner: &Inner,
-    approval: &Approval,
+    approval: Approval,
+    epoch: Epoch,
     address: Ipv4Be,
     node: &Node,
 ) -> Reason {
@@ -86,6 +88,7 @@ pub fn settle(
         let pod = maps::endpoint(inner.header.source())?;
         let came_from_it = pod.hop.ifindex == skb::ingress_ifindex(ctx);
         came_from_it.then_some(Request {
+            epoch,
             node: address,
             endpoint: pod.hop.ifindex,
             hop: node.hop,

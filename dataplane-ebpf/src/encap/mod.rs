@@ -19,7 +19,7 @@ use dataplane_common::Reason;
 
 use crate::{
     exit::{Exit, Sent, Steps},
-    lease::{Approval, Slot},
+    lease::{Approval, Epoch, Slot},
     packet::ETHERNET,
     settings, skb,
 };
@@ -100,13 +100,16 @@ pub fn frame_length(ctx: &TcContext) -> u32 {
 fn from_stack(ctx: &TcContext, at: usize, reasons: &Reasons) -> Steps {
     let approval = settings::is_verified().then(|| Approval::take(ctx));
     let inner = inner::parse(ctx, at, reasons)?;
+    // Before anything is looked up that a lease will hold.
+    let asks = approval
+        .map(|approval| (approval, Epoch::read(inner.header.destination(), inner.header.source())));
     let (address, node) = node::lookup(&inner, reasons)?;
     if inner.header.ttl() == 0 {
         return Err(reasons.ttl_expired);
     }
     suitable::fits(&inner, node.mtu, reasons)?;
-    let reason = match &approval {
-        Some(approval) => by_lease::settle(ctx, &inner, approval, address, &node),
+    let reason = match asks {
+        Some((approval, epoch)) => by_lease::settle(ctx, &inner, approval, epoch, address, &node),
         None => Reason::HostEncapsulated,
     };
     push_outer::push(ctx, &inner, address, inner.header.ttl(), reasons)?;

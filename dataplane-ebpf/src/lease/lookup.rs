@@ -4,6 +4,7 @@ use core::mem::MaybeUninit;
 
 use dataplane_common::{Flow, Hop, IfIndex, Ipv4Be, Lease, Mtu, Translation};
 
+use super::Epoch;
 use crate::maps;
 
 /// A good lease.
@@ -40,7 +41,7 @@ pub enum Miss {
     Missing,
     /// Its time is over.
     Expired,
-    /// It was granted before the last change of routes, nodes or pods.
+    /// It was granted before a change of routes, nodes or pods that concerns it.
     Outdated,
 }
 
@@ -57,15 +58,16 @@ pub fn lookup<'a>(flow: &Flow, now: u64, slot: &'a mut Slot) -> Result<&'a mut H
 #[inline(never)]
 fn find(flow: &Flow, now: u64, slot: &mut Slot) -> Result<(), Miss> {
     let entry = maps::lease(flow).ok_or(Miss::Missing)?;
+    let epochs = maps::epochs().ok_or(Miss::Missing)?;
+    let is_current = Epoch::of(entry).is_current(epochs);
     let (node, endpoint) = (entry.node, entry.endpoint);
     let (hop, mtu) = (maps::hop(&entry.hop), entry.mtu);
     let translation = entry.translation;
-    let epoch = entry.epoch;
     let expires = maps::read_last(&entry.expires);
     if !maps::is_still_of(entry, flow) {
         return Err(Miss::Missing);
     }
-    if epoch != maps::epoch() {
+    if !is_current {
         return Err(Miss::Outdated);
     }
     if !Lease::is_signed(expires, flow) {

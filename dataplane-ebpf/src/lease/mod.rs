@@ -9,12 +9,14 @@
 //! ports with which its packets come, and [`service`] rewrites them as conntrack would have.
 
 pub mod arrival;
+mod epoch;
 mod lookup;
 mod revoke;
 pub mod service;
 mod settle;
 
 pub use self::{
+    epoch::Epoch,
     lookup::{Hit, Miss, Slot, lookup},
     settle::{Approval, Request, Settled, settle},
 };

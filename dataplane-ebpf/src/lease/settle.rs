@@ -4,7 +4,7 @@ use aya_ebpf::programs::TcContext;
 use dataplane_common::{Flow, Hop, IfIndex, Ipv4Be, Lease, Mtu, Translation};
 
 use super::{
-    arrival, revoke,
+    Epoch, arrival, revoke,
     service::{self, Shown},
 };
 use crate::{
@@ -12,17 +12,9 @@ use crate::{
     helpers, maps, settings, skb,
 };
 
-/// What netfilter says of a packet.
-pub struct Approval {
-    of: Approved,
-    /// Read before whatever a lease will hold is looked up: a change in between
-    /// makes the lease void, not wrong.
-    epoch: u32,
-}
-
 /// Of which flow netfilter would let all packets pass.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Approved {
+pub enum Approval {
     Nothing,
     /// Of one that conntrack leaves as it is.
     Plain,
@@ -35,19 +27,20 @@ impl Approval {
     #[inline(always)]
     pub fn take(ctx: &TcContext) -> Self {
         let bits = skb::take_mark(ctx, settings::mark() | settings::service_mark());
-        let of = if bits & settings::mark() != 0 {
-            Approved::Plain
+        if bits & settings::mark() != 0 {
+            Self::Plain
         } else if settings::are_services_leased() && bits != 0 {
-            Approved::Service
+            Self::Service
         } else {
-            Approved::Nothing
-        };
-        Self { of, epoch: maps::epoch() }
+            Self::Nothing
+        }
     }
 }
 
 /// Whose lease it would be, and what it would hold.
 pub struct Request {
+    /// Of the two pods, and from before the rest was looked up.
+    pub epoch: Epoch,
     /// The other node.
     pub node: Ipv4Be,
     /// The local pod's interface.
@@ -80,7 +73,7 @@ pub enum Settled {
 pub fn settle(
     ctx: &TcContext,
     seen: &Seen,
-    approval: &Approval,
+    approval: Approval,
     request: impl FnOnce(&Flow) -> Option<Request>,
 ) -> Settled {
     let after = &seen.flow;
@@ -88,34 +81,32 @@ pub fn settle(
     let secret = settings::secret();
     if seen.control != Control::None {
         end(ctx, after, tag);
-        let may_ask = seen.control == Control::Accepts && approval.of == Approved::Plain;
+        let may_ask = seen.control == Control::Accepts && approval == Approval::Plain;
         if !may_ask || tag != after.tag(secret) {
             return Settled::Control;
         }
     }
-    match approval.of {
-        Approved::Nothing => {
+    match approval {
+        Approval::Nothing => {
             end(ctx, after, tag);
             Settled::Unmarked
         }
-        Approved::Plain if tag != 0 && tag != after.tag(secret) => {
+        Approval::Plain if tag != 0 && tag != after.tag(secret) => {
             // Translated behind conntrack's back: what the flow had, it had rightly
             // only for packets that were not.
             end(ctx, after, tag);
             Settled::Unproven
         }
-        Approved::Plain => {
+        Approval::Plain => {
             let is_proven = tag != 0;
-            grant(after, Translation::NONE, approval.epoch, is_proven, request)
+            grant(after, Translation::NONE, is_proven, request)
         }
-        Approved::Service if tag == 0 => Settled::Unproven,
-        Approved::Service => match service::shown(after, tag, skb::ingress_ifindex(ctx)) {
-            Shown::Lease { flow, translation } => {
-                match grant(&flow, translation, approval.epoch, true, request) {
-                    Settled::Granted => Settled::ServiceGranted,
-                    other => other,
-                }
-            }
+        Approval::Service if tag == 0 => Settled::Unproven,
+        Approval::Service => match service::shown(after, tag, skb::ingress_ifindex(ctx)) {
+            Shown::Lease { flow, translation } => match grant(&flow, translation, true, request) {
+                Settled::Granted => Settled::ServiceGranted,
+                other => other,
+            },
             Shown::Nothing => Settled::Unproven,
             Shown::Otherwise => {
                 end(ctx, after, tag);
@@ -130,7 +121,6 @@ pub fn settle(
 fn grant(
     flow: &Flow,
     translation: Translation,
-    epoch: u32,
     is_proven: bool,
     request: impl FnOnce(&Flow) -> Option<Request>,
 ) -> Settled {
@@ -151,7 +141,7 @@ fn grant(
     if !is_proven {
         return Settled::Unproven;
     }
-    let Some(Request { node, endpoint, hop, mtu }) = request(flow) else {
+    let Some(Request { epoch, node, endpoint, hop, mtu }) = request(flow) else {
         return Settled::Unproven;
     };
     let expires = Lease::good_until(now + settings::lease(), flow);
@@ -166,11 +156,13 @@ fn grant(
         packets,
         bytes,
         translation,
-        epoch,
+        slots: epoch.slots,
+        epoch: epoch.sum,
         node,
         endpoint,
         hop,
         mtu,
+        reserved: 0,
     };
     match old {
         None => maps::grant(flow, &lease),
@@ -190,7 +182,7 @@ fn grant(
 struct Old {
     entry: &'static mut Lease,
     expires: u64,
-    epoch: u32,
+    is_current: bool,
     translation: Translation,
     /// It was the flow's, while the above was read.
     is_own: bool,
@@ -199,15 +191,16 @@ struct Old {
 impl Old {
     #[inline(always)]
     fn read(entry: &'static mut Lease, flow: &Flow) -> Self {
-        let (epoch, translation) = (entry.epoch, entry.translation);
+        let is_current = maps::epochs().is_some_and(|epochs| Epoch::of(entry).is_current(epochs));
+        let translation = entry.translation;
         let expires = maps::read_last(&entry.expires);
         let is_own = maps::is_still_of(entry, flow) && Lease::is_signed(expires, flow);
-        Self { entry, expires, epoch, translation, is_own }
+        Self { entry, expires, is_current, translation, is_own }
     }
 
     #[inline(always)]
     fn is_good_at(&self, now: u64) -> bool {
-        self.is_own && self.epoch == maps::epoch() && Lease::is_good_at(self.expires, now)
+        self.is_own && self.is_current && Lease::is_good_at(self.expires, now)
     }
 
     #[inline(always)]

@@ -4,21 +4,21 @@
 //! |---|---|
 //! | key of `ROUTES` | network, mask: 8 bytes |
 //! | value of `ROUTES` | prefix (8), node (4), since (4), flags (2), source (2); new fields only behind |
-//! | `EPOCH` | array, element 0 begins with a `u32` |
+//! | `EPOCH` | array, element 0 begins with a `u32`; adding to it ends all leases |
 //! | `memory` | array of one, [`MEMORY`] bytes: JSON, ended by a zero |
 //! | XDP hand-over | 8 bytes: secret, node |
 //! | names of links | `<program>_<interface index>` |
 //!
 //! 0.1 keeps its hand-over secret in the map `STATE`, at [`STATE_SECRET`].
 
-use std::{collections::BTreeMap, io, path::Path};
+use std::{collections::BTreeMap, io, path::Path, sync::atomic::Ordering};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::MapInfo;
 use dataplane_common::{Ipv4Be, Prefix, Route};
 use ipnet::Ipv4Net;
 
-use super::sys;
+use super::sys::{self, SharedWords};
 
 /// Size of the memory, bytes.
 pub const MEMORY: u32 = 64 << 10;
@@ -108,13 +108,19 @@ fn raise(epoch: &mut [u8]) -> Option<()> {
     Some(())
 }
 
-/// Ends all leases of a version: raises the number that good leases bear.
+/// Ends all leases of a version: adds to the number that good leases bear, or bear the sum of.
 ///
 /// # Errors
 /// If there is no such map, or the kernel refuses.
 pub fn end_leases(directory: &Path) -> Result<()> {
     let pin = directory.join("EPOCH");
     let map = RawMap::open(&pin)?;
+    // In place, so that nothing is undone that a daemon of that version writes behind it.
+    if let Ok(shared) = SharedWords::of(&map.map, 1) {
+        shared.words()[0].fetch_add(1, Ordering::SeqCst);
+        return Ok(());
+    }
+    // The maps of 0.1 share no memory, and have nothing behind it.
     let index = 0_u32.to_ne_bytes();
     let context = || format!("ending all leases in {}", pin.display());
     let mut value = map.element(&index).with_context(context)?;

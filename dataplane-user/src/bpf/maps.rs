@@ -7,14 +7,16 @@ use aya::maps::{
     Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, PerCpuHashMap,
 };
 use dataplane_common::{
-    Counter, EndpointEntry, Flow, Ipv4Be, Lease, LinkState, Mac, NodeCounter, NodeEntry, Prefix,
-    PrefixRoute, Program, Reason, Route, Verdict,
+    Counter, EndpointEntry, Epochs as EpochsLayout, Flow, Ipv4Be, Lease, LinkState, Mac,
+    NodeCounter, NodeEntry, Prefix, PrefixRoute, Program, Reason, Route, Verdict,
     layout::{MAX_ENDPOINTS, MAX_MASKS, MAX_NODES, MAX_ROUTES},
     link::LINK_SLOTS,
 };
 use ipnet::Ipv4Net;
 
-use super::{Pins, by_address::ByAddress, handovers::Links, masks::Masks, routes::Routes};
+use super::{
+    Pins, by_address::ByAddress, epochs::Epochs, handovers::Links, masks::Masks, routes::Routes,
+};
 
 /// Every map of ours.
 pub struct Maps {
@@ -36,8 +38,8 @@ pub struct Maps {
     pub next_hops: BTreeMap<Ipv4Addr, Mac>,
     /// Link → whether what XDP hands over there arrives.
     pub links: Links,
-    /// What good leases bear.
-    epoch: Array<MapData, u32>,
+    /// What good leases bear the sum of.
+    pub epochs: Epochs,
     kept_at: Array<MapData, u64>,
 }
 
@@ -53,6 +55,8 @@ struct Layout {
 
 /// The one map whose size is configured.
 pub const LEASES: &str = "LEASES";
+/// What ends leases. Its name and its beginning are frozen: see [`super::frozen`].
+pub const EPOCH: &str = "EPOCH";
 /// What packets looked like on their way into the stack. Not pinned: programs of one load share it, and
 /// what is on its way while they are replaced is noted again by the next packet.
 pub const SEEN: &str = "SEEN";
@@ -83,7 +87,7 @@ const LAYOUTS: [Layout; 10] = {
             value: size_of::<Lease>(),
             entries: None,
         },
-        map("EPOCH", MapType::Array, index, size_of::<u32>(), 1),
+        map(EPOCH, MapType::Array, index, size_of::<EpochsLayout>(), 1),
         map("KEPT_AT", MapType::Array, index, size_of::<u64>(), 1),
         map("LINKS", MapType::Array, index, size_of::<LinkState>(), LINK_SLOTS),
     ]
@@ -145,7 +149,7 @@ impl Maps {
             leases: Map::LruHashMap(open(LEASES)?).try_into()?,
             next_hops: BTreeMap::new(),
             links: Links::new(Map::Array(open("LINKS")?))?,
-            epoch: Map::Array(open("EPOCH")?).try_into()?,
+            epochs: Epochs::open(&pins.map(EPOCH))?,
             kept_at: Map::Array(open("KEPT_AT")?).try_into()?,
         })
     }
@@ -246,23 +250,16 @@ impl Maps {
         Some(sum)
     }
 
-    /// What good leases bear.
-    ///
-    /// # Errors
-    /// If the kernel refuses.
-    pub fn epoch(&self) -> Result<u32> {
-        Ok(self.epoch.get(&0, 0)?)
-    }
-
     /// The leases that are good at `now` ([`crate::clock::monotonic`]).
     ///
     /// # Errors
     /// If the kernel refuses. One that ends meanwhile is merely not there.
     pub fn good_leases(&self, now: Duration) -> Result<Vec<(Flow, Lease)>> {
-        let epoch = self.epoch()?;
         let nanoseconds = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        let is_good =
-            |lease: &Lease| lease.epoch == epoch && Lease::is_good_at(lease.expires, nanoseconds);
+        let is_good = |lease: &Lease| {
+            lease.epoch == self.epochs.sum(lease.slots)
+                && Lease::is_good_at(lease.expires, nanoseconds)
+        };
         let mut leases = Vec::new();
         for flow in self.leases.keys() {
             let flow = flow?;
@@ -283,15 +280,6 @@ impl Maps {
     pub fn keep(&mut self, now: Duration) -> Result<()> {
         let nanoseconds = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
         self.kept_at.set(0, nanoseconds, 0).context("telling programs that the maps are kept")
-    }
-
-    /// Ends all leases at once.
-    ///
-    /// # Errors
-    /// If the kernel refuses.
-    pub fn end_leases(&mut self) -> Result<()> {
-        let next = self.epoch()?.wrapping_add(1);
-        self.epoch.set(0, next, 0).context("ending all leases")
     }
 }
 

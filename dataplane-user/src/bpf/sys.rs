@@ -1,4 +1,4 @@
-//! Calls of `bpf(2)` that aya does not make as we need them.
+//! Calls of `bpf(2)` that aya does not make as we need them, and memory of maps.
 
 use std::{
     ffi::CString,
@@ -8,6 +8,8 @@ use std::{
         unix::ffi::OsStrExt as _,
     },
     path::Path,
+    ptr::{NonNull, null_mut},
+    sync::atomic::AtomicU32,
 };
 
 use aya::programs::TcAttachType;
@@ -130,6 +132,43 @@ pub fn create_array(name: &str, size: u32) -> io::Result<OwnedFd> {
     let descriptor = i32::try_from(descriptor).map_err(io::Error::other)?;
     // SAFETY: the kernel just gave it to us and to nobody else.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Words at the beginning of an array that was made with `BPF_F_MMAPABLE`, in the memory that the
+/// programs use.
+pub struct SharedWords {
+    first: NonNull<AtomicU32>,
+    count: usize,
+}
+
+impl SharedWords {
+    /// Maps `count` of them into this process. The kernel refuses more than the array has.
+    pub fn of(map: &OwnedFd, count: usize) -> io::Result<Self> {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        let length = count * size_of::<AtomicU32>();
+        // SAFETY: a new mapping, wherever the kernel puts it.
+        let address =
+            unsafe { libc::mmap(null_mut(), length, access, libc::MAP_SHARED, map.as_raw_fd(), 0) };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let first = NonNull::new(address.cast()).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        Ok(Self { first, count })
+    }
+
+    /// Returns them.
+    pub fn words(&self) -> &[AtomicU32] {
+        // SAFETY: the mapping is page-aligned, has that many words of four bytes, for which any bits are
+        // a value, and is there for as long as `self`. Others write to it, too, word by word.
+        unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.count) }
+    }
+}
+
+impl Drop for SharedWords {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping, to which no reference is left. It is not refused.
+        unsafe { libc::munmap(self.first.as_ptr().cast(), self.count * size_of::<AtomicU32>()) };
+    }
 }
 
 /// Pins an object.

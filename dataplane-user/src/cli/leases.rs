@@ -105,9 +105,9 @@ struct Flushed {
 
 /// Ends all leases, also those of another version whose programs may still be attached: the next
 /// packet of every flow asks netfilter again.
-pub fn flush(pins: &Pins, maps: &mut Maps, format: Format) -> Result<Exit> {
+pub fn flush(pins: &Pins, maps: &Maps, format: Format) -> Result<Exit> {
     let flushed = maps.good_leases(clock::monotonic())?.len();
-    maps.end_leases()?;
+    maps.epochs.raise_all();
     for directory in pins.other_versions()? {
         frozen::end_leases(&directory)?;
     }

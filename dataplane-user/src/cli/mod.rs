@@ -263,7 +263,7 @@ impl Cli {
             Command::Endpoints(EndpointsCommand::List) => endpoints::list(&global.maps()?, format),
             Command::Leases(LeasesCommand::List) => leases::list(&global.maps()?, format),
             Command::Leases(LeasesCommand::Flush) => {
-                leases::flush(&global.pins()?, &mut global.maps()?, format)
+                leases::flush(&global.pins()?, &global.maps()?, format)
             }
             Command::Counters(CountersCommand::List { all }) => {
                 counters::list(&global.maps()?, format, all)

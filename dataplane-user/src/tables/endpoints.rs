@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 use anyhow::Result;
 use dataplane_common::{Endpoint, Ipv4Be};
 
-use super::{Keys, Table, found, set_or_remove};
+use super::{Keys, Outdated, Table, found, set_or_remove};
 use crate::bpf::{
     Maps,
     maps::{gone_is_fine, insist},
@@ -23,17 +23,17 @@ impl Table for Endpoints<'_> {
         set_or_remove(new, &format!("the local pod {address}"))
     }
 
-    /// Not for another MAC: a pod that changes its own all the time must not end
-    /// the leases of others, and loses only its own packets, for a lease at most.
-    fn outdates_leases(
+    /// Nothing for another MAC: a pod that changes its own all the time loses only its own packets, for a
+    /// lease at most.
+    fn outdated(
         &self,
         actual: &BTreeMap<Ipv4Addr, Endpoint>,
         address: &Ipv4Addr,
         new: Option<&Endpoint>,
-    ) -> bool {
-        actual
-            .get(address)
-            .is_some_and(|old| new.is_none_or(|new| new.hop.ifindex != old.hop.ifindex))
+    ) -> Vec<Outdated> {
+        let is_another = |old: &Endpoint| new.is_none_or(|new| new.hop.ifindex != old.hop.ifindex);
+        let is_outdated = actual.get(address).is_some_and(is_another);
+        is_outdated.then_some(Outdated::Pod(*address)).into_iter().collect()
     }
 
     async fn actual(&mut self) -> Result<BTreeMap<Ipv4Addr, Endpoint>> {

@@ -1,10 +1,14 @@
 //! The nft table that marks what may be leased: a table of one entry.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 use anyhow::{Context as _, Result};
+use ipnet::Ipv4Net;
 
-use super::{Table, set_or_remove};
+use super::{Outdated, Table, set_or_remove};
 use crate::netfilter::{self, Listing, MarkRules};
 
 /// What we know to be in place: rules, and how nft lists them.
@@ -47,16 +51,43 @@ impl KnownRules {
 pub struct Marks<'a> {
     known: &'a mut KnownRules,
     wanted: Option<&'a MarkRules>,
+    is_pod: &'a dyn Fn(Ipv4Addr) -> bool,
     /// What another program did to it, if so.
     loss: Option<&'static str>,
 }
 
 impl<'a> Marks<'a> {
-    /// With what is `known` of the table, and what it shall be.
+    /// With what is `known` of the table, and what it shall be. `is_pod`: whether an address is that of
+    /// a local pod.
     #[must_use]
-    pub fn new(known: &'a mut KnownRules, wanted: Option<&'a MarkRules>) -> Self {
-        Self { known, wanted, loss: None }
+    pub fn new(
+        known: &'a mut KnownRules,
+        wanted: Option<&'a MarkRules>,
+        is_pod: &'a dyn Fn(Ipv4Addr) -> bool,
+    ) -> Self {
+        Self { known, wanted, is_pod, loss: None }
     }
+}
+
+/// Returns whose leases end because these addresses are excluded now. A Service's address is not in the
+/// lease of its flows in any way that could be found, so only for local pods it is these alone.
+fn newly_excluded(
+    old: &BTreeSet<Ipv4Net>,
+    new: &BTreeSet<Ipv4Net>,
+    is_pod: impl Fn(Ipv4Addr) -> bool,
+) -> Vec<Outdated> {
+    /// Pods of one host are no more.
+    const SEVERAL: u8 = 24;
+    let is_new = |net: &&Ipv4Net| !old.iter().any(|old| old.contains(*net));
+    let mut pods = Vec::new();
+    for net in new.iter().filter(is_new) {
+        let all = u32::from(net.network())..=u32::from(net.broadcast());
+        if net.prefix_len() < SEVERAL || !all.clone().all(|address| is_pod(address.into())) {
+            return vec![Outdated::All];
+        }
+        pods.extend(all.map(|address| Outdated::Pod(address.into())));
+    }
+    pods
 }
 
 impl Table for Marks<'_> {
@@ -68,15 +99,15 @@ impl Table for Marks<'_> {
         set_or_remove(new, "the nft table `ip tunless`")
     }
 
-    /// A pod that is excluded now may have leases, which would not be granted any more.
-    fn outdates_leases(
+    /// What is excluded now may have leases, which would not be granted any more.
+    fn outdated(
         &self,
         actual: &BTreeMap<(), MarkRules>,
         (): &(),
         new: Option<&MarkRules>,
-    ) -> bool {
-        let Some((old, new)) = actual.get(&()).zip(new) else { return false };
-        !new.unleased.is_subset(&old.unleased)
+    ) -> Vec<Outdated> {
+        let Some((old, new)) = actual.get(&()).zip(new) else { return Vec::new() };
+        newly_excluded(&old.unleased, &new.unleased, self.is_pod)
     }
 
     async fn actual(&mut self) -> Result<BTreeMap<(), MarkRules>> {
@@ -133,5 +164,37 @@ impl Table for Marks<'_> {
         netfilter::remove()?;
         *self.known = KnownRules::Absent;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod excluded {
+    use super::*;
+
+    fn nets(text: &[&str]) -> BTreeSet<Ipv4Net> {
+        text.iter().map(|net| net.parse().expect("a prefix")).collect()
+    }
+
+    #[test]
+    fn pods_lose_their_own_leases_and_other_addresses_all() {
+        let ip = |last| Ipv4Addr::new(10, 20, 105, last);
+        let pods = [ip(216), ip(217), ip(220)];
+        let (first, both) = ("10.20.105.216/32", "10.20.105.216/31");
+        let pod = |last| Outdated::Pod(ip(last));
+        let table: [(&[&str], &[&str], &[Outdated]); 9] = [
+            (&[], &[], &[]),
+            (&[], &[first], &[pod(216)]),
+            (&[first], &[first], &[]),
+            (&[first], &[], &[]),
+            (&[first], &[both], &[pod(216), pod(217)]),
+            (&[both], &[first], &[]),
+            (&[first], &[first, "10.20.105.220/32"], &[pod(220)]),
+            (&[], &["10.96.0.7/32"], &[Outdated::All]),
+            (&[first], &[first, "10.0.0.0/8"], &[Outdated::All]),
+        ];
+        for (old, new, expected) in table {
+            let found = newly_excluded(&nets(old), &nets(new), |it| pods.contains(&it));
+            assert_eq!(found, expected, "{old:?} {new:?}");
+        }
     }
 }

@@ -13,6 +13,7 @@ mod mark_rules;
 mod masks;
 mod node_counters;
 mod nodes;
+mod outdated;
 mod receive_queues;
 mod routes;
 mod sysctls;
@@ -32,8 +33,9 @@ pub use self::{
     masks::Masks,
     node_counters::NodeCounters,
     nodes::Nodes,
+    outdated::{Outdated, raised, with_going},
     receive_queues::ReceiveQueues,
-    routes::{Routes, outdates_leases},
+    routes::{Routes, outdated},
     sysctls::{
         Sysctls, forget_sysctls_of_0_1, move_sysctls_of_0_1, record_sysctls_for_0_1,
         remember_sysctls, restore_sysctls, sysctls_of_0_1,
@@ -55,16 +57,16 @@ pub trait Table {
     /// to 10.20.42.0/26": it is set to `new`, or removed (`None`).
     fn describe(&self, key: &Self::Key, new: Option<&Self::Value>) -> String;
 
-    /// Whether leases may hold what setting `key` to `new` (or removing it: `None`)
-    /// makes untrue. Then they all have to end.
-    fn outdates_leases(
+    /// Returns what leases may hold that setting `key` to `new` (or removing it: `None`)
+    /// makes untrue. Then they have to end.
+    fn outdated(
         &self,
         actual: &BTreeMap<Self::Key, Self::Value>,
         key: &Self::Key,
         new: Option<&Self::Value>,
-    ) -> bool {
+    ) -> Vec<Outdated> {
         let _ = (actual, key, new);
-        false
+        Vec::new()
     }
 
     /// All entries that are ours, read back and never assumed.
@@ -105,12 +107,12 @@ fn found<K: Ord + Copy, V>(
 /// What a table has too much.
 pub struct Surplus<K> {
     keys: Vec<K>,
-    outdates_leases: bool,
+    outdated: BTreeSet<Outdated>,
 }
 
 impl<K> Default for Surplus<K> {
     fn default() -> Self {
-        Self { keys: Vec::new(), outdates_leases: false }
+        Self { keys: Vec::new(), outdated: BTreeSet::new() }
     }
 }
 
@@ -120,7 +122,12 @@ impl<K: PartialEq> Surplus<K> {
     pub fn take(&mut self, goes_first: impl Fn(&K) -> bool) -> Self {
         let (first, rest) = std::mem::take(&mut self.keys).into_iter().partition(goes_first);
         self.keys = rest;
-        Self { keys: first, outdates_leases: self.outdates_leases }
+        Self { keys: first, outdated: self.outdated.clone() }
+    }
+
+    /// Returns what leases will hold no longer once it is gone.
+    pub fn outdated(&self) -> &BTreeSet<Outdated> {
+        &self.outdated
     }
 
     /// Whether this entry is too much.
@@ -134,8 +141,8 @@ impl<K: PartialEq> Surplus<K> {
 pub struct Round {
     /// What failed, ready to print.
     pub failures: Vec<String>,
-    /// Something that leases hold is no longer so: see [`Table::outdates_leases`].
-    pub outdates_leases: bool,
+    /// What leases hold and is no longer so: see [`Table::outdated`].
+    pub outdated: BTreeSet<Outdated>,
 }
 
 impl Round {
@@ -166,18 +173,18 @@ impl Round {
         };
         let plan = plan(desired, &actual);
         for (key, value) in &plan.upsert {
-            self.outdates_leases |= table.outdates_leases(&actual, key, Some(value));
+            self.outdated.extend(table.outdated(&actual, key, Some(value)));
             let outcome = table.upsert(key, value).await;
             self.note(outcome, || table.describe(key, Some(value)));
         }
-        let outdates_leases =
-            plan.delete.iter().any(|key| table.outdates_leases(&actual, key, None));
-        Surplus { keys: plan.delete, outdates_leases }
+        let gone = plan.delete.iter().flat_map(|key| table.outdated(&actual, key, None));
+        let outdated = gone.collect();
+        Surplus { keys: plan.delete, outdated }
     }
 
     /// Removes what is too much, last things first.
     pub async fn delete<T: Table>(&mut self, table: &mut T, surplus: Surplus<T::Key>) {
-        self.outdates_leases |= surplus.outdates_leases;
+        self.outdated.extend(surplus.outdated);
         for key in surplus.keys.into_iter().rev() {
             let outcome = table.delete(&key).await;
             self.note(outcome, || table.describe(&key, None));

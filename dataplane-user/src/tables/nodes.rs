@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 use anyhow::Result;
 use dataplane_common::{Ipv4Be, Mac, Node};
 
-use super::{Keys, Table, found, set_or_remove};
+use super::{Keys, Outdated, Table, found, set_or_remove};
 use crate::bpf::{
     Maps,
     maps::{gone_is_fine, insist},
@@ -23,14 +23,15 @@ impl Table for Nodes<'_> {
         set_or_remove(new, &format!("the node {address}"))
     }
 
-    fn outdates_leases(
+    fn outdated(
         &self,
         actual: &BTreeMap<Ipv4Addr, Node>,
         address: &Ipv4Addr,
         new: Option<&Node>,
-    ) -> bool {
+    ) -> Vec<Outdated> {
         let last_mac = self.0.next_hops.get(address).copied();
-        actual.get(address).is_some_and(|old| outdates(old, last_mac, new))
+        let is_outdated = actual.get(address).is_some_and(|old| outdates(old, last_mac, new));
+        is_outdated.then_some(Outdated::Node(*address)).into_iter().collect()
     }
 
     async fn actual(&mut self) -> Result<BTreeMap<Ipv4Addr, Node>> {

@@ -6,7 +6,7 @@ use anyhow::Result;
 use dataplane_common::Route;
 use ipnet::Ipv4Net;
 
-use super::{Keys, Table, found};
+use super::{Keys, Outdated, Table, found};
 use crate::{
     address::supernets,
     bpf::{
@@ -18,20 +18,23 @@ use crate::{
 /// The `ROUTES` map.
 pub struct Routes<'a>(pub &'a mut Maps, pub Keys<'a, Ipv4Net>);
 
-/// Whether leases may hold what a prefix's change from `old` to `new` makes untrue: a
+/// Returns what leases may hold that a prefix's change from `old` to `new` makes untrue: a
 /// new route does, too, where it takes addresses out of a wider one.
-pub fn outdates_leases(
+pub fn outdated(
     prefix: Ipv4Net,
     old: Option<&Route>,
     new: Option<&Route>,
     was_there: impl Fn(&Ipv4Net) -> bool,
-) -> bool {
+) -> Option<Outdated> {
     let is_another = match (old, new) {
+        // An address of ours is no remote end of a lease.
+        (Some(old), _) if old.is_local() => false,
         (Some(old), Some(new)) => old.differs(new),
+        (Some(_), None) => true,
+        (None, Some(_)) => supernets(prefix).any(|net| was_there(&net)),
         (None, None) => false,
-        (Some(_), None) | (None, Some(_)) => true,
     };
-    is_another && supernets(prefix).any(|net| was_there(&net))
+    is_another.then_some(Outdated::Route(prefix))
 }
 
 impl Table for Routes<'_> {
@@ -48,13 +51,14 @@ impl Table for Routes<'_> {
         }
     }
 
-    fn outdates_leases(
+    fn outdated(
         &self,
         actual: &BTreeMap<Ipv4Net, Route>,
         prefix: &Ipv4Net,
         new: Option<&Route>,
-    ) -> bool {
-        outdates_leases(*prefix, actual.get(prefix), new, |net| actual.contains_key(net))
+    ) -> Vec<Outdated> {
+        let was_there = |net: &Ipv4Net| actual.contains_key(net);
+        outdated(*prefix, actual.get(prefix), new, was_there).into_iter().collect()
     }
 
     async fn actual(&mut self) -> Result<BTreeMap<Ipv4Net, Route>> {
@@ -89,9 +93,13 @@ mod tests {
         let learnt_elsewhere = Route { since: 9, source: Route::SOURCE_ETCD, ..old };
         let moved = Route { node: Ipv4Be(2), ..old };
         let block = net("10.20.42.0/26");
-        let known = BTreeMap::from([(block, old)]);
+        let pod = net("10.20.105.215/32");
+        let local = Route { flags: Route::LOCAL, ..old };
+        let known = BTreeMap::from([(block, old), (pod, local)]);
         let outdates = |prefix: Ipv4Net, new| {
-            outdates_leases(prefix, known.get(&prefix), new, |net| known.contains_key(net))
+            let outdated = outdated(prefix, known.get(&prefix), new, |net| known.contains_key(net));
+            assert!(outdated.is_none_or(|it| it == Outdated::Route(prefix)));
+            outdated.is_some()
         };
         assert!(!outdates(block, Some(&old)));
         assert!(!outdates(block, Some(&learnt_elsewhere)));
@@ -100,5 +108,8 @@ mod tests {
         assert!(outdates(net("10.20.42.7/32"), Some(&old)), "out of a wider one");
         assert!(!outdates(net("10.20.43.0/26"), Some(&old)), "nothing was leased there");
         assert!(!outdates(net("10.20.42.7/32"), None), "neither before nor after");
+        assert!(outdates(net("10.20.42.7/32"), Some(&local)), "a pod of ours with a lent address");
+        assert!(!outdates(pod, None), "no lease leads to a pod of ours by a route");
+        assert!(!outdates(pod, Some(&moved)), "nor when it has moved away");
     }
 }

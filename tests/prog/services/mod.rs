@@ -2,6 +2,7 @@
 //! out, and its answers B:b → A:p become V:v → A:p on the way in.
 
 mod answers;
+mod epochs;
 mod requests;
 
 use dataplane_common::{
@@ -28,7 +29,7 @@ fn table() {
 
 /// Every row.
 pub fn cases() -> Vec<Case> {
-    [requests::cases(), answers::cases(), switched_off()].concat()
+    [requests::cases(), answers::cases(), epochs::cases(), switched_off()].concat()
 }
 
 const UDP: u8 = 17;

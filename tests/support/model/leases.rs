@@ -2,12 +2,14 @@
 
 use std::net::Ipv4Addr;
 
-use dataplane_common::{Arrival, Direction, Flow, IfIndex, Lease, Node, Translation};
+use dataplane_common::{
+    Arrival, Direction, EpochSlots, Epochs, Flow, IfIndex, Lease, Node, Translation, epochs::SLOTS,
+};
 
 use super::{Model, ip::Control};
 use crate::{
     prog::Context,
-    world::{EPOCH, LATER, REVOKED, SECRET},
+    world::{LATER, REVOKED, SECRET},
 };
 
 /// What a hook behind netfilter does about a lease.
@@ -46,7 +48,7 @@ impl Model {
     ) -> Result<Lease, T> {
         match self.lease(flow) {
             Some(lease) if lease.flow == *flow => {
-                if lease.epoch != EPOCH {
+                if lease.epoch != self.epoch(lease.slots) {
                     Err(outdated)
                 } else if lease.expires == LATER {
                     Ok(lease)
@@ -56,6 +58,12 @@ impl Model {
             }
             _ => Err(none),
         }
+    }
+
+    /// What a good lease bears that has these slots, whatever they are.
+    fn epoch(&self, slots: EpochSlots) -> u32 {
+        let Epochs { all, remote, local } = &self.epochs;
+        all + remote[usize::from(slots.remote) % SLOTS] + local[usize::from(slots.local) % SLOTS]
     }
 
     pub(super) fn use_lease(&mut self, flow: &Flow, bytes: usize) {
@@ -206,9 +214,11 @@ impl Model {
         }
         let Some((node, endpoint, way)) = claim(self, &flow) else { return Settled::Unproven };
         let old = own.unwrap_or_default();
+        let slots = EpochSlots::of_lease(&flow, &translation);
         let lease = Lease {
             flow,
-            epoch: EPOCH,
+            slots,
+            epoch: self.epoch(slots),
             expires: LATER,
             packets: old.packets,
             bytes: old.bytes,
@@ -217,6 +227,7 @@ impl Model {
             hop: way.hop,
             mtu: way.mtu,
             translation,
+            reserved: 0,
         };
         self.leases.retain(|(of, _)| *of != flow);
         self.leases.push((flow, lease));

@@ -13,12 +13,14 @@ mod leases;
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
-use dataplane_common::{Arrival, Direction, Endpoint, Flow, Lease, Node, Reason, Route, Settings};
+use dataplane_common::{
+    Arrival, Direction, Endpoint, Epochs, Flow, Lease, Node, Reason, Route, Settings,
+};
 
 use crate::{
     packet::ETHERNET,
     prog::{Action, Context, Program, Ran},
-    world::{Entry, SECRET},
+    world::{EPOCHS, Entry, SECRET},
 };
 
 /// What must come of a packet.
@@ -43,6 +45,8 @@ pub struct Model {
     endpoints: Vec<(Ipv4Addr, Endpoint)>,
     /// [`LATER`] stands for good, whatever a program has granted included.
     leases: Vec<(Flow, Lease)>,
+    /// What ends them.
+    epochs: Epochs,
     /// With what packets came, by their tag.
     seen: BTreeMap<u16, Arrival>,
 }
@@ -71,6 +75,7 @@ impl Model {
             nodes: Vec::new(),
             endpoints: Vec::new(),
             leases: Vec::new(),
+            epochs: EPOCHS,
             seen: BTreeMap::new(),
         };
         for entry in entries {
@@ -82,6 +87,7 @@ impl Model {
                 Entry::Endpoint(address, endpoint) => model.endpoints.push((address, endpoint)),
                 // The model knows no time.
                 Entry::Kept(_) => {}
+                Entry::RaisedRemote(_) | Entry::RaisedLocal(_) => entry.raise(&mut model.epochs),
                 Entry::Seen(tag, arrival) => drop(model.seen.insert(tag, arrival)),
                 Entry::Lease(flow, lease) => model.leases.push((flow, lease)),
             }

@@ -204,12 +204,13 @@ impl Applier {
 
         let extent = Extent::Whole { endpoints: &desired.endpoints };
         let in_maps = InMaps::upsert(maps, tables, extent, &mut round).await;
-        leases_end.ask(maps, &mut round);
+        leases_end.ask(maps, &mut round, &tables.routes);
         let rules = desired.mark_rules.as_ref();
+        let is_pod = |address: Ipv4Addr| desired.endpoints.contains_key(&address);
         // No flow may be marked while hooks change between versions, or once it is not to be.
         let hooks_change = serving::is_another(pins);
         if rules.is_none() || hooks_change {
-            settle_rules(known, None, rules_may_differ, &mut round).await;
+            settle_rules(known, None, &is_pod, rules_may_differ, &mut round).await;
         }
         let failures = round.failures.len();
         if rules.is_some() {
@@ -242,14 +243,14 @@ impl Applier {
         // Last: only what conntrack and every hook is ready for is marked.
         if rules.is_some() {
             let rules = rules.filter(|_| is_prepared);
-            settle_rules(known, rules, rules_may_differ || hooks_change, &mut round).await;
+            settle_rules(known, rules, &is_pod, rules_may_differ || hooks_change, &mut round).await;
         }
 
         in_kernel.delete(tables, &mut round).await;
         round.delete(&mut attachments, old_links).await;
         round.delete(&mut Handovers { maps, renewed: &renewed }, old_handovers).await;
         in_maps.delete(maps, &mut round).await;
-        leases_end.ask(maps, &mut round);
+        leases_end.ask(maps, &mut round, &tables.routes);
         drop(round.upsert(&mut ReceiveQueues(masks), masks).await);
         *attached = &wanted - &postponed;
         Ok(Outcome { failures: round.failures, refused_xdp, postponed })
@@ -267,18 +268,18 @@ impl Applier {
     /// Puts the entries of a step in place; `tables`: all entries, as they should be now.
     pub async fn step(&mut self, kernel: &Kernel, step: &Step, tables: &RouteTables) -> Outcome {
         let Step { prefixes, nodes, before } = step;
-        let mut round = Round { outdates_leases: step.outdates_leases(tables), ..Round::default() };
+        let mut round = Round { outdated: step.outdated(tables), ..Round::default() };
         let desired = tables.only(prefixes, nodes);
         let Self { maps, leases_end, .. } = self;
         let extent = Extent::Only { prefixes, nodes };
         let in_maps = InMaps::upsert(maps, &desired, extent, &mut round).await;
-        leases_end.ask(maps, &mut round);
+        leases_end.ask(maps, &mut round, &tables.routes);
         let routes = KernelRoutes::left(kernel, before.kernel_routes.clone());
         let backstops = Backstops::left(kernel, before.backstops());
         let in_kernel = InKernel::upsert(routes, backstops, &desired, &mut round).await;
         in_kernel.delete(&desired, &mut round).await;
         in_maps.delete(maps, &mut round).await;
-        leases_end.ask(maps, &mut round);
+        leases_end.ask(maps, &mut round, &tables.routes);
         Outcome { failures: round.failures, ..Outcome::default() }
     }
 
@@ -290,9 +291,7 @@ impl Applier {
 
     /// Ends all leases.
     pub fn end_leases(&mut self) {
-        if let Err(error) = self.leases_end.end(&mut self.maps) {
-            tracing::error!("{error:#}");
-        }
+        self.leases_end.end_all(&self.maps);
     }
 
     /// See [`NextHops`].
@@ -305,9 +304,9 @@ fn load(pins: &Pins, config: &Config, desired: &Desired) -> Result<(Programs, Ma
     // The directories may have been removed, or the bpffs mounted anew.
     pins.prepare()?;
     let programs = Programs::load(pins, desired.settings, config.leases.size, config.log_spoofs)?;
-    let mut maps = Maps::open(pins)?;
+    let maps = Maps::open(pins)?;
     // Leases of other settings, or of a time when no daemon watched over them.
-    maps.end_leases()?;
+    maps.epochs.raise_all();
     Ok((programs, maps))
 }
 
@@ -315,6 +314,7 @@ fn load(pins: &Pins, config: &Config, desired: &Desired) -> Result<(Programs, Ma
 async fn settle_rules(
     known: &mut KnownRules,
     wanted: Option<&MarkRules>,
+    is_pod: &dyn Fn(Ipv4Addr) -> bool,
     may_have_changed: bool,
     round: &mut Round,
 ) {
@@ -322,7 +322,7 @@ async fn settle_rules(
         return;
     }
     let table = wanted.map(|rules| ((), rules.clone())).into_iter().collect();
-    let mut marks = Marks::new(known, wanted);
+    let mut marks = Marks::new(known, wanted, is_pod);
     let surplus = round.upsert(&mut marks, &table).await;
     round.delete(&mut marks, surplus).await;
 }

@@ -16,7 +16,7 @@ use crate::{
     desired::RouteTables,
     tables::{
         Backstops, Endpoints, KernelRoutes, Keys, Masks, NodeCounters, Nodes, Round, Routes,
-        Surplus,
+        Surplus, with_going,
     },
 };
 
@@ -47,7 +47,8 @@ pub struct InMaps {
 }
 
 impl InMaps {
-    /// Upserts, what is pointed to before what points there.
+    /// Upserts, what is pointed to before what points there. What leases hold and is no longer so is in
+    /// `round` then, routes included that are still there and lead to a node that has changed.
     pub async fn upsert(
         maps: &mut Maps,
         desired: &RouteTables,
@@ -62,7 +63,7 @@ impl InMaps {
         let lengths = desired.routes.keys().map(Ipv4Net::prefix_len).filter(|length| *length > 0);
         let lengths = lengths.map(|length| (length, ())).collect();
         let counted = desired.nodes.keys().map(|node| (*node, ())).collect();
-        Self {
+        let in_maps = Self {
             counters: round.upsert(&mut NodeCounters(maps, nodes), &counted).await,
             nodes: round.upsert(&mut Nodes(maps, nodes), &desired.nodes).await,
             endpoints: match extent {
@@ -77,7 +78,9 @@ impl InMaps {
                 (_, Extent::Only { .. }) => Surplus::default(),
             },
             routes: round.upsert(&mut Routes(maps, prefixes), &desired.routes).await,
-        }
+        };
+        with_going(&mut round.outdated, in_maps.routes.outdated());
+        in_maps
     }
 
     /// Whether this node is known for now, though not for long.

@@ -15,7 +15,7 @@ use crate::{
     desired::{Inputs, Paths, RouteTables},
     kernel::Host,
     sources::{SourceKind, kernel::Reader},
-    tables::outdates_leases,
+    tables::{Outdated, outdated},
 };
 
 /// Which entries a step concerns, and how they were before it.
@@ -30,10 +30,10 @@ pub struct Step {
 }
 
 impl Step {
-    /// Whether leases may hold what is no longer so, now that tables are like `now`.
+    /// Returns what leases may hold and is no longer so, now that tables are like `now`.
     /// The maps alone do not show it: a step does not read wider routes.
     #[must_use]
-    pub fn outdates_leases(&self, now: &RouteTables) -> bool {
+    pub fn outdated(&self, now: &RouteTables) -> BTreeSet<Outdated> {
         let before = &self.before.routes;
         let was_there = |net: &Ipv4Net| {
             if self.prefixes.contains(net) {
@@ -42,10 +42,10 @@ impl Step {
                 now.routes.contains_key(net)
             }
         };
-        let is_outdated = |prefix: &Ipv4Net| {
-            outdates_leases(*prefix, before.get(prefix), now.routes.get(prefix), was_there)
+        let outdated = |prefix: &Ipv4Net| {
+            outdated(*prefix, before.get(prefix), now.routes.get(prefix), was_there)
         };
-        self.prefixes.iter().any(is_outdated)
+        self.prefixes.iter().filter_map(outdated).collect()
     }
 }
 
@@ -178,7 +178,10 @@ mod tests {
         let outdates = |changed: &str, before: &RouteTables, now: &RouteTables| {
             let prefixes = BTreeSet::from([net(changed)]);
             let before = before.only(&prefixes, &BTreeSet::new());
-            Step { prefixes, nodes: BTreeSet::new(), before }.outdates_leases(now)
+            let outdated = Step { prefixes, nodes: BTreeSet::new(), before }.outdated(now);
+            let only = BTreeSet::from([Outdated::Route(net(changed))]);
+            assert!(outdated.is_empty() || outdated == only, "{outdated:?}");
+            !outdated.is_empty()
         };
         let alone = tables(&[(block, 1, Route::SOURCE_FILE)]);
         let moved = tables(&[(block, 2, Route::SOURCE_FILE)]);
