@@ -6,6 +6,7 @@
 //! | [`native`] | ratios to plain kernel routing, on this machine's kernel |
 //! | [`cost`] | nanoseconds and instructions of each program by itself |
 //! | [`scale`] | what the daemon takes in a large cluster |
+//! | [`churn`] | the share of the fast path while pods and routes come and go |
 //!
 //! [`profile`] shows where the instructions of one path go; it is no part of the whole.
 //!
@@ -14,6 +15,7 @@
 //! `Default`) and `run(&Arguments) -> Result<Vec<Row>>`, a line in [`Part`],
 //! in [`Part::all`] and in [`Part::run`], and a kind of [`results::Row`].
 
+mod churn;
 mod cost;
 mod deterministic;
 mod native;
@@ -46,6 +48,7 @@ enum Part {
     Native(native::Arguments),
     Cost(cost::Arguments),
     Scale(scale::Arguments),
+    Churn(churn::Arguments),
     Profile(profile::Arguments),
 }
 
@@ -66,6 +69,7 @@ impl Part {
             Self::Native(native::Arguments::default()),
             Self::Cost(cost::Arguments::default()),
             Self::Scale(scale::Arguments::default()),
+            Self::Churn(churn::Arguments::default()),
         ]
     }
 
@@ -75,6 +79,7 @@ impl Part {
             Self::Native(arguments) => native::run(arguments),
             Self::Cost(arguments) => cost::run(arguments),
             Self::Scale(arguments) => scale::run(arguments),
+            Self::Churn(arguments) => churn::run(arguments),
             Self::Profile(arguments) => profile::run(arguments).map(|()| Vec::new()),
         }
     }

@@ -32,6 +32,8 @@ pub enum Row {
     Cost(Cost),
     /// The daemon of a large cluster's node.
     Scale(Scale),
+    /// The fast path while something changes every second.
+    Churn(Churn),
 }
 
 impl Row {
@@ -132,6 +134,21 @@ pub struct Scale {
     pub value: f64,
     /// Of what.
     pub unit: String,
+}
+
+/// How many packets take the fast path while something changes every second.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Churn {
+    /// Flows of UDP.
+    pub flows: u32,
+    /// Packets a second of each, answers not counted.
+    pub rate: u32,
+    /// What changes.
+    pub change: String,
+    /// Of all packets, both nodes' and both directions', %.
+    pub share: f64,
+    /// Packets that met a lease which a change had ended.
+    pub ended: u64,
 }
 
 impl Results {

@@ -13,6 +13,34 @@ const NOISE: [Reason; 3] = [Reason::DecapNotIpv4, Reason::DecapNotIpip, Reason::
 #[derive(Clone, Debug, Default)]
 pub struct Counted(BTreeMap<Reason, Count>);
 
+/// Packets of flows that may have leases.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leased {
+    /// They took the fast path.
+    pub by_lease: u64,
+    /// Their flow had none, or its time was over.
+    pub without: u64,
+    /// A change of routes, nodes or pods had ended it.
+    pub ended: u64,
+}
+
+impl Leased {
+    /// All of them.
+    pub const fn all(&self) -> u64 {
+        self.by_lease + self.without + self.ended
+    }
+
+    /// Those of two nodes.
+    #[must_use]
+    pub const fn and(&self, other: &Self) -> Self {
+        Self {
+            by_lease: self.by_lease + other.by_lease,
+            without: self.without + other.without,
+            ended: self.ended + other.ended,
+        }
+    }
+}
+
 /// What was counted under one reason.
 #[derive(Clone, Copy, Debug, Default)]
 struct Count {
@@ -65,6 +93,26 @@ impl Counted {
             self.0.iter().filter(sent).map(|(_, count)| count.packets).sum()
         };
         (by(Program::EncapPod), by(Program::EncapHost))
+    }
+
+    /// Returns how many packets took the fast path by a lease and how many crossed the stack for want of a
+    /// good one, in both directions.
+    pub fn leased(&self) -> Leased {
+        const FAST: [Reason; 4] = [
+            Reason::PodEncapsulated,
+            Reason::PodServiceEncapsulated,
+            Reason::DecapToPod,
+            Reason::DecapServiceToPod,
+        ];
+        const WITHOUT: [Reason; 4] = [
+            Reason::PodNoLease,
+            Reason::PodLeaseExpired,
+            Reason::DecapNoLeaseToStack,
+            Reason::DecapLeaseExpiredToStack,
+        ];
+        const ENDED: [Reason; 2] = [Reason::PodLeaseOutdated, Reason::DecapLeaseOutdatedToStack];
+        let sum = |of: &[Reason]| of.iter().map(|reason| self.packets(*reason)).sum();
+        Leased { by_lease: sum(&FAST), without: sum(&WITHOUT), ended: sum(&ENDED) }
     }
 
     /// That each of these was counted.
@@ -131,5 +179,6 @@ mod tests {
             (Reason::DecapToPod, count(100)),
         ]));
         assert_eq!(counted.encapsulated(), (7, 5));
+        assert_eq!(counted.leased(), Leased { by_lease: 107, without: 100, ended: 0 });
     }
 }
