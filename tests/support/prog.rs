@@ -466,10 +466,12 @@ const fn add(a: Counter, b: Counter) -> Counter {
     Counter { packets: a.packets + b.packets, bytes: a.bytes + b.bytes }
 }
 
-/// As it lies in the map: signed for its flow. [`world::NOW`] is now.
+/// As it lies in the map: signed for its flow. [`world::NOW`] is now, and so is when it was revoked: a
+/// host may be up for longer than [`world::REST`].
 fn written(flow: &Flow, lease: Lease) -> Lease {
-    let time = if lease.expires == world::NOW { now() } else { lease.expires };
-    let signed = Lease::good_until(time, flow) | lease.expires & 1 << 63;
+    let revoked = lease.expires & world::REVOKED;
+    let time = if revoked != 0 || lease.expires == world::NOW { now() } else { lease.expires };
+    let signed = Lease::good_until(time, flow) | revoked;
     Lease { expires: signed, ..lease }
 }
 

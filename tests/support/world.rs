@@ -120,7 +120,7 @@ pub const SIGNATURE: u64 = (1 << 20) - 1;
 pub const LATER: u64 = i64::MAX as u64 & !SIGNATURE;
 /// In [`Lease::expires`]: long before the test began.
 pub const OVER: u64 = SIGNATURE + 1;
-/// In [`Lease::expires`]: revoked, whenever that was.
+/// In [`Lease::expires`]: revoked at the very tick at which it is written.
 pub const REVOKED: u64 = 1 << 63;
 /// In [`Lease::expires`]: at the very tick of the clock at which
 /// [`super::prog::Loaded::add`] writes it.
