@@ -53,6 +53,8 @@ pub mod route_source;
 pub mod run;
 #[path = "support/scene.rs"]
 pub mod scene;
+#[path = "support/signed.rs"]
+pub mod signed;
 #[path = "support/test_run.rs"]
 pub mod test_run;
 #[path = "support/trampoline.rs"]

@@ -16,7 +16,8 @@ use tunless_tests::{
     fuzz, hex,
     model::Model,
     netns::in_namespace,
-    prog::{Context, Loaded, Program, now},
+    prog::{Context, Loaded, Program},
+    signed::now,
     world::{self, Entry, LATER, REVOKED},
 };
 

@@ -14,7 +14,8 @@ use super::{
     hex,
     netns::in_namespace,
     packet::{ETHERNET, Frame, IPV4},
-    prog::{Action, Context, Counters, Loaded, Program, Ran, now},
+    prog::{Action, Context, Counters, Loaded, Program, Ran},
+    signed::now,
     world::{self, Entry},
 };
 
