@@ -17,7 +17,7 @@ use tunless_lab::{
 };
 use tunless_tests::scene::{
     Counters, SOON, Scene, Setup,
-    leased::{leases, wait_leased_at_server, wait_leased_by_service},
+    leased::{leases, wait_leased_at_client, wait_leased_at_server, wait_leased_by_service},
     until,
 };
 
@@ -348,6 +348,14 @@ fn timers_that_tell_nothing_withhold_leases_of_services() {
         });
         assert!(before.wait_for(20, SOON), "it takes the stack path");
         drop(before);
+        // Connections to the pod itself are leased all the same, though every entry looks as if it closed.
+        let (perf, sit) = scene.pods();
+        let pod = SocketAddrV4::new(sit.ip, PORT + 1);
+        let plain =
+            Conversation::start(Protocol::Tcp, &perf.netns, pod, &sit.netns, PORT + 1).unwrap();
+        wait_leased_at_client(&scene.daemon2, plain.client, pod);
+        assert!(plain.wait_for(20, SOON));
+        drop(plain);
         node2.set_sysctl(established, &usual).unwrap();
         until("no problem", SOON, || withheld().is_none().then_some(()));
         drop(talk(scene, Protocol::Tcp));
