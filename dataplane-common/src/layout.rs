@@ -4,10 +4,10 @@
 //! |---|---|---|
 //! | `ROUTES` | hash | [`Prefix`] → [`PrefixRoute`] |
 //! | `MASKS` | array of [`MAX_MASKS`] | masks of all prefixes in `ROUTES`, the longest first |
-//! | `NODES` | hash | node IP → [`Node`] |
+//! | `NODES` | hash | node IP → [`NodeEntry`] |
 //! | `ENDPOINTS` | hash | pod IP → [`Endpoint`] |
 //! | `COUNTERS` | per-CPU array | [`crate::Reason`] → [`Counter`] |
-//! | `NODE_COUNTERS` | per-CPU hash | node IP → [`NodeCounter`] |
+//! | `NODE_COUNTERS` | per-CPU array | [`NodeIndex`] → [`NodeCounter`] |
 //! | `LEASES` | LRU hash | [`crate::Flow`] → [`crate::Lease`] |
 //! | `SEEN` | array of [`MAX_SEEN`] | [`crate::Flow::tag`] → [`Arrival`] |
 //! | `EPOCH` | array of one | 0 → [`crate::Epochs`], which end leases |
@@ -19,7 +19,7 @@ use crate::{IfIndex, Ipv4Be, Mac, Mtu};
 pub const MAX_ROUTES: usize = 131_072;
 /// Capacity of `MASKS`: one for each length.
 pub const MAX_MASKS: usize = 33;
-/// Capacity of `NODES` and `NODE_COUNTERS`.
+/// Capacity of `NODES` and `NODE_COUNTERS`; the latter takes 640 KiB for each CPU.
 pub const MAX_NODES: usize = 16_384;
 /// Capacity of `ENDPOINTS`: pods of one host, at most.
 pub const MAX_ENDPOINTS: usize = 4_096;
@@ -67,6 +67,10 @@ pub(crate) use plain;
 // SAFETY: `repr(transparent)` over a `u32`.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for Ipv4Be {}
+
+// SAFETY: as above.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for NodeIndex {}
 
 // SAFETY: `repr(C)`, `Copy`, and of `u32` alone.
 #[cfg(feature = "user")]
@@ -263,8 +267,16 @@ plain! {
         pub address: Ipv4Be,
         /// How to reach it.
         pub node: Node,
+        /// Where it is counted.
+        pub index: NodeIndex,
     }
 }
+
+/// Where in `NODE_COUNTERS` a node is counted, below [`MAX_NODES`]. It is the node's own for as long as the
+/// node is in `NODES`: found once, it spares every packet of a lease a lookup by address.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug)]
+#[repr(transparent)]
+pub struct NodeIndex(pub u32);
 
 plain! {
     /// An entry of `ENDPOINTS`.

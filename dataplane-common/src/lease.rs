@@ -1,6 +1,6 @@
 //! A lease: what the programs remember of a flow that netfilter lets pass.
 
-use crate::{EpochSlots, Flow, Hop, IfIndex, Ipv4Be, Mtu, layout::plain};
+use crate::{EpochSlots, Flow, Hop, IfIndex, Ipv4Be, Mtu, NodeIndex, layout::plain};
 
 plain! {
     /// Leave for one flow, in one direction, to skip the stack for a while.
@@ -32,8 +32,8 @@ plain! {
         pub hop: Hop,
         /// At encap the largest outer packet the path takes; at decap 0.
         pub mtu: Mtu,
-        /// Always 0.
-        pub reserved: u32,
+        /// Where that node is counted.
+        pub index: NodeIndex,
         /// Until when it is good, with a signature of the flow: see [`Lease::good_until`] and
         /// [`Lease::revoked_at`]. It stays at the end: see [`Self::flow`].
         pub expires: u64,
@@ -152,6 +152,7 @@ impl Lease {
         self.epoch == other.epoch
             && self.slots == other.slots
             && self.node == other.node
+            && self.index == other.index
             && self.endpoint == other.endpoint
             && self.mtu == other.mtu
             && self.hop == other.hop

@@ -36,8 +36,8 @@ pub use epochs::{EpochSlots, Epochs};
 pub use flow::Flow;
 pub use interface::{IfIndex, Mtu};
 pub use layout::{
-    Arrival, Counter, Endpoint, EndpointEntry, Handover, Hop, Node, NodeCounter, NodeEntry, Prefix,
-    PrefixRoute, Route,
+    Arrival, Counter, Endpoint, EndpointEntry, Handover, Hop, Node, NodeCounter, NodeEntry,
+    NodeIndex, Prefix, PrefixRoute, Route,
 };
 pub use lease::{Lease, Translation};
 pub use link::{Duty, LinkState};

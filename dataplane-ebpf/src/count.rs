@@ -1,6 +1,6 @@
 //! Counting: per CPU, so a plain addition is enough.
 
-use dataplane_common::{Ipv4Be, Reason};
+use dataplane_common::{NodeIndex, Reason};
 
 use crate::{maps, packet::ETHERNET};
 
@@ -13,18 +13,18 @@ pub fn reason(reason: Reason, length: u32) {
     }
 }
 
-/// Counts an inner packet of `bytes` sent to `node`.
+/// Counts an inner packet of `bytes` sent to the node that is counted there.
 #[inline(always)]
-pub fn encap(node: Ipv4Be, bytes: u32) {
+pub fn encap(node: NodeIndex, bytes: u32) {
     if let Some(counter) = maps::node_counter(node) {
         counter.encap.packets += 1;
         counter.encap.bytes += u64::from(bytes);
     }
 }
 
-/// Counts an inner packet of `bytes` that came from `node` at `now` ([`crate::helpers::now`]).
+/// Counts an inner packet of `bytes` that came from that node at `now` ([`crate::helpers::now`]).
 #[inline(always)]
-pub fn decap(node: Ipv4Be, bytes: u32, now: u64) {
+pub fn decap(node: NodeIndex, bytes: u32, now: u64) {
     if let Some(counter) = maps::node_counter(node) {
         counter.decap.packets += 1;
         counter.decap.bytes += u64::from(bytes);

@@ -7,12 +7,12 @@ use core::{
 
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST},
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray},
     macros::btf_map,
 };
 use dataplane_common::{
     Arrival, Counter, Endpoint, EndpointEntry, EpochSlots, Epochs, Flow, Hop, IfIndex, Ipv4Be,
-    Lease, LinkState, Node, NodeCounter, NodeEntry, Prefix, PrefixRoute, Reason, Route,
+    Lease, LinkState, Node, NodeCounter, NodeEntry, NodeIndex, Prefix, PrefixRoute, Reason, Route,
     epochs::SLOTS,
     layout::{DEFAULT_LEASES, KEPT_FOR, MAX_ENDPOINTS, MAX_MASKS, MAX_NODES, MAX_ROUTES, MAX_SEEN},
     link::LINK_SLOTS,
@@ -43,15 +43,9 @@ static ENDPOINTS: HashMap<Ipv4Be, EndpointEntry, MAX_ENDPOINTS> = HashMap::new()
 #[btf_map]
 static COUNTERS: PerCpuArray<Counter, { Reason::COUNT }> = PerCpuArray::new();
 
-/// Node IP → packets, bytes. Entries are made by the daemon (memory times CPUs,
-/// so only for nodes that exist), figures written by the programs.
+/// A node's index → packets, bytes. The daemon gives out the indices, the programs write the figures.
 #[btf_map]
-static NODE_COUNTERS: PerCpuHashMap<
-    Ipv4Be,
-    NodeCounter,
-    MAX_NODES,
-    { BPF_F_NO_PREALLOC as usize },
-> = PerCpuHashMap::new();
+static NODE_COUNTERS: PerCpuArray<NodeCounter, MAX_NODES> = PerCpuArray::new();
 
 /// Flow → lease. Written by the programs; the loader gives it the configured size.
 #[btf_map]
@@ -116,13 +110,14 @@ fn longest(address: Ipv4Be, counts: impl Fn(&Route) -> bool) -> Option<Route> {
     None
 }
 
-/// The way to a node.
+/// The way to a node, and where it is counted.
 #[inline(always)]
-pub fn node(address: Ipv4Be) -> Option<Node> {
+pub fn node(address: Ipv4Be) -> Option<NodeEntry> {
     // SAFETY: what may be written meanwhile is read as numbers, and checked after that.
     let entry = unsafe { NODES.get(address) }?;
     let node = Node { hop: hop(&entry.node.hop), mtu: entry.node.mtu };
-    (read_last(&entry.address) == address).then_some(node)
+    let index = entry.index;
+    (read_last(&entry.address) == address).then_some(NodeEntry { address, node, index })
 }
 
 /// The local pod that has `address`.
@@ -233,9 +228,8 @@ pub fn counter(reason: Reason) -> Option<&'static mut Counter> {
 
 /// This CPU's counters of a node.
 #[inline(always)]
-pub fn node_counter(node: Ipv4Be) -> Option<&'static mut NodeCounter> {
-    let counter = NODE_COUNTERS.get_ptr_mut(node)?;
-    // SAFETY: as in `counter`; entries are deleted only by the daemon, and the
-    // kernel frees them after the programs that see them have ended (RCU).
+pub fn node_counter(node: NodeIndex) -> Option<&'static mut NodeCounter> {
+    let counter = NODE_COUNTERS.get_ptr_mut(node.0)?;
+    // SAFETY: as in `counter`.
     Some(unsafe { &mut *counter })
 }

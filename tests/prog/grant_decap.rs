@@ -116,13 +116,12 @@ fn granted() -> Vec<Case> {
             .passed(GrantGiven)
             .grants(udp2, first(&udp2, NODE2)),
     ];
-    // Only the route is asked, as the source check does: a node out of reach may send.
+    // A node out of reach may send.
     for (source, node) in [
         (REMOTE3, NODE3),
         (BORROWED, NODE3),
         (EXTRA_SOURCE, NODE2),
         (REMOTE_AWAY, tunless_tests::world::NODE_AWAY),
-        (REMOTE_UNKNOWN, tunless_tests::world::NODE_UNKNOWN),
     ] {
         let flow = udp(source);
         cases.push(
@@ -297,8 +296,9 @@ fn nobodys() -> Vec<Case> {
                 Lease { hop: hop(POD_IF, OTHER_MAC, HOST_MAC), ..first(&to_flow(young), NODE2) },
             ),
     );
-    // NODE2 itself is an honest source without a route: never leased.
-    for source in [STRANGER, NODE1, NODE2, TUNNEL_ADDRESS, NEIGHBOUR, YOUNG_POD] {
+    // NODE2 itself is an honest source without a route: never leased. Nor is a pod of a node that we do
+    // not know.
+    for source in [REMOTE_UNKNOWN, STRANGER, NODE1, NODE2, TUNNEL_ADDRESS, NEIGHBOUR, YOUNG_POD] {
         let case = proven(format!("from {source}"), &from(source), &udp(source));
         cases.push(case.passed(GrantUnproven));
     }

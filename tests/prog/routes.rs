@@ -116,11 +116,12 @@ fn memory_that_another_node_got_meanwhile_is_not_this_node() {
         let mut loaded = loaded();
         loaded.add(&prefix(26));
         assert_eq!(sent_to(&mut loaded), Some(owner(26)));
-        let node = loaded.nodes().get(NODE2.into()).unwrap();
-        let entry = NodeEntry { address: NODE3.into(), node };
+        let known = loaded.nodes().get(NODE2.into()).unwrap();
+        let (node, index) = known;
+        let entry = NodeEntry { address: NODE3.into(), node, index };
         loaded.nodes().0.insert(Ipv4Be::from(NODE2), entry, 0).unwrap();
         assert_eq!(sent_to(&mut loaded), None);
-        loaded.nodes().insert(NODE2.into(), node, 0).unwrap();
+        loaded.nodes().insert(NODE2.into(), known, 0).unwrap();
         assert_eq!(sent_to(&mut loaded), Some(owner(26)));
     });
 }

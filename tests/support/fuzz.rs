@@ -258,7 +258,7 @@ fn lease(random: &mut Random, flow: &Flow) -> Lease {
     match random.below(13) {
         0 => Lease { expires: world::OVER, ..good },
         1 => Lease { epoch: random.pick(&[0, world::EPOCH - 1, world::EPOCH + 1]), ..good },
-        2 => Lease { node: node.into(), ..good },
+        2 => Lease { node: node.into(), index: world::node_index(node), ..good },
         3 => Lease { endpoint: random.pick(&[0, world::NEIGHBOUR_IF].map(IfIndex)), ..good },
         4 => Lease { flow: Flow { destination: random.pick(&ADDRESSES).into(), ..*flow }, ..good },
         5 => Lease {

@@ -11,7 +11,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, TestRun, TestRunAttrs, TestRunOptions,
-    maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuHashMap, PerCpuValues},
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues},
     programs::{Program as AyaProgram, ProgramError, SchedClassifier, Xdp},
     util::nr_cpus,
 };
@@ -51,7 +51,7 @@ pub struct Loaded {
     links: Links,
     trampolines: BTreeMap<Program, Trampoline>,
     counters: PerCpuArray<MapData, Counter>,
-    node_counters: PerCpuHashMap<MapData, Ipv4Be, NodeCounter>,
+    node_counters: PerCpuArray<MapData, NodeCounter>,
 }
 
 /// Of `bpf(2)`: create, never overwrite. A table must not shadow the world.
@@ -126,10 +126,10 @@ impl Loaded {
                 self.masks.insert(length).expect("its length can be looked for");
                 self.routes.insert(net(prefix, length), route, NO_EXIST)
             }
-            Entry::Node(address, node) => self
-                .nodes
-                .insert(Ipv4Be::from(address), node, NO_EXIST)
-                .and_then(|()| self.node_counters.insert(Ipv4Be::from(address), zeros(), 0)),
+            Entry::Node(address, node) => {
+                let value = (node, world::node_index(address));
+                self.nodes.insert(Ipv4Be::from(address), value, NO_EXIST)
+            }
             Entry::Endpoint(address, endpoint) => {
                 self.endpoints.insert(Ipv4Be::from(address), endpoint, NO_EXIST)
             }
@@ -154,10 +154,10 @@ impl Loaded {
     pub fn remove(&mut self, entry: &Entry) {
         let result = match *entry {
             Entry::Route(prefix, length, _) => self.routes.remove(net(prefix, length)),
-            Entry::Node(address, _) => self
-                .nodes
-                .remove(address.into())
-                .and_then(|()| self.node_counters.remove(&address.into())),
+            Entry::Node(address, _) => {
+                let counted = self.node_counters.set(world::node_index(address).0, zeros(), 0);
+                counted.and_then(|()| self.nodes.remove(address.into()))
+            }
             Entry::Endpoint(address, _) => self.endpoints.remove(address.into()),
             Entry::Kept(_) => {
                 self.kept_at.set(0, u64::MAX, 0).expect("the time can be set");
@@ -374,8 +374,9 @@ impl Loaded {
     #[must_use]
     pub fn counters(&self) -> Counters {
         let reasons = Reason::ALL.iter().map(|reason| (*reason, self.counter(*reason)));
-        let nodes = self.node_counters.iter().map(|entry| {
-            let (address, cpus) = entry.expect("NODE_COUNTERS can be read");
+        let nodes = self.nodes.iter().map(|entry| {
+            let (address, (_, index)) = entry.expect("NODES can be read");
+            let cpus = self.node_counters.get(&index.0, 0).expect("NODE_COUNTERS can be read");
             let sum = cpus.iter().fold(NodeCounter::default(), |sum, cpu| NodeCounter {
                 encap: add(sum.encap, cpu.encap),
                 decap: add(sum.decap, cpu.decap),
@@ -394,10 +395,9 @@ impl Loaded {
         for reason in Reason::ALL {
             self.counters.set(*reason as u32, zeros(), 0).expect("a counter can be set");
         }
-        let nodes: Vec<_> = self.node_counters.keys().collect();
-        for node in nodes {
-            let node = node.expect("NODE_COUNTERS can be read");
-            self.node_counters.insert(node, zeros(), 0).expect("a counter can be set");
+        for node in self.nodes.iter() {
+            let (_, (_, index)) = node.expect("NODES can be read");
+            self.node_counters.set(index.0, zeros(), 0).expect("a counter can be set");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{net::Ipv4Addr, time::Duration};
 
 use dataplane_common::{
     Arrival, Direction, Endpoint, EpochSlots, Epochs, Flow, Hop, IfIndex, Ipv4Be, Lease, LinkState,
-    Mtu, Node, Route, Settings, Translation, epochs::SLOTS,
+    Mtu, Node, NodeIndex, Route, Settings, Translation, epochs::SLOTS, layout::MAX_NODES,
 };
 
 use super::packet::{Frame, Mac, eth};
@@ -154,7 +154,7 @@ pub const PROVEN: LinkState =
 pub enum Entry {
     /// In `ROUTES`: prefix, length, value.
     Route(Ipv4Addr, u8, Route),
-    /// In `NODES`, and a zero in `NODE_COUNTERS`.
+    /// In `NODES`, with [`node_index`].
     Node(Ipv4Addr, Node),
     /// In `ENDPOINTS`.
     Endpoint(Ipv4Addr, Endpoint),
@@ -227,6 +227,12 @@ pub fn way_to_pod() -> Node {
     Node { hop: hop(POD_IF, POD_MAC, HOST_MAC), mtu: Mtu(0) }
 }
 
+/// Where a node is counted.
+#[must_use]
+pub fn node_index(node: Ipv4Addr) -> NodeIndex {
+    NodeIndex(u32::from(node) % MAX_NODES as u32)
+}
+
 /// A good lease of `flow`, between our pod and one of `node`'s, with something counted.
 #[must_use]
 pub fn lease(flow: &Flow, node: Ipv4Addr, way: Node) -> Lease {
@@ -242,7 +248,7 @@ pub fn lease(flow: &Flow, node: Ipv4Addr, way: Node) -> Lease {
         hop: way.hop,
         mtu: way.mtu,
         translation: Translation::NONE,
-        reserved: 0,
+        index: node_index(node),
     }
 }
 

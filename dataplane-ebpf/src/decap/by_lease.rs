@@ -1,7 +1,7 @@
 //! The lease of a packet from the wire.
 
 use aya_ebpf::programs::TcContext;
-use dataplane_common::{Direction, Ipv4Be, Reason};
+use dataplane_common::{Direction, Ipv4Be, NodeIndex, Reason};
 
 use crate::{
     flow::{self, Control, NoFlow, Seen},
@@ -21,10 +21,13 @@ pub enum Lookup<'a> {
 }
 
 impl Lookup<'_> {
-    /// Whether the sender's right to its source is already known.
+    /// Where the sender is counted, if its right to its source is already known.
     #[inline(always)]
-    pub fn vouches(&self) -> bool {
-        matches!(self, Self::Hit(_))
+    pub fn vouched(&self) -> Option<NodeIndex> {
+        match self {
+            Self::Hit(hit) => Some(hit.index),
+            Self::Miss { .. } => None,
+        }
     }
 }
 
@@ -60,7 +63,7 @@ pub fn lookup(frame: Frame, at: usize, node: Ipv4Be, now: u64, slot: &mut Slot) 
         }
         Control::Other => return no(Reason::DecapControlToStack),
     }
-    let reason = match lease::lookup(&flow, now, slot) {
+    let reason = match lease::lookup_apart(&flow, now, slot) {
         Ok(hit) if hit.node == node => return Lookup::Hit(hit),
         Ok(_) | Err(Miss::Missing) => Reason::DecapNoLeaseToStack,
         Err(Miss::Expired) => Reason::DecapLeaseExpiredToStack,

@@ -3,7 +3,7 @@
 use aya_ebpf::EbpfContext;
 use aya_log_ebpf::warn;
 use dataplane_common::{
-    Ipv4Be, Mac, Mtu, Node, Reason, ecn,
+    Ipv4Be, Mac, Mtu, Node, NodeEntry, NodeIndex, Reason, ecn,
     ipv4::{self, Ipv4Header, OUTER_LENGTH, PROTOCOL_IPIP, Room},
     source::{self, Source},
 };
@@ -17,6 +17,8 @@ use crate::{
 /// A packet that may be unwrapped.
 pub struct Checked {
     pub inner: Ipv4Header,
+    /// Where the sender is counted.
+    pub node: NodeIndex,
     /// The inner TOS byte with the congestion marks of both headers.
     pub tos: u8,
     /// A proven lie that `spoof: stack` lets the kernel judge: why.
@@ -39,7 +41,7 @@ pub fn ipip(frame: Frame, is_in_vlan: bool) -> Result<Ipv4Header, Reason> {
 /// `room`: from the outer header to the end of the frame. `frame_for`: the MAC
 /// it is addressed to, where the kernel has not told yet whose that is (XDP);
 /// it has to be the one we send to that node from. `vouched`: a lease says that
-/// this node may send from this source.
+/// the node that is counted there may send from this source.
 #[inline(always)]
 pub fn all(
     ctx: &impl EbpfContext,
@@ -47,20 +49,23 @@ pub fn all(
     outer: &Ipv4Header,
     room: Room,
     frame_for: Option<Mac>,
-    vouched: bool,
+    vouched: Option<NodeIndex>,
 ) -> Result<Checked, Reason> {
     ipv4::check_outer(outer, room)?;
     if outer.destination() != settings::node() {
         return Err(Reason::DecapOtherDestination);
     }
-    let mut mtu = Mtu(0);
-    if !vouched {
-        let node = maps::node(outer.source()).ok_or(Reason::DecapUnknownNode)?;
-        if frame_for.is_some_and(|mac| !mac.is(node.hop.source)) {
-            return Err(Reason::DecapNotForHost);
+    let (node, mtu) = match vouched {
+        Some(node) => (node, Mtu(0)),
+        None => {
+            let NodeEntry { node, index, .. } =
+                maps::node(outer.source()).ok_or(Reason::DecapUnknownNode)?;
+            if frame_for.is_some_and(|mac| !mac.is(node.hop.source)) {
+                return Err(Reason::DecapNotForHost);
+            }
+            (index, node.mtu)
         }
-        mtu = node.mtu;
-    }
+    };
 
     // The outer length, not the frame's: padding is not ours to deliver.
     let carried = room.behind_header(outer.total_length());
@@ -69,7 +74,8 @@ pub fn all(
     }
     let inner = frame.ipv4(ETHERNET + OUTER_LENGTH).ok_or(Reason::DecapInnerTruncated)?;
     ipv4::check_inner(&inner, carried)?;
-    let suspicion = if vouched { None } else { source(ctx, outer.source(), inner.source())? };
+    let suspicion =
+        if vouched.is_some() { None } else { source(ctx, outer.source(), inner.source())? };
     // No source is a protected node's own until the kernel has compared the packet with its IPsec
     // policies.
     if helpers::kept(&mtu) == Node::PROTECTED.mtu {
@@ -79,7 +85,7 @@ pub fn all(
     if inner.ttl() == 0 {
         return Err(Reason::DecapInnerTtlZero);
     }
-    Ok(Checked { inner, tos, suspicion })
+    Ok(Checked { inner, node, tos, suspicion })
 }
 
 /// The source check. A lie is an error, or a suspicion where the stack shall judge: as configured,

@@ -2,7 +2,7 @@
 //! device, as if it had arrived there.
 
 use aya_ebpf::programs::TcContext;
-use dataplane_common::{Hop, Ipv4Be, Reason, ipv4::Ipv4Header};
+use dataplane_common::{Hop, NodeIndex, Reason, ipv4::Ipv4Header};
 
 use super::by_lease::{self, Lookup};
 use crate::{
@@ -21,12 +21,13 @@ enum Way {
     Stack { reason: Reason, tag: u16 },
 }
 
-/// `suspicion` forbids the fast path and is the reason to count.
+/// `suspicion` forbids the fast path and is the reason to count; `node` is where the sender is counted, which
+/// it is not if it is known no more.
 #[inline(always)]
 pub fn deliver(
     ctx: &TcContext,
     inner: &Ipv4Header,
-    node: Ipv4Be,
+    node: Option<NodeIndex>,
     suspicion: Option<Reason>,
     lookup: Lookup<'_>,
     now: u64,
@@ -40,7 +41,7 @@ pub fn deliver(
         Lookup::Hit(hit) if inner.ttl() > 1 => match by_lease::translate(ctx, hit) {
             Ok(reason) => {
                 hit.count(bytes);
-                count::decap(node, bytes, now);
+                count::decap(hit.index, bytes, now);
                 return Ok(to_pod(ctx, &hit.hop, reason));
             }
             Err(reason) => (reason, 0),
@@ -48,7 +49,9 @@ pub fn deliver(
         Lookup::Hit(_) => (Reason::DecapTtlToStack, 0),
         Lookup::Miss { reason, tag } => (reason, tag),
     };
-    count::decap(node, bytes, now);
+    if let Some(node) = node {
+        count::decap(node, bytes, now);
+    }
     Ok(match without_lease(inner, suspicion, reason, tag) {
         Way::Pod(pod) => to_pod(ctx, &pod, Reason::DecapToPod),
         Way::Stack { reason, tag } => to_stack(ctx, reason, tag),

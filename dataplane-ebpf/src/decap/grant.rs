@@ -1,7 +1,7 @@
 //! Leases on the way in: granted where the stack hands a packet to a pod.
 
 use aya_ebpf::programs::TcContext;
-use dataplane_common::{Direction, Endpoint, Flow, Mtu, Reason};
+use dataplane_common::{Direction, Endpoint, Flow, Mtu, NodeEntry, Reason};
 
 use crate::{
     exit::Exit,
@@ -63,5 +63,6 @@ fn request(ctx: &TcContext, flow: &Flow) -> Option<Request> {
     if route.is_local() {
         return None;
     }
-    Some(Request { epoch, node: route.node, endpoint: hop.ifindex, hop, mtu: Mtu(0) })
+    let NodeEntry { address, index, .. } = maps::node(route.node)?;
+    Some(Request { epoch, node: address, index, endpoint: hop.ifindex, hop, mtu: Mtu(0) })
 }

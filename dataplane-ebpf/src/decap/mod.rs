@@ -59,7 +59,7 @@ fn encapsulated(ctx: &TcContext) -> Steps {
     let now = helpers::now();
     let mut slot = lease::Slot::uninit();
     let lookup = by_lease::lookup(frame, INNER, outer.source(), now, &mut slot);
-    let checked = check::all(ctx, frame, &outer, room, None, lookup.vouches())?;
+    let checked = check::all(ctx, frame, &outer, room, None, lookup.vouched())?;
     let stale = stays_a_tunnel_packet(ctx, &checked.inner);
     if stale && !settings::tunnel_has_ethernet() {
         return Err(Reason::DecapGsoToTunl0);
@@ -67,7 +67,7 @@ fn encapsulated(ctx: &TcContext) -> Steps {
     let to_stack = if stale { Some(Reason::DecapGsoToStack) } else { None };
     unwrap::tc(ctx, &checked)?;
     let suspicion = checked.suspicion.or(to_stack);
-    deliver::deliver(ctx, &checked.inner, outer.source(), suspicion, lookup, now)
+    deliver::deliver(ctx, &checked.inner, Some(checked.node), suspicion, lookup, now)
 }
 
 /// Returns whether the stack may forward the packet while NICs and the next tunnel take it for a
@@ -95,7 +95,8 @@ fn handed_over(ctx: &TcContext, node: Ipv4Be) -> Steps {
     let now = helpers::now();
     let mut slot = lease::Slot::uninit();
     let lookup = by_lease::lookup(frame, ETHERNET, node, now, &mut slot);
-    deliver::deliver(ctx, &inner, node, None, lookup, now)
+    let index = lookup.vouched().or_else(|| maps::node(node).map(|entry| entry.index));
+    deliver::deliver(ctx, &inner, index, None, lookup, now)
 }
 
 /// From the NIC before an skb exists. `None` leaves the packet to [`tc`].
@@ -109,18 +110,13 @@ pub fn xdp(ctx: &XdpContext) -> Option<Reason> {
     let outer = check::ipip(frame, false).ok()?;
     let ethernet: Ethernet = frame.read(0)?;
     let length = frame.length() - ETHERNET as u32;
-    let checked = match check::all(
-        ctx,
-        frame,
-        &outer,
-        Room::bytes(length),
-        Some(ethernet.destination),
-        false,
-    ) {
-        Ok(checked) if checked.suspicion.is_none() => checked,
-        Err(reason) if reason.verdict() == Verdict::Dropped => return Some(reason),
-        _ => return None,
-    };
+    let checked =
+        match check::all(ctx, frame, &outer, Room::bytes(length), Some(ethernet.destination), None)
+        {
+            Ok(checked) if checked.suspicion.is_none() => checked,
+            Err(reason) if reason.verdict() == Verdict::Dropped => return Some(reason),
+            _ => return None,
+        };
     let link = maps::link(helpers::xdp_ifindex(ctx)).filter(|link| !link.is_given_up())?;
     if handover::reserve(ctx).is_err() {
         return Some(Reason::XdpUnable);

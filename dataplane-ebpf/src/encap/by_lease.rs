@@ -1,7 +1,7 @@
 //! Leases on the way out: used at the pod's interface, granted at the tunnel device.
 
 use aya_ebpf::programs::TcContext;
-use dataplane_common::{Direction, Flow, Ipv4Be, Node, Reason, ipv4::OUTER_LENGTH};
+use dataplane_common::{Direction, Flow, NodeEntry, Reason, ipv4::OUTER_LENGTH};
 
 use super::inner::Inner;
 use crate::{
@@ -73,15 +73,14 @@ pub fn translate(ctx: &TcContext, hit: &Hit) -> Result<Reason, Reason> {
 }
 
 /// Settles the flow's lease by what netfilter made of the packet; the reason to count. `epoch` is that of
-/// the packet's addresses, from before `address` and `node` were looked up.
+/// the packet's addresses, from before `to`, the node it goes to, was looked up.
 #[inline(always)]
 pub fn settle(
     ctx: &TcContext,
     inner: &Inner,
     approval: Approval,
     epoch: Epoch,
-    address: Ipv4Be,
-    node: &Node,
+    to: &NodeEntry,
 ) -> Reason {
     let Ok(seen) = seen(ctx, inner) else { return Reason::HostEncapsulated };
     let request = |_: &Flow| {
@@ -89,10 +88,11 @@ pub fn settle(
         let came_from_it = pod.hop.ifindex == skb::ingress_ifindex(ctx);
         came_from_it.then_some(Request {
             epoch,
-            node: address,
+            node: to.address,
+            index: to.index,
             endpoint: pod.hop.ifindex,
-            hop: node.hop,
-            mtu: node.mtu,
+            hop: to.node.hop,
+            mtu: to.node.mtu,
         })
     };
     match lease::settle(ctx, &seen, approval, request) {

@@ -15,7 +15,7 @@ mod suitable;
 mod to_wire;
 
 use aya_ebpf::programs::TcContext;
-use dataplane_common::Reason;
+use dataplane_common::{NodeEntry, Reason};
 
 use crate::{
     exit::{Exit, Sent, Steps},
@@ -45,7 +45,7 @@ fn verified(ctx: &TcContext) -> Steps {
     push_outer::push(ctx, &inner, hit.node, ttl, &POD)?;
     push_outer::decrement_inner_ttl(ctx);
     let reason = by_lease::translate(ctx, hit)?;
-    let action = to_wire::send(ctx, &inner, hit.node, &hit.hop);
+    let action = to_wire::send(ctx, &inner, hit.index, &hit.hop);
     hit.count(inner.length);
     Ok(Sent { reason, action })
 }
@@ -56,7 +56,7 @@ fn trusted(ctx: &TcContext) -> Steps {
     let inner = inner::parse(ctx, ETHERNET, &POD)?;
     addressed_to_host(ctx)?;
     sender::owns_source(ctx, &inner)?;
-    let (address, node) = node::lookup(&inner, &POD)?;
+    let NodeEntry { address, node, index } = node::lookup(&inner, &POD)?;
     let ttl = suitable::hop(&inner)?;
     suitable::fits(&inner, node.mtu, &POD)?;
     suitable::for_fast_path(&inner)?;
@@ -64,7 +64,7 @@ fn trusted(ctx: &TcContext) -> Steps {
     suitable::leaves_connections_alone(&inner)?;
     push_outer::push(ctx, &inner, address, ttl, &POD)?;
     push_outer::decrement_inner_ttl(ctx);
-    let action = to_wire::send(ctx, &inner, address, &node.hop);
+    let action = to_wire::send(ctx, &inner, index, &node.hop);
     Ok(Sent { reason: Reason::PodEncapsulated, action })
 }
 
@@ -103,17 +103,18 @@ fn from_stack(ctx: &TcContext, at: usize, reasons: &Reasons) -> Steps {
     // Before anything is looked up that a lease will hold.
     let asks = approval
         .map(|approval| (approval, Epoch::read(inner.header.destination(), inner.header.source())));
-    let (address, node) = node::lookup(&inner, reasons)?;
+    let to = node::lookup(&inner, reasons)?;
+    let NodeEntry { address, node, index } = to;
     if inner.header.ttl() == 0 {
         return Err(reasons.ttl_expired);
     }
     suitable::fits(&inner, node.mtu, reasons)?;
     let reason = match asks {
-        Some((approval, epoch)) => by_lease::settle(ctx, &inner, approval, epoch, address, &node),
+        Some((approval, epoch)) => by_lease::settle(ctx, &inner, approval, epoch, &to),
         None => Reason::HostEncapsulated,
     };
     push_outer::push(ctx, &inner, address, inner.header.ttl(), reasons)?;
-    let action = to_wire::send(ctx, &inner, address, &node.hop);
+    let action = to_wire::send(ctx, &inner, index, &node.hop);
     Ok(Sent { reason, action })
 }
 

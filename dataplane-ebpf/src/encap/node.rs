@@ -1,13 +1,13 @@
 //! Destination → node → the way there.
 
-use dataplane_common::{Ipv4Be, Node, Reason};
+use dataplane_common::{NodeEntry, Reason};
 
 use super::{Reasons, inner::Inner};
 use crate::maps;
 
 /// The node that carries the destination, and how to reach it.
 #[inline(always)]
-pub fn lookup(inner: &Inner, reasons: &Reasons) -> Result<(Ipv4Be, Node), Reason> {
+pub fn lookup(inner: &Inner, reasons: &Reasons) -> Result<NodeEntry, Reason> {
     let address = match maps::route_to(inner.header.destination()) {
         Some(route) if route.is_destination() => match reasons.direct {
             Some(direct) if route.is_direct() => return Err(direct),
@@ -16,7 +16,7 @@ pub fn lookup(inner: &Inner, reasons: &Reasons) -> Result<(Ipv4Be, Node), Reason
         _ => return Err(reasons.no_route),
     };
     match maps::node(address) {
-        Some(node) if !node.hop.ifindex.is_none() => Ok((address, node)),
+        Some(entry) if !entry.node.hop.ifindex.is_none() => Ok(entry),
         _ => Err(reasons.node_unreachable),
     }
 }

@@ -2,7 +2,7 @@
 
 use core::mem::MaybeUninit;
 
-use dataplane_common::{Flow, Hop, IfIndex, Ipv4Be, Lease, Mtu, Translation};
+use dataplane_common::{Flow, Hop, IfIndex, Ipv4Be, Lease, Mtu, NodeIndex, Translation};
 
 use super::Epoch;
 use crate::maps;
@@ -11,6 +11,8 @@ use crate::maps;
 pub struct Hit {
     /// The other node.
     pub node: Ipv4Be,
+    /// Where that node is counted.
+    pub index: NodeIndex,
     /// The local pod's interface.
     pub endpoint: IfIndex,
     /// Where packets go.
@@ -53,14 +55,27 @@ pub fn lookup<'a>(flow: &Flow, now: u64, slot: &'a mut Slot) -> Result<&'a mut H
     Ok(unsafe { slot.assume_init_mut() })
 }
 
-/// Writes the lease into `slot`. A function of its own, with a result in memory: carried in registers, the
-/// parts of a lease would be set to something on each of the many ways that have none.
+/// As [`lookup`], by a function of its own: where a packet without a lease has much before it, the parts of a
+/// lease, carried in registers, would be set to something on each of the many ways that have none.
+#[inline(always)]
+pub fn lookup_apart<'a>(flow: &Flow, now: u64, slot: &'a mut Slot) -> Result<&'a mut Hit, Miss> {
+    find_apart(flow, now, slot)?;
+    // SAFETY: as in `lookup`.
+    Ok(unsafe { slot.assume_init_mut() })
+}
+
 #[inline(never)]
+fn find_apart(flow: &Flow, now: u64, slot: &mut Slot) -> Result<(), Miss> {
+    find(flow, now, slot)
+}
+
+/// Writes the lease into `slot`.
+#[inline(always)]
 fn find(flow: &Flow, now: u64, slot: &mut Slot) -> Result<(), Miss> {
     let entry = maps::lease(flow).ok_or(Miss::Missing)?;
     let epochs = maps::epochs().ok_or(Miss::Missing)?;
     let is_current = Epoch::of(entry).is_current(epochs);
-    let (node, endpoint) = (entry.node, entry.endpoint);
+    let (node, index, endpoint) = (entry.node, entry.index, entry.endpoint);
     let (hop, mtu) = (maps::hop(&entry.hop), entry.mtu);
     let translation = entry.translation;
     let expires = maps::read_last(&entry.expires);
@@ -76,6 +91,6 @@ fn find(flow: &Flow, now: u64, slot: &mut Slot) -> Result<(), Miss> {
     if !Lease::is_good_at(expires, now) {
         return Err(Miss::Expired);
     }
-    slot.write(Hit { node, endpoint, hop, mtu, translation, entry });
+    slot.write(Hit { node, index, endpoint, hop, mtu, translation, entry });
     Ok(())
 }

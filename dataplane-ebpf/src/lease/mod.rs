@@ -17,6 +17,6 @@ mod settle;
 
 pub use self::{
     epoch::Epoch,
-    lookup::{Hit, Miss, Slot, lookup},
+    lookup::{Hit, Miss, Slot, lookup, lookup_apart},
     settle::{Approval, Request, Settled, settle},
 };

@@ -1,7 +1,7 @@
 //! Behind netfilter: grant a lease, or end it.
 
 use aya_ebpf::programs::TcContext;
-use dataplane_common::{Flow, Hop, IfIndex, Ipv4Be, Lease, Mtu, Translation};
+use dataplane_common::{Flow, Hop, IfIndex, Ipv4Be, Lease, Mtu, NodeIndex, Translation};
 
 use super::{
     Epoch, arrival, revoke,
@@ -43,6 +43,8 @@ pub struct Request {
     pub epoch: Epoch,
     /// The other node.
     pub node: Ipv4Be,
+    /// Where that node is counted.
+    pub index: NodeIndex,
     /// The local pod's interface.
     pub endpoint: IfIndex,
     /// Where packets go.
@@ -141,7 +143,7 @@ fn grant(
     if !is_proven {
         return Settled::Unproven;
     }
-    let Some(Request { epoch, node, endpoint, hop, mtu }) = request(flow) else {
+    let Some(Request { epoch, node, index, endpoint, hop, mtu }) = request(flow) else {
         return Settled::Unproven;
     };
     let expires = Lease::good_until(now + settings::lease(), flow);
@@ -162,7 +164,7 @@ fn grant(
         endpoint,
         hop,
         mtu,
-        reserved: 0,
+        index,
     };
     match old {
         None => maps::grant(flow, &lease),

@@ -4,7 +4,7 @@ use aya::{
     Pod,
     maps::{HashMap, Map, MapData, MapError},
 };
-use dataplane_common::{Endpoint, EndpointEntry, Ipv4Be, Node, NodeEntry};
+use dataplane_common::{Endpoint, EndpointEntry, Ipv4Be, Node, NodeEntry, NodeIndex};
 
 /// A value as the map has it: with the address it is for.
 pub trait Entry: Pod {
@@ -19,14 +19,15 @@ pub trait Entry: Pod {
 }
 
 impl Entry for NodeEntry {
-    type Value = Node;
+    /// The way there, and where the node is counted.
+    type Value = (Node, NodeIndex);
 
-    fn new(address: Ipv4Be, node: Node) -> Self {
-        Self { address, node }
+    fn new(address: Ipv4Be, (node, index): Self::Value) -> Self {
+        Self { address, node, index }
     }
 
-    fn value(self) -> Node {
-        self.node
+    fn value(self) -> Self::Value {
+        (self.node, self.index)
     }
 }
 

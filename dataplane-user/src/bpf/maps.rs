@@ -3,9 +3,7 @@
 use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use aya::maps::{
-    Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, PerCpuHashMap,
-};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray};
 use dataplane_common::{
     Counter, EndpointEntry, Epochs as EpochsLayout, Flow, Ipv4Be, Lease, LinkState, Mac,
     NodeCounter, NodeEntry, Prefix, PrefixRoute, Program, Reason, Route, Verdict,
@@ -15,7 +13,8 @@ use dataplane_common::{
 use ipnet::Ipv4Net;
 
 use super::{
-    Pins, by_address::ByAddress, epochs::Epochs, handovers::Links, masks::Masks, routes::Routes,
+    Pins, by_address::ByAddress, epochs::Epochs, handovers::Links, masks::Masks,
+    node_counters::NodeCounters, routes::Routes,
 };
 
 /// Every map of ours.
@@ -24,14 +23,14 @@ pub struct Maps {
     pub routes: Routes,
     /// Which lengths prefixes have.
     pub masks: Masks,
-    /// Node IP → the way there.
+    /// Node IP → the way there, and the node's index.
     pub nodes: ByAddress<NodeEntry>,
     /// Pod IP → its interface.
     pub endpoints: ByAddress<EndpointEntry>,
     /// Reason → packets, bytes.
     pub counters: PerCpuArray<MapData, Counter>,
-    /// Node IP → packets, bytes.
-    pub node_counters: PerCpuHashMap<MapData, Ipv4Be, NodeCounter>,
+    /// A node's index → packets, bytes.
+    pub node_counters: NodeCounters,
     /// Flow → lease.
     pub leases: HashMap<MapData, Flow, Lease>,
     /// The MAC of each node's next hop as it was last known: leases given since then may hold it.
@@ -79,7 +78,7 @@ const LAYOUTS: [Layout; 10] = {
         map("NODES", MapType::Hash, address, size_of::<NodeEntry>(), MAX_NODES),
         map("ENDPOINTS", MapType::Hash, address, size_of::<EndpointEntry>(), MAX_ENDPOINTS),
         map("COUNTERS", MapType::PerCpuArray, index, size_of::<Counter>(), Reason::COUNT),
-        map("NODE_COUNTERS", MapType::PerCpuHash, address, size_of::<NodeCounter>(), MAX_NODES),
+        map("NODE_COUNTERS", MapType::PerCpuArray, index, size_of::<NodeCounter>(), MAX_NODES),
         Layout {
             name: LEASES,
             kind: MapType::LruHash,
@@ -145,7 +144,7 @@ impl Maps {
             nodes: ByAddress::new(Map::HashMap(open("NODES")?))?,
             endpoints: ByAddress::new(Map::HashMap(open("ENDPOINTS")?))?,
             counters: Map::PerCpuArray(open("COUNTERS")?).try_into()?,
-            node_counters: Map::PerCpuHashMap(open("NODE_COUNTERS")?).try_into()?,
+            node_counters: NodeCounters::new(Map::PerCpuArray(open("NODE_COUNTERS")?))?,
             leases: Map::LruHashMap(open(LEASES)?).try_into()?,
             next_hops: BTreeMap::new(),
             links: Links::new(Map::Array(open("LINKS")?))?,
@@ -221,19 +220,9 @@ impl Maps {
             let zero = aya::maps::PerCpuValues::try_from(vec![Counter::default(); cpus])?;
             self.counters.set(index, zero, 0)?;
         }
-        let nodes: Vec<Ipv4Be> = self.node_counters.keys().collect::<Result<_, _>>()?;
-        for node in nodes {
-            let seen = match self.node_counters.get(&node, 0) {
-                Ok(seen) => seen,
-                // Removed since we read the list.
-                Err(MapError::KeyNotFound) => continue,
-                Err(error) => return Err(error.into()),
-            };
-            let zero: Vec<_> = seen
-                .iter()
-                .map(|cpu| NodeCounter { last_seen: cpu.last_seen, ..NodeCounter::default() })
-                .collect();
-            self.node_counters.insert(node, aya::maps::PerCpuValues::try_from(zero)?, 0)?;
+        for entry in self.nodes.iter() {
+            let (_, (_, index)) = entry?;
+            self.node_counters.flush(index)?;
         }
         Ok(())
     }
@@ -241,13 +230,8 @@ impl Maps {
     /// What went to and came from `node`, all CPUs together; `None` if nobody counts for it.
     #[must_use]
     pub fn node_counter(&self, node: Ipv4Be) -> Option<NodeCounter> {
-        let mut sum = NodeCounter::default();
-        for cpu in self.node_counters.get(&node, 0).ok()?.iter() {
-            add(&mut sum.encap, &cpu.encap);
-            add(&mut sum.decap, &cpu.decap);
-            sum.last_seen = sum.last_seen.max(cpu.last_seen);
-        }
-        Some(sum)
+        let (_, index) = self.nodes.get(node).ok()?;
+        self.node_counters.sum(index).ok()
     }
 
     /// The leases that are good at `now` ([`crate::clock::monotonic`]).
@@ -300,7 +284,8 @@ pub fn forget_other_size(pins: &Pins, leases: u32) -> Result<()> {
     std::fs::remove_file(&path).with_context(context)
 }
 
-fn add(sum: &mut Counter, more: &Counter) {
+/// Adds what another CPU has counted.
+pub(super) fn add(sum: &mut Counter, more: &Counter) {
     sum.packets += more.packets;
     sum.bytes += more.bytes;
 }

@@ -12,6 +12,7 @@ pub mod links;
 pub mod listing;
 pub mod maps;
 pub mod masks;
+pub mod node_counters;
 mod offsets;
 pub mod pins;
 pub mod programs;

@@ -68,7 +68,7 @@ pub fn list(maps: &Maps, format: Format) -> Result<Exit> {
     let mut nodes: Vec<(Ipv4Addr, Node)> = maps
         .nodes
         .iter()
-        .map(|entry| entry.map(|(address, node)| (address.into(), node)))
+        .map(|entry| entry.map(|(address, (node, _))| (address.into(), node)))
         .collect::<Result<_, _>>()?;
     nodes.sort_unstable_by_key(|(address, _)| *address);
     let now = clock::monotonic();

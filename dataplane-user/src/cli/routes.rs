@@ -51,7 +51,7 @@ impl RouteItem {
         let is_served =
             |node: &Node| !node.hop.ifindex.is_none() || route.is_direct() && node.is_protected();
         let reachable =
-            route.is_local() || maps.nodes.get(route.node).is_ok_and(|node| is_served(&node));
+            route.is_local() || maps.nodes.get(route.node).is_ok_and(|(node, _)| is_served(&node));
         Self {
             cidr,
             node: route.node.into(),
@@ -140,7 +140,8 @@ pub async fn get(pins: &Pins, maps: &Maps, format: Format, ip: Ipv4Addr) -> Resu
         return Ok(Exit::No);
     };
     let item = RouteItem::new(maps, cidr, &route);
-    let node = maps.nodes.get(route.node).ok().filter(|node| !node.hop.ifindex.is_none());
+    let node = maps.nodes.get(route.node).ok().map(|(node, _)| node);
+    let node = node.filter(|node| !node.hop.ifindex.is_none());
     let interface = match (route.is_local(), node) {
         (true, _) => maps.endpoints.get(Ipv4Be::from(ip)).ok().map(|pod| pod.hop.ifindex),
         (false, node) => node.map(|node| node.hop.ifindex),

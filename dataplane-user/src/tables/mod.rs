@@ -11,7 +11,6 @@ mod handovers;
 mod kernel_routes;
 mod mark_rules;
 mod masks;
-mod node_counters;
 mod nodes;
 mod outdated;
 mod receive_queues;
@@ -31,7 +30,6 @@ pub use self::{
     kernel_routes::KernelRoutes,
     mark_rules::{KnownRules, Marks},
     masks::Masks,
-    node_counters::NodeCounters,
     nodes::Nodes,
     outdated::{Outdated, raised, with_going},
     receive_queues::ReceiveQueues,

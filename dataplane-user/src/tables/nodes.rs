@@ -1,9 +1,9 @@
-//! `NODES`: node IP → the way there.
+//! `NODES`: node IP → the way there, and where the node is counted.
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use anyhow::Result;
-use dataplane_common::{Ipv4Be, Mac, Node};
+use dataplane_common::{Ipv4Be, Mac, Node, NodeIndex};
 
 use super::{Keys, Outdated, Table, found, set_or_remove};
 use crate::bpf::{
@@ -34,27 +34,36 @@ impl Table for Nodes<'_> {
         is_outdated.then_some(Outdated::Node(*address)).into_iter().collect()
     }
 
+    /// Not those that are counted where another node is: they are made once more.
     async fn actual(&mut self) -> Result<BTreeMap<Ipv4Addr, Node>> {
         let Self(maps, keys) = self;
-        let nodes: BTreeMap<Ipv4Addr, Node> = match *keys {
+        let nodes: BTreeMap<Ipv4Addr, (Node, NodeIndex)> = match *keys {
             Keys::All => {
                 let entries = maps.nodes.iter();
                 entries.map(|entry| entry.map(|(k, v)| (k.into(), v))).collect::<Result<_, _>>()?
             }
             Keys::Only(nodes) => found(nodes, |node| maps.nodes.get(node.into()))?,
         };
+        let nodes: BTreeMap<Ipv4Addr, Node> = nodes
+            .into_iter()
+            .filter(|(address, (_, index))| maps.node_counters.claim(*address, *index))
+            .map(|(address, (node, _))| (address, node))
+            .collect();
         let known = nodes.iter().filter(|(_, node)| node.hop.destination.is_known());
         maps.next_hops.extend(known.map(|(address, node)| (*address, node.hop.destination)));
         Ok(nodes)
     }
 
     async fn upsert(&mut self, address: &Ipv4Addr, node: &Node) -> Result<()> {
-        Ok(insist(|| self.0.nodes.insert(Ipv4Be::from(*address), *node, 0))?)
+        let index = self.0.node_counters.index_of(*address)?;
+        Ok(insist(|| self.0.nodes.insert(Ipv4Be::from(*address), (*node, index), 0))?)
     }
 
     async fn delete(&mut self, address: &Ipv4Addr) -> Result<()> {
         self.0.next_hops.remove(address);
-        Ok(gone_is_fine(self.0.nodes.remove(Ipv4Be::from(*address)))?)
+        gone_is_fine(self.0.nodes.remove(Ipv4Be::from(*address)))?;
+        self.0.node_counters.release(*address);
+        Ok(())
     }
 }
 

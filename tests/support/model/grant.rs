@@ -26,7 +26,7 @@ impl Model {
         let claim = |model: &Self, flow: &Flow| {
             let pod = model.endpoint(ip.destination())?;
             let route = model.route(flow.source.into())?;
-            let theirs = route.flags & Route::LOCAL == 0;
+            let theirs = route.flags & Route::LOCAL == 0 && model.node(route.node.into()).is_some();
             let way = Node { hop: pod.hop, mtu: Mtu(0) };
             (context.ingress_ifindex == TUNNEL_IF
                 && pod.hop.ifindex.0 == POD_IF

@@ -9,7 +9,7 @@ use dataplane_common::{
 use super::{Model, ip::Control};
 use crate::{
     prog::Context,
-    world::{LATER, REVOKED, SECRET},
+    world::{LATER, REVOKED, SECRET, node_index},
 };
 
 /// What a hook behind netfilter does about a lease.
@@ -227,7 +227,7 @@ impl Model {
             hop: way.hop,
             mtu: way.mtu,
             translation,
-            reserved: 0,
+            index: node_index(node),
         };
         self.leases.retain(|(of, _)| *of != flow);
         self.leases.push((flow, lease));

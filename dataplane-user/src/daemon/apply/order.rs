@@ -15,8 +15,7 @@ use crate::{
     bpf::Maps,
     desired::RouteTables,
     tables::{
-        Backstops, Endpoints, KernelRoutes, Keys, Masks, NodeCounters, Nodes, Round, Routes,
-        Surplus, with_going,
+        Backstops, Endpoints, KernelRoutes, Keys, Masks, Nodes, Round, Routes, Surplus, with_going,
     },
 };
 
@@ -39,7 +38,6 @@ pub enum Extent<'a> {
 
 /// What the maps have too much.
 pub struct InMaps {
-    counters: Surplus<Ipv4Addr>,
     nodes: Surplus<Ipv4Addr>,
     endpoints: Surplus<Ipv4Addr>,
     masks: Surplus<u8>,
@@ -62,9 +60,7 @@ impl InMaps {
         // That of the default route is always there.
         let lengths = desired.routes.keys().map(Ipv4Net::prefix_len).filter(|length| *length > 0);
         let lengths = lengths.map(|length| (length, ())).collect();
-        let counted = desired.nodes.keys().map(|node| (*node, ())).collect();
         let in_maps = Self {
-            counters: round.upsert(&mut NodeCounters(maps, nodes), &counted).await,
             nodes: round.upsert(&mut Nodes(maps, nodes), &desired.nodes).await,
             endpoints: match extent {
                 Extent::Whole { endpoints } => {
@@ -90,12 +86,11 @@ impl InMaps {
 
     /// The other way round.
     pub async fn delete(self, maps: &mut Maps, round: &mut Round) {
-        let Self { counters, nodes, endpoints, masks, routes } = self;
+        let Self { nodes, endpoints, masks, routes } = self;
         round.delete(&mut Routes(maps, Keys::All), routes).await;
         round.delete(&mut Masks(maps), masks).await;
         round.delete(&mut Endpoints(maps, Keys::All), endpoints).await;
         round.delete(&mut Nodes(maps, Keys::All), nodes).await;
-        round.delete(&mut NodeCounters(maps, Keys::All), counters).await;
     }
 }
 
