@@ -15,6 +15,7 @@
 //! | [`fuzz`] | random frames |
 //! | [`bird`] | the source `bird` by itself |
 //! | [`route_source`] | each source of routes in a lab: there, silent, down |
+//! | [`places`] | places of flows that get no answer |
 //! | [`netns`], [`wire`] | a namespace with interfaces, raw sockets on them |
 //! | [`capabilities`] | less than root |
 //! | [`test_run`] | `BPF_PROG_TEST_RUN` itself |
@@ -45,6 +46,8 @@ pub mod model;
 pub mod netns;
 #[path = "support/packet.rs"]
 pub mod packet;
+#[path = "support/places.rs"]
+pub mod places;
 #[path = "support/prog.rs"]
 pub mod prog;
 #[path = "support/route_source.rs"]

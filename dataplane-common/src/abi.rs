@@ -6,7 +6,7 @@
 use crate::{
     Arrival, Counter, Endpoint, EndpointEntry, EpochSlots, Epochs, Flow, Handover, Hop, Lease,
     LinkState, Node, NodeCounter, NodeEntry, Prefix, PrefixRoute, Reason, Route, Settings,
-    Translation,
+    Translation, Unanswered, UnansweredSet,
     layout::{MAX_ENDPOINTS, MAX_MASKS, MAX_NODES, MAX_ROUTES},
     link::LINK_SLOTS,
 };
@@ -33,6 +33,8 @@ pub const ABI: u32 = {
         EpochSlots::LAYOUT,
         Epochs::LAYOUT,
         Arrival::LAYOUT,
+        Unanswered::LAYOUT,
+        UnansweredSet::LAYOUT,
         LinkState::LAYOUT,
         &[MAX_ROUTES, MAX_MASKS, MAX_NODES, MAX_ENDPOINTS, LINK_SLOTS],
     ];

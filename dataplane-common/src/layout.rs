@@ -10,6 +10,7 @@
 //! | `NODE_COUNTERS` | per-CPU array | [`NodeIndex`] → [`NodeCounter`] |
 //! | `LEASES` | LRU hash | [`crate::Flow`] → [`crate::Lease`] |
 //! | `SEEN` | array of [`MAX_SEEN`] | [`crate::Flow::tag`] → [`Arrival`] |
+//! | `UNANSWERED` | array of [`crate::unanswered::sets`] | low bits of [`crate::Flow::tag`] → [`crate::UnansweredSet`] |
 //! | `EPOCH` | array of one | 0 → [`crate::Epochs`], which end leases |
 //! | `LINKS` | array of [`crate::link::LINK_SLOTS`] | slot → [`crate::LinkState`] |
 

@@ -29,6 +29,7 @@ pub mod program;
 pub mod reason;
 pub mod settings;
 pub mod source;
+pub mod unanswered;
 
 pub use address::{Ipv4Be, Mac};
 pub use direction::Direction;
@@ -44,3 +45,4 @@ pub use link::{Duty, LinkState};
 pub use program::Program;
 pub use reason::{Reason, Verdict};
 pub use settings::Settings;
+pub use unanswered::{Unanswered, UnansweredSet};

@@ -30,6 +30,11 @@ plain! {
         /// The bit by which it tells the same of a flow that conntrack translates for a Service; 0:
         /// such flows are not leased.
         pub service_mark: u32,
+        /// Both bits together, by which it tells of a UDP flow that it lets pass and that has no answer;
+        /// 0: such flows are not leased.
+        pub unanswered_mark: u32,
+        /// Capacity of `UNANSWERED` ([`crate::unanswered::sets`]), a power of two.
+        pub unanswered_sets: u32,
         /// For how long a Service lease that was revoked is not granted again, ms.
         pub rest: u32,
         /// Bytes of link header on the tunnel device: 14 on our own, 0 on tunl0.

@@ -13,12 +13,13 @@ use aya_ebpf::{
 use dataplane_common::{
     Arrival, Counter, Endpoint, EndpointEntry, EpochSlots, Epochs, Flow, Hop, IfIndex, Ipv4Be,
     Lease, LinkState, Node, NodeCounter, NodeEntry, NodeIndex, Prefix, PrefixRoute, Reason, Route,
+    UnansweredSet,
     epochs::SLOTS,
     layout::{DEFAULT_LEASES, KEPT_FOR, MAX_ENDPOINTS, MAX_MASKS, MAX_NODES, MAX_ROUTES, MAX_SEEN},
     link::LINK_SLOTS,
 };
 
-use crate::helpers;
+use crate::{helpers, settings};
 
 /// Prefix → node. Written by the daemon. A trie would find the longest prefix by itself,
 /// but takes the longer the more there are (docs/adr/0006-routes-by-hash.md).
@@ -55,6 +56,11 @@ static LEASES: LruHashMap<Flow, Lease, DEFAULT_LEASES> = LruHashMap::new();
 /// indexed by the tag, so that a packet finds its own entry however long it takes through the stack.
 #[btf_map]
 static SEEN: Array<Arrival, MAX_SEEN> = Array::new();
+
+/// Flow tag → the UDP flows without an answer that have it. Written by the programs; the loader gives it
+/// the size that fits that of `LEASES`.
+#[btf_map]
+static UNANSWERED: Array<UnansweredSet, 1> = Array::new();
 
 /// What good leases bear the sum of. The daemon raises those that something concerns which leases
 /// hold and which has changed. It adds to them in place, so that no two writers undo each other.
@@ -181,6 +187,16 @@ pub fn seen(tag: u16) -> Option<&'static mut Arrival> {
     // SAFETY: an element of an array. Other CPUs write it, too: its reader compares what it read with
     // the tag.
     Some(unsafe { &mut *arrival })
+}
+
+/// The flows without an answer among which one with this tag is.
+#[inline(always)]
+pub fn unanswered(tag: u16) -> Option<&'static mut UnansweredSet> {
+    let index = u32::from(tag) & settings::unanswered_sets().wrapping_sub(1);
+    let set = UNANSWERED.get_ptr_mut(index)?;
+    // SAFETY: an element of an array. Other CPUs write it, too: what is torn leads to a lease too early or
+    // too late, of a flow that netfilter lets pass.
+    Some(unsafe { &mut *set })
 }
 
 /// The epochs that end leases; there is always one element.

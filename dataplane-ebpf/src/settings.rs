@@ -20,6 +20,8 @@ static SETTINGS: Settings = Settings {
     secret: 0,
     mark: 0,
     service_mark: 0,
+    unanswered_mark: 0,
+    unanswered_sets: 0,
     rest: 0,
     tunnel_header: 0,
     unwrap_flags: 0,
@@ -100,6 +102,20 @@ pub fn service_mark() -> u32 {
 #[inline(always)]
 pub fn are_services_leased() -> bool {
     service_mark() != 0
+}
+
+/// The bits by which it tells of UDP flows without an answer; 0: none is leased.
+#[inline(always)]
+pub fn unanswered_mark() -> u32 {
+    // SAFETY: as above.
+    unsafe { read_volatile(&SETTINGS.unanswered_mark) }
+}
+
+/// Capacity of `UNANSWERED`, a power of two.
+#[inline(always)]
+pub fn unanswered_sets() -> u32 {
+    // SAFETY: as above.
+    unsafe { read_volatile(&SETTINGS.unanswered_sets) }
 }
 
 /// For how long a Service lease that was revoked is not granted again, ns.

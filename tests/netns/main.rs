@@ -5,7 +5,7 @@
 //! | about | modules |
 //! |---|---|
 //! | Packets between two nodes | [`traffic`], [`frames`], [`size`], [`mtu`], [`handover`], [`errors`], [`spoof`], [`safety`], [`service`], [`regressions`] |
-//! | Leases | [`leases`], [`lease_policy`], [`lease_services`], [`lease_traps`], [`lease_life`], [`lease_load`], [`lease_config`], [`qos`], [`watchers`], [`flowtable`], [`lease_conntrack`] |
+//! | Leases | [`leases`], [`lease_policy`], [`lease_services`], [`lease_traps`], [`lease_life`], [`lease_load`], [`lease_config`], [`qos`], [`watchers`], [`flowtable`], [`lease_conntrack`], [`unanswered`] |
 //! | Where routes come from | [`sources`], [`bird`], [`source_bird`], [`source_etcd`], [`source_kubernetes`], [`own_node`], [`source_scale`] |
 //! | The daemon's life | [`daemon`], [`restart`], [`upgrade`], [`bad_pins`], [`reload`], [`config`], [`underlay`], [`pods`], [`attach`] |
 //! | What an operator sees | [`cli`], [`here`], [`lease_cli`], [`problems`], [`journal`] |
@@ -62,6 +62,7 @@ mod spread;
 mod systemd;
 mod systemd_problems;
 mod traffic;
+mod unanswered;
 mod underlay;
 mod upgrade;
 mod watchers;

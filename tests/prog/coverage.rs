@@ -9,7 +9,7 @@ use tunless_tests::{case::Case, live::LiveCase};
 use super::{
     daemon_dead, decap_beside_tunl0, decap_tc, decap_tc_leased, decap_xdp, encap_host,
     encap_host_leased, encap_pod, encap_pod_leased, encap_tunl0, grant_decap, live, live_leased,
-    services,
+    services, unanswered,
 };
 
 /// Nothing here takes what is left to tunl0, and only a real one shows that it does:
@@ -36,6 +36,7 @@ fn every_reason_has_a_case() {
         decap_xdp::cases(),
         grant_decap::cases(),
         services::cases(),
+        unanswered::cases(),
     ]
     .concat();
     let live = [live::cases(), live_leased::cases(), live::cases_with_the_fast_path_off()].concat();

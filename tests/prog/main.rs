@@ -23,3 +23,4 @@ mod live_leased;
 mod load;
 mod routes;
 mod services;
+mod unanswered;

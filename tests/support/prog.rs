@@ -17,7 +17,7 @@ use aya::{
 };
 use dataplane_common::{
     Arrival, Counter, EndpointEntry, Epochs, Flow, IfIndex, Ipv4Be, Lease, LinkState, NodeCounter,
-    NodeEntry, Reason, Settings,
+    NodeEntry, Reason, Settings, Unanswered, UnansweredSet,
 };
 use dataplane_user::{
     bpf::{by_address::ByAddress, handovers::Links, masks::Masks, routes::Routes},
@@ -46,6 +46,7 @@ pub struct Loaded {
     endpoints: ByAddress<EndpointEntry>,
     leases: HashMap<MapData, Flow, Lease>,
     seen: Array<MapData, Arrival>,
+    unanswered: Array<MapData, UnansweredSet>,
     epochs: Array<MapData, Epochs>,
     kept_at: Array<MapData, u64>,
     links: Links,
@@ -88,6 +89,7 @@ impl Loaded {
         let endpoints = ByAddress::new(take("ENDPOINTS")).expect("ENDPOINTS is, too");
         let leases = map(&mut ebpf, "LEASES");
         let seen = map(&mut ebpf, "SEEN");
+        let unanswered = map(&mut ebpf, "UNANSWERED");
         let mut epochs: Array<_, Epochs> = map(&mut ebpf, "EPOCH");
         epochs.set(0, world::EPOCHS, 0).expect("the epochs can be set");
         let mut kept_at: Array<_, u64> = map(&mut ebpf, "KEPT_AT");
@@ -105,6 +107,7 @@ impl Loaded {
             endpoints,
             leases,
             seen,
+            unanswered,
             epochs,
             kept_at,
             links,
@@ -198,6 +201,19 @@ impl Loaded {
     #[must_use]
     pub fn seen(&self, tag: u16) -> Arrival {
         self.seen.get(&u32::from(tag), 0).expect("each tag has its place")
+    }
+
+    /// The flows that get no answer, place by place: here they have one set.
+    #[must_use]
+    pub fn unanswered(&self) -> Vec<Unanswered> {
+        self.unanswered.get(&0, 0).expect("there is one set").flows.to_vec()
+    }
+
+    /// These, from the first place on, and no others.
+    pub fn set_unanswered(&mut self, flows: &[Unanswered]) {
+        let mut set = UnansweredSet::default();
+        set.flows[..flows.len()].copy_from_slice(flows);
+        self.unanswered.set(0, set, 0).expect("the set can be written");
     }
 
     /// The lease of one flow.

@@ -90,6 +90,8 @@ pub const LEASE: u64 = 5_000_000_000;
 pub const MARK: u32 = 0x1000;
 /// Netfilter's bit for flows that it translates for a Service.
 pub const SERVICE_MARK: u32 = 0x0800;
+/// Netfilter's bits for UDP flows that get no answer.
+pub const UNANSWERED_MARK: u32 = MARK | SERVICE_MARK;
 /// For how long a revoked Service lease is not granted again, ms: not before the test is over.
 pub const REST: u32 = 24 * 3600 * 1000;
 /// What only our programs know.
@@ -323,6 +325,8 @@ pub fn settings(fastpath: u8, spoof: u8) -> Settings {
         secret: SECRET,
         mark: MARK,
         service_mark: 0,
+        unanswered_mark: 0,
+        unanswered_sets: 1,
         rest: 0,
         tunnel_header: 14,
         unwrap_flags: 0,
@@ -333,6 +337,12 @@ pub fn settings(fastpath: u8, spoof: u8) -> Settings {
 #[must_use]
 pub fn with_services(settings: Settings) -> Settings {
     Settings { service_mark: SERVICE_MARK, rest: REST, ..settings }
+}
+
+/// With leases of UDP flows that get no answer.
+#[must_use]
+pub fn with_unanswered(settings: Settings) -> Settings {
+    Settings { unanswered_mark: UNANSWERED_MARK, ..settings }
 }
 
 /// What is noted of a packet of `flow` that came by `ifindex`.

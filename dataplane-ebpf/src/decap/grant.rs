@@ -26,8 +26,10 @@ fn settle(ctx: &TcContext) -> Reason {
     match lease::settle(ctx, &seen, approval, |flow| request(ctx, flow)) {
         Settled::Granted => Reason::GrantGiven,
         Settled::ServiceGranted => Reason::GrantServiceGiven,
+        Settled::UnansweredGranted => Reason::GrantUnansweredGiven,
         Settled::Leased => Reason::GrantLeased,
         Settled::Unmarked => Reason::GrantUnmarked,
+        Settled::Unanswered => Reason::GrantUnanswered,
         Settled::Unproven => Reason::GrantUnproven,
         Settled::Control => Reason::GrantConnectionControl,
     }

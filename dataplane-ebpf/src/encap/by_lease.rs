@@ -98,8 +98,10 @@ pub fn settle(
     match lease::settle(ctx, &seen, approval, request) {
         Settled::Granted => Reason::HostLeaseGranted,
         Settled::ServiceGranted => Reason::HostServiceLeaseGranted,
+        Settled::UnansweredGranted => Reason::HostUnansweredLeaseGranted,
         Settled::Leased => Reason::HostLeased,
         Settled::Unmarked => Reason::HostUnmarked,
+        Settled::Unanswered => Reason::HostUnanswered,
         Settled::Unproven => Reason::HostUnproven,
         Settled::Control => Reason::HostConnectionControl,
     }

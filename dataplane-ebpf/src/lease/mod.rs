@@ -14,6 +14,7 @@ mod lookup;
 mod revoke;
 pub mod service;
 mod settle;
+mod unanswered;
 
 pub use self::{
     epoch::Epoch,

@@ -6,6 +6,7 @@ use dataplane_common::{Flow, Hop, IfIndex, Ipv4Be, Lease, Mtu, NodeIndex, Transl
 use super::{
     Epoch, arrival, revoke,
     service::{self, Shown},
+    unanswered,
 };
 use crate::{
     flow::{Control, Seen},
@@ -20,14 +21,20 @@ pub enum Approval {
     Plain,
     /// Of one whose remote end conntrack translates, and nothing else.
     Service,
+    /// Of a UDP flow that conntrack leaves as it is, and that has no answer yet.
+    Unanswered,
 }
 
 impl Approval {
     /// Takes it out of the skb: no program behind us shall see our marks.
     #[inline(always)]
     pub fn take(ctx: &TcContext) -> Self {
-        let bits = skb::take_mark(ctx, settings::mark() | settings::service_mark());
-        if bits & settings::mark() != 0 {
+        let unanswered = settings::unanswered_mark();
+        let known = settings::mark() | settings::service_mark() | unanswered;
+        let bits = skb::take_mark(ctx, known);
+        if unanswered != 0 && bits == unanswered {
+            Self::Unanswered
+        } else if bits & settings::mark() != 0 {
             Self::Plain
         } else if settings::are_services_leased() && bits != 0 {
             Self::Service
@@ -59,10 +66,14 @@ pub enum Settled {
     Granted,
     /// As `Granted`, for a flow that conntrack translates for a Service.
     ServiceGranted,
+    /// As `Granted`, for a UDP flow that has no answer.
+    UnansweredGranted,
     /// There is one; this packet came by the stack all the same.
     Leased,
     /// None: netfilter did not mark the packet.
     Unmarked,
+    /// None: the flow has no answer, and has not gone on for long enough, or there are too many such.
+    Unanswered,
     /// None: not the packet that an ingress hook of ours saw, or none that a lease is for.
     Unproven,
     /// None: a connection begins or ends.
@@ -93,17 +104,22 @@ pub fn settle(
             end(ctx, after, tag);
             Settled::Unmarked
         }
-        Approval::Plain if tag != 0 && tag != after.tag(secret) => {
+        Approval::Plain | Approval::Unanswered if tag != 0 && tag != after.tag(secret) => {
             // Translated behind conntrack's back: what the flow had, it had rightly
             // only for packets that were not.
             end(ctx, after, tag);
             Settled::Unproven
         }
-        Approval::Plain => {
-            let is_proven = tag != 0;
-            grant(after, Translation::NONE, is_proven, request)
-        }
         Approval::Service if tag == 0 => Settled::Unproven,
+        Approval::Unanswered if tag != 0 && !unanswered::may_be_leased(after) => {
+            Settled::Unanswered
+        }
+        Approval::Plain | Approval::Unanswered => {
+            match grant(after, Translation::NONE, tag != 0, request) {
+                Settled::Granted if approval == Approval::Unanswered => Settled::UnansweredGranted,
+                other => other,
+            }
+        }
         Approval::Service => match service::shown(after, tag, skb::ingress_ifindex(ctx)) {
             Shown::Lease { flow, translation } => match grant(&flow, translation, true, request) {
                 Settled::Granted => Settled::ServiceGranted,

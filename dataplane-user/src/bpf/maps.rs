@@ -60,6 +60,9 @@ pub const EPOCH: &str = "EPOCH";
 /// what is on its way while they are replaced is noted again by the next packet.
 pub const SEEN: &str = "SEEN";
 
+/// UDP flows that get no answer, on their way to a lease. Not pinned: after a restart they wait once more.
+pub const UNANSWERED: &str = "UNANSWERED";
+
 const LAYOUTS: [Layout; 10] = {
     const fn map(
         name: &'static str,

@@ -67,6 +67,7 @@ impl Programs {
         if settings.service_mark == 0 {
             loader.map_max_entries(maps::SEEN, 1);
         }
+        loader.map_max_entries(maps::UNANSWERED, settings.unanswered_sets);
         for (name, path) in &paths {
             loader.map_pin_path(name, path);
         }

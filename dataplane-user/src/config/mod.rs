@@ -154,6 +154,8 @@ pub struct LeasesConfig {
     /// [`LeasesConfig::service_mark`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service_mark: Option<u32>,
+    /// Whether UDP flows are leased that get no answer: conntrack never calls them established.
+    pub unanswered_udp: bool,
     /// Addresses whose flows are never leased: rules judge each of their packets.
     pub exclude: Vec<Cidr>,
     /// Names of programs on pods' interfaces that only watch, `*` standing for any rest.
@@ -171,6 +173,7 @@ impl Default for LeasesConfig {
             mark: 0x1000,
             services: false,
             service_mark: None,
+            unanswered_udp: false,
             exclude: Vec::new(),
             accept_programs: Vec::new(),
         }
@@ -185,6 +188,13 @@ impl LeasesConfig {
         const BITS: [u32; 2] = [0x0800, 0x1000];
         let [usual, other] = BITS;
         self.service_mark.unwrap_or(if self.mark == usual { other } else { usual })
+    }
+
+    /// Returns the bits of `skb->mark` by which our nft table tells the programs of UDP flows that get no
+    /// answer: both, which it sets together for no other flow.
+    #[must_use]
+    pub fn unanswered_mark(&self) -> u32 {
+        self.mark | self.service_mark()
     }
 }
 

@@ -11,7 +11,9 @@ use std::{
     net::Ipv4Addr,
 };
 
-use dataplane_common::{Endpoint, Hop, IfIndex, Mtu, Program, Settings, ipv4::OUTER_LENGTH};
+use dataplane_common::{
+    Endpoint, Hop, IfIndex, Mtu, Program, Settings, ipv4::OUTER_LENGTH, unanswered,
+};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +22,7 @@ use crate::{
     bpf::Attachment,
     config::{Config, Fastpath, Mode, Spoof, TunnelMtu},
     kernel::{Host, Link, Path, TUNL0, TUNNEL, TunnelDevice},
-    netfilter::{MarkRules, ServiceFitness},
+    netfilter::{MarkRules, ServiceFitness, UnansweredFitness},
     sources::table::{ChosenRoute, Surroundings},
 };
 
@@ -251,6 +253,8 @@ pub struct Terms<'a> {
     pub unleased: &'a BTreeSet<IfIndex>,
     /// Whether flows of Services may be leased on this host.
     pub services: &'a ServiceFitness,
+    /// Whether UDP flows that get no answer may be leased on this host.
+    pub unanswered: &'a UnansweredFitness,
     /// As in [`MarkRules::closing`].
     pub closing: Option<u32>,
 }
@@ -296,6 +300,8 @@ impl Desired {
                 secret: terms.secret,
                 mark: config.leases.mark,
                 service_mark: service_mark(config),
+                unanswered_mark: unanswered_mark(config),
+                unanswered_sets: unanswered_sets(config),
                 rest: REST_MS,
             },
             attachments: desired_attachments(config, host, facts, tunnel_ifindex, terms),
@@ -316,6 +322,16 @@ const REST_MS: u32 = 200;
 /// leases.
 fn service_mark(config: &Config) -> u32 {
     if config.leases.services { config.leases.service_mark() } else { 0 }
+}
+
+/// The bits by which netfilter tells of UDP flows that get no answer; 0: they get no leases.
+fn unanswered_mark(config: &Config) -> u32 {
+    if config.leases.unanswered_udp { config.leases.unanswered_mark() } else { 0 }
+}
+
+/// Room to count packets of such flows.
+fn unanswered_sets(config: &Config) -> u32 {
+    if config.leases.unanswered_udp { unanswered::sets(config.leases.size) } else { 1 }
 }
 
 fn desired_attachments(
@@ -362,11 +378,13 @@ fn desired_mark_rules(config: &Config, facts: &Facts, terms: Terms<'_>) -> MarkR
     let workloads = config.workloads.interfaces.iter().map(ToString::to_string);
     MarkRules {
         mark: config.leases.mark,
-        cleared: service_mark(config),
+        cleared: service_mark(config) | unanswered_mark(config),
         closing: terms.closing,
         // Where Services get no leases no packet bears the second mark, which programs know all the same.
         service_mark: Some(service_mark(config))
             .filter(|mark| *mark != 0 && terms.services.against.is_empty()),
+        unanswered: Some(unanswered_mark(config))
+            .filter(|mark| *mark != 0 && terms.unanswered.against.is_empty()),
         interfaces: std::iter::once(facts.mode.device().to_owned()).chain(workloads).collect(),
         // An interval set takes no overlaps.
         unleased: Ipv4Net::aggregate(&unleased).into_iter().collect(),

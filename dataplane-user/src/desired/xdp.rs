@@ -66,7 +66,10 @@ pub fn that_may_stay(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::Fastpath, netfilter::ServiceFitness};
+    use crate::{
+        config::Fastpath,
+        netfilter::{ServiceFitness, UnansweredFitness},
+    };
 
     #[test]
     fn a_link_without_a_driver_gets_no_xdp_whatever_the_file_asks_for() {
@@ -77,6 +80,7 @@ mod tests {
             ..Host::default()
         };
         let (none, services) = (BTreeSet::new(), ServiceFitness::default());
+        let unanswered = UnansweredFitness::default();
         let terms = Terms {
             fastpath: Fastpath::Off,
             no_xdp: &none,
@@ -84,6 +88,7 @@ mod tests {
             secret: 1,
             unleased: &none,
             services: &services,
+            unanswered: &unanswered,
             closing: None,
         };
         let mut config = Config::default();

@@ -11,8 +11,10 @@ pub mod limits;
 pub mod outer;
 mod rules;
 mod services;
+pub mod unanswered;
 
 pub use self::{
     rules::{Listing, MarkRules, check, list, remove},
     services::{Obstacle, ServiceFitness, queues, saved_queues},
+    unanswered::UnansweredFitness,
 };

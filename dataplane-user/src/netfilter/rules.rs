@@ -8,6 +8,7 @@
 //! chain judge {
 //!     meta mark set meta mark & ~0x1800           # another program may have set the bits
 //!     ct state established goto known
+//!     ct state new meta l4proto udp ct status & 0x3078 == 0x8 goto unanswered
 //! }
 //! chain known {
 //!     ip saddr @unleased return
@@ -19,6 +20,11 @@
 //!     meta l4proto udp ct status & 0x4 == 0 return
 //!     meta mark set meta mark | 0x0800
 //! }
+//! chain unanswered {
+//!     ip saddr @unleased return
+//!     ip daddr @unleased return
+//!     meta mark set meta mark | 0x1800
+//! }
 //! ```
 //!
 //! 0x2070 are `IPS_SRC_NAT`, `IPS_DST_NAT`, `IPS_SEQ_ADJUST` and `IPS_HELPER`
@@ -27,6 +33,11 @@
 //! destination and nothing else (`IPS_DST_NAT`, 0x20) get a bit of their own, unless the entry is one
 //! that lost a race and lives for a second (`IPS_NAT_CLASH`, 0x1000). UDP has to be `IPS_ASSURED` (0x4):
 //! a question and its answer are no flow.
+//!
+//! Where UDP flows that get no answer are leased, they bear both bits. Each of their packets is NEW, and has
+//! passed all chains; of a flow's first packet the entry is not confirmed (`IPS_CONFIRMED`, 0x8) before it is
+//! past this chain. What conntrack translates for a Service is not among them: both bits do not tell a
+//! translation by conntrack from one behind its back.
 //!
 //! A connection of TCP that is closing gets no lease: its last packets would leave leases behind, which
 //! cost more than they save. It shows by the entry's timer, which is short again; so it is, at first, for
@@ -51,6 +62,9 @@ const PRIORITY: i32 = 300;
 const CHANGED_BY_CONNTRACK: u32 = 0x2070;
 /// Those that tell a Service's flow, and what they are for one.
 const SERVICE: (u32, u32) = (0x3070, 0x20);
+/// Those that tell a flow without an answer from its first packet and from what conntrack changes, and what
+/// they are for one: `IPS_CONFIRMED`.
+const UNANSWERED: (u32, u32) = (0x3078, 0x8);
 /// `IPS_ASSURED`.
 const ASSURED: u32 = 0x4;
 /// TCP's FIN, SYN, RST and ACK (RFC 9293 §3.1).
@@ -69,6 +83,8 @@ pub struct MarkRules {
     pub closing: Option<u32>,
     /// The bit for flows that conntrack translates for a Service; `None`: no marks.
     pub service_mark: Option<u32>,
+    /// The bits for UDP flows that get no answer; `None`: no marks.
+    pub unanswered: Option<u32>,
     /// Interfaces with a granting hook, as nft writes them (`cali*`).
     pub interfaces: Vec<String>,
     /// Addresses whose flows are never marked; aggregated.
@@ -105,7 +121,7 @@ impl MarkRules {
     }
 
     fn transaction(&self, fingerprint: &str) -> String {
-        let Self { mark, cleared, closing, service_mark, interfaces, unleased } = self;
+        let Self { mark, cleared, closing, service_mark, unanswered, interfaces, unleased } = self;
         let table = json!({"table": {"family": "ip", "name": TABLE}});
         let chain = |name: &str| json!({"family": "ip", "table": TABLE, "name": name});
         let rule = |chain: &str, expr: Value| json!({"add": {"rule": {"family": "ip", "table": TABLE, "chain": chain, "expr": expr}}});
@@ -131,14 +147,16 @@ impl MarkRules {
         if !prefixes.is_empty() {
             set["elem"] = prefixes.into();
         }
-        let bits = mark | cleared | service_mark.unwrap_or(0);
+        let bits = mark | cleared | service_mark.unwrap_or(0) | unanswered.unwrap_or(0);
         let mut clear = rule("judge", json!([set_mark("&", !bits)]));
         clear["add"]["rule"]["comment"] = fingerprint.into();
         let payload = |protocol: &str, field: &str| json!({"payload": {"protocol": protocol, "field": field}});
         let done = json!({"return": null});
-        let excluded =
-            |address: Value| rule("known", json!([is(address, format!("@{SET}").into()), done]));
-        let established = compare("in", conntrack("state"), "established".into());
+        let excluded = |chain: &str, address: Value| {
+            rule(chain, json!([is(address, format!("@{SET}").into()), done]))
+        };
+        let state = |name: &str| compare("in", conntrack("state"), name.into());
+        let is_udp = is(meta("l4proto"), "udp".into());
         let status = |op: &str, bits: u32, value: u32| {
             compare(op, json!({"&": [conntrack("status"), bits]}), value.into())
         };
@@ -153,11 +171,22 @@ impl MarkRules {
             json!({"add": {"chain": chain("known")}}),
             json!({"add": {"chain": base}}),
             clear,
-            rule("judge", json!([established, {"goto": {"target": "known"}}])),
+            rule("judge", json!([state("established"), {"goto": {"target": "known"}}])),
         ];
         // A lookup costs each packet, in an empty set, too.
-        if !unleased.is_empty() {
-            commands.extend(["saddr", "daddr"].map(|field| excluded(payload("ip", field))));
+        let ends: &[&str] = if unleased.is_empty() { &[] } else { &["saddr", "daddr"] };
+        let exclude = |chain| ends.iter().map(move |field| excluded(chain, payload("ip", field)));
+        commands.extend(exclude("known"));
+        if let Some(mark) = unanswered {
+            let (bits, value) = UNANSWERED;
+            let is_alone = status("==", bits, value);
+            let go = json!({"goto": {"target": "unanswered"}});
+            commands.extend([
+                json!({"add": {"chain": chain("unanswered")}}),
+                rule("judge", json!([state("new"), is_udp, is_alone, go])),
+            ]);
+            commands.extend(exclude("unanswered"));
+            commands.push(rule("unanswered", json!([set_mark("|", *mark)])));
         }
         if let Some(closing) = closing {
             let flags = json!({"&": [payload("tcp", "flags"), CONTROL_OR_ACK]});
@@ -171,9 +200,9 @@ impl MarkRules {
             let (bits, value) = SERVICE;
             commands.push(rule("known", json!([status("!=", bits, value), done])));
             if !unleased.is_empty() {
-                commands.push(excluded(json!({"ct": {"key": "ip daddr", "dir": "original"}})));
+                let service = json!({"ct": {"key": "ip daddr", "dir": "original"}});
+                commands.push(excluded("known", service));
             }
-            let is_udp = is(meta("l4proto"), "udp".into());
             commands.extend([
                 rule("known", json!([is_udp, status("==", ASSURED, 0), done])),
                 rule("known", json!([set_mark("|", *mark)])),
@@ -282,6 +311,7 @@ mod tests {
             cleared: 0,
             closing: None,
             service_mark: None,
+            unanswered: None,
             interfaces: vec!["tunless0".into(), "cali*".into()],
             unleased: BTreeSet::from(["10.20.42.7/32".parse().unwrap()]),
         }
@@ -302,9 +332,11 @@ mod tests {
     #[test]
     fn every_bit_that_programs_know_is_cleared_first() {
         let service_mark = Some(0x800);
-        for rules in
-            [MarkRules { cleared: 0x800, ..rules() }, MarkRules { service_mark, ..rules() }]
-        {
+        for rules in [
+            MarkRules { cleared: 0x800, ..rules() },
+            MarkRules { service_mark, ..rules() },
+            MarkRules { unanswered: Some(0x1800), ..rules() },
+        ] {
             let commands: Value = serde_json::from_str(&rules.transaction("")).unwrap();
             let first = commands["nftables"].as_array().unwrap().iter();
             let first = first.map(|it| &it["add"]["rule"]).find(|it| it["chain"] == "judge");
@@ -332,13 +364,15 @@ mod tests {
         assert!(commands[0]["add"]["table"].is_object());
         assert!(commands[1]["delete"]["table"].is_object());
         assert!(commands[2]["add"]["table"].is_object());
-        let (closing, service_mark) = (Some(120), Some(0x800));
+        let (closing, service_mark, unanswered) = (Some(120), Some(0x800), Some(0x1800));
         for (count, rules) in [
             (7, rules()),
             (5, MarkRules { unleased: BTreeSet::new(), ..rules() }),
             (8, MarkRules { closing, ..rules() }),
             (11, MarkRules { service_mark, ..rules() }),
             (9, MarkRules { closing, service_mark, unleased: BTreeSet::new(), ..rules() }),
+            (11, MarkRules { unanswered, ..rules() }),
+            (7, MarkRules { unanswered, unleased: BTreeSet::new(), ..rules() }),
         ] {
             let commands: Value = serde_json::from_str(&rules.transaction("")).unwrap();
             let commands = commands["nftables"].as_array().unwrap().iter();

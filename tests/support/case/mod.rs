@@ -1,19 +1,20 @@
 //! One row of a packet table: what goes in, what must come out, what must be
 //! counted; and the runner, which reports every row that fails, not the first.
 
+mod counted;
 mod leases;
 
-use std::{collections::BTreeMap, fmt::Write as _, net::Ipv4Addr, ops::RangeInclusive};
+use std::{collections::BTreeMap, fmt::Write as _, net::Ipv4Addr};
 
-use dataplane_common::{
-    Arrival, Counter, Direction, Flow, Lease, LinkState, NodeCounter, Reason, Settings,
-};
+use dataplane_common::{Arrival, Direction, Flow, Lease, LinkState, Reason, Settings, Unanswered};
 
-use self::leases::Becomes;
+pub use self::counted::difference;
+use self::{counted::judge_last_seen, leases::Becomes};
 use super::{
     hex,
     netns::in_namespace,
     packet::{ETHERNET, Frame, IPV4},
+    places::{self, Place},
     prog::{Action, Context, Counters, Loaded, Program, Ran},
     signed::now,
     world::{self, Entry},
@@ -29,6 +30,9 @@ pub struct Case {
     spoof: u8,
     tunnel_header: u32,
     services: bool,
+    unanswered: bool,
+    places: Vec<Place>,
+    leaves: Vec<(usize, Place)>,
     packet: Vec<u8>,
     context: Context,
     extra: Vec<Entry>,
@@ -63,6 +67,9 @@ impl Case {
             spoof: Settings::SPOOF_DROP,
             tunnel_header: ETHERNET as u32,
             services: false,
+            unanswered: false,
+            places: Vec::new(),
+            leaves: Vec::new(),
             out: packet.clone(),
             packet,
             context: Context::new(program),
@@ -99,6 +106,22 @@ impl Case {
     pub fn services(mut self) -> Self {
         self.services = true;
         self.verified()
+    }
+
+    /// With leases of UDP flows that get no answer, and these in places, from the first on.
+    #[must_use]
+    pub fn unanswered(mut self, places: &[Place]) -> Self {
+        self.unanswered = true;
+        self.places = places.to_vec();
+        self.verified()
+    }
+
+    /// There is this in a place afterwards. [`Place::since`] 0: since now; else, of the same flow, it
+    /// stays as it was.
+    #[must_use]
+    pub fn leaves_place(mut self, index: usize, place: Place) -> Self {
+        self.leaves.push((index, place));
+        self
     }
 
     /// Marked, before and, until the row says otherwise, after.
@@ -297,7 +320,8 @@ impl Case {
     fn settings(&self) -> Settings {
         let settings = world::settings(self.fastpath, self.spoof);
         let settings = Settings { tunnel_header: self.tunnel_header, ..settings };
-        if self.services { world::with_services(settings) } else { settings }
+        let settings = if self.services { world::with_services(settings) } else { settings };
+        if self.unanswered { world::with_unanswered(settings) } else { settings }
     }
 
     fn count(mut self, reason: Reason) -> Self {
@@ -337,11 +361,16 @@ impl Case {
         };
         // That was a run, too.
         loaded.set_leases(&leases);
+        let places: Vec<Unanswered> = self.places.iter().map(Place::written).collect();
+        loaded.set_unanswered(&places);
+        let places = loaded.unanswered();
         loaded.set_link(self.link);
         loaded.reset();
         let (before, start) = (loaded.leases(), now());
         let ran = loaded.run(self.program, &self.packet, &self.context);
         let (after, end) = (loaded.leases(), now());
+        let left = loaded.unanswered();
+        loaded.set_unanswered(&[]);
         let counters = loaded.counters();
         let seen = loaded.seen(self.tag);
         loaded.remove(&Entry::Seen(self.tag, seen));
@@ -366,6 +395,7 @@ impl Case {
             let _ = writeln!(wrong, "the link's phase is {phase}, expected {}", self.phase);
         }
         wrong += &leases::judge(&self.leases, before, after, start..=end);
+        wrong += &places::judge(&self.leaves, &places, &left, &(start..=end));
         wrong += &judge_last_seen(&counters, start..=end);
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
     }
@@ -389,57 +419,6 @@ impl Case {
     }
 }
 
-/// A node is seen when its packet comes, by the clock of leases.
-fn judge_last_seen(counters: &Counters, now: RangeInclusive<u64>) -> String {
-    let mut wrong = String::new();
-    for (address, NodeCounter { last_seen, .. }) in &counters.nodes {
-        if *last_seen != 0 && !now.contains(last_seen) {
-            let _ = writeln!(wrong, "node {address} was last seen at {last_seen}, not in {now:?}");
-        }
-    }
-    wrong
-}
-
-/// What `counters` (all zero before) have too much or too little.
-#[must_use]
-pub fn difference(
-    counters: &Counters,
-    counts: &[(Reason, u64)],
-    nodes: &[(Ipv4Addr, Direction, u64)],
-) -> String {
-    let mut wrong = String::new();
-    let mut expected = BTreeMap::<Reason, Counter>::new();
-    for (reason, bytes) in counts {
-        let counter = expected.entry(*reason).or_default();
-        counter.packets += 1;
-        counter.bytes += bytes;
-    }
-    if counters.reasons != expected {
-        let _ = writeln!(wrong, "counted {:?}\nexpected {expected:?}", counters.reasons);
-    }
-    for (address, node) in &counters.nodes {
-        let mut expected = NodeCounter::default();
-        for (_, direction, bytes) in nodes.iter().filter(|(node, ..)| node == address) {
-            let counter = match direction {
-                Direction::Encap => &mut expected.encap,
-                Direction::Decap => &mut expected.decap,
-            };
-            counter.packets += 1;
-            counter.bytes += bytes;
-        }
-        // Seen just now, or never: the time itself is the kernel's business.
-        let seen = (node.last_seen != 0) == (expected.decap.packets != 0);
-        expected.last_seen = node.last_seen;
-        if *node != expected || !seen {
-            let _ = writeln!(
-                wrong,
-                "node {address} {node:?}\nexpected {expected:?}, seen rightly: {seen}"
-            );
-        }
-    }
-    wrong
-}
-
 /// Runs a table in a namespace of its own.
 ///
 /// # Panics
@@ -451,7 +430,10 @@ pub fn run(table: &str, cases: &[Case]) {
         for case in cases {
             println!("{table}: {}", case.what);
             let loaded = loaded
-                .entry((case.fastpath, case.spoof, case.tunnel_header, case.services))
+                .entry((
+                    (case.fastpath, case.spoof, case.tunnel_header),
+                    (case.services, case.unanswered),
+                ))
                 .or_insert_with(|| Loaded::new(case.settings()));
             if let Err(wrong) = case.run(loaded) {
                 failures.push(format!("{} ({}):\n{wrong}", case.what, case.program));

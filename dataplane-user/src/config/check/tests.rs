@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use super::*;
-use crate::config::ConfigFile;
+use crate::config::{Config, ConfigFile, LeasesConfig};
 
 /// What is said of `text`, without the file's name.
 fn complaint(text: &str, host: Option<&HostFacts>) -> String {
@@ -278,9 +278,19 @@ fn leases_may_be_as_long_and_marked_as_they_may() {
         "leases: {seconds: 1, size: 1024, mark: 0x1}\n",
         "leases: {services: true, mark: 0x800, service_mark: 0x1000}\n",
         "leases: {mark: 0x800}\n",
+        "leases: {unanswered_udp: true, mark: 0x800}\n",
         "leases: {seconds: 9, size: 16777216, mark: 0x2000, exclude: [10.20.42.31/32, 0.0.0.0/0]}\n",
     ] {
         assert_eq!(complaint(text, None), "", "{text}");
+    }
+}
+
+#[test]
+fn flows_without_an_answer_bear_both_bits_and_are_left_out_by_default() {
+    assert!(!Config::default().leases.unanswered_udp);
+    for (text, bits) in [("", 0x1800), ("mark: 0x800", 0x1800), ("service_mark: 0x400", 0x1400)] {
+        let leases: LeasesConfig = serde_yaml::from_str(&format!("{{{text}}}")).unwrap();
+        assert_eq!(leases.unanswered_mark(), bits, "{text}");
     }
 }
 

@@ -175,6 +175,7 @@ impl Given<'_> {
             secret: memory.secret,
             unleased: &unleased.values().map(|pod| pod.ifindex).collect(),
             services: &fitness.services,
+            unanswered: &fitness.unanswered,
             closing: fitness.closing,
         };
         let inputs = Inputs { config, host, paths, facts: &facts, tunnel: tunnel_ifindex };

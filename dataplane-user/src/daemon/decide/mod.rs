@@ -60,7 +60,7 @@ use crate::{
     config::ConfigFile,
     desired::Paths,
     kernel::Host,
-    netfilter::{ServiceFitness, limits::Limits, outer::OuterRules},
+    netfilter::{ServiceFitness, UnansweredFitness, limits::Limits, outer::OuterRules},
     sources::{
         claims::Claims,
         table::{ChosenRoute, RouteTable},
@@ -77,6 +77,8 @@ pub struct Fitness {
     pub misplaced: BTreeSet<Attachment>,
     /// Whether flows of Services may be leased.
     pub services: ServiceFitness,
+    /// Whether UDP flows that get no answer may be leased.
+    pub unanswered: UnansweredFitness,
     /// As in [`crate::netfilter::MarkRules::closing`].
     pub closing: Option<u32>,
     /// Why the fast path must not be used, if so.

@@ -10,7 +10,7 @@ use crate::{
     daemon::report::{Code, Problem},
     desired::{self, Facts, RouteTables, TunnelMode, links::Unfit},
     kernel::{Host, Link, TUNL0, TUNNEL},
-    netfilter::{Obstacle, outer::OuterRules},
+    netfilter::{Obstacle, outer::OuterRules, unanswered},
     output::count,
     sources::{
         SourceKind,
@@ -60,6 +60,7 @@ pub fn ground(decider: &Decider, chosen: ChosenMode, facts: &Facts, host: &Host)
     problems.extend(unleased::problems(facts, host, fitness, limits, fastpath));
     if fitness.refusal.is_none() {
         problems.extend(fitness.services.against.iter().map(services_withheld));
+        problems.extend(fitness.unanswered.against.iter().map(unanswered_withheld));
     }
     problems.extend(decider.outer_rules().iter().map(outer_rules));
     let own = decider.own_nodes();
@@ -113,6 +114,14 @@ pub fn heard_elsewhere(
 fn services_withheld(obstacle: &Obstacle) -> Problem {
     let what = format!("flows to Services are not leased, so they take the stack path: {obstacle}");
     Problem::new(Code::ServicesWithheld, "", what).remedy(obstacle.remedy())
+}
+
+/// Something for which UDP flows that get no answer are not leased.
+fn unanswered_withheld(obstacle: &unanswered::Obstacle) -> Problem {
+    let what = format!(
+        "UDP flows that get no answer are not leased, so they take the stack path: {obstacle}"
+    );
+    Problem::new(Code::UnansweredWithheld, "", what).remedy(obstacle.remedy())
 }
 
 /// Rules that encapsulated packets pass by.

@@ -15,13 +15,14 @@ use crate::{
     daemon::decide::Fitness,
     desired,
     kernel::{Host, Kernel},
-    netfilter::{self, MarkRules, ServiceFitness, conntrack, legacy},
+    netfilter::{self, MarkRules, ServiceFitness, UnansweredFitness, conntrack},
 };
 
 use super::{
     policy::{self, Finding},
     policy_routing,
     programs::{Foreign, Terms, foreign},
+    rules,
 };
 
 /// How much of the host is looked at.
@@ -95,7 +96,7 @@ async fn judge_verified(
     let leases = &file.config.leases;
     let remedy = "or use `fastpath: off`";
     if depth == Depth::Whole {
-        netfilter::check(&probe(leases, false)).map_err(|error| {
+        netfilter::check(&probe(leases)).map_err(|error| {
             anyhow::anyhow!(
                 "{shown}: fastpath: `verified` needs nftables with conntrack to judge flows: \
                  {error:#}; {remedy}"
@@ -130,47 +131,38 @@ async fn judge_verified(
              leases.accept_programs; else remove it, {remedy}"
         );
     }
-    let services = match leases.services {
-        true => ServiceFitness::look()
-            .with_queue_rules(queue_rules(kernel).await)
-            .with_table(netfilter::check(&probe(leases, true))),
-        false => ServiceFitness::default(),
-    };
+    let (services, unanswered) = judge_rules(kernel, leases).await;
     let closing = conntrack::Timers::look().ok().and_then(conntrack::Timers::tell_closing);
-    Ok(Fitness { filtered, misplaced, services, closing, refusal: None })
+    Ok(Fitness { filtered, misplaced, services, unanswered, closing, refusal: None })
 }
 
-/// Rules as small as they can be, with marks for Services or without.
-fn probe(leases: &LeasesConfig, services: bool) -> MarkRules {
-    let service_mark = services.then(|| leases.service_mark());
-    MarkRules { mark: leases.mark, closing: Some(1), service_mark, ..MarkRules::default() }
+/// Returns what rules, and the kernel that has to take ours, say to leases that are not for every host.
+async fn judge_rules(
+    kernel: &Kernel,
+    leases: &LeasesConfig,
+) -> (ServiceFitness, UnansweredFitness) {
+    let (mut services, mut unanswered) = Default::default();
+    if !leases.services && !leases.unanswered_udp {
+        return (services, unanswered);
+    }
+    let found = rules::find(kernel).await;
+    let of_found = |error: &anyhow::Error| anyhow::anyhow!("{error:#}");
+    if leases.services {
+        let table = MarkRules { service_mark: Some(leases.service_mark()), ..probe(leases) };
+        let queueing = found.as_ref().map(|found| found.queueing.clone()).map_err(of_found);
+        services =
+            ServiceFitness::look().with_queue_rules(queueing).with_table(netfilter::check(&table));
+    }
+    if leases.unanswered_udp {
+        let table = MarkRules { unanswered: Some(leases.unanswered_mark()), ..probe(leases) };
+        let watching = found.map(|found| found.watching);
+        unanswered =
+            UnansweredFitness::default().with_rules(watching).with_table(netfilter::check(&table));
+    }
+    (services, unanswered)
 }
 
-/// Returns the chains, and their tables, whose rules put forwarded packets into queues to user space.
-/// kube-proxy's own table has none, and is the largest of all.
-///
-/// # Errors
-/// If rules cannot be read, be it those of iptables-legacy.
-async fn queue_rules(kernel: &Kernel) -> Result<BTreeSet<(String, String)>> {
-    const KUBE_PROXY: &str = "kube-proxy";
-    let mut found = BTreeSet::new();
-    // What translates sees the first packet of a connection only, and before it has a lease.
-    let tables: BTreeSet<(i32, String)> = kernel
-        .nft_base_chains()
-        .await?
-        .into_iter()
-        .filter(|chain| !chain.translates && chain.table != KUBE_PROXY)
-        .map(|chain| (chain.family, chain.table))
-        .collect();
-    for (family, table) in tables {
-        let rules = kernel.nft_rules_of_table(family, &table).await?;
-        let queueing = rules.into_iter().filter(|(_, rule)| netfilter::queues(rule));
-        found.extend(queueing.map(|(chain, _)| (chain, table.clone())));
-    }
-    for table in ["raw", "mangle", "filter"] {
-        let saved = legacy::saved(Some(table)).map_err(anyhow::Error::msg)?.unwrap_or_default();
-        let chains = netfilter::saved_queues(&saved);
-        found.extend(chains.map(|chain| (chain.to_owned(), table.to_owned())));
-    }
-    Ok(found)
+/// Rules as small as they can be.
+fn probe(leases: &LeasesConfig) -> MarkRules {
+    MarkRules { mark: leases.mark, closing: Some(1), ..MarkRules::default() }
 }

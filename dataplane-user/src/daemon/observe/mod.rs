@@ -15,6 +15,7 @@ mod policy;
 mod policy_routing;
 mod programs;
 pub mod receive_queues;
+mod rules;
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 

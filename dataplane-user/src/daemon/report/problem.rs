@@ -107,6 +107,8 @@ codes! {
     FastpathWithheld = "fastpath-withheld": Degraded,
     /// Flows of Services shall be leased, but something on the host stands against it.
     ServicesWithheld = "services-withheld": Degraded,
+    /// UDP flows that get no answer shall be leased, but rules count or report their packets.
+    UnansweredWithheld = "unanswered-withheld": Degraded,
     /// The nft table that marks flows is missing or was changed.
     MarkTable = "mark-table": Degraded,
     /// A sysctl that leased flows need has another value.
