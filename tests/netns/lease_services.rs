@@ -1,5 +1,5 @@
-//! Leases and services: who translates a flow does not lease it, and everybody
-//! sees the addresses he should.
+//! Leases and services: which flows a node that translates them does not lease, and that each end sees
+//! the addresses it should. Those that it leases are in `services`.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
@@ -62,25 +62,31 @@ fn assert_direct_is_leased(side: &Side<'_>) {
     }
 }
 
+/// By default it does; the configuration switches it off.
 #[test]
-fn the_node_that_translates_does_not_lease() {
-    Scene::each_of(&Setup::BOTH_VERIFIED, &lab(), |scene| {
-        scene.police(&[Allow::ALL]);
-        for side in Side::both(scene) {
-            let (client, node, _) = side.client;
-            let backend = side.backend.0;
-            let services = BOTH.map(|protocol| service(protocol, backend.ip));
-            kube_proxy(&node.netns, &services).unwrap();
-            for Service { protocol, address, .. } in services {
-                assert_leased_only_at_backend(&side, protocol, address, client.ip);
-            }
-            assert_direct_is_leased(&side);
-            let _server = http::Server::start(&backend.netns, PORT, "backend").unwrap();
-            let reply = http::get(&client.netns, "10.10.48.7:53".parse().unwrap(), SOON).unwrap();
-            assert_eq!(*reply.client.ip(), client.ip);
+fn the_node_that_translates_does_not_lease_where_it_is_switched_off() {
+    let scene = |setup| Scene::with(lab(), setup, "leases: {services: false}\n", &[]);
+    for setup in Setup::BOTH_VERIFIED {
+        scene(setup).case(translated_flows_are_leased_only_at_the_backend);
+    }
+}
+
+fn translated_flows_are_leased_only_at_the_backend(scene: &mut Scene) {
+    scene.police(&[Allow::ALL]);
+    for side in Side::both(scene) {
+        let (client, node, _) = side.client;
+        let backend = side.backend.0;
+        let services = BOTH.map(|protocol| service(protocol, backend.ip));
+        kube_proxy(&node.netns, &services).unwrap();
+        for Service { protocol, address, .. } in services {
+            assert_leased_only_at_backend(&side, protocol, address, client.ip);
         }
-        scene.assert_nothing_plain();
-    });
+        assert_direct_is_leased(&side);
+        let _server = http::Server::start(&backend.netns, PORT, "backend").unwrap();
+        let reply = http::get(&client.netns, "10.10.48.7:53".parse().unwrap(), SOON).unwrap();
+        assert_eq!(*reply.client.ip(), client.ip);
+    }
+    scene.assert_nothing_plain();
 }
 
 #[test]

@@ -171,7 +171,7 @@ impl Default for LeasesConfig {
             seconds: 5,
             size: DEFAULT_LEASES as u32,
             mark: 0x1000,
-            services: false,
+            services: true,
             service_mark: None,
             unanswered_udp: false,
             exclude: Vec::new(),

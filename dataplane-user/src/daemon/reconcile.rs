@@ -431,8 +431,8 @@ impl Daemon {
             }
             self.policy_seen = Instant::now();
         }
-        let is_withheld = self.decider.fitness().refusal.is_some();
-        let depth = if is_withheld { Depth::Whole } else { Depth::Quick };
+        let before = self.decider.fitness();
+        let depth = if before.refusal.is_some() { Depth::Whole } else { Depth::Quick(before) };
         let (kernel, host) = (self.observer.kernel(), self.observer.host());
         let fitness =
             fitness::judge(kernel, host, &self.pins, file, &mut self.programs, depth).await;

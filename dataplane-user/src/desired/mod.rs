@@ -299,8 +299,8 @@ impl Desired {
                 },
                 secret: terms.secret,
                 mark: config.leases.mark,
-                service_mark: service_mark(config),
-                unanswered_mark: unanswered_mark(config),
+                service_mark: service_mark(config, terms),
+                unanswered_mark: unanswered_mark(config, terms),
                 unanswered_sets: unanswered_sets(config),
                 rest: REST_MS,
             },
@@ -319,14 +319,17 @@ impl Desired {
 const REST_MS: u32 = 200;
 
 /// The bit by which netfilter tells of flows that conntrack translates for a Service; 0: they get no
-/// leases.
-fn service_mark(config: &Config) -> u32 {
-    if config.leases.services { config.leases.service_mark() } else { 0 }
+/// leases, and the bit is not touched.
+fn service_mark(config: &Config, terms: Terms<'_>) -> u32 {
+    let is_ours = config.leases.services && !terms.services.is_mark_taken();
+    if is_ours { config.leases.service_mark() } else { 0 }
 }
 
-/// The bits by which netfilter tells of UDP flows that get no answer; 0: they get no leases.
-fn unanswered_mark(config: &Config) -> u32 {
-    if config.leases.unanswered_udp { config.leases.unanswered_mark() } else { 0 }
+/// The bits by which netfilter tells of UDP flows that get no answer; 0: they get no leases, and the second bit
+/// is not touched.
+fn unanswered_mark(config: &Config, terms: Terms<'_>) -> u32 {
+    let are_ours = config.leases.unanswered_udp && !terms.unanswered.is_mark_taken();
+    if are_ours { config.leases.unanswered_mark() } else { 0 }
 }
 
 /// Room to count packets of such flows.
@@ -378,12 +381,12 @@ fn desired_mark_rules(config: &Config, facts: &Facts, terms: Terms<'_>) -> MarkR
     let workloads = config.workloads.interfaces.iter().map(ToString::to_string);
     MarkRules {
         mark: config.leases.mark,
-        cleared: service_mark(config) | unanswered_mark(config),
+        cleared: service_mark(config, terms) | unanswered_mark(config, terms),
         closing: terms.closing,
         // Where Services get no leases no packet bears the second mark, which programs know all the same.
-        service_mark: Some(service_mark(config))
+        service_mark: Some(service_mark(config, terms))
             .filter(|mark| *mark != 0 && terms.services.against.is_empty()),
-        unanswered: Some(unanswered_mark(config))
+        unanswered: Some(unanswered_mark(config, terms))
             .filter(|mark| *mark != 0 && terms.unanswered.against.is_empty()),
         interfaces: std::iter::once(facts.mode.device().to_owned()).chain(workloads).collect(),
         // An interval set takes no overlaps.

@@ -119,6 +119,17 @@ impl Kernel {
         }
     }
 
+    /// Returns the names, and tables, of the objects of nftables that hold timers of connections.
+    ///
+    /// # Errors
+    /// If the kernel refuses the dump.
+    pub async fn nft_timeouts(&self) -> Result<Vec<(String, String)>> {
+        match self.nftables.clone() {
+            Some(mut nftables) => nftables.timeouts().await,
+            None => Ok(Vec::new()),
+        }
+    }
+
     /// Returns the flowtables of nftables.
     ///
     /// # Errors

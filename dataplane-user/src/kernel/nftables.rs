@@ -46,6 +46,14 @@ const RULE_EXPRESSIONS: u16 = 4;
 const GET_ELEMENTS: u16 = SUBSYSTEM | 13;
 /// `NFTA_SET_ELEM_LIST_TABLE`, `_SET`, `_ELEMENTS`.
 const ELEMENTS: [u16; 3] = [1, 2, 3];
+/// `NFT_MSG_GETOBJ`.
+const GET_OBJECT: u16 = SUBSYSTEM | 19;
+/// `NFTA_OBJ_TABLE`, `NFTA_OBJ_NAME`, `NFTA_OBJ_TYPE`.
+const OBJECT_TABLE: u16 = 1;
+const OBJECT_NAME: u16 = 2;
+const OBJECT_TYPE: u16 = 3;
+/// `NFT_OBJECT_CT_TIMEOUT`.
+const CT_TIMEOUT: u32 = 7;
 /// `NFT_MSG_GETFLOWTABLE`.
 const GET_FLOWTABLE: u16 = SUBSYSTEM | 23;
 /// `NFTA_FLOWTABLE_TABLE`.
@@ -217,6 +225,20 @@ impl Nftables {
         let found = self.dump(GET_FLOWTABLE, libc::AF_UNSPEC, &[]).await;
         let found = found.context("reading flowtables of nft")?;
         Ok(found.iter().map(|body| flowtable(&Attributes::read(body))).collect())
+    }
+
+    /// Returns the names, and tables, of the objects of all families that hold timers of connections
+    /// (`ct timeout`).
+    ///
+    /// # Errors
+    /// If the kernel refuses the dump.
+    pub async fn timeouts(&mut self) -> Result<Vec<(String, String)>> {
+        let found = self.dump(GET_OBJECT, libc::AF_UNSPEC, &[]).await;
+        let found = found.context("reading objects of nft")?;
+        let objects = found.iter().map(|body| Attributes::read(body));
+        let timeouts = objects.filter(|object| object.number(OBJECT_TYPE) == Some(CT_TIMEOUT));
+        let text = |object: &Attributes, number| object.text(number).unwrap_or_default().to_owned();
+        Ok(timeouts.map(|it| (text(&it, OBJECT_NAME), text(&it, OBJECT_TABLE))).collect())
     }
 
     /// Returns the attributes of each answer.

@@ -23,7 +23,7 @@
 //! | `ASSURED` of TCP | none: the handshake is never leased | |
 //! | SCTP, GRE, ICMP and other protocols | none: only TCP and UDP are leased | |
 //! | helpers, NAT, sequence adjustment | none: such flows are never leased (`rules.rs`) | |
-//! | timers of a `ct timeout` policy | as the first rows; the sysctls do not reach them | a limit |
+//! | timers of a `ct timeout` policy | as the first rows; the sysctls do not reach them | a limit for pods' flows; no leases of Services (`service_rules.rs`) |
 //! | packets and bytes (`nf_conntrack_acct`) | leased packets are missing | a limit |
 //!
 //! All of this relaxes checks and timers for every connection of the host: of a peer that vanished

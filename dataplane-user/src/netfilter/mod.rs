@@ -10,11 +10,13 @@ pub mod legacy;
 pub mod limits;
 pub mod outer;
 mod rules;
+mod service_rules;
 mod services;
 pub mod unanswered;
 
 pub use self::{
-    rules::{Listing, MarkRules, check, list, remove},
-    services::{Obstacle, ServiceFitness, queues, saved_queues},
+    rules::{Listing, MarkRules, TABLE, check, list, remove},
+    service_rules::{Chains, ServiceRules},
+    services::{Obstacle, ServiceFitness},
     unanswered::UnansweredFitness,
 };

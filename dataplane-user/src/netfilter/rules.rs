@@ -53,7 +53,7 @@ use nftables::helper::{
 use serde_json::{Value, json};
 
 /// The table's name, in the family `ip`.
-pub(super) const TABLE: &str = "tunless";
+pub const TABLE: &str = "tunless";
 const SET: &str = "unleased";
 /// After every filter and NAT of others: `NF_IP_PRI_LAST` is `i32::MAX`, and the
 /// latest that others use is 300 (`NF_IP_PRI_SELINUX_LAST` is 225).

@@ -4,8 +4,10 @@ use std::{collections::BTreeSet, fmt, fs};
 
 use anyhow::Result;
 
-use super::conntrack::{self, ESTABLISHED, Timers};
-use crate::kernel::Rule;
+use super::{
+    conntrack::{self, ESTABLISHED, Timers},
+    service_rules::{Chains, ServiceRules},
+};
 
 /// Helpers are assigned by port alone; kernels from 6.0 on have no such sysctl.
 const HELPER: &str = "nf_conntrack_helper";
@@ -20,10 +22,16 @@ pub enum Obstacle {
     Helper,
     /// A program takes packets from these queues, and keeps them for as long as it likes.
     Queues(BTreeSet<String>),
-    /// Rules put packets into such queues: their chains, and tables.
-    QueueRules(BTreeSet<(String, String)>),
+    /// Rules put packets into such queues.
+    QueueRules(Chains),
+    /// Rules of others compare or set this bit of the packet mark, which is ours for Services.
+    Mark(u32, Chains),
+    /// Rules, or objects of nftables, give connections timers of their own.
+    TimerRules(Chains),
     /// The timers of open and of closing connections overlap.
     Timers(Timers),
+    /// nft refuses the rules for Services, and why.
+    Table(String),
     /// What has to be known cannot be, and why.
     Unreadable(String),
 }
@@ -43,23 +51,31 @@ impl fmt::Display for Obstacle {
                     queues.join(", ")
                 )
             }
-            Self::QueueRules(chains) => {
-                let chains: Vec<_> = chains
-                    .iter()
-                    .map(|(chain, table)| format!("{chain} (table {table})"))
-                    .collect();
-                write!(
-                    f,
-                    "NFQUEUE in the chain {}: packets may wait there until their connection is \
-                     another one",
-                    chains.join(", ")
-                )
-            }
+            Self::QueueRules(chains) => write!(
+                f,
+                "NFQUEUE in the chain {}: packets may wait there until their connection is another \
+                 one",
+                places(chains)
+            ),
+            Self::Mark(bit, chains) => write!(
+                f,
+                "rules use the bit {bit:#x} of the packet mark, by which netfilter would mark such \
+                 flows, in the chain {}",
+                places(chains)
+            ),
+            Self::TimerRules(chains) => write!(
+                f,
+                "connections have timers of their own by `ct timeout` or `-j CT --timeout` ({}), so \
+                 neither does a timer tell that one closes, nor do sysctls tell for how long one is \
+                 remembered",
+                places(chains)
+            ),
             Self::Timers(Timers { established, closing }) => write!(
                 f,
                 "{ESTABLISHED} ({established} s) is not above the timers of closing connections \
                  ({closing} s), so rules cannot tell them apart"
             ),
+            Self::Table(why) => write!(f, "nft cannot mark such flows here: {why}"),
             Self::Unreadable(why) => f.write_str(why),
         }
     }
@@ -75,12 +91,19 @@ impl Obstacle {
                  leases.services: false"
             ),
             Self::Queues(_) => "set leases.services: false, or end that program".to_owned(),
-            Self::QueueRules(_) => "set leases.services: false, or remove the rule".to_owned(),
+            Self::QueueRules(_) | Self::TimerRules(_) => {
+                "set leases.services: false, or remove the rule".to_owned()
+            }
+            Self::Mark(..) => {
+                "set leases.service_mark to a bit that no other software uses; or set \
+                               leases.services: false"
+                    .to_owned()
+            }
             Self::Timers(_) => format!(
                 "raise net.netfilter.{ESTABLISHED} (the kernel's default is 432000); or set \
                  leases.services: false"
             ),
-            Self::Unreadable(_) => "set leases.services: false".to_owned(),
+            Self::Table(_) | Self::Unreadable(_) => "set leases.services: false".to_owned(),
         }
     }
 }
@@ -92,34 +115,28 @@ pub struct ServiceFitness {
     pub against: BTreeSet<Obstacle>,
 }
 
-/// Returns whether a rule puts packets into a queue: an expression of nftables, or a target of iptables.
-#[must_use]
-pub fn queues(rule: &Rule) -> bool {
-    /// `NFTA_TARGET_NAME`.
-    const NAME: u16 = 1;
-    rule.iter().any(|step| match step.name.as_str() {
-        "queue" => true,
-        "target" => step.data.text(NAME) == Some("NFQUEUE"),
-        _ => false,
-    })
-}
-
-/// Returns the chains of what `iptables-legacy-save` prints whose rules put packets into a queue.
-pub fn saved_queues(saved: &str) -> impl Iterator<Item = &str> {
-    saved.lines().filter_map(|line| {
-        let rest = line.strip_prefix("-A ")?;
-        rest.contains(" -j NFQUEUE").then(|| rest.split(' ').next()).flatten()
-    })
+/// Lists chains, each with its table.
+pub(super) fn places(chains: &Chains) -> String {
+    let places: Vec<_> =
+        chains.iter().map(|(chain, table)| format!("{chain} (table {table})")).collect();
+    places.join(", ")
 }
 
 impl ServiceFitness {
-    /// Adds chains, and their tables, whose rules put packets into queues. Rules that cannot be read may
-    /// do so.
+    /// Adds what stands against them in the rules of the host. Rules that cannot be read may do so. `bit`:
+    /// ours of the packet mark.
     #[must_use]
-    pub fn with_queue_rules(mut self, chains: Result<BTreeSet<(String, String)>>) -> Self {
-        match chains {
-            Ok(chains) if chains.is_empty() => {}
-            Ok(chains) => drop(self.against.insert(Obstacle::QueueRules(chains))),
+    pub fn with_rules(mut self, bit: u32, rules: Result<&ServiceRules, &anyhow::Error>) -> Self {
+        match rules {
+            Ok(ServiceRules { queueing, marking, timing }) => {
+                let found = [
+                    (queueing, Obstacle::QueueRules(queueing.clone())),
+                    (marking, Obstacle::Mark(bit, marking.clone())),
+                    (timing, Obstacle::TimerRules(timing.clone())),
+                ];
+                let found = found.into_iter().filter(|(chains, _)| !chains.is_empty());
+                self.against.extend(found.map(|(_, obstacle)| obstacle));
+            }
             Err(error) => {
                 let why = format!("whether rules put packets into NFQUEUE is unknown: {error:#}");
                 self.against.insert(Obstacle::Unreadable(why));
@@ -128,13 +145,29 @@ impl ServiceFitness {
         self
     }
 
+    /// Returns whether the bit of the packet mark is another program's, which the programs have to leave
+    /// alone.
+    #[must_use]
+    pub fn is_mark_taken(&self) -> bool {
+        self.against.iter().any(|obstacle| matches!(obstacle, Obstacle::Mark(..)))
+    }
+
     /// Adds that nft refuses the rules for Services, if it does.
     #[must_use]
     pub fn with_table(mut self, checked: Result<()>) -> Self {
         if let Err(error) = checked {
-            let why = format!("nft cannot mark such flows here: {error:#}");
-            self.against.insert(Obstacle::Unreadable(why));
+            self.against.insert(Obstacle::Table(format!("{error:#}")));
         }
+        self
+    }
+
+    /// Adds what `before` has of [`Self::with_table`]. To ask nft costs: the kernel registers the rules' hook
+    /// and takes it back, and with any hook that goes it drops all packets that wait in an NFQUEUE
+    /// (`nf_queue_nf_hook_drop`).
+    #[must_use]
+    pub fn with_table_of(mut self, before: &Self) -> Self {
+        let refused = before.against.iter().filter(|it| matches!(it, Obstacle::Table(_)));
+        self.against.extend(refused.cloned());
         self
     }
 
@@ -171,7 +204,6 @@ mod tests {
     use anyhow::Context as _;
 
     use super::*;
-    use crate::kernel::{Attributes, Expression};
 
     fn kernel(changes: &[(&str, u32)]) -> impl Fn(&str) -> Result<u32> {
         let defaults = conntrack::CLOSING
@@ -193,28 +225,43 @@ mod tests {
     }
 
     #[test]
-    fn rules_that_queue_are_found() {
-        let step = |name: &str, target: &[u8]| Expression {
-            name: name.into(),
-            data: Attributes([(1, target.to_vec())].into()),
-        };
-        assert!(queues(&vec![step("cmp", b""), step("queue", b"")]));
-        assert!(queues(&vec![step("target", b"NFQUEUE\0")]));
-        assert!(!queues(&vec![step("target", b"MARK\0"), step("counter", b"")]));
-        let saved = "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -p udp -j NFQUEUE --queue-num 3\n\
-                     -A FORWARD -j ACCEPT\n-A other -m mark --mark 1 -j NFQUEUE\nCOMMIT\n";
-        assert_eq!(saved_queues(saved).collect::<Vec<_>>(), ["FORWARD", "other"]);
-        let chains = BTreeSet::from([("FORWARD".to_owned(), "filter".to_owned())]);
-        let fitness = ServiceFitness::default().with_queue_rules(Ok(chains));
-        let said = fitness.against.first().unwrap().to_string();
-        assert!(said.contains("NFQUEUE in the chain FORWARD (table filter)"), "{said}");
-        let none = ServiceFitness::default().with_queue_rules(Ok(BTreeSet::new()));
+    fn rules_that_stand_against_them_are_named() {
+        let chain = || Chains::from([("FORWARD".to_owned(), "filter".to_owned())]);
+        for (rules, text, is_mark_taken) in [
+            (
+                ServiceRules { queueing: chain(), ..ServiceRules::default() },
+                "NFQUEUE in the chain FORWARD (table filter)",
+                false,
+            ),
+            (
+                ServiceRules { marking: chain(), ..ServiceRules::default() },
+                "the bit 0x800 of the packet mark",
+                true,
+            ),
+            (
+                ServiceRules { timing: chain(), ..ServiceRules::default() },
+                "`-j CT --timeout` (FORWARD (table filter))",
+                false,
+            ),
+        ] {
+            let fitness = ServiceFitness::default().with_rules(0x800, Ok(&rules));
+            assert_eq!(fitness.against.len(), 1, "{fitness:?}");
+            let obstacle = fitness.against.first().unwrap();
+            assert!(obstacle.to_string().contains(text), "{obstacle}");
+            assert!(obstacle.remedy().contains("leases.services: false"), "{obstacle}");
+            assert_eq!(fitness.is_mark_taken(), is_mark_taken);
+        }
+        let none = ServiceFitness::default().with_rules(0x800, Ok(&ServiceRules::default()));
         assert_eq!(none, ServiceFitness::default());
-        let unknown = ServiceFitness::default().with_queue_rules(Err(anyhow::anyhow!("no dump")));
+        let unreadable = Err(anyhow::anyhow!("no dump"));
+        let unknown = ServiceFitness::default().with_rules(0x800, &unreadable);
         let said = unknown.against.first().unwrap().to_string();
         assert!(said.contains("is unknown: no dump"), "{said}");
         let refused = ServiceFitness::default().with_table(Err(anyhow::anyhow!("no such key")));
         assert!(refused.against.first().unwrap().to_string().contains("no such key"));
+        let later = ServiceFitness::default;
+        assert_eq!(later().with_table_of(&unknown), later());
+        assert_eq!(later().with_table_of(&refused), refused);
     }
 
     #[test]

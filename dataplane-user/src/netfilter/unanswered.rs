@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Result;
 
-use super::limits;
+use super::{limits, service_rules::Chains, services::places};
 use crate::{
     kernel::{Expression, Rule},
     output::count,
@@ -25,6 +25,10 @@ pub type Watching = BTreeMap<(String, String), BTreeSet<String>>;
 pub enum Obstacle {
     /// Rules count or report NEW packets.
     Watching(Watching),
+    /// Rules of others compare or set this bit of the packet mark, which is one of ours for such flows.
+    Mark(u32, Chains),
+    /// nft refuses the rules for such flows, and why.
+    Table(String),
     /// What has to be known cannot be, and why.
     Unreadable(String),
 }
@@ -39,10 +43,10 @@ pub struct UnansweredFitness {
 impl UnansweredFitness {
     /// Adds what rules were found to do. Rules that cannot be read may do anything.
     #[must_use]
-    pub fn with_rules(mut self, found: Result<Watching>) -> Self {
+    pub fn with_rules(mut self, found: Result<&Watching, &anyhow::Error>) -> Self {
         match found {
             Ok(found) if found.is_empty() => {}
-            Ok(found) => drop(self.against.insert(Obstacle::Watching(found))),
+            Ok(found) => drop(self.against.insert(Obstacle::Watching(found.clone()))),
             Err(error) => {
                 let why =
                     format!("whether rules count or report NEW packets is unknown: {error:#}");
@@ -52,13 +56,34 @@ impl UnansweredFitness {
         self
     }
 
+    /// Adds the chains whose rules use this bit of the packet mark, if any do.
+    #[must_use]
+    pub fn with_marking(mut self, bit: u32, chains: &Chains) -> Self {
+        if !chains.is_empty() {
+            self.against.insert(Obstacle::Mark(bit, chains.clone()));
+        }
+        self
+    }
+
+    /// Returns whether that bit is another program's, which ours have to leave alone.
+    #[must_use]
+    pub fn is_mark_taken(&self) -> bool {
+        self.against.iter().any(|obstacle| matches!(obstacle, Obstacle::Mark(..)))
+    }
+
     /// Adds that nft refuses the rules for such flows, if it does.
     #[must_use]
     pub fn with_table(mut self, checked: Result<()>) -> Self {
-        if let Err(error) = checked {
-            let why = format!("nft cannot mark such flows here: {error:#}");
-            self.against.insert(Obstacle::Unreadable(why));
-        }
+        self.against.extend(checked.err().map(|error| Obstacle::Table(format!("{error:#}"))));
+        self
+    }
+
+    /// Adds what `before` has of [`Self::with_table`], as
+    /// [`ServiceFitness::with_table_of`](super::ServiceFitness::with_table_of) does.
+    #[must_use]
+    pub fn with_table_of(mut self, before: &Self) -> Self {
+        let refused = before.against.iter().filter(|it| matches!(it, Obstacle::Table(_)));
+        self.against.extend(refused.cloned());
         self
     }
 }
@@ -79,6 +104,13 @@ impl fmt::Display for Obstacle {
                 }
                 write!(f, "{} may count or report NEW packets", listed.join(", "))
             }
+            Self::Mark(bit, chains) => write!(
+                f,
+                "rules use the bit {bit:#x} of the packet mark, which is one of those by which netfilter \
+                 would mark such flows, in the chain {}",
+                places(chains)
+            ),
+            Self::Table(why) => write!(f, "nft cannot mark such flows here: {why}"),
             Self::Unreadable(why) => f.write_str(why),
         }
     }
@@ -92,7 +124,11 @@ impl Obstacle {
             Self::Watching(_) => {
                 "remove these rules, flow logs of Calico included; or set leases.unanswered_udp: false"
             }
-            Self::Unreadable(_) => "set leases.unanswered_udp: false",
+            Self::Mark(..) => {
+                "set leases.service_mark to a bit that no other software uses; or set \
+                 leases.unanswered_udp: false"
+            }
+            Self::Table(_) | Self::Unreadable(_) => "set leases.unanswered_udp: false",
         }
     }
 }
@@ -248,7 +284,7 @@ mod tests {
     #[test]
     fn what_stands_against_them_is_named() {
         let none = UnansweredFitness::default();
-        assert_eq!(none.clone().with_rules(Ok(Watching::new())).with_table(Ok(())), none);
+        assert_eq!(none.clone().with_rules(Ok(&Watching::new())).with_table(Ok(())), none);
         let chains = |count: usize| -> Watching {
             let chain = |at| ((format!("chain{at}"), "filter".to_owned()), ["log".into()].into());
             (0..count).map(chain).collect()
@@ -258,11 +294,11 @@ mod tests {
             (3, "`log` in the chain chain2 (table filter) may count"),
             (5, "chain2 (table filter), 2 more chains may count"),
         ] {
-            let found = none.clone().with_rules(Ok(chains(count))).against;
+            let found = none.clone().with_rules(Ok(&chains(count))).against;
             let text = found.first().unwrap().to_string();
             assert!(text.contains(said), "{text}");
         }
-        let unknown = none.clone().with_rules(Err(anyhow::anyhow!("no dump"))).against;
+        let unknown = none.clone().with_rules(Err(&anyhow::anyhow!("no dump"))).against;
         let refused = none.with_table(Err(anyhow::anyhow!("no such key"))).against;
         for (found, said) in [(unknown, "is unknown: no dump"), (refused, "here: no such key")] {
             let obstacle = found.first().unwrap();

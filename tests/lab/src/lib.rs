@@ -42,6 +42,7 @@ mod iptables;
 pub mod kube_api;
 mod lab;
 pub mod netns;
+pub mod nfqueue;
 pub mod nics;
 mod notify;
 pub mod packet;

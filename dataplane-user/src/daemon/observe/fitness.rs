@@ -22,16 +22,16 @@ use super::{
     policy::{self, Finding},
     policy_routing,
     programs::{Foreign, Terms, foreign},
-    rules,
+    rules::{self, Found},
 };
 
 /// How much of the host is looked at.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Depth {
+#[derive(Clone, Copy, Debug)]
+pub enum Depth<'a> {
     /// Everything: before a configuration is taken.
     Whole,
-    /// What may have changed meanwhile and costs little to look at.
-    Quick,
+    /// What may have changed meanwhile and costs little to look at. For the rest, what was found before.
+    Quick(&'a Fitness),
 }
 
 /// Returns what is to be known of a host that is fit for it.
@@ -44,7 +44,7 @@ pub async fn judge(
     pins: &Pins,
     file: &ConfigFile,
     programs: &mut Reader,
-    depth: Depth,
+    depth: Depth<'_>,
 ) -> Result<Fitness> {
     if file.config.fastpath != Fastpath::Verified {
         // Nothing is read of others.
@@ -90,7 +90,7 @@ async fn judge_verified(
     pins: &Pins,
     file: &ConfigFile,
     programs: &mut Reader,
-    depth: Depth,
+    depth: Depth<'_>,
 ) -> Result<Fitness> {
     let shown = file.path.display();
     let leases = &file.config.leases;
@@ -131,33 +131,42 @@ async fn judge_verified(
              leases.accept_programs; else remove it, {remedy}"
         );
     }
-    let (services, unanswered) = judge_rules(kernel, leases).await;
-    let closing = conntrack::Timers::look().ok().and_then(conntrack::Timers::tell_closing);
+    let found = rules::find(kernel, leases.service_mark()).await;
+    let (services, unanswered) = judge_rules(leases, found.as_ref(), depth);
+    let closing = match found {
+        // The timer of an open connection may be as short as that of one that closes.
+        Ok(found) if !found.services.timing.is_empty() => None,
+        _ => conntrack::Timers::look().ok().and_then(conntrack::Timers::tell_closing),
+    };
     Ok(Fitness { filtered, misplaced, services, unanswered, closing, refusal: None })
 }
 
 /// Returns what rules, and the kernel that has to take ours, say to leases that are not for every host.
-async fn judge_rules(
-    kernel: &Kernel,
+fn judge_rules(
     leases: &LeasesConfig,
+    found: Result<&Found, &anyhow::Error>,
+    depth: Depth<'_>,
 ) -> (ServiceFitness, UnansweredFitness) {
+    let bit = leases.service_mark();
     let (mut services, mut unanswered) = Default::default();
-    if !leases.services && !leases.unanswered_udp {
-        return (services, unanswered);
-    }
-    let found = rules::find(kernel).await;
-    let of_found = |error: &anyhow::Error| anyhow::anyhow!("{error:#}");
     if leases.services {
-        let table = MarkRules { service_mark: Some(leases.service_mark()), ..probe(leases) };
-        let queueing = found.as_ref().map(|found| found.queueing.clone()).map_err(of_found);
-        services =
-            ServiceFitness::look().with_queue_rules(queueing).with_table(netfilter::check(&table));
+        services = ServiceFitness::look().with_rules(bit, found.map(|found| &found.services));
+        let table = MarkRules { service_mark: Some(bit), ..probe(leases) };
+        services = match depth {
+            Depth::Whole => services.with_table(netfilter::check(&table)),
+            Depth::Quick(before) => services.with_table_of(&before.services),
+        };
     }
     if leases.unanswered_udp {
+        unanswered = UnansweredFitness::default().with_rules(found.map(|found| &found.watching));
+        if let Ok(found) = found {
+            unanswered = unanswered.with_marking(bit, &found.services.marking);
+        }
         let table = MarkRules { unanswered: Some(leases.unanswered_mark()), ..probe(leases) };
-        let watching = found.map(|found| found.watching);
-        unanswered =
-            UnansweredFitness::default().with_rules(watching).with_table(netfilter::check(&table));
+        unanswered = match depth {
+            Depth::Whole => unanswered.with_table(netfilter::check(&table)),
+            Depth::Quick(before) => unanswered.with_table_of(&before.unanswered),
+        };
     }
     (services, unanswered)
 }

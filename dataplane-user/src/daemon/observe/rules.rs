@@ -1,4 +1,4 @@
-//! What rules of others do with forwarded packets, as far as some leases depend on it.
+//! Rules of the host that stand against some leases.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::{
     kernel::{BaseChain, Kernel},
     netfilter::{
-        self, legacy,
+        self, ServiceRules, legacy,
         unanswered::{self, Watching},
     },
 };
@@ -15,24 +15,25 @@ use crate::{
 /// What rules were found to do.
 #[derive(Clone, Debug, Default)]
 pub struct Found {
-    /// Chains, and their tables, whose rules put packets into queues to user space.
-    pub queueing: BTreeSet<(String, String)>,
+    /// What stands against leases of Services.
+    pub services: ServiceRules,
     /// What counts or reports packets.
     pub watching: Watching,
 }
 
-/// Reads the rules that forwarded packets may meet. kube-proxy's own table has none of either kind, and is
-/// the largest of all.
+/// Reads the rules that forwarded packets may meet; `bit`: ours of the packet mark for Services. kube-proxy's
+/// own table has none that matter, and is the largest of all.
 ///
 /// # Errors
 /// If rules cannot be read, be it those of iptables-legacy.
-pub async fn find(kernel: &Kernel) -> Result<Found> {
+pub async fn find(kernel: &Kernel, bit: u32) -> Result<Found> {
+    const UNREAD: [&str; 2] = ["kube-proxy", netfilter::TABLE];
     let mut found = Found::default();
     let chains = kernel.nft_base_chains().await?;
     // What translates sees the first packet of a connection only, and before it has a lease.
     let tables: BTreeSet<(i32, &str)> = chains
         .iter()
-        .filter(|chain| !chain.translates && chain.table != KUBE_PROXY)
+        .filter(|chain| !chain.translates && !UNREAD.contains(&chain.table.as_str()))
         .map(|chain| (chain.family, chain.table.as_str()))
         .collect();
     for (family, table) in tables {
@@ -43,9 +44,7 @@ pub async fn find(kernel: &Kernel) -> Result<Found> {
             same.any(is_of_host)
         };
         for (chain, rule) in kernel.nft_rules_of_table(family, table).await? {
-            if netfilter::queues(&rule) {
-                found.queueing.insert((chain.clone(), table.to_owned()));
-            }
+            found.services.add(bit, table, &chain, &rule);
             if let Some(name) = unanswered::watching(&chain, &rule)
                 && !is_of_host(&chain)
             {
@@ -55,16 +54,14 @@ pub async fn find(kernel: &Kernel) -> Result<Found> {
     }
     for table in ["raw", "mangle", "filter"] {
         let saved = legacy::saved(Some(table)).map_err(anyhow::Error::msg)?.unwrap_or_default();
-        let chains = netfilter::saved_queues(&saved);
-        found.queueing.extend(chains.map(|chain| (chain.to_owned(), table.to_owned())));
+        found.services.add_saved(bit, table, &saved);
         for (chain, name) in unanswered::saved_watching(&saved) {
             found.watching(chain, table, name);
         }
     }
+    found.services.timing.extend(kernel.nft_timeouts().await?);
     Ok(found)
 }
-
-const KUBE_PROXY: &str = "kube-proxy";
 
 /// Returns whether the kernel calls a chain for the host's own packets alone. Chains to which such a one
 /// jumps may be others', too.
