@@ -5,7 +5,7 @@
 //! | about | modules |
 //! |---|---|
 //! | Packets between two nodes | [`traffic`], [`frames`], [`size`], [`mtu`], [`handover`], [`errors`], [`spoof`], [`safety`], [`service`], [`regressions`] |
-//! | Leases | [`leases`], [`lease_policy`], [`lease_services`], [`services`], [`services_traps`], [`services_withheld`], [`lease_traps`], [`lease_life`], [`lease_load`], [`lease_config`], [`qos`], [`watchers`], [`flowtable`], [`lease_conntrack`], [`unanswered`] |
+//! | Leases | [`leases`], [`lease_policy`], [`lease_services`], [`services`], [`services_traps`], [`services_floods`], [`services_shapes`], [`services_withheld`], [`lease_traps`], [`lease_life`], [`lease_load`], [`lease_config`], [`qos`], [`watchers`], [`flowtable`], [`lease_conntrack`], [`unanswered`] |
 //! | Where routes come from | [`sources`], [`bird`], [`source_bird`], [`source_etcd`], [`source_kubernetes`], [`own_node`], [`source_scale`] |
 //! | The daemon's life | [`daemon`], [`restart`], [`upgrade`], [`bad_pins`], [`reload`], [`config`], [`underlay`], [`pods`], [`attach`] |
 //! | What an operator sees | [`cli`], [`here`], [`lease_cli`], [`problems`], [`journal`] |
@@ -50,6 +50,8 @@ mod safety;
 mod security;
 mod service;
 mod services;
+mod services_floods;
+mod services_shapes;
 mod services_traps;
 mod services_withheld;
 mod size;

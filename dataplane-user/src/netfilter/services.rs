@@ -253,8 +253,8 @@ mod tests {
         }
         let none = ServiceFitness::default().with_rules(0x800, Ok(&ServiceRules::default()));
         assert_eq!(none, ServiceFitness::default());
-        let unreadable = Err(anyhow::anyhow!("no dump"));
-        let unknown = ServiceFitness::default().with_rules(0x800, &unreadable);
+        let unreadable = anyhow::anyhow!("no dump");
+        let unknown = ServiceFitness::default().with_rules(0x800, Err(&unreadable));
         let said = unknown.against.first().unwrap().to_string();
         assert!(said.contains("is unknown: no dump"), "{said}");
         let refused = ServiceFitness::default().with_table(Err(anyhow::anyhow!("no such key")));

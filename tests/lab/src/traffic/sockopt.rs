@@ -17,6 +17,20 @@ sockopt_impl!(
     libc::c_int
 );
 
+sockopt_impl!(
+    /// `SO_NO_CHECK`: datagrams carry no checksum.
+    NoCheck,
+    SetOnly,
+    libc::SOL_SOCKET,
+    libc::SO_NO_CHECK,
+    bool
+);
+
+/// Lets datagrams carry no checksum (RFC 768: 0).
+pub(crate) fn set_no_checksum(socket: &impl AsFd) -> Result<()> {
+    setsockopt(socket, NoCheck, &true).context("cannot set SO_NO_CHECK")
+}
+
 /// Sets or clears DF on what the socket sends. Set, the kernel refuses what
 /// exceeds the path MTU it knows; clear, it fragments.
 pub(crate) fn set_df(socket: &impl AsFd, df: bool) -> Result<()> {

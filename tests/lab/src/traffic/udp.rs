@@ -14,7 +14,7 @@ use nix::{
 
 use super::{
     Pattern, TIMEOUT,
-    sockopt::{set_df, set_receive_buffer},
+    sockopt::{set_df, set_no_checksum, set_receive_buffer},
 };
 use crate::netns::Netns;
 
@@ -25,6 +25,8 @@ pub struct Options {
     pub size: usize,
     /// Whether datagrams carry DF (no: the kernel may fragment).
     pub df: bool,
+    /// Whether datagrams and answers carry checksums (yes).
+    pub checksum: bool,
     /// The client's own port (any).
     pub source_port: u16,
     /// The longest wait for the datagram, and for the answer. Tests that
@@ -34,7 +36,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { size: 100, df: false, source_port: 0, timeout: TIMEOUT }
+        Self { size: 100, df: false, checksum: true, source_port: 0, timeout: TIMEOUT }
     }
 }
 
@@ -62,6 +64,10 @@ pub fn exchange(
     let client_socket = bind(client, options.source_port, options.timeout)?;
     set_df(&server_socket, options.df)?;
     set_df(&client_socket, options.df)?;
+    if !options.checksum {
+        set_no_checksum(&server_socket)?;
+        set_no_checksum(&client_socket)?;
+    }
     let pattern = Pattern::new();
     let content = pattern.at(0, options.size);
     client_socket
