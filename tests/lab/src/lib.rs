@@ -38,6 +38,7 @@ pub mod frame;
 pub mod identity;
 pub mod inject;
 mod iptables;
+pub mod ipvs;
 #[cfg(feature = "kube-api")]
 pub mod kube_api;
 mod lab;

@@ -14,6 +14,7 @@ use anyhow::Result;
 
 use crate::{
     addr::POD_CIDR,
+    frame::protocol,
     iptables::{has_chain, hook_in, restore},
     netns::Netns,
 };
@@ -32,6 +33,14 @@ impl Protocol {
         match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+        }
+    }
+
+    /// Its number in an IP header.
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Self::Tcp => protocol::TCP,
+            Self::Udp => protocol::UDP,
         }
     }
 }

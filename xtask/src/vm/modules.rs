@@ -53,6 +53,9 @@ const WANTED: &[&str] = &[
     "xt_nat",
     "xt_statistic",
     "xt_tcpudp",
+    // kube-proxy's of its IPVS mode.
+    "ip_vs",
+    "ip_vs_rr",
     // IPsec, with AES-GCM.
     "esp4",
     "xfrm_user",
