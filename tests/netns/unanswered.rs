@@ -132,7 +132,7 @@ fn wait_unmarked(daemon: &Daemon, to: SocketAddrV4) {
 
 #[test]
 fn the_third_packet_after_two_seconds_is_granted_a_lease_and_the_rest_goes_by_it() {
-    const CONFIG: &str = "leases: {seconds: 5, unanswered_udp: true}\n";
+    const CONFIG: &str = "leases: {seconds: 9, unanswered_udp: true}\n";
     for setup in Setup::BOTH_VERIFIED {
         scene(setup, CONFIG).case(|scene| {
             scene.warm_up();
@@ -332,7 +332,7 @@ fn flows(daemon: &Daemon) -> Flows {
 /// The map has room for 1,024 leases, so 64 flows without an answer at a time.
 #[test]
 fn a_scan_evicts_no_lease() {
-    const CONFIG: &str = "leases: {seconds: 5, size: 1024, unanswered_udp: true}\n";
+    const CONFIG: &str = "leases: {seconds: 9, size: 1024, unanswered_udp: true}\n";
     const PLACES: usize = 64;
     scene(Setup::VERIFIED, CONFIG).case(|scene| {
         scene.warm_up();

@@ -95,7 +95,7 @@ async fn judge_verified(
     let shown = file.path.display();
     let leases = &file.config.leases;
     let remedy = "or use `fastpath: off`";
-    if depth == Depth::Whole {
+    if matches!(depth, Depth::Whole) {
         netfilter::check(&probe(leases)).map_err(|error| {
             anyhow::anyhow!(
                 "{shown}: fastpath: `verified` needs nftables with conntrack to judge flows: \
