@@ -3,6 +3,7 @@
 //! One module per command. What a command needs from the machine it sets up
 //! by itself (`setup`), so that a newcomer types one line.
 
+mod apt;
 mod bench;
 mod demo;
 mod interrupt;
@@ -35,7 +36,7 @@ enum Command {
     /// what it installs and why; does nothing where nothing is missing. Other
     /// commands run it first, so it is rarely typed. After it a plain `cargo
     /// build` works. It also makes the system that the tests of the systemd unit
-    /// boot (under `target/systemd-root`). Run it as root.
+    /// boot (under `target/systemd-root`), and unpacks Prometheus (`target/prometheus`). Run it as root.
     Setup,
     Demo(demo::Arguments),
     Test(test::Arguments),

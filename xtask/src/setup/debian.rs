@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, env, path::Path, process::Command};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::packages::Package;
-use crate::progress;
+use crate::progress::{self, Ended};
 
 /// What stands for the packages that hold no program.
 const BY_HAND: &str = " (for Rust `rustup toolchain install nightly --component rust-src` will \
@@ -44,7 +44,7 @@ pub fn try_install(wanted: &[Package]) -> Result<Installation> {
 
     // Its result is not the answer: one unreachable source that we do not need
     // fails it. The installation tells.
-    let update = progress::run("apt-get update", apt_get().args(["-q", "update"]))?;
+    let update = update()?;
     let names = missing.iter().map(|package| package.name);
     let install = progress::run(
         "apt-get install",
@@ -66,6 +66,11 @@ pub fn try_install(wanted: &[Package]) -> Result<Installation> {
         disable(service)?;
     }
     Ok(Installation::Done)
+}
+
+/// Fetches the lists of packages.
+pub fn update() -> Result<Ended> {
+    progress::run("apt-get update", apt_get().args(["-q", "update"]))
 }
 
 /// apt's error when `--no-remove` has kept it from an installation.

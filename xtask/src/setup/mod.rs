@@ -9,6 +9,7 @@ mod checks;
 mod debian;
 mod linker;
 mod packages;
+mod prometheus;
 mod systemd_root;
 mod toolchain;
 
@@ -71,6 +72,11 @@ pub fn emulator() -> Result<Installation> {
 /// Makes the system that the tests of the systemd unit boot, unless it is there.
 pub fn systemd_root() -> Result<()> {
     systemd_root::make()
+}
+
+/// Unpacks the Prometheus that tests scrape with, unless it is there.
+pub fn prometheus() -> Result<()> {
+    prometheus::make()
 }
 
 /// Adds the components that `cargo xtask test --only lint` needs: rustup's

@@ -65,6 +65,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     if chosen.contains(&Suite::Netns) {
         setup::systemd_root()?;
+        setup::prometheus()?;
     }
     stream::forward_interrupts()?;
     let budget = arguments.budget.unwrap_or(if arguments.full { 120 } else { 60 });

@@ -20,8 +20,9 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{apt::Apt, directory};
+use super::directory;
 use crate::{
+    apt::Apt,
     setup::{self, Installation},
     workspace,
 };

@@ -14,8 +14,8 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use tunless_vm::Kernel;
 
-use super::{apt::Apt, directory};
-use crate::{mirror, progress};
+use super::directory;
+use crate::{apt::Apt, mirror, progress};
 
 /// The package that depends on the newest kernel.
 const META_PACKAGE: &str = "linux-image-cloud-amd64";

@@ -11,7 +11,6 @@
 //!
 //! What runs inside is the crate `tunless-vm`.
 
-mod apt;
 mod emulator;
 mod guest;
 mod initramfs;

@@ -89,16 +89,27 @@ pub struct Reply {
 
 /// `GET /` from a namespace.
 pub fn get(client: &Netns, address: SocketAddrV4, timeout: Duration) -> Result<Reply> {
-    let text = client.run(|| {
+    let request = format!("GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let text = send(client, address, &request, timeout)?;
+    parse(&text).with_context(|| format!("a strange answer from {address}: {text:?}"))
+}
+
+/// Sends a text from a namespace, and returns all that comes until the server closes the connection.
+pub fn send(
+    client: &Netns,
+    address: SocketAddrV4,
+    request: &str,
+    timeout: Duration,
+) -> Result<String> {
+    client.run(|| {
         let mut socket = TcpStream::connect_timeout(&address.into(), timeout)
             .with_context(|| format!("cannot connect to {address}"))?;
         socket.set_read_timeout(Some(timeout))?;
-        write!(socket, "GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+        socket.write_all(request.as_bytes())?;
         let mut text = String::new();
         socket.read_to_string(&mut text).with_context(|| format!("no answer from {address}"))?;
         Ok(text)
-    })?;
-    parse(&text).with_context(|| format!("a strange answer from {address}: {text:?}"))
+    })
 }
 
 fn parse(text: &str) -> Option<Reply> {
