@@ -14,6 +14,7 @@ pub mod desired;
 pub mod exit;
 pub mod kernel;
 pub mod logging;
+pub mod metrics;
 pub mod netfilter;
 pub mod object;
 pub mod output;

@@ -8,7 +8,7 @@
 //! | Leases | [`leases`], [`lease_policy`], [`lease_services`], [`services`], [`services_traps`], [`services_floods`], [`services_shapes`], [`services_withheld`], [`lease_traps`], [`lease_life`], [`lease_load`], [`lease_config`], [`qos`], [`watchers`], [`flowtable`], [`lease_conntrack`], [`unanswered`] |
 //! | Where routes come from | [`sources`], [`bird`], [`source_bird`], [`source_etcd`], [`source_kubernetes`], [`own_node`], [`source_scale`] |
 //! | The daemon's life | [`daemon`], [`restart`], [`upgrade`], [`bad_pins`], [`reload`], [`config`], [`underlay`], [`pods`], [`attach`] |
-//! | What an operator sees | [`cli`], [`here`], [`lease_cli`], [`problems`], [`journal`] |
+//! | What an operator sees | [`cli`], [`here`], [`lease_cli`], [`problems`], [`journal`], [`metrics`], [`http`] |
 //! | The host around it | [`host_links`], [`host_shapes`], [`host_ipsec`], [`outer_rules`], [`security`], [`packaging`], [`systemd`], [`systemd_problems`] |
 
 mod attach;
@@ -25,6 +25,7 @@ mod here;
 mod host_ipsec;
 mod host_links;
 mod host_shapes;
+mod http;
 mod journal;
 mod lease_cli;
 mod lease_config;
@@ -36,6 +37,7 @@ mod lease_policy;
 mod lease_services;
 mod lease_traps;
 mod leases;
+mod metrics;
 mod mtu;
 mod outer_rules;
 mod own_node;

@@ -4,7 +4,7 @@
 use std::{fs, path::Path};
 
 use tunless_lab::{Lab, traffic::ping};
-use tunless_tests::scene::{Scene, Setup};
+use tunless_tests::scene::{Scene, Setup, scraped::get};
 
 #[test]
 fn the_daemon_works_with_the_capabilities_of_its_unit() {
@@ -21,6 +21,7 @@ fn the_daemon_works_with_the_capabilities_of_its_unit() {
             assert!(report.all_answered(), "{setup:?}: {}", report.text);
             let status = scene.daemon2.cli_json(&["status"]).unwrap();
             assert_eq!(status["ready"], true, "{status}");
+            assert_eq!(get(&scene.lab.node2, "/metrics").figure("tunless_maps_readable"), 1.0);
             assert!(
                 !scene.daemon2.log().contains("no raw socket"),
                 "path MTU discovery needs the raw socket: {}",

@@ -6,7 +6,8 @@ use tunless_lab::{
     calico::{affinity, block, block_key, node, pool},
 };
 use tunless_tests::scene::{
-    SOON, Setup, answers, assert_answered, assert_lossless, restart_all, stream_between, until,
+    SOON, Setup, answers, assert_answered, assert_lossless, restart_all, scraped::get,
+    stream_between, until,
 };
 
 /// A block that is not there at first.
@@ -153,6 +154,14 @@ fn talk_by_what_etcd_says(cluster: &mut Cluster) {
     cluster.etcd.kill9(0).unwrap();
     let source = wait_for_state(&cluster.daemon2, "stale");
     assert!(source["stale_since"].is_u64(), "{source}");
+    let figures = until("it is a figure", SOON, || {
+        let figures = get(&cluster.lab.node2, "/metrics").figures();
+        (figures[r#"tunless_source_synced{source="etcd"}"#] == 0.0).then_some(figures)
+    });
+    for name in ["stale_since", "last_report"] {
+        let series = format!("tunless_source_{name}_timestamp_seconds{{source=\"etcd\"}}");
+        assert!(figures[&series] > 1e9, "{series}");
+    }
     let status = cluster.daemon2.cli(&["status", "--strict"]).unwrap();
     assert_eq!(status.status, Some(3));
     let is_listed = status.stdout.contains("degraded: etcd: ");

@@ -8,7 +8,7 @@ use tunless_lab::{
     Daemon, Lab, Node,
     scale::{BLOCKS, BORROWED, NODES, Usage, block, lent, node, route},
 };
-use tunless_tests::scene::until;
+use tunless_tests::scene::{scraped::get, until};
 
 /// Changes whose cost is averaged.
 const CHANGES: u32 = 500;
@@ -81,6 +81,12 @@ fn ten_thousand_blocks_of_five_thousand_nodes() {
     .unwrap();
     let large = cost_of_changes(at, &daemon);
     writeln!(report, "{all} routes: {large:.2} ms CPU a change").unwrap();
+
+    let scraped = get(at, "/metrics");
+    let routes = scraped.figure("tunless_routes{source=\"kernel\",encap=\"ipip\"}");
+    assert_eq!(routes, all as f64, "in the maps");
+    let took = scraped.figure("tunless_maps_read_duration_seconds") * 1e3;
+    writeln!(report, "{all} routes: a scrape reads the maps in {took:.1} ms").unwrap();
 
     // A start finds everything in place, and reads it all again.
     daemon.terminate().unwrap();

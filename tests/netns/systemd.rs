@@ -12,6 +12,7 @@ use std::{
 use tunless_lab::{Lab, Systemd, systemd::control_groups};
 use tunless_tests::scene::{
     SOON, assert_lossless,
+    scraped::get,
     under_systemd::{UnderSystemd, good, refused, starts},
     until,
 };
@@ -57,6 +58,8 @@ fn a_started_unit_is_ready_and_confined() {
     scene.assert_answered();
     let systemd = &scene.systemd;
     assert_eq!(systemd.tunless_json(&["status"]).unwrap()["ready"], true);
+    assert_eq!(get(&scene.lab.node2, "/readyz").body, "ready\n");
+    assert_eq!(get(&scene.lab.node2, "/metrics").figure("tunless_maps_readable"), 1.0);
     scene.assert_properties(&[
         ("ActiveState", "active"),
         ("SubState", "running"),

@@ -10,6 +10,8 @@ pub mod counters;
 pub mod hostile;
 #[path = "scene/leased.rs"]
 pub mod leased;
+#[path = "scene/scraped.rs"]
+pub mod scraped;
 #[path = "scene/under_systemd.rs"]
 pub mod under_systemd;
 #[path = "scene/until.rs"]

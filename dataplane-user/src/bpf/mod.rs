@@ -1,6 +1,7 @@
 //! Programs, maps and links in the kernel, and their pins.
 
 pub mod by_address;
+pub mod entries;
 pub mod epochs;
 pub mod features;
 pub mod filters;

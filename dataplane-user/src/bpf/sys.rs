@@ -12,7 +12,7 @@ use std::{
     sync::atomic::AtomicU32,
 };
 
-use aya::programs::TcAttachType;
+use aya::{Pod, programs::TcAttachType};
 use dataplane_common::IfIndex;
 
 const BPF_MAP_CREATE: libc::c_int = 0;
@@ -26,6 +26,7 @@ const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_PROG_TEST_RUN: libc::c_int = 10;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_PROG_QUERY: libc::c_int = 16;
+const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
 const BPF_LINK_DETACH: libc::c_int = 34;
 const BPF_TCX_INGRESS: u32 = 46;
 const BPF_TCX_EGRESS: u32 = 47;
@@ -97,6 +98,50 @@ pub fn next_key(map: &OwnedFd, key: Option<&[u8]>, next: &mut [u8]) -> io::Resul
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Reads entries of a hash map into `keys` and `values`, which have one length: from the beginning, or
+/// from where another call left off (`from`). Returns how many it read, and where it left off if there
+/// are more. Entries that come or go meanwhile may be read, missed or, where the map is full of
+/// changes, read twice. An LRU map does not count it as a use.
+///
+/// `K` and `V` must have the map's own sizes. `ENOSPC`: a bucket has more entries than there is room.
+pub fn lookup_batch<K: Pod, V: Pod>(
+    map: &OwnedFd,
+    from: Option<u32>,
+    keys: &mut [K],
+    values: &mut [V],
+) -> io::Result<(usize, Option<u32>)> {
+    /// The part of `union bpf_attr` that the command reads.
+    #[repr(C)]
+    struct Batch {
+        from: u64,
+        next: u64,
+        keys: u64,
+        values: u64,
+        count: u32,
+        map: u32,
+        element_flags: u64,
+        flags: u64,
+    }
+
+    let mut next = 0_u32;
+    let mut batch = Batch {
+        from: from.as_ref().map_or(0, |from| &raw const *from as u64),
+        next: &raw mut next as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: keys.len().min(values.len()) as u32,
+        map: map.as_raw_fd().cast_unsigned(),
+        element_flags: 0,
+        flags: 0,
+    };
+    let is_over = match call(BPF_MAP_LOOKUP_BATCH, &mut batch) {
+        Ok(_) => false,
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+        Err(error) => return Err(error),
+    };
+    Ok((batch.count as usize, (!is_over).then_some(next)))
 }
 
 /// Makes an array of one element with `size` bytes.

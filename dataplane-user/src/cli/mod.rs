@@ -76,6 +76,9 @@ enum Command {
     /// Stopping it stops no traffic; `tunless detach` does. SIGHUP, or saving the
     /// file, applies a new configuration; a bad one is refused and the old stays.
     ///
+    /// Metrics for Prometheus (`/metrics`) and health (`/healthz`, `/readyz`) are served at
+    /// `http.listen`, by default 127.0.0.1:9469.
+    ///
     /// The variable `RUST_LOG` sets what is logged: a level (error, warn, info, debug,
     /// trace), or levels by target (`info,dataplane_user::sources=debug`); default: info.
     /// Under systemd the log goes to the journal, with priorities.

@@ -186,9 +186,6 @@ fn is_over(deadline: Option<Option<Instant>>) -> bool {
     }
 }
 
-/// So long without a reconcile means that the daemon hangs: three resyncs.
-const SILENCE: Duration = Duration::from_secs(30);
-
 async fn look(pins: &Pins) -> Result<Status> {
     let running = daemon::running(pins);
     let mut problems = Vec::new();
@@ -322,15 +319,7 @@ fn daemon_problems(
             "",
             "the daemon has started, but has not reported anything yet",
         )),
-        (Some(_), Some(state)) => {
-            let silence = clock::monotonic().as_secs_f64() - state.heartbeat;
-            if silence > SILENCE.as_secs_f64() {
-                let what = format!(
-                    "the daemon is running, but has not compared anything for {silence:.0} s"
-                );
-                problems.push(Problem::new(Code::DaemonStuck, "", what));
-            }
-        }
+        (Some(_), Some(state)) => problems.extend(report::stuck(state, clock::monotonic())),
         (None, _) if FailedStart::read(pins).is_some() => {
             problems.extend(FailedStart::read(pins).map(|failed| {
                 let what = format!("the daemon does not start: {}", failed.error);

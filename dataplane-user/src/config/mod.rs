@@ -7,6 +7,7 @@
 pub mod check;
 pub mod file;
 mod given;
+pub mod http;
 pub mod locate;
 pub mod sources;
 pub mod trust;
@@ -26,6 +27,7 @@ use crate::vocabulary::Encap;
 pub use self::{
     check::{HostFacts, Problem},
     file::{ConfigFile, Refusal},
+    http::{HttpConfig, Listen},
     sources::{BirdConfig, EtcdConfig, KernelConfig, KubernetesConfig, SourcesConfig},
     types::{Attach, Cidr, DecapHook, Fastpath, Mode, Pattern, Spoof, Spread, TunnelMtu},
 };
@@ -68,6 +70,8 @@ pub struct Config {
     /// Where else it is to be learnt.
     #[serde(deserialize_with = "given::mapping")]
     pub sources: SourcesConfig,
+    /// Where metrics and health are served.
+    pub http: HttpConfig,
     /// Directory for pins, on a bpffs.
     pub bpffs: BpffsDir,
 }

@@ -16,6 +16,7 @@ mod config_watch;
 mod debounce;
 pub mod decide;
 pub mod failed_start;
+mod http;
 mod lock;
 pub mod observe;
 pub mod preview;
@@ -38,9 +39,10 @@ use tokio::{sync::watch, time::Instant};
 use self::{
     apply::{Applier, memory::MemoryStore},
     decide::Decider,
+    http::Http,
     observe::{Observer, cores::Cores, elsewhere::Elsewhere},
     reconcile::Extent,
-    report::Reporter,
+    report::{Reporter, Stage},
     underlay_errors::Scope,
     wakes::{Alarms, Wake, Wakes},
 };
@@ -72,6 +74,8 @@ struct Daemon {
     /// Once programs are loaded.
     applier: Option<Applier>,
     reporter: Reporter,
+    /// Serves metrics and health.
+    http: Http,
     wakes: Wakes,
     pins: Pins,
     memory: MemoryStore,
@@ -163,6 +167,7 @@ impl Daemon {
             }
             Wake::Sources(reports) => {
                 for (kind, report) in reports {
+                    self.reporter.heard(kind);
                     self.decider.take(kind, report);
                 }
                 Some(Extent::Changes)
@@ -175,6 +180,11 @@ impl Daemon {
             }
             Wake::ReportDue => {
                 self.reporter.write_pending();
+                None
+            }
+            Wake::Http(trouble) => {
+                self.reporter.set(Stage::Http, trouble.into_iter().collect());
+                self.reporter.publish();
                 None
             }
             Wake::Resume | Wake::Policies => Some(whole),

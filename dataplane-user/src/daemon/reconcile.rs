@@ -51,6 +51,7 @@ impl Daemon {
     /// is reported and tried again.
     pub(super) async fn reconcile(&mut self, extent: Extent) -> Option<anyhow::Error> {
         if extent == Extent::Changes && self.step().await {
+            self.reporter.stepped();
             self.report_sources();
             self.reporter.publish();
             return None;
@@ -75,7 +76,7 @@ impl Daemon {
         };
         self.reporter.set(Stage::Apply, problems);
         self.report(&postponed).await;
-        self.reporter.beat();
+        self.reporter.beat(began.elapsed(), is_complete);
         if let (Some(applier), None) = (&mut self.applier, &failure) {
             applier.keep();
         }

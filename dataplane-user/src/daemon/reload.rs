@@ -6,7 +6,7 @@ use super::{
     Daemon,
     decide::{Fitness, NodeAddress},
     observe::fitness::{self, Depth},
-    report::{Code, ConfigState, Problem, Stage, unix_now},
+    report::{Code, ConfigState, Problem, Stage},
     service,
     start::check_host,
 };
@@ -33,8 +33,8 @@ impl Daemon {
                 }
                 self.is_refused = false;
                 self.reporter.set(Stage::File, Vec::new());
-                self.reporter
-                    .set_config(ConfigState { path: file.path.clone(), since: unix_now() });
+                self.reporter.set_config(ConfigState::accepted(&file.path, file.text()));
+                self.http.configure(file.config.http.clone());
                 let memory = self.decider.memory_mut();
                 memory.config = Some(file.text().to_owned());
                 self.decider.replace_file(file, fitness);

@@ -14,6 +14,7 @@ use super::{
     config_watch::ConfigWatch,
     decide::{Decider, Fitness, Memory, NodeAddress, OwnNodes, address::node_address},
     failed_start::{self, FailedStart, Paused},
+    http::Http,
     observe::{
         Observer,
         cores::Cores,
@@ -21,7 +22,7 @@ use super::{
         fitness::{self, Depth},
     },
     reload::refused,
-    report::{ConfigState, Reporter, Stage, unix_now},
+    report::{ConfigState, Reporter, Stage},
     underlay_errors::{Scope, UnderlayErrors},
     wakes::{Alarms, Wakes},
 };
@@ -113,7 +114,7 @@ async fn start(path: &Path, bpffs: Option<&Path>) -> Result<Daemon> {
     memory.secret = serving::secret(&pins, memory.secret)?;
     memory.sysctls.extend(crate::tables::sysctls_of_0_1(&pins));
     let is_refused = !wrong.is_empty();
-    let config = ConfigState { path: path.to_owned(), since: unix_now() };
+    let config = ConfigState::accepted(path, file.text());
     let mut reporter = Reporter::new(&pins, getrandom::u64().unwrap_or_default(), config);
     let (active, unreadable) = match serving::routes(&pins) {
         Ok(active) => (active, None),
@@ -122,6 +123,7 @@ async fn start(path: &Path, bpffs: Option<&Path>) -> Result<Daemon> {
     let is_blocked = unreadable.is_some();
     reporter.set(Stage::File, wrong);
     reporter.set(Stage::Pins, unreadable.into_iter().collect());
+    let (http, troubles) = Http::start(&pins, file.config.http.clone(), reporter.subscribe());
     let mut decider = Decider::new(file, memory, active);
     decider.set_fitness(fitness);
     let (hub, reports) = Hub::new();
@@ -138,7 +140,8 @@ async fn start(path: &Path, bpffs: Option<&Path>) -> Result<Daemon> {
         hub,
         applier: None,
         reporter,
-        wakes: Wakes::new(events, reports, underlay_errors, watch)?,
+        http,
+        wakes: Wakes::new(events, reports, underlay_errors, troubles, watch)?,
         pins,
         memory: MemoryStore::default(),
         scope,

@@ -9,7 +9,10 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{config_watch::ConfigWatch, debounce::Debounced, underlay_errors::UnderlayErrors};
+use super::{
+    config_watch::ConfigWatch, debounce::Debounced, http::Troubles, report::Problem,
+    underlay_errors::UnderlayErrors,
+};
 use crate::{
     kernel::{Announcements, Changes, Events},
     sources::{Report, SourceKind, hub::Reports},
@@ -35,6 +38,8 @@ pub enum Wake {
     ReportDue,
     /// nftables were changed.
     Rules,
+    /// Metrics and health are served, or this keeps them from it.
+    Http(Option<Problem>),
     /// IPsec policies were changed.
     Policies,
     /// Outer packets were too big for the paths to these nodes, which take no more than so much.
@@ -79,6 +84,7 @@ pub struct Wakes {
     underlay_errors: UnderlayErrors,
     narrowed: Debounced<BTreeMap<Ipv4Addr, Mtu>>,
     reports: Reports,
+    troubles: Troubles,
     /// The configuration file.
     pub watch: ConfigWatch,
     hangup: Signal,
@@ -95,6 +101,7 @@ impl Wakes {
         events: Events,
         reports: Reports,
         underlay_errors: UnderlayErrors,
+        troubles: Troubles,
         watch: ConfigWatch,
     ) -> Result<Self> {
         Ok(Self {
@@ -110,6 +117,7 @@ impl Wakes {
             underlay_errors,
             narrowed: Debounced::new(PATHS),
             reports,
+            troubles,
             watch,
             hangup: signal(SignalKind::hangup()).context("listening to SIGHUP")?,
             terminate: signal(SignalKind::terminate()).context("listening to SIGTERM")?,
@@ -167,6 +175,7 @@ impl Wakes {
                     });
                 }
                 () = self.narrowed.due() => return Ok(Wake::Narrowed(self.narrowed.take())),
+                trouble = self.troubles.changed() => return Ok(Wake::Http(trouble)),
                 () = self.watch.changed() => return Ok(Wake::File),
                 _ = self.hangup.recv() => return Ok(Wake::Hangup),
                 _ = self.terminate.recv() => return Ok(Wake::Stop("SIGTERM")),

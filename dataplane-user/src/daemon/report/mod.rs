@@ -2,21 +2,29 @@
 //! systemd's status line, the log.
 
 mod check;
+mod current;
 mod forwarding;
 mod ledger;
 mod pace;
 mod problem;
 mod state;
+mod work;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 pub use self::{
     check::{check, summary},
+    current::{SILENCE, current, stuck},
     forwarding::{Ways, forwarding},
     problem::{Code, HOLD, Level, Problem, is_ready},
     state::{ConfigState, Decided, SCHEMA, State, Tunnel, unix_now},
+    work::{Last, Work},
 };
 use self::{ledger::Ledger, pace::Pace};
 use super::{decide::Decision, service};
@@ -26,6 +34,7 @@ use crate::{
     config::{Fastpath, Spoof},
     kernel::receive_queues::Cpus,
     sources::status::SourcesStatus,
+    vocabulary::SourceKind,
 };
 
 /// Which stage found a problem: each stage's own list replaces its former one.
@@ -45,6 +54,8 @@ pub enum Stage {
     Apply,
     /// What is at work.
     Check,
+    /// Metrics and health.
+    Http,
 }
 
 /// Reports.
@@ -55,7 +66,9 @@ pub struct Reporter {
     ledger: Ledger,
     state: State,
     /// As it was last written.
-    written: Option<State>,
+    written: Option<Arc<State>>,
+    /// The same for the thread that serves metrics and health.
+    shared: watch::Sender<Arc<State>>,
     pace: Pace,
 }
 
@@ -76,19 +89,26 @@ impl Reporter {
             decided: None,
             spread: None,
             sources: SourcesStatus::default(),
+            work: Work::begun(),
         };
-        let mut reporter = Self {
+        let starting = Problem::new(Code::Starting, "", "the daemon has not reconciled yet");
+        let state = State { problems: vec![starting], ..state };
+        Self {
             pins: pins.clone(),
             run,
             found: BTreeMap::new(),
             ledger: Ledger::default(),
+            shared: watch::Sender::new(Arc::new(state.clone())),
             state,
             written: None,
             pace: Pace::default(),
-        };
-        let starting = Problem::new(Code::Starting, "", "the daemon has not reconciled yet");
-        reporter.state.problems = vec![starting];
-        reporter
+        }
+    }
+
+    /// The report as it is written, for other threads.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Arc<State>> {
+        self.shared.subscribe()
     }
 
     /// Replaces what a stage found wrong.
@@ -152,9 +172,20 @@ impl Reporter {
         self.state.sources = status;
     }
 
-    /// Everything was compared just now.
-    pub fn beat(&mut self) {
+    /// Everything was compared just now, in this time; `is_complete`: and put in place.
+    pub fn beat(&mut self, took: Duration, is_complete: bool) {
         self.state.heartbeat = clock::monotonic().as_secs_f64();
+        self.state.work.compared(took, is_complete);
+    }
+
+    /// What has changed was put in place, and nothing else compared.
+    pub fn stepped(&mut self) {
+        self.state.work.changes += 1;
+    }
+
+    /// A source has reported.
+    pub fn heard(&mut self, source: SourceKind) {
+        self.state.work.heard.insert(source, unix_now());
     }
 
     /// Logs what came and what went, and writes the report if it differs: at once if other
@@ -166,7 +197,7 @@ impl Reporter {
         let Some(written) = &self.written else {
             return self.write();
         };
-        if *written == self.state {
+        if **written == self.state {
             self.pace.clear();
         } else if self.pace.may_write(is_urgent(written, &self.state)) {
             self.write();
@@ -188,8 +219,10 @@ impl Reporter {
     }
 
     fn write(&mut self) {
-        match self.state.write(&self.pins) {
-            Ok(()) => self.written = Some(self.state.clone()),
+        let state = Arc::new(self.state.clone());
+        self.shared.send_replace(Arc::clone(&state));
+        match state.write(&self.pins) {
+            Ok(()) => self.written = Some(state),
             Err(error) => tracing::warn!("`tunless status` will be out of date: {error:#}"),
         }
     }

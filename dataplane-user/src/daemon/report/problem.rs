@@ -157,6 +157,8 @@ codes! {
     NoTunnelAddress = "no-tunnel-address": Info,
     /// The configured MTU is more than the underlay carries.
     Mtu = "mtu-too-large": Info,
+    /// Metrics and health are not served, because their address cannot be had.
+    Http = "http": Info,
     /// The daemon is not running. Forwarding does not need it.
     DaemonStopped = "daemon-stopped": Info,
 }

@@ -5,7 +5,7 @@ use std::{
     collections::BTreeSet,
     fs, io,
     net::Ipv4Addr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use dataplane_common::{IfIndex, Mtu};
 use serde::{Deserialize, Serialize};
 
-use super::Problem;
+use super::{Problem, Work};
 use crate::{
     bpf::{Attachment, Pins},
     config::{Fastpath, Spoof},
@@ -53,6 +53,9 @@ pub struct State {
     pub spread: Option<Cpus>,
     /// The sources of routes.
     pub sources: SourcesStatus,
+    /// What it has done since it started.
+    #[serde(default)]
+    pub work: Work,
 }
 
 /// Which configuration is active.
@@ -62,6 +65,19 @@ pub struct ConfigState {
     pub path: PathBuf,
     /// When it was accepted, Unix seconds.
     pub since: u64,
+    /// The SHA-256 of its text, in hexadecimal.
+    #[serde(default)]
+    pub sha256: String,
+}
+
+impl ConfigState {
+    /// Of a text that is accepted now, from this file.
+    #[must_use]
+    pub fn accepted(path: &Path, text: &str) -> Self {
+        let hash = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+        let sha256 = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { path: path.to_owned(), since: unix_now(), sha256 }
+    }
 }
 
 /// What the daemon decided for this node.
@@ -146,6 +162,27 @@ fn path(pins: &Pins) -> PathBuf {
     run_dir::file(pins, "state.json")
 }
 
+#[cfg(test)]
+impl State {
+    /// An empty one.
+    pub(crate) fn for_tests() -> Self {
+        Self {
+            schema: SCHEMA,
+            run: String::new(),
+            pid: 1,
+            version: "0.2.0".into(),
+            abi: "v00000000".into(),
+            heartbeat: 0.0,
+            config: ConfigState::default(),
+            problems: Vec::new(),
+            decided: None,
+            spread: None,
+            sources: SourcesStatus::default(),
+            work: Work::default(),
+        }
+    }
+}
+
 /// Unix time, seconds.
 #[must_use]
 pub fn unix_now() -> u64 {
@@ -156,7 +193,17 @@ pub fn unix_now() -> u64 {
 mod tests {
     use dataplane_common::Program;
 
-    use super::*;
+    use super::{super::Last, *};
+    use crate::vocabulary::SourceKind;
+
+    /// As `sha256sum` prints it (FIPS 180-2, B.1).
+    #[test]
+    fn a_configuration_is_known_by_its_hash() {
+        assert_eq!(
+            ConfigState::accepted(Path::new("x"), "abc").sha256,
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+    }
 
     #[test]
     fn what_is_written_is_read() {
@@ -167,7 +214,7 @@ mod tests {
             version: "0.2.0".into(),
             abi: "v00000000".into(),
             heartbeat: 12.5,
-            config: ConfigState { path: "/etc/tunless/config.yaml".into(), since: 3 },
+            config: ConfigState { since: 3, ..ConfigState::accepted(Path::new("/etc/a"), "") },
             problems: vec![Problem::new(super::super::Code::ForwardingOff, "eth0", "off")],
             decided: Some(Decided {
                 mode: TunnelMode::Replace,
@@ -190,6 +237,12 @@ mod tests {
             }),
             spread: Some(Cpus([0, 2].into())),
             sources: SourcesStatus::default(),
+            work: Work {
+                started: 1,
+                last: Some(Last { at: 2.5, seconds: 0.25 }),
+                heard: [(SourceKind::Etcd, 7)].into(),
+                ..Work::default()
+            },
         };
         let text = serde_json::to_string(&state).unwrap();
         assert_eq!(serde_json::from_str::<State>(&text).unwrap(), state);
