@@ -123,13 +123,15 @@ fn flood(stream: &Stream, injector: &Injector, frames: &[Vec<u8>]) -> u64 {
 }
 
 /// Floods once more, while the packets of the stream that ask for leases wait behind their notes. `which`: the
-/// words of iptables that select them.
+/// words of iptables that select them. Each packet of the flood is counted for `reason`: none of them found a
+/// lease, be it for a moment.
 fn flood_while_they_wait(
     scene: &mut Scene,
     stream: &Stream,
     which: &str,
     injector: &Injector,
     frames: &[Vec<u8>],
+    reason: Reason,
 ) {
     scene.daemon2.kill9().unwrap();
     let node2 = scene.lab.node2.netns.clone();
@@ -140,13 +142,30 @@ fn flood_while_they_wait(
     };
     rule("A");
     until("packets wait", SOON, || (queue.seen() > 0).then_some(()));
-    flood(stream, injector, frames);
+    let before = Counters::of(&scene.daemon2);
+    let sent = flood(stream, injector, frames);
+    assert_all_counted(&before, scene, reason, sent);
+    // A lease of another pod's making would be refused so.
+    let moved = before.moved(&scene.daemon2);
+    assert_eq!(moved.get(&Reason::PodForgedSource), None, "{moved:?}");
     assert_no_other_leases(scene);
     rule("D");
     // What waits goes on.
     thread::sleep(Duration::from_millis(300));
     drop(queue);
     scene.daemon2.restart().unwrap();
+}
+
+/// Waits until so many packets were counted for `reason`, and no more.
+fn assert_all_counted(before: &Counters, scene: &Scene, reason: Reason, sent: u64) {
+    let counted = || before.moved(&scene.daemon2).get(&reason).copied().unwrap_or(0);
+    let mut last = 0;
+    until("no further packet is counted", SOON, || {
+        let now = counted();
+        thread::sleep(Duration::from_millis(200));
+        (std::mem::replace(&mut last, now) == now && now > 0).then_some(())
+    });
+    assert_eq!(counted(), sent, "{reason}: {:?}", before.moved(&scene.daemon2));
 }
 
 /// Only the leases of the stream are there, and they lead where they led.
@@ -193,10 +212,7 @@ fn a_pod_that_floods_another_pods_tag_gets_nothing_and_harms_nothing() {
         let injector = Injector::new(&intruder.netns, "eth0").unwrap();
         let before = Counters::of(&scene.daemon2);
         let sent = flood(&stream, &injector, &frames_of(&intruder, &own));
-        until("each is counted", SOON, || {
-            (before.moved(&scene.daemon2).get(&Reason::HostUnmarked) >= Some(&sent)).then_some(())
-        });
-        assert_eq!(before.moved(&scene.daemon2)[&Reason::HostUnmarked], sent);
+        assert_all_counted(&before, scene, Reason::HostUnmarked, sent);
         assert_victims_leases_only(scene);
 
         let forged = frames_of(&intruder, &[datagram(client, ADDRESS)]);
@@ -207,7 +223,8 @@ fn a_pod_that_floods_another_pods_tag_gets_nothing_and_harms_nothing() {
         assert!(moved[&Reason::PodForgedSource] <= sent, "{moved:?}");
         assert_victims_leases_only(scene);
         let which = format!("-i cali+ -d {} --dport {PORT}", sit.ip);
-        flood_while_they_wait(scene, &stream, &which, &injector, &frames_of(&intruder, &own));
+        let (frames, unmarked) = (frames_of(&intruder, &own), Reason::HostUnmarked);
+        flood_while_they_wait(scene, &stream, &which, &injector, &frames, unmarked);
         assert_victims_leases_only(scene);
         lossless(stream);
         scene.lab.node2.remove_pod(&intruder).unwrap();
@@ -246,16 +263,13 @@ fn an_outsider_that_floods_the_tag_of_answers_gets_nothing_and_harms_nothing() {
         let injector = Injector::new(router, &node2.router_port).unwrap();
         let before = Counters::of(&scene.daemon2);
         let sent = flood(&stream, &injector, &frames);
-        until("each is counted", SOON, || {
-            let moved = before.moved(&scene.daemon2);
-            (moved.get(&Reason::DecapNoLeaseToStack) >= Some(&sent)).then_some(())
-        });
+        assert_all_counted(&before, scene, Reason::DecapNoLeaseToStack, sent);
         let moved = before.moved(&scene.daemon2);
-        assert_eq!(moved[&Reason::DecapNoLeaseToStack], sent, "{moved:?}");
         assert_eq!(moved.get(&Reason::GrantUnmarked), None, "Felix drops them: {moved:?}");
         assert_victims_leases_only(scene);
         let which = format!("-o cali+ -s {} --sport {PORT}", sit.ip);
-        flood_while_they_wait(scene, &stream, &which, &injector, &frames);
+        let unleased = Reason::DecapNoLeaseToStack;
+        flood_while_they_wait(scene, &stream, &which, &injector, &frames, unleased);
         assert_victims_leases_only(scene);
         lossless(stream);
         scene.assert_nothing_plain();

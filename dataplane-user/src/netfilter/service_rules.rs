@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn bits_of_the_mark_are_those_that_are_compared_or_set() {
         let other = |name| step(name, &[]);
-        let cases: [(Rule, u32); 16] = [
+        let cases: [(Rule, u32); 17] = [
             (vec![load(), cmp(0x801)], 0x801),
             (vec![load(), bitwise(0x800, 0), cmp(0x800)], 0x800),
             (vec![load(), bitwise(0x0ff0, 0), cmp(0)], 0x0ff0),
