@@ -23,6 +23,8 @@ pub enum Granted {
     Flow,
     /// A flow that is translated for a Service.
     Service,
+    /// A UDP flow that gets no answer.
+    Unanswered,
 }
 
 /// Why a lease ended.
@@ -35,13 +37,15 @@ pub enum Cause {
 }
 
 /// Which reasons tell what.
-const REASONS: [(Reason, Change); 10] = {
+const REASONS: [(Reason, Change); 12] = {
     use Direction::{Decap, Encap};
     [
         (Reason::HostLeaseGranted, Change::Granted(Encap, Granted::Flow)),
         (Reason::HostServiceLeaseGranted, Change::Granted(Encap, Granted::Service)),
+        (Reason::HostUnansweredLeaseGranted, Change::Granted(Encap, Granted::Unanswered)),
         (Reason::GrantGiven, Change::Granted(Decap, Granted::Flow)),
         (Reason::GrantServiceGiven, Change::Granted(Decap, Granted::Service)),
+        (Reason::GrantUnansweredGiven, Change::Granted(Decap, Granted::Unanswered)),
         (Reason::PodLeaseExpired, Change::Expired(Encap)),
         (Reason::DecapLeaseExpiredToStack, Change::Expired(Decap)),
         (Reason::HostConnectionControl, Change::Revoked(Encap, Cause::ConnectionControl)),
@@ -76,6 +80,7 @@ impl Change {
                 let kind = match kind {
                     Granted::Flow => "flow",
                     Granted::Service => "service",
+                    Granted::Unanswered => "unanswered",
                 };
                 let labels = [direction.as_str().into(), kind.into()];
                 samples.add(Metric::LeaseGrants, labels, packets);
@@ -104,10 +109,16 @@ mod tests {
     fn every_reason_that_tells_of_leases_is_known() {
         for reason in Reason::ALL {
             let name = reason.as_str();
-            let tells = ["lease_granted", "grant_given", "service_given", "lease_expired"]
-                .into_iter()
-                .chain(["lease_outdated", "host_connection_control", "grant_connection_control"])
-                .any(|part| name.contains(part));
+            let tells = [
+                "lease_granted",
+                "grant_given",
+                "service_given",
+                "unanswered_given",
+                "lease_expired",
+            ]
+            .into_iter()
+            .chain(["lease_outdated", "host_connection_control", "grant_connection_control"])
+            .any(|part| name.contains(part));
             assert_eq!(Change::counted_as(*reason).is_some(), tells, "{name}");
             if let Some(
                 Change::Granted(direction, _)

@@ -159,7 +159,7 @@ metrics! {
     MapCapacity = "map_max_entries" none Gauge Maps ["map"],
     /// How many flows have a good lease, each direction for itself.
     Leases = "leases" none Gauge Maps ["direction"],
-    /// Leases granted, those that renew an expired one included. `service`: with the translation of a Service.
+    /// Leases granted, those that renew an expired one included. `service`: with the translation of a Service; `unanswered`: of UDP that gets no answer.
     LeaseGrants = "lease_grants" none Counter Maps ["direction" "kind"],
     /// Packets that found their lease expired: netfilter decides anew, and may renew it.
     LeaseRenewals = "lease_renewals" none Counter Maps ["direction"],
