@@ -184,6 +184,26 @@ impl Route {
         self.flags & Self::DIRECT != 0
     }
 
+    /// In [`Self::word`], whether there is a route.
+    const SOME: u64 = 1 << 63;
+
+    /// What packets need of it, as one number that is not 0: a program's function gives back no more.
+    #[inline(always)]
+    #[must_use]
+    pub const fn word(&self) -> u64 {
+        Self::SOME | (self.flags as u64) << 32 | self.node.0 as u64
+    }
+
+    /// What [`Self::word`] was of, without what is for the CLI alone; none for 0.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_word(word: u64) -> Option<Self> {
+        if word == 0 {
+            return None;
+        }
+        Some(Self { node: Ipv4Be(word as u32), since: 0, flags: (word >> 32) as u16, source: 0 })
+    }
+
     /// Whether it is another for packets, and so for leases: where and when it was
     /// learnt is for the CLI alone.
     #[must_use]

@@ -24,6 +24,7 @@ mod lease;
 mod maps;
 mod packet;
 mod programs;
+mod routes;
 mod settings;
 mod skb;
 mod wide;

@@ -83,37 +83,19 @@ pub fn are_kept() -> bool {
 #[btf_map]
 static LINKS: Array<LinkState, LINK_SLOTS> = Array::new();
 
-/// The longest route that covers `address`. An entry that has become another prefix's is not there:
-/// a shorter one may cover the address, too.
+/// The mask at `index`, the longest first.
 #[inline(always)]
-pub fn route(address: Ipv4Be) -> Option<Route> {
-    longest(address, |_| true)
+pub fn mask(index: u32) -> Option<Ipv4Be> {
+    MASKS.get(index).copied()
 }
 
-/// The longest route by which the kernel may have sent a packet to the tunnel device. It sends none
-/// there for an address that is here: one that was, and is not any more, has moved while the daemon was dead.
+/// The route of exactly this prefix. An entry that has become another prefix's is not there.
 #[inline(always)]
-pub fn route_to(address: Ipv4Be) -> Option<Route> {
-    longest(address, |route| !route.is_local() || are_kept())
-}
-
-#[inline(always)]
-fn longest(address: Ipv4Be, counts: impl Fn(&Route) -> bool) -> Option<Route> {
-    for index in 0..MAX_MASKS as u32 {
-        let mask = *MASKS.get(index)?;
-        let prefix = Prefix::masked(address, mask);
-        // SAFETY: what may be written meanwhile is read as numbers, and judged after that.
-        if let Some(entry) = unsafe { ROUTES.get(prefix) } {
-            let route = entry.route;
-            if read_last(&entry.prefix) == prefix && counts(&route) {
-                return Some(route);
-            }
-        }
-        if mask == Ipv4Be(0) {
-            return None;
-        }
-    }
-    None
+pub fn route(prefix: Prefix) -> Option<Route> {
+    // SAFETY: what may be written meanwhile is read as numbers, and judged after that.
+    let entry = unsafe { ROUTES.get(prefix) }?;
+    let route = entry.route;
+    (read_last(&entry.prefix) == prefix).then_some(route)
 }
 
 /// The way to a node, and where it is counted.

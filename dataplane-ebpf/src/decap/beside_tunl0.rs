@@ -11,7 +11,7 @@ use dataplane_common::{
 };
 
 use super::{INNER, check};
-use crate::{maps, packet::Frame, settings, skb};
+use crate::{maps, packet::Frame, settings, skb, wide::on_this_branch};
 
 /// Whether tunl0 may unwrap what we leave, and we are to see to it that it is no lie: in `replace`
 /// nothing unwraps it, and with `spoof: stack` the kernel is to judge.
@@ -38,7 +38,7 @@ pub fn refuse(ctx: &TcContext, frame: Frame, outer: &Ipv4Header) -> Result<(), R
         return Ok(());
     }
     let inner = frame.ipv4(INNER);
-    let is_twice = inner.is_some_and(|inner| inner.protocol() == PROTOCOL_IPIP);
+    let is_twice = inner.is_some_and(|inner| on_this_branch(inner.protocol()) == PROTOCOL_IPIP);
     let is_plain = !outer.has_options() && !outer.is_fragment();
     if is_plain && !is_twice && outer.destination() == settings::node() {
         return Ok(());

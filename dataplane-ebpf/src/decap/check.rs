@@ -11,7 +11,7 @@ use dataplane_common::{
 use crate::{
     helpers, maps,
     packet::{ETHERNET, Frame},
-    settings,
+    routes, settings,
 };
 
 /// A packet that may be unwrapped.
@@ -96,7 +96,7 @@ pub fn source(
     outer: Ipv4Be,
     inner: Ipv4Be,
 ) -> Result<Option<Reason>, Reason> {
-    let (drop, stack) = match source::judge(outer, inner, maps::route(inner)) {
+    let (drop, stack) = match source::judge(outer, inner, routes::route(inner)) {
         Source::Belongs => return Ok(None),
         Source::Unknown => return Err(Reason::DecapSourceUnknown),
         Source::Martian => (Reason::DecapMartianSource, Reason::DecapMartianToStack),

@@ -9,7 +9,7 @@ use crate::{
     lease::{self, Approval, Epoch, Request, Settled},
     maps,
     packet::{ETHERNET, Frame},
-    settings, skb,
+    routes, settings, skb,
 };
 
 /// Settles the lease of a packet that netfilter let into a pod. It passes in
@@ -61,7 +61,7 @@ fn request(ctx: &TcContext, flow: &Flow) -> Option<Request> {
         return None;
     }
     // The source check let it in because of this route.
-    let route = maps::route(flow.source)?;
+    let route = routes::route(flow.source)?;
     if route.is_local() {
         return None;
     }

@@ -3,12 +3,12 @@
 use dataplane_common::{NodeEntry, Reason};
 
 use super::{Reasons, inner::Inner};
-use crate::maps;
+use crate::{maps, routes};
 
 /// The node that carries the destination, and how to reach it.
 #[inline(always)]
 pub fn lookup(inner: &Inner, reasons: &Reasons) -> Result<NodeEntry, Reason> {
-    let address = match maps::route_to(inner.header.destination()) {
+    let address = match routes::route_to(inner.header.destination()) {
         Some(route) if route.is_destination() => match reasons.direct {
             Some(direct) if route.is_direct() => return Err(direct),
             _ => route.node,

@@ -20,7 +20,7 @@ use crate::{
 pub const CASE: Case =
     Case { name: "auto_becomes_accelerate_in_any_order", loads_tunless: true, run: some };
 
-const SOON: Duration = Duration::from_secs(25);
+const SOON: Duration = Duration::from_secs(120);
 /// How long a node stays between two steps of its boot.
 const HALF_BOOTED: Duration = Duration::from_millis(300);
 
