@@ -15,10 +15,9 @@
 //!
 //! Not repeated are cases with one daemon or none, which are about what a daemon refuses, prints
 //! or leaves behind, cases that are themselves about another version or about ten thousand routes
-//! (`upgrade`, `source_scale`), and three that say why
+//! (`upgrade`, `source_scale`), and two that say why
 //! (`trusted_carries_pods_where_the_operator_insists`,
-//! `trusted_is_withheld_while_there_are_rules`,
-//! `ten_thousand_short_connections_leave_nothing_behind`).
+//! `trusted_is_withheld_while_there_are_rules`).
 //!
 //! Whatever else a test changes (pods, addresses, devices, routes, sysctls), it puts back at its
 //! end. Counters go on, and so does the log: a test compares them with what they were.

@@ -11,9 +11,9 @@ use crate::{vm::measure::Measuring, workspace};
 /// Show which of the kernel's functions a path's packets keep busy, in the emulator.
 ///
 /// Counts every instruction that is executed from the first to the last of 20,000
-/// packets of 64-byte UDP, and of 64 MiB of TCP, for none and for 50 endpoints; what is
-/// printed is instructions per packet or MiB, by function, and all of it is left in
-/// target/bench/profile.
+/// packets of 64-byte UDP, of 64 MiB of TCP and of 500 connections with one request each, for none
+/// and for 50 endpoints; and of 500 such connections by a Service. What is printed is instructions per
+/// packet, MiB or connection, by function, and all of it is left in target/bench/profile.
 #[derive(Args)]
 pub struct Arguments {
     /// The path.
@@ -42,7 +42,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let case = case.replace(", ", "-").replace(' ', "-");
         let file = out.join(format!("{}-{path}-{case}.txt", kernel.name()));
         fs::write(&file, &text).with_context(|| format!("cannot write {}", file.display()))?;
-        println!("\nkernel {release}: {path}, {case}: instructions per packet or MiB");
+        println!("\nkernel {release}: {path}, {case}: instructions per packet, MiB or connection");
         text.lines().take(*top + 1).for_each(|line| println!("{line}"));
         println!("all of them: {}", workspace::shown(&file));
     }

@@ -20,6 +20,9 @@ pub fn suite(path: &Path) -> Suite {
             case("udp64, 50 endpoints", |guest| profile(guest, ENDPOINTS[1], packets)),
             case("tcp_bulk, no endpoints", |guest| profile(guest, ENDPOINTS[0], bulk)),
             case("tcp_bulk, 50 endpoints", |guest| profile(guest, ENDPOINTS[1], bulk)),
+            case("tcp_crr, no endpoints", |guest| profile(guest, ENDPOINTS[0], connections)),
+            case("tcp_crr, 50 endpoints", |guest| profile(guest, ENDPOINTS[1], connections)),
+            case("service-crr, no endpoints", |guest| profile(guest, ENDPOINTS[0], by_service)),
         ]
     };
     Suite { name: path.profile, about: path.about, parts: &[], cases }
@@ -39,8 +42,23 @@ fn packets(stage: &Stage) -> Result<Option<u64>> {
 }
 
 fn bulk(stage: &Stage) -> Result<Option<u64>> {
+    tcp(stage, "tcp_bulk")
+}
+
+fn connections(stage: &Stage) -> Result<Option<u64>> {
+    tcp(stage, "tcp_crr")
+}
+
+fn by_service(stage: &Stage) -> Result<Option<u64>> {
+    if !stage.path.carries_services() {
+        return Ok(None);
+    }
+    tcp(stage, "service-crr")
+}
+
+fn tcp(stage: &Stage, load: &str) -> Result<Option<u64>> {
     let carried = stage.path.carries_tcp_beside(stage.endpoints);
-    carried.then(|| tcp::profile(stage)).transpose()
+    carried.then(|| tcp::profile(stage, load)).transpose()
 }
 
 /// Those of the programs, too, which is why this is asked while they run.

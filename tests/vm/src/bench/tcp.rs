@@ -70,11 +70,19 @@ fn middle(mut times: Vec<Duration>) -> Duration {
     middle.iter().sum::<Duration>().div_f64(middle.len() as f64)
 }
 
-/// Bulk, between two marks for the profiler; how many MiB.
-pub fn profile(stage: &Stage) -> Result<u64> {
+/// The load of this name, once, between two marks for the profiler; how many of its units.
+pub fn profile(stage: &Stage, name: &str) -> Result<u64> {
     let pod = SocketAddrV4::new(stage.lab.sit().ip, load::PORT);
-    run(stage, (BULK, pod), OF_BULK, mark::start, mark::stop)?;
-    Ok(OF_BULK.1.into())
+    let known = LOADS.iter().find(|(load, by_service, _)| [load.name, by_service].contains(&name));
+    let (load, by_service, counts) = known.with_context(|| format!("there is no load {name}"))?;
+    let address = if *by_service == name {
+        service::open(stage)?;
+        service::TCP
+    } else {
+        pod
+    };
+    run(stage, (*load, address), *counts, mark::start, mark::stop)?;
+    Ok(counts.1.into())
 }
 
 /// How long all of it took; `start` and `stop` are called right before and after.
