@@ -40,6 +40,18 @@ impl Program {
         }
     }
 
+    /// Returns where it is attached, for people.
+    #[must_use]
+    pub const fn hook(self) -> &'static str {
+        match self {
+            Self::DecapTc => "underlay, tc ingress",
+            Self::DecapXdp => "underlay, xdp",
+            Self::EncapHost => "tunnel device, tc egress",
+            Self::GrantDecap => "pod, tc egress",
+            Self::EncapPod => "pod, tc ingress",
+        }
+    }
+
     /// Returns the program that has this name, if there is one.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {

@@ -1,6 +1,9 @@
 //! Results on stdout: a table for people, JSON and YAML for programs.
 
-use std::io::{self, Write as _};
+use std::{
+    io::{self, Write as _},
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -48,11 +51,22 @@ struct Object<'a, T> {
 
 const API_VERSION: &str = "tunless/v1";
 
+/// The reader of stdout has seen enough.
+static IS_READER_GONE: AtomicBool = AtomicBool::new(false);
+
 /// A row of a table.
 pub trait Row: Serialize {
     /// The columns' names.
     const COLUMNS: &'static [&'static str];
-    /// The columns' values.
+    /// The names of the columns that a table of these rows has.
+    fn columns(items: &[Self]) -> Vec<&'static str>
+    where
+        Self: Sized,
+    {
+        let _ = items;
+        Self::COLUMNS.to_vec()
+    }
+    /// The values of those columns.
     fn cells(&self) -> Vec<String>;
 }
 
@@ -80,7 +94,7 @@ pub fn list<T: Row>(format: Format, items: &[T]) -> Result<()> {
         return Ok(());
     }
     let mut table = Table::new();
-    table.load_style(TableStyle::new()).set_header(T::COLUMNS);
+    table.load_style(TableStyle::new()).set_header(T::columns(items));
     for item in items {
         table.add_row(item.cells());
     }
@@ -131,9 +145,18 @@ pub fn count(number: usize, noun: &str) -> String {
 /// If it cannot be written for another reason.
 pub fn text(text: &str) -> Result<()> {
     match writeln!(io::stdout(), "{}", text.trim_end()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            IS_READER_GONE.store(true, Ordering::Relaxed);
+            Ok(())
+        }
         outcome => Ok(outcome?),
     }
+}
+
+/// Whether [`text`] found that the reader has seen enough, so that there is nothing more to print for it.
+#[must_use]
+pub fn is_reader_gone() -> bool {
+    IS_READER_GONE.load(Ordering::Relaxed)
 }
 
 fn document<T: Serialize>(format: Format, document: &T) -> Result<()> {

@@ -81,10 +81,12 @@ fn lists_have_the_documented_shape() {
         let counters = list("counters");
         assert_eq!(counters.len(), Reason::COUNT);
         for (item, reason) in counters.iter().zip(Reason::ALL) {
-            let expected = ["reason", "program", "direction", "verdict", "packets", "bytes"];
+            let expected =
+                ["reason", "program", "hook", "direction", "verdict", "packets", "bytes"];
             assert_eq!(keys(item), BTreeSet::from(expected));
             assert_eq!(item["reason"], reason.as_str());
             assert_eq!(item["program"], reason.program().as_str());
+            assert_eq!(item["hook"], reason.program().hook());
             assert_eq!(item["direction"], reason.direction().as_str());
             assert_eq!(item["verdict"], reason.verdict().as_str());
             assert!(item["packets"].is_u64() && item["bytes"].is_u64());
@@ -343,7 +345,8 @@ fn commands_that_need_nothing() {
     let version = run(&["version"]).stdout;
     assert!(version.starts_with(&format!("tunless {}", env!("CARGO_PKG_VERSION"))), "{version}");
     let version: Value = serde_json::from_str(&run(&["version", "-o", "json"]).stdout).unwrap();
-    assert_eq!(keys(&version), BTreeSet::from(["apiVersion", "version", "abi"]));
+    let expected = ["apiVersion", "version", "abi", "daemon", "serving"];
+    assert_eq!(keys(&version), BTreeSet::from(expected));
     assert!(run(&["--version"]).stdout.contains(env!("CARGO_PKG_VERSION")));
     for shell in ["bash", "zsh", "fish"] {
         let script = run(&["completions", shell]).stdout;

@@ -2,12 +2,16 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde::Serialize;
 
 use crate::{
-    config::{ConfigFile, EXAMPLE},
-    daemon::preview::{Preview, preview},
+    bpf::Pins,
+    config::{Config, ConfigFile, EXAMPLE},
+    daemon::{
+        apply::memory,
+        preview::{Preview, preview},
+    },
     exit::Exit,
     output::{self, Format},
 };
@@ -85,12 +89,28 @@ fn describe(preview: &Preview) -> String {
     lines.join("\n")
 }
 
-/// In the file's own language, unless JSON is asked for.
+/// What the file says.
 pub fn show(path: &Path, format: Format) -> Result<Exit> {
-    let config = ConfigFile::read(path)?.config;
-    let mut text = serde_yaml::to_string(&config)?;
+    print(&ConfigFile::read(path)?.config, format)
+}
+
+/// What the daemon of these pins uses, or used last. `path`: of the file, for complaints.
+pub fn show_active(pins: &Pins, path: &Path, format: Format) -> Result<Exit> {
+    let Some(text) = memory::read(pins)?.config else {
+        bail!(
+            "no daemon has accepted a configuration for the pins in {}; start it (`systemctl start \
+             tunless`), or leave --active out",
+            pins.root().display()
+        );
+    };
+    print(&ConfigFile::from_text(path, text)?.config, format)
+}
+
+/// In the file's own language, unless JSON is asked for.
+fn print(config: &Config, format: Format) -> Result<Exit> {
+    let mut text = serde_yaml::to_string(config)?;
     text.extend(config.sources.left_to_size().map(|which| format!("# {which}\n")));
-    output::object(format, &config, || text)?;
+    output::object(format, config, || text)?;
     Ok(Exit::Ok)
 }
 

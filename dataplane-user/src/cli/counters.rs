@@ -1,7 +1,12 @@
 //! `tunless counters …`
 
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
 use anyhow::Result;
-use dataplane_common::Reason;
+use dataplane_common::{Counter, Reason, Verdict};
 use serde::Serialize;
 
 use crate::{
@@ -10,55 +15,116 @@ use crate::{
     output::{self, Format, Row},
 };
 
+/// Which reasons are listed, and with what.
+#[derive(clap::Args, Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Also those that counted nothing.
+    #[arg(long)]
+    all: bool,
+    /// Only those for which packets are dropped.
+    #[arg(long)]
+    drops: bool,
+    /// Also how many packets and bytes a second, measured for this long [default: 1s].
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true,
+          default_missing_value = "1s", value_parser = super::pause)]
+    rate: Option<Duration>,
+}
+
 #[derive(Serialize)]
 struct CounterItem {
     reason: &'static str,
     program: &'static str,
+    hook: &'static str,
     direction: &'static str,
     verdict: &'static str,
     packets: u64,
     bytes: u64,
+    /// Only where it is asked for.
+    #[serde(flatten)]
+    rate: Option<Rate>,
     #[serde(skip)]
     caption: &'static str,
 }
 
-impl Row for CounterItem {
-    const COLUMNS: &'static [&'static str] =
-        &["REASON", "PROGRAM", "DIRECTION", "VERDICT", "PACKETS", "BYTES", "MEANING"];
+/// So many each second, on average.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+struct Rate {
+    packets_per_second: f64,
+    bytes_per_second: f64,
+}
 
-    fn cells(&self) -> Vec<String> {
-        vec![
-            self.reason.into(),
-            self.program.into(),
-            self.direction.into(),
-            self.verdict.into(),
-            self.packets.to_string(),
-            self.bytes.to_string(),
-            self.caption.into(),
-        ]
+impl Rate {
+    /// What came between two looks. Counters that were flushed in between begin at zero.
+    fn between(before: &Counter, now: &Counter, time: Duration) -> Self {
+        let a_second = |before: u64, now: u64| {
+            now.checked_sub(before).unwrap_or(now) as f64 / time.as_secs_f64()
+        };
+        Self {
+            packets_per_second: a_second(before.packets, now.packets),
+            bytes_per_second: a_second(before.bytes, now.bytes),
+        }
     }
 }
 
-/// In the order a packet meets the reasons; programs get them all.
-pub fn list(maps: &Maps, format: Format, all: bool) -> Result<Exit> {
+impl Row for CounterItem {
+    const COLUMNS: &'static [&'static str] =
+        &["REASON", "HOOK", "VERDICT", "PACKETS", "BYTES", "PACKETS/S", "BYTES/S", "MEANING"];
+
+    fn columns(items: &[Self]) -> Vec<&'static str> {
+        let has_rate = items.iter().any(|item| item.rate.is_some());
+        let is_shown = |column: &&str| has_rate || !column.ends_with("/S");
+        Self::COLUMNS.iter().copied().filter(is_shown).collect()
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let mut cells = vec![
+            self.reason.into(),
+            self.hook.into(),
+            self.verdict.into(),
+            self.packets.to_string(),
+            self.bytes.to_string(),
+        ];
+        if let Some(rate) = self.rate {
+            cells.push(format!("{:.1}", rate.packets_per_second));
+            cells.push(format!("{:.0}", rate.bytes_per_second));
+        }
+        cells.push(self.caption.into());
+        cells
+    }
+}
+
+/// In the order a packet meets the reasons; programs get them all, but for `--drops`.
+pub fn list(maps: &Maps, format: Format, options: Options) -> Result<Exit> {
     let mut items = Vec::new();
-    for reason in Reason::ALL {
-        let counter = maps.counter(*reason)?;
-        if counter.packets == 0 && format == Format::Table && !all {
+    let (before, began) = (look(maps)?, Instant::now());
+    if let Some(time) = options.rate {
+        thread::sleep(time);
+    }
+    let (now, time) = (look(maps)?, began.elapsed());
+    for ((reason, before), counter) in Reason::ALL.iter().zip(before).zip(now) {
+        let has_nothing = counter.packets == 0 && format.is_for_people() && !options.all;
+        if has_nothing || (options.drops && reason.verdict() != Verdict::Dropped) {
             continue;
         }
         items.push(CounterItem {
             reason: reason.as_str(),
             program: reason.program().as_str(),
+            hook: reason.program().hook(),
             direction: reason.direction().as_str(),
             verdict: reason.verdict().as_str(),
             packets: counter.packets,
             bytes: counter.bytes,
+            rate: options.rate.map(|_| Rate::between(&before, &counter, time)),
             caption: reason.caption(),
         });
     }
     output::list(format, &items)?;
     Ok(Exit::Ok)
+}
+
+/// Each reason's, in the order of [`Reason::ALL`].
+fn look(maps: &Maps) -> Result<Vec<Counter>> {
+    Reason::ALL.iter().map(|reason| maps.counter(*reason)).collect()
 }
 
 #[derive(Serialize)]
@@ -70,4 +136,23 @@ pub fn flush(maps: &mut Maps, format: Format) -> Result<Exit> {
     maps.flush_counters()?;
     output::done(format, &Flushed { flushed: true }, "all counters are zero")?;
     Ok(Exit::Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_what_came_in_between() {
+        let counter = |packets, bytes| Counter { packets, bytes };
+        let rate = |before, now| Rate::between(&before, &now, Duration::from_secs(2));
+        for (before, now, packets_per_second, bytes_per_second) in [
+            (counter(10, 1000), counter(30, 5000), 10.0, 2000.0),
+            (counter(10, 1000), counter(10, 1000), 0.0, 0.0),
+            // Flushed meanwhile.
+            (counter(10, 1000), counter(4, 400), 2.0, 200.0),
+        ] {
+            assert_eq!(rate(before, now), Rate { packets_per_second, bytes_per_second });
+        }
+    }
 }

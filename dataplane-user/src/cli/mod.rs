@@ -10,6 +10,7 @@ mod routes;
 mod routes_diff;
 mod status;
 mod version;
+mod watch;
 
 use std::{
     net::Ipv4Addr,
@@ -21,7 +22,7 @@ use anyhow::{Context as _, Error, Result, bail};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use dataplane_common::IfIndex;
 
-use self::status::Detail;
+use self::{status::Detail, watch::Watch};
 use crate::{
     bpf::{Maps, Pins},
     config::{BpffsDir, DEFAULT_PATH, file as config_file},
@@ -127,7 +128,9 @@ enum Command {
     /// Sysctls get their old values back. Traffic to remote pods ends with it, unless
     /// there is a tunl0 to carry it. Stop the daemon first.
     Detach,
-    /// This program's version, and that of its maps.
+    /// The versions of this program, of its maps, of the daemon that runs and of what is pinned.
+    ///
+    /// After an upgrade they differ until the daemon is restarted. What another user may not see is left out.
     Version,
     /// Completions for a shell: `source <(tunless completions bash)`.
     Completions {
@@ -140,7 +143,7 @@ enum Command {
 enum RoutesCommand {
     /// All remote pod CIDRs.
     #[command(visible_alias = "ls")]
-    List,
+    List(Watch),
     /// Where a packet to this address would go.
     ///
     /// Asks the kernel, too. Exit code 3 if the packet reaches no node by us: there is no
@@ -164,21 +167,21 @@ enum RoutesCommand {
 enum NodesCommand {
     /// All nodes we have routes to.
     #[command(visible_alias = "ls")]
-    List,
+    List(Watch),
 }
 
 #[derive(Subcommand, Debug)]
 enum EndpointsCommand {
     /// All local pods.
     #[command(visible_alias = "ls")]
-    List,
+    List(Watch),
 }
 
 #[derive(Subcommand, Debug)]
 enum LeasesCommand {
     /// All that are good now, the busiest first.
     #[command(visible_alias = "ls")]
-    List,
+    List(Watch),
     /// End all leases: the next packet of every flow asks netfilter again.
     Flush,
 }
@@ -186,11 +189,14 @@ enum LeasesCommand {
 #[derive(Subcommand, Debug)]
 enum CountersCommand {
     /// Every reason that counted anything.
+    ///
+    /// A packet is counted once by every program that it meets: the hook is where.
     #[command(visible_alias = "ls")]
     List {
-        /// Also those that counted nothing.
-        #[arg(long)]
-        all: bool,
+        #[command(flatten)]
+        options: counters::Options,
+        #[command(flatten)]
+        watch: Watch,
     },
     /// Set all counters to zero.
     Flush,
@@ -210,7 +216,11 @@ enum ConfigCommand {
         here: bool,
     },
     /// The configuration with every default filled in.
-    Show,
+    Show {
+        /// The one that the daemon uses, or used last: another one than the file's if that was refused.
+        #[arg(long)]
+        active: bool,
+    },
     /// A commented example to start from.
     Example,
 }
@@ -254,7 +264,9 @@ impl Cli {
                 let options = status::Options { wait, strict, detail };
                 block_on(status::status(&global.pins()?, format, options))
             }
-            Command::Routes(RoutesCommand::List) => routes::list(&global.maps()?, format),
+            Command::Routes(RoutesCommand::List(watch)) => {
+                watch.run(|| routes::list(&global.maps()?, format))
+            }
             Command::Routes(RoutesCommand::Get { ip }) => {
                 block_on(routes::get(&global.pins()?, &global.maps()?, format, ip))
             }
@@ -262,14 +274,20 @@ impl Cli {
                 let bpffs = global.bpffs.as_deref();
                 block_on(routes_diff::diff(&global.config, bpffs, format, timeout))
             }
-            Command::Nodes(NodesCommand::List) => nodes::list(&global.maps()?, format),
-            Command::Endpoints(EndpointsCommand::List) => endpoints::list(&global.maps()?, format),
-            Command::Leases(LeasesCommand::List) => leases::list(&global.maps()?, format),
+            Command::Nodes(NodesCommand::List(watch)) => {
+                watch.run(|| nodes::list(&global.maps()?, format))
+            }
+            Command::Endpoints(EndpointsCommand::List(watch)) => {
+                watch.run(|| endpoints::list(&global.maps()?, format))
+            }
+            Command::Leases(LeasesCommand::List(watch)) => {
+                watch.run(|| leases::list(&global.maps()?, format))
+            }
             Command::Leases(LeasesCommand::Flush) => {
                 leases::flush(&global.pins()?, &global.maps()?, format)
             }
-            Command::Counters(CountersCommand::List { all }) => {
-                counters::list(&global.maps()?, format, all)
+            Command::Counters(CountersCommand::List { options, watch }) => {
+                watch.run(|| counters::list(&global.maps()?, format, options))
             }
             Command::Counters(CountersCommand::Flush) => {
                 counters::flush(&mut global.maps()?, format)
@@ -278,13 +296,18 @@ impl Cli {
                 let path = file.as_deref().unwrap_or(&global.config);
                 block_on(config::validate(path, here, global.bpffs.as_deref(), format))
             }
-            Command::Config(ConfigCommand::Show) => config::show(&global.config, format),
+            Command::Config(ConfigCommand::Show { active: false }) => {
+                config::show(&global.config, format)
+            }
+            Command::Config(ConfigCommand::Show { active: true }) => {
+                config::show_active(&global.pins()?, &global.config, format)
+            }
             Command::Config(ConfigCommand::Example) => config::example(),
             Command::Detach => {
                 let pins = global.pins()?;
                 block_on(detach::detach(&pins, format))
             }
-            Command::Version => version::version(format),
+            Command::Version => version::version(global.pins().ok().as_ref(), format),
             Command::Completions { shell } => {
                 let mut command = Self::command();
                 let mut script = Vec::new();
@@ -307,11 +330,13 @@ impl Command {
             | Self::Endpoints(_)
             | Self::Leases(_)
             | Self::Counters(_)
-            | Self::Config(ConfigCommand::Validate { here: true, .. })
+            | Self::Config(
+                ConfigCommand::Validate { here: true, .. } | ConfigCommand::Show { active: true },
+            )
             | Self::Detach => true,
             Self::Config(
                 ConfigCommand::Validate { here: false, .. }
-                | ConfigCommand::Show
+                | ConfigCommand::Show { active: false }
                 | ConfigCommand::Example,
             )
             | Self::Version
@@ -400,6 +425,14 @@ fn duration(text: &str) -> Result<Duration, String> {
             .map(Duration::from_secs)
             .ok_or_else(|| format!("`{text}` is longer than anybody waits")),
         _ => Err(format!("`{unit}` is no unit of time; use ms, s or m")),
+    }
+}
+
+/// As [`duration`], and not nothing.
+fn pause(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("it has to be longer than nothing".to_owned()),
+        pause => Ok(pause),
     }
 }
 

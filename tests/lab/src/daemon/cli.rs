@@ -2,6 +2,7 @@
 
 use std::{
     path::PathBuf,
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -31,9 +32,14 @@ impl Tunless {
         Self { node: node.clone(), config }
     }
 
-    /// Runs `tunless ARGS` in the node's namespace. `--config` and `--bpffs`
-    /// are added unless `args` hold them. A failing exit code is an answer.
+    /// Runs `tunless ARGS`, see [`Self::command`]. A failing exit code is an answer.
     pub fn run(&self, args: &[&str]) -> Result<Output> {
+        cmd::run(&mut self.command(args)?, b"", cmd::DEADLINE)
+    }
+
+    /// `tunless ARGS` in the node's namespace. `--config` and `--bpffs` are added unless `args`
+    /// hold them.
+    pub fn command(&self, args: &[&str]) -> Result<Command> {
         let mut command = self.node.netns.command(&binary_for(&self.node)?);
         command.args(args);
         let given = |flag| args.contains(&flag);
@@ -43,7 +49,7 @@ impl Tunless {
         if !given("--bpffs") {
             command.arg("--bpffs").arg(&self.node.bpffs);
         }
-        cmd::run(&mut command, b"", cmd::DEADLINE)
+        Ok(command)
     }
 
     /// Runs `tunless ARGS -o json`, which must succeed.

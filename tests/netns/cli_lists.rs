@@ -1,0 +1,123 @@
+//! Lists that are printed again, what drops, how fast, and which configuration and version are in use.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::Stdio,
+};
+
+use dataplane_common::{Reason, Verdict};
+use serde_json::{Deserializer, Value, json};
+use tunless_lab::{Lab, LabBuilder, daemon::Tunless};
+use tunless_tests::scene::{SOON, Scene, Setup, until};
+
+fn lab() -> LabBuilder {
+    Lab::new().fabric_filter(true)
+}
+
+/// A document each time; and the command ends with its reader, as one behind `| head` has to.
+#[test]
+fn a_list_is_printed_again_until_its_reader_has_gone() {
+    Scene::new(lab(), Setup::OFF).case(|scene| {
+        let tunless = Tunless::new(&scene.lab.node2, None);
+        for noun in ["routes", "nodes", "endpoints", "leases", "counters"] {
+            let args = [noun, "list", "--watch=10ms", "-o", "json"];
+            let mut command = tunless.command(&args).unwrap();
+            let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+            let mut documents =
+                Deserializer::from_reader(child.stdout.take().unwrap()).into_iter::<Value>();
+            for _ in 0..3 {
+                let document = documents.next().expect("another one").unwrap();
+                assert_eq!(document["apiVersion"], "tunless/v1", "{noun}");
+                assert!(document["items"].is_array(), "{noun}");
+            }
+            drop(documents);
+            assert!(child.wait().unwrap().success(), "{noun}");
+        }
+        // Not on a terminal: nothing but lines.
+        let mut command = tunless.command(&["nodes", "list", "-w=10ms"]).unwrap();
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let printed: Vec<String> = lines.by_ref().take(4).map(Result::unwrap).collect();
+        assert!(printed[0].starts_with("NODE ") && printed[2].starts_with("NODE "), "{printed:?}");
+        assert!(printed[1].starts_with("172.16.35.4 "), "{printed:?}");
+        drop(lines);
+        assert!(child.wait().unwrap().success());
+        // What ends a list ends its watch.
+        let nowhere = tunless.run(&["nodes", "list", "-w=10ms", "--bpffs", "/sys/fs/bpf/nowhere"]);
+        let nowhere = nowhere.unwrap();
+        assert_eq!(nowhere.status, Some(1));
+        assert!(nowhere.stderr.contains("nothing is pinned at"), "{}", nowhere.stderr);
+        let never = tunless.run(&["nodes", "list", "-w=0"]).unwrap();
+        assert_eq!(never.status, Some(2), "{}", never.stderr);
+    });
+}
+
+#[test]
+fn counters_show_what_drops_and_how_fast() {
+    Scene::new(lab(), Setup::OFF).case(|scene| {
+        scene.warm_up();
+        let daemon = &scene.daemon2;
+        let drops = daemon.cli_json(&["counters", "list", "--drops"]).unwrap();
+        let dropping = Reason::ALL.iter().filter(|reason| reason.verdict() == Verdict::Dropped);
+        let names = |items: &Value| -> Vec<String> {
+            let items = items["items"].as_array().unwrap().iter();
+            items.map(|item| item["reason"].as_str().unwrap().to_owned()).collect()
+        };
+        let expected: Vec<String> = dropping.map(ToString::to_string).collect();
+        assert_eq!(names(&drops), expected);
+        let nothing = daemon.cli(&["counters", "list", "--drops"]).unwrap();
+        assert_eq!((nothing.status, nothing.stdout.as_str()), (Some(0), ""), "none was dropped");
+
+        let rates = daemon.cli_json(&["counters", "list", "--rate=10ms"]).unwrap();
+        let first = &rates["items"][0];
+        assert_eq!(
+            (&first["reason"], &first["packets_per_second"]),
+            (&json!("pod_encapsulated"), &json!(0.0)),
+            "the fast path is off"
+        );
+        let table = daemon.cli(&["counters", "list", "--rate=10ms"]).unwrap().stdout;
+        let header = table.lines().next().unwrap();
+        for column in ["HOOK", "PACKETS/S", "BYTES/S"] {
+            assert!(header.contains(column), "{header}");
+        }
+        let plain = daemon.cli(&["counters", "list"]).unwrap().stdout;
+        assert!(!plain.lines().next().unwrap().contains("/S"), "{plain}");
+        assert!(plain.contains("tunnel device, tc egress"), "{plain}");
+    });
+}
+
+/// A refused file is not what the daemon uses.
+#[test]
+fn the_active_configuration_is_shown() {
+    Scene::new(lab(), Setup::OFF).case(|scene| {
+        let daemon = &mut scene.daemon2;
+        let show = |daemon: &tunless_lab::Daemon, args: &[&str]| {
+            let output = daemon.cli(&[&["config", "show", "-o", "json"], args].concat()).unwrap();
+            (output.status, serde_json::from_str::<Value>(&output.stdout).unwrap_or_default())
+        };
+        let (status, active) = show(daemon, &["--active"]);
+        assert_eq!((status, &active["fastpath"]), (Some(0), &json!("off")));
+        assert_eq!(show(daemon, &[]), (Some(0), active.clone()));
+        let good = std::fs::read_to_string(daemon.config_path()).unwrap();
+        daemon.rewrite_config(&format!("{good}colour: red\n")).unwrap();
+        until("the file is refused", SOON, || {
+            daemon.log().contains("unknown field `colour`").then_some(())
+        });
+        assert_eq!(show(daemon, &["--active"]), (Some(0), active));
+        assert_eq!(show(daemon, &[]).0, Some(1), "the file itself is refused");
+        daemon.rewrite_config(&good).unwrap();
+
+        let version = daemon.cli_json(&["version"]).unwrap();
+        assert_eq!(version["daemon"]["version"], version["version"]);
+        assert_eq!(version["daemon"]["pid"], daemon.pid().unwrap());
+        assert_eq!(version["daemon"]["abi"], version["abi"]);
+        assert_eq!(version["serving"], version["abi"]);
+    });
+    let lab = lab().build().unwrap();
+    let tunless = Tunless::new(&lab.node2, None);
+    let never = tunless.run(&["config", "show", "--active"]).unwrap();
+    assert_eq!(never.status, Some(1));
+    assert!(never.stderr.contains("no daemon has accepted a configuration"), "{}", never.stderr);
+    let version = tunless.json(&["version"]).unwrap();
+    assert_eq!((&version["daemon"], &version["serving"]), (&Value::Null, &Value::Null));
+}
