@@ -7,6 +7,7 @@ use std::{
 };
 
 use etherparse::Ipv4HeaderSlice;
+use serde_json::json;
 use tunless_lab::{
     Lab, LabBuilder, Netns, Pod,
     addr::CALI_MAC,
@@ -117,7 +118,7 @@ fn a_pod_hears_that_there_is_no_way_to_the_other() {
     });
 }
 
-/// What a person sees, in a pod and on the node.
+/// What a person sees, in a pod and on the node, and in the list of nodes.
 #[test]
 fn ping_says_so() {
     Scene::each_of(&SOME, &lab(), |scene| {
@@ -130,6 +131,13 @@ fn ping_says_so() {
             let said = |trouble: &Trouble| matches!(trouble, Trouble::Other { text, .. } if text == "Destination Host Unreachable");
             assert!(report.troubles.iter().any(said), "{}", report.text);
         }
+        let from = json!(node2.gateway);
+        let answer = scene.daemon2.wait_json(&["nodes", "list"], SOON, |answer| {
+            let error = &answer["items"][0]["last_error"];
+            error["what"] == "host unreachable" && error["from"] == from
+        });
+        let nodes = answer.unwrap();
+        assert_eq!(nodes["items"][0]["prefixes"], json!([node1.block]));
         router.ip(&format!("route del unreachable {}/32", node1.ip)).unwrap();
     });
 }

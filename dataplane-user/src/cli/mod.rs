@@ -275,7 +275,7 @@ impl Cli {
                 block_on(routes_diff::diff(&global.config, bpffs, format, timeout))
             }
             Command::Nodes(NodesCommand::List(watch)) => {
-                watch.run(|| nodes::list(&global.maps()?, format))
+                watch.run(|| nodes::list(&global.pins()?, &global.maps()?, format))
             }
             Command::Endpoints(EndpointsCommand::List(watch)) => {
                 watch.run(|| endpoints::list(&global.maps()?, format))

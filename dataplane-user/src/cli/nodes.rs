@@ -1,14 +1,23 @@
 //! `tunless nodes …`
 
-use std::net::Ipv4Addr;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    time::Duration,
+};
 
 use anyhow::Result;
 use dataplane_common::{Ipv4Be, Mtu, Node};
+use ipnet::Ipv4Net;
 use serde::Serialize;
 
 use crate::{
-    bpf::Maps,
+    bpf::{Maps, Pins},
     clock,
+    daemon::{
+        report::{State, unix_now},
+        underlay_errors::{HeardError, LatestErrors},
+    },
     exit::Exit,
     output::{self, Format, Row},
 };
@@ -16,6 +25,8 @@ use crate::{
 #[derive(Serialize)]
 struct NodeItem {
     node: Ipv4Addr,
+    /// Pod CIDRs there.
+    prefixes: BTreeSet<Ipv4Net>,
     /// `None` while the kernel has no way to it, or IPsec protects it.
     interface: Option<String>,
     /// Whether IPsec protects it: the programs send nothing to it and accept nothing from it.
@@ -29,11 +40,21 @@ struct NodeItem {
     decap_bytes: u64,
     /// Seconds since a packet last came from it.
     last_seen_seconds: Option<f64>,
+    /// The latest error of the underlay about packets to it; `null`: none since the daemon started.
+    last_error: Option<LastError>,
+}
+
+#[derive(Serialize)]
+struct LastError {
+    from: Ipv4Addr,
+    what: String,
+    seconds_ago: u64,
 }
 
 impl Row for NodeItem {
     const COLUMNS: &'static [&'static str] = &[
         "NODE",
+        "PODS",
         "DEV",
         "MTU",
         "NEXT HOP",
@@ -42,12 +63,14 @@ impl Row for NodeItem {
         "DECAP PACKETS",
         "DECAP BYTES",
         "LAST SEEN",
+        "LAST ERROR",
     ];
 
     fn cells(&self) -> Vec<String> {
         let dash = || "-".to_owned();
         vec![
             self.node.to_string(),
+            prefixes(&self.prefixes),
             match &self.interface {
                 Some(interface) => interface.clone(),
                 None if self.protected => "IPsec".into(),
@@ -60,38 +83,87 @@ impl Row for NodeItem {
             self.decap_packets.to_string(),
             self.decap_bytes.to_string(),
             self.last_seen_seconds.map_or_else(|| "never".into(), |ago| format!("{ago:.1}s ago")),
+            self.last_error.as_ref().map_or_else(dash, |LastError { from, what, seconds_ago }| {
+                format!("{what} ({from}), {} ago", output::age(*seconds_ago))
+            }),
         ]
     }
 }
 
-pub fn list(maps: &Maps, format: Format) -> Result<Exit> {
+/// The first, and how many more there are.
+fn prefixes(all: &BTreeSet<Ipv4Net>) -> String {
+    match (all.first(), all.len()) {
+        (None, _) => "-".to_owned(),
+        (Some(first), 1) => first.to_string(),
+        (Some(first), count) => format!("{first} +{}", count - 1),
+    }
+}
+
+/// All nodes, by address.
+pub fn list(pins: &Pins, maps: &Maps, format: Format) -> Result<Exit> {
     let mut nodes: Vec<(Ipv4Addr, Node)> = maps
         .nodes
         .iter()
         .map(|entry| entry.map(|(address, (node, _))| (address.into(), node)))
         .collect::<Result<_, _>>()?;
     nodes.sort_unstable_by_key(|(address, _)| *address);
-    let now = clock::monotonic();
-    let items: Vec<NodeItem> = nodes.iter().map(|(at, node)| item(maps, *at, node, now)).collect();
+    let mut carried: BTreeMap<Ipv4Addr, BTreeSet<Ipv4Net>> = BTreeMap::new();
+    for (prefix, route) in maps.all_routes()? {
+        if route.is_destination() {
+            carried.entry(route.node.into()).or_default().insert(prefix);
+        }
+    }
+    // What the daemon heard is an extra: the maps say the rest.
+    let errors = State::read(pins).ok().flatten().map(|state| state.underlay_errors);
+    let known = Known { carried, errors: errors.unwrap_or_default(), now: clock::monotonic() };
+    let items: Vec<NodeItem> = nodes.iter().map(|(at, node)| known.item(maps, *at, node)).collect();
     output::list(format, &items)?;
     Ok(Exit::Ok)
 }
 
-fn item(maps: &Maps, address: Ipv4Addr, node: &Node, now: std::time::Duration) -> NodeItem {
-    let counters = maps.node_counter(Ipv4Be::from(address)).unwrap_or_default();
-    let reachable = !node.hop.ifindex.is_none();
-    let seen = std::time::Duration::from_nanos(counters.last_seen);
-    NodeItem {
-        node: address,
-        protected: node.is_protected(),
-        interface: reachable.then(|| super::interface_name(node.hop.ifindex)),
-        mtu: reachable.then_some(node.mtu),
-        next_hop_mac: node.hop.destination.is_known().then(|| node.hop.destination.to_string()),
-        encap_packets: counters.encap.packets,
-        encap_bytes: counters.encap.bytes,
-        decap_packets: counters.decap.packets,
-        decap_bytes: counters.decap.bytes,
-        last_seen_seconds: (counters.last_seen != 0)
-            .then(|| now.saturating_sub(seen).as_secs_f64()),
+/// What is known of nodes beside the map of nodes.
+struct Known {
+    carried: BTreeMap<Ipv4Addr, BTreeSet<Ipv4Net>>,
+    errors: LatestErrors,
+    now: Duration,
+}
+
+impl Known {
+    fn item(&self, maps: &Maps, address: Ipv4Addr, node: &Node) -> NodeItem {
+        let counters = maps.node_counter(Ipv4Be::from(address)).unwrap_or_default();
+        let reachable = !node.hop.ifindex.is_none();
+        let seen = Duration::from_nanos(counters.last_seen);
+        NodeItem {
+            node: address,
+            prefixes: self.carried.get(&address).cloned().unwrap_or_default(),
+            protected: node.is_protected(),
+            interface: reachable.then(|| super::interface_name(node.hop.ifindex)),
+            mtu: reachable.then_some(node.mtu),
+            next_hop_mac: node.hop.destination.is_known().then(|| node.hop.destination.to_string()),
+            encap_packets: counters.encap.packets,
+            encap_bytes: counters.encap.bytes,
+            decap_packets: counters.decap.packets,
+            decap_bytes: counters.decap.bytes,
+            last_seen_seconds: (counters.last_seen != 0)
+                .then(|| self.now.saturating_sub(seen).as_secs_f64()),
+            last_error: self.errors.get(&address).map(|HeardError { from, what, at }| LastError {
+                from: *from,
+                what: what.clone(),
+                seconds_ago: unix_now().saturating_sub(*at),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_prefixes_are_counted() {
+        let all = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        assert_eq!(prefixes(&all(&[])), "-");
+        assert_eq!(prefixes(&all(&["10.20.42.0/26"])), "10.20.42.0/26");
+        assert_eq!(prefixes(&all(&["10.20.43.0/26", "10.20.42.0/26"])), "10.20.42.0/26 +1");
     }
 }

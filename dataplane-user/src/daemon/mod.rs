@@ -27,7 +27,7 @@ mod service;
 mod spread;
 mod start;
 pub mod survey;
-mod underlay_errors;
+pub mod underlay_errors;
 mod wakes;
 mod weigh;
 
@@ -184,6 +184,10 @@ impl Daemon {
             }
             Wake::Http(trouble) => {
                 self.reporter.set(Stage::Http, trouble.into_iter().collect());
+                self.reporter.publish();
+                None
+            }
+            Wake::UnderlayError => {
                 self.reporter.publish();
                 None
             }

@@ -130,6 +130,7 @@ async fn start(path: &Path, bpffs: Option<&Path>) -> Result<Daemon> {
     let scope = watch::Sender::<Scope>::default();
     // Before packets go out about which there could be errors.
     let underlay_errors = UnderlayErrors::listen(scope.subscribe());
+    reporter.set_underlay_errors(underlay_errors.latest());
     let observer = Observer::new(kernel);
     let observer = if underlay_errors.are_unheard() { observer.deaf() } else { observer };
     let watch = ConfigWatch::new(path, decider.file().text())?;

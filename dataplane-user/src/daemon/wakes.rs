@@ -6,12 +6,16 @@ use anyhow::{Context as _, Result};
 use dataplane_common::Mtu;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
     time::{Instant, sleep_until},
 };
 
 use super::{
-    config_watch::ConfigWatch, debounce::Debounced, http::Troubles, report::Problem,
-    underlay_errors::UnderlayErrors,
+    config_watch::ConfigWatch,
+    debounce::Debounced,
+    http::Troubles,
+    report::Problem,
+    underlay_errors::{LatestErrors, UnderlayErrors},
 };
 use crate::{
     kernel::{Announcements, Changes, Events},
@@ -25,6 +29,8 @@ const RULES: Duration = Duration::from_millis(200);
 /// How soon the kernel is asked again for the path to a node whose path has become
 /// too narrow: the error reaches us a moment before the kernel has drawn its conclusion.
 const PATHS: Duration = Duration::from_millis(20);
+/// How soon an error of the underlay is in the report.
+const ERRORS: Duration = Duration::from_millis(250);
 
 /// What woke the daemon.
 pub enum Wake {
@@ -44,6 +50,8 @@ pub enum Wake {
     Policies,
     /// Outer packets were too big for the paths to these nodes, which take no more than so much.
     Narrowed(BTreeMap<Ipv4Addr, Mtu>),
+    /// The underlay reported that packets do not get to a node.
+    UnderlayError,
     /// The configuration file was saved.
     File,
     /// SIGHUP.
@@ -83,6 +91,8 @@ pub struct Wakes {
     policies: Debounced<()>,
     underlay_errors: UnderlayErrors,
     narrowed: Debounced<BTreeMap<Ipv4Addr, Mtu>>,
+    latest_errors: watch::Receiver<LatestErrors>,
+    errors: Debounced<()>,
     reports: Reports,
     troubles: Troubles,
     /// The configuration file.
@@ -114,6 +124,8 @@ impl Wakes {
             // A kernel without xfrm has no policies either.
             policy_events: Announcements::of_xfrm().ok(),
             policies: Debounced::new(GATHER),
+            latest_errors: underlay_errors.latest(),
+            errors: Debounced::new(ERRORS),
             underlay_errors,
             narrowed: Debounced::new(PATHS),
             reports,
@@ -175,6 +187,11 @@ impl Wakes {
                     });
                 }
                 () = self.narrowed.due() => return Ok(Wake::Narrowed(self.narrowed.take())),
+                Ok(()) = self.latest_errors.changed() => self.errors.add(|()| ()),
+                () = self.errors.due() => {
+                    self.errors.take();
+                    return Ok(Wake::UnderlayError);
+                }
                 trouble = self.troubles.changed() => return Ok(Wake::Http(trouble)),
                 () = self.watch.changed() => return Ok(Wake::File),
                 _ = self.hangup.recv() => return Ok(Wake::Hangup),

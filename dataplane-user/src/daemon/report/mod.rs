@@ -27,7 +27,7 @@ pub use self::{
     work::{Last, Work},
 };
 use self::{ledger::Ledger, pace::Pace};
-use super::{decide::Decision, service};
+use super::{decide::Decision, service, underlay_errors::LatestErrors};
 use crate::{
     bpf::{Attachment, Pins, Programs},
     clock,
@@ -69,6 +69,7 @@ pub struct Reporter {
     written: Option<Arc<State>>,
     /// The same for the thread that serves metrics and health.
     shared: watch::Sender<Arc<State>>,
+    underlay_errors: Option<watch::Receiver<LatestErrors>>,
     pace: Pace,
 }
 
@@ -89,6 +90,7 @@ impl Reporter {
             decided: None,
             spread: None,
             sources: SourcesStatus::default(),
+            underlay_errors: LatestErrors::new(),
             work: Work::begun(),
         };
         let starting = Problem::new(Code::Starting, "", "the daemon has not reconciled yet");
@@ -101,6 +103,7 @@ impl Reporter {
             shared: watch::Sender::new(Arc::new(state.clone())),
             state,
             written: None,
+            underlay_errors: None,
             pace: Pace::default(),
         }
     }
@@ -162,6 +165,11 @@ impl Reporter {
         self.state.decided.as_ref()
     }
 
+    /// Where the latest errors of the underlay are found.
+    pub fn set_underlay_errors(&mut self, errors: watch::Receiver<LatestErrors>) {
+        self.underlay_errors = Some(errors);
+    }
+
     /// Over which CPUs received packets are spread.
     pub fn set_spread(&mut self, cpus: Option<Cpus>) {
         self.state.spread = cpus;
@@ -194,6 +202,9 @@ impl Reporter {
         let problems = self.found.values().flatten().cloned();
         self.ledger.update(problems, unix_now()).log();
         self.state.problems = self.ledger.problems();
+        if let Some(errors) = &self.underlay_errors {
+            self.state.underlay_errors.clone_from(&errors.borrow());
+        }
         let Some(written) = &self.written else {
             return self.write();
         };

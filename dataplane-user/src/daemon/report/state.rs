@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use dataplane_common::{IfIndex, Mtu};
 use serde::{Deserialize, Serialize};
 
-use super::{Problem, Work};
+use super::{super::underlay_errors::LatestErrors, Problem, Work};
 use crate::{
     bpf::{Attachment, Pins},
     config::{Fastpath, Spoof},
@@ -53,6 +53,9 @@ pub struct State {
     pub spread: Option<Cpus>,
     /// The sources of routes.
     pub sources: SourcesStatus,
+    /// The latest error of the underlay about packets to each node.
+    #[serde(default)]
+    pub underlay_errors: LatestErrors,
     /// What it has done since it started.
     #[serde(default)]
     pub work: Work,
@@ -178,6 +181,7 @@ impl State {
             decided: None,
             spread: None,
             sources: SourcesStatus::default(),
+            underlay_errors: LatestErrors::new(),
             work: Work::default(),
         }
     }
@@ -237,6 +241,7 @@ mod tests {
             }),
             spread: Some(Cpus([0, 2].into())),
             sources: SourcesStatus::default(),
+            underlay_errors: LatestErrors::new(),
             work: Work {
                 started: 1,
                 last: Some(Last { at: 2.5, seconds: 0.25 }),

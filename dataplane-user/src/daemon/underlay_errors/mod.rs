@@ -17,12 +17,14 @@ mod scope;
 mod socket;
 
 use std::{
+    collections::BTreeMap,
     future::pending,
     net::Ipv4Addr,
     time::{Duration, Instant},
 };
 
 use dataplane_common::Mtu;
+use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{mpsc, watch},
     time::sleep,
@@ -30,11 +32,12 @@ use tokio::{
 
 use self::{
     limit::Limit,
-    relay::{Consequence, judge},
+    relay::{Consequence, judge, reported},
     socket::IcmpSocket,
 };
 
 pub use self::scope::Scope;
+use super::report::unix_now;
 
 /// At most so many messages are read at a time …
 const BATCH: usize = 64;
@@ -48,13 +51,29 @@ const WAITING: usize = 64;
 /// The daemon's end.
 pub struct UnderlayErrors {
     narrowed: mpsc::Receiver<(Ipv4Addr, Mtu)>,
+    latest: watch::Receiver<LatestErrors>,
     is_deaf: bool,
+}
+
+/// The latest error about packets to each node.
+pub type LatestErrors = BTreeMap<Ipv4Addr, HeardError>;
+
+/// An error of the underlay that was heard.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+pub struct HeardError {
+    /// Who reported it.
+    pub from: Ipv4Addr,
+    /// What, for people.
+    pub what: String,
+    /// When, Unix seconds.
+    pub at: u64,
 }
 
 impl UnderlayErrors {
     /// Listens from now on, and judges by what `scope` holds at the time.
     pub fn listen(scope: watch::Receiver<Scope>) -> Self {
         let (sender, narrowed) = mpsc::channel(WAITING);
+        let (errors, latest) = watch::channel(LatestErrors::new());
         let socket = IcmpSocket::open().inspect_err(|error| {
             tracing::warn!(
                 "no raw socket for ICMP, so pods hear of no errors of the underlay, and path MTUs are \
@@ -63,14 +82,19 @@ impl UnderlayErrors {
         });
         let is_deaf = socket.is_err();
         if let Ok(socket) = socket {
-            drop(tokio::spawn(serve(socket, scope, sender)));
+            drop(tokio::spawn(serve(socket, scope, sender, errors)));
         }
-        Self { narrowed, is_deaf }
+        Self { narrowed, latest, is_deaf }
     }
 
     /// Returns whether no message is heard.
     pub fn are_unheard(&self) -> bool {
         self.is_deaf
+    }
+
+    /// The latest error about each node.
+    pub fn latest(&self) -> watch::Receiver<LatestErrors> {
+        self.latest.clone()
     }
 
     /// Waits for a node the path to which takes no more than so much.
@@ -86,6 +110,7 @@ async fn serve(
     socket: IcmpSocket,
     scope: watch::Receiver<Scope>,
     narrowed: mpsc::Sender<(Ipv4Addr, Mtu)>,
+    errors: watch::Sender<LatestErrors>,
 ) {
     let mut limit = Limit::default();
     // No packet is longer, and a checksum is over the whole of it.
@@ -102,7 +127,10 @@ async fn serve(
             let consequence = judge(&buffer[..length], &scope.borrow());
             match consequence {
                 Ok(Consequence::AskAgain { node, mtu }) => drop(narrowed.try_send((node, mtu))),
-                Ok(Consequence::Tell { to, message }) => {
+                Ok(Consequence::Tell { node, to, message }) => {
+                    errors.send_modify(|latest| {
+                        note(latest, node, &buffer[..length], &scope.borrow());
+                    });
                     if !limit.allows(to, Instant::now()) {
                         tracing::debug!("an error for {to} is not relayed: too many");
                     } else if let Err(error) = socket.send(&message, to) {
@@ -114,4 +142,11 @@ async fn serve(
         }
         sleep(PAUSE).await;
     }
+}
+
+/// Keeps an error; those about nodes that are gone are forgotten.
+fn note(latest: &mut LatestErrors, node: Ipv4Addr, packet: &[u8], scope: &Scope) {
+    let Some((from, what)) = reported(packet) else { return };
+    latest.retain(|node, _| scope.knows(*node));
+    latest.insert(node, HeardError { from, what: what.to_owned(), at: unix_now() });
 }

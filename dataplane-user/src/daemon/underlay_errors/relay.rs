@@ -49,6 +49,8 @@ pub enum Consequence {
     },
     /// An ICMP message is due.
     Tell {
+        /// The outer destination.
+        node: Ipv4Addr,
         /// The sender of the inner packet.
         to: Ipv4Addr,
         /// From the ICMP header on.
@@ -86,6 +88,19 @@ pub enum Ignored {
     /// RFC 1122 §3.2.2.
     #[error("no error may be sent about such a packet")]
     NoErrorAllowed,
+}
+
+/// Who reports what by an ICMP packet, from its IP header on, of which something follows.
+#[must_use]
+pub fn reported(packet: &[u8]) -> Option<(Ipv4Addr, &'static str)> {
+    let (ip, payload) = split(packet).ok()?;
+    let what = match Icmpv4Slice::from_slice(payload).ok()?.icmp_type() {
+        Icmpv4Type::TimeExceeded(_) => "TTL exceeded",
+        Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Network) => "network unreachable",
+        Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Protocol) => "protocol 4 refused",
+        _ => "host unreachable",
+    };
+    Some((ip.source_addr(), what))
 }
 
 /// What an ICMP packet of the underlay, from its IP header on, leads to.
@@ -231,7 +246,8 @@ fn tell(
     let quoted = &quoted[..length.min(QUOTED)];
     let kind = Icmpv4Type::DestinationUnreachable(what(destination));
     let header = Icmpv4Header::with_checksum(kind, quoted).to_bytes();
-    Ok(Consequence::Tell { to: inner.source_addr(), message: [header.as_slice(), quoted].concat() })
+    let message = [header.as_slice(), quoted].concat();
+    Ok(Consequence::Tell { node, to: inner.source_addr(), message })
 }
 
 /// RFC 1122 §3.2.2: not about errors, nor to many, nor for later fragments.

@@ -70,7 +70,21 @@ fn judge_inner(inner: &Packet) -> Result<Consequence, Ignored> {
 /// The message with type 3 and this code, about these bytes.
 fn told(to: Ipv4Addr, code: u8, quoted: &[u8]) -> Result<Consequence, Ignored> {
     let message = error(NODE, 3, code, [0; 4], quoted).payload;
-    Ok(Consequence::Tell { to, message })
+    Ok(Consequence::Tell { node: PEER, to, message })
+}
+
+#[test]
+fn who_reports_what_is_read() {
+    for (kind, code, what) in [
+        (3, 0, "network unreachable"),
+        (3, 1, "host unreachable"),
+        (3, 2, "protocol 4 refused"),
+        (11, 0, "TTL exceeded"),
+    ] {
+        let packet = error(ROUTER, kind, code, [0; 4], &outer(&inner()).bytes());
+        assert_eq!(reported(&packet.bytes()), Some((ROUTER, what)));
+    }
+    assert_eq!(reported(&[0x45]), None);
 }
 
 /// RFC 2003 §4, line by line, and what the RFC could not know.
