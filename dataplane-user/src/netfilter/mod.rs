@@ -6,6 +6,7 @@
 //! and then.
 
 pub mod conntrack;
+mod lease_fitness;
 pub mod legacy;
 pub mod limits;
 pub mod outer;
@@ -15,6 +16,7 @@ mod services;
 pub mod unanswered;
 
 pub use self::{
+    lease_fitness::LeaseFitness,
     rules::{Listing, MarkRules, TABLE, check, list, remove},
     service_rules::{Chains, ServiceRules},
     services::{Obstacle, ServiceFitness},

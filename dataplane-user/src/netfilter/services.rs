@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use super::{
     conntrack::{self, ESTABLISHED, Timers},
+    lease_fitness::{LeaseFitness, Standing},
     service_rules::{Chains, ServiceRules},
 };
 
@@ -109,10 +110,20 @@ impl Obstacle {
 }
 
 /// What is known of a host for leases of Services.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct ServiceFitness {
-    /// What stands against them.
-    pub against: BTreeSet<Obstacle>,
+pub type ServiceFitness = LeaseFitness<Obstacle>;
+
+impl Standing for Obstacle {
+    fn refused(why: String) -> Self {
+        Self::Table(why)
+    }
+
+    fn is_refused(&self) -> bool {
+        matches!(self, Self::Table(_))
+    }
+
+    fn is_mark(&self) -> bool {
+        matches!(self, Self::Mark(..))
+    }
 }
 
 /// Lists chains, each with its table.
@@ -142,32 +153,6 @@ impl ServiceFitness {
                 self.against.insert(Obstacle::Unreadable(why));
             }
         }
-        self
-    }
-
-    /// Returns whether the bit of the packet mark is another program's, which the programs have to leave
-    /// alone.
-    #[must_use]
-    pub fn is_mark_taken(&self) -> bool {
-        self.against.iter().any(|obstacle| matches!(obstacle, Obstacle::Mark(..)))
-    }
-
-    /// Adds that nft refuses the rules for Services, if it does.
-    #[must_use]
-    pub fn with_table(mut self, checked: Result<()>) -> Self {
-        if let Err(error) = checked {
-            self.against.insert(Obstacle::Table(format!("{error:#}")));
-        }
-        self
-    }
-
-    /// Adds what `before` has of [`Self::with_table`]. To ask nft costs: the kernel registers the rules' hook
-    /// and takes it back, and with any hook that goes it drops all packets that wait in an NFQUEUE
-    /// (`nf_queue_nf_hook_drop`).
-    #[must_use]
-    pub fn with_table_of(mut self, before: &Self) -> Self {
-        let refused = before.against.iter().filter(|it| matches!(it, Obstacle::Table(_)));
-        self.against.extend(refused.cloned());
         self
     }
 
@@ -259,9 +244,6 @@ mod tests {
         assert!(said.contains("is unknown: no dump"), "{said}");
         let refused = ServiceFitness::default().with_table(Err(anyhow::anyhow!("no such key")));
         assert!(refused.against.first().unwrap().to_string().contains("no such key"));
-        let later = ServiceFitness::default;
-        assert_eq!(later().with_table_of(&unknown), later());
-        assert_eq!(later().with_table_of(&refused), refused);
     }
 
     #[test]

@@ -11,7 +11,12 @@ use std::{
 
 use anyhow::Result;
 
-use super::{limits, service_rules::Chains, services::places};
+use super::{
+    lease_fitness::{LeaseFitness, Standing},
+    limits,
+    service_rules::Chains,
+    services::places,
+};
 use crate::{
     kernel::{Expression, Rule},
     output::count,
@@ -34,10 +39,20 @@ pub enum Obstacle {
 }
 
 /// What is known of a host for leases of flows without an answer.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct UnansweredFitness {
-    /// What stands against them.
-    pub against: BTreeSet<Obstacle>,
+pub type UnansweredFitness = LeaseFitness<Obstacle>;
+
+impl Standing for Obstacle {
+    fn refused(why: String) -> Self {
+        Self::Table(why)
+    }
+
+    fn is_refused(&self) -> bool {
+        matches!(self, Self::Table(_))
+    }
+
+    fn is_mark(&self) -> bool {
+        matches!(self, Self::Mark(..))
+    }
 }
 
 impl UnansweredFitness {
@@ -62,28 +77,6 @@ impl UnansweredFitness {
         if !chains.is_empty() {
             self.against.insert(Obstacle::Mark(bit, chains.clone()));
         }
-        self
-    }
-
-    /// Returns whether that bit is another program's, which ours have to leave alone.
-    #[must_use]
-    pub fn is_mark_taken(&self) -> bool {
-        self.against.iter().any(|obstacle| matches!(obstacle, Obstacle::Mark(..)))
-    }
-
-    /// Adds that nft refuses the rules for such flows, if it does.
-    #[must_use]
-    pub fn with_table(mut self, checked: Result<()>) -> Self {
-        self.against.extend(checked.err().map(|error| Obstacle::Table(format!("{error:#}"))));
-        self
-    }
-
-    /// Adds what `before` has of [`Self::with_table`], as
-    /// [`ServiceFitness::with_table_of`](super::ServiceFitness::with_table_of) does.
-    #[must_use]
-    pub fn with_table_of(mut self, before: &Self) -> Self {
-        let refused = before.against.iter().filter(|it| matches!(it, Obstacle::Table(_)));
-        self.against.extend(refused.cloned());
         self
     }
 }
