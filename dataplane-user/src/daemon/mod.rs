@@ -19,6 +19,7 @@ pub mod failed_start;
 mod http;
 mod lock;
 pub mod observe;
+pub mod outside;
 pub mod preview;
 mod reconcile;
 mod reload;
