@@ -11,6 +11,7 @@ pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod desired;
+pub mod doctor;
 pub mod exit;
 pub mod kernel;
 pub mod logging;

@@ -18,6 +18,8 @@ mod cli;
 mod cli_lists;
 mod config;
 mod daemon;
+mod doctor;
+mod doctor_peer;
 mod errors;
 mod flowtable;
 mod frames;

@@ -6,6 +6,8 @@ mod again;
 mod busy;
 #[path = "scene/counters.rs"]
 pub mod counters;
+#[path = "scene/examined.rs"]
+pub mod examined;
 #[path = "scene/hostile.rs"]
 pub mod hostile;
 #[path = "scene/leased.rs"]

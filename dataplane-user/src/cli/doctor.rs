@@ -1,0 +1,59 @@
+//! `tunless doctor`
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::{
+    bpf::Pins,
+    doctor::{self, Row, Verdict},
+    exit::Exit,
+    output::{self, Format},
+};
+
+/// Examines this node, and the peers; exit code 3 if a row fails.
+pub async fn doctor(pins: &Pins, config: &Path, peers: &[String], format: Format) -> Result<Exit> {
+    let rows = doctor::examine(pins, config, peers).await;
+    match format {
+        Format::Table => output::text(&describe(&rows))?,
+        Format::Wide | Format::Json | Format::Yaml => output::list(format, &rows)?,
+    }
+    let is_well = rows.iter().all(|row| row.verdict != Verdict::Fail);
+    Ok(if is_well { Exit::Ok } else { Exit::No })
+}
+
+/// A line for each row, and one with what to do.
+fn describe(rows: &[Row]) -> String {
+    let mut lines = Vec::new();
+    let width = rows.iter().map(|row| row.check.as_str().len()).max().unwrap_or_default();
+    for Row { check, verdict, subject, what, remedy } in rows {
+        let place = if subject.is_empty() { String::new() } else { format!("{subject}: ") };
+        lines.push(format!("{} {:<width$}  {place}{what}", verdict.as_str(), check.as_str()));
+        lines.extend(remedy.as_ref().map(|remedy| format!("     {:<width$}  → {remedy}", "")));
+    }
+    let count = |wanted| rows.iter().filter(|row| row.verdict == wanted).count();
+    let (failed, warned) = (count(Verdict::Fail), count(Verdict::Warn));
+    let rows = output::count(rows.len(), "row");
+    lines.push(format!("{rows}: {failed} failed, {}", output::count(warned, "warning")));
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Check;
+
+    #[test]
+    fn a_remedy_stands_under_its_row() {
+        let rows = [
+            Row::pass(Check::Kernel, "6.12"),
+            Row::new(Check::Peers, Verdict::Fail, "172.16.35.4", "never heard").remedy("ask it"),
+        ];
+        assert_eq!(
+            describe(&rows),
+            "PASS kernel  6.12\n\
+             FAIL peers   172.16.35.4: never heard\n             → ask it\n\
+             2 rows: 1 failed, 0 warnings"
+        );
+    }
+}
