@@ -37,6 +37,7 @@ use crate::{
 /// Examines the node with these pins, and the peers. `config`: its file, which counts where
 /// tunless was never started.
 pub async fn examine(pins: &Pins, config: &Path, peers: &[String]) -> Vec<Row> {
+    let watch = local::Watch::begin();
     let mut rows = vec![facts::kernel(), facts::capabilities_here()];
     rows.extend(local::place(pins));
     match outside::look(pins).await {
@@ -51,7 +52,9 @@ pub async fn examine(pins: &Pins, config: &Path, peers: &[String]) -> Vec<Row> {
             if is_untouched(&outside) {
                 rows.extend(foreseen(config, pins).await);
             }
-            rows.extend(local::rows(&outside));
+            // Before packets of our own may be among them.
+            let drops = watch.end().await;
+            rows.extend(local::rows(&outside, drops));
             for peer in peers {
                 rows.extend(peer::examine(&outside, peer).await);
             }

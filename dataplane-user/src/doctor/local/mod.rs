@@ -9,6 +9,7 @@ mod pod_mtu;
 mod rp_filter;
 mod spoofs;
 
+pub use self::rp_filter::Watch;
 use super::{Check, Row, Verdict};
 use crate::{bpf::Pins, daemon::outside::Outside};
 
@@ -19,8 +20,8 @@ pub fn place(pins: &Pins) -> Option<Row> {
     Some(Row::new(Check::Pins, Verdict::Fail, place, format!("{error:#}")))
 }
 
-/// All of them.
-pub fn rows(outside: &Outside) -> Vec<Row> {
+/// All of them. `drops`: how many packets `rp_filter` was seen to drop.
+pub fn rows(outside: &Outside, drops: Option<u64>) -> Vec<Row> {
     let mut rows = Vec::new();
     if let Some(maps) = &outside.maps {
         rows.push(fill::row(maps));
@@ -31,7 +32,7 @@ pub fn rows(outside: &Outside) -> Vec<Row> {
     if let Some(decided) = outside.decided() {
         rows.extend(pod_mtu::row(decided, &outside.host));
         rows.extend(ipsec::rows(decided, outside));
-        rows.extend(rp_filter::rows(decided, outside));
+        rows.extend(rp_filter::rows(decided, outside, drops));
     }
     rows
 }

@@ -2,10 +2,11 @@
 //! (`net/ipv4/fib_frontend.c`, `__fib_validate_source`). Decapsulated packets arrive on the tunnel
 //! device, so the routes to remote pods have to lead there.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, time::Duration};
 
 use dataplane_common::{IfIndex, Route};
 use ipnet::Ipv4Net;
+use tokio::time::Instant;
 
 use super::super::{Check, Row, Verdict};
 use crate::{
@@ -24,19 +25,43 @@ const STRICT: u8 = 1;
 /// So many prefixes have a row of their own.
 const LISTED: usize = 20;
 
-/// Prefixes whose packets the kernel drops on the tunnel device, and a row about what it dropped so
-/// far; or one about what is set.
-pub fn rows(decided: &Decided, outside: &Outside) -> Vec<Row> {
+/// How long the kernel's counter is watched.
+const WATCHED: Duration = Duration::from_secs(1);
+
+/// Watches how many packets `rp_filter` drops on this host.
+#[derive(Clone, Copy, Debug)]
+pub struct Watch {
+    began: Instant,
+    dropped: Option<u64>,
+}
+
+impl Watch {
+    /// Begins.
+    pub fn begin() -> Self {
+        Self { began: Instant::now(), dropped: dropped_so_far() }
+    }
+
+    /// Returns how many packets were dropped since it began, for at least a second; `None`: the
+    /// kernel does not count them.
+    pub async fn end(self) -> Option<u64> {
+        tokio::time::sleep_until(self.began + WATCHED).await;
+        Some(dropped_so_far()?.saturating_sub(self.dropped?))
+    }
+}
+
+fn dropped_so_far() -> Option<u64> {
+    dropped(&fs::read_to_string("/proc/net/netstat").ok()?)
+}
+
+/// Prefixes whose packets the kernel drops on the tunnel device, and a row about what it `drops` now;
+/// or one about what is set.
+pub fn rows(decided: &Decided, outside: &Outside, drops: Option<u64>) -> Vec<Row> {
     let device = decided.tunnel.interface.as_str();
     let (Some((value, from)), Some((tunnel, _)), Some(routes)) =
         (effective(device), outside.host.link(device), &outside.routes)
     else {
-        return vec![Row::new(
-            Check::RpFilter,
-            Verdict::Skip,
-            device,
-            "not looked at: it is missing",
-        )];
+        let what = format!("not looked at: {device} or the map of routes is missing");
+        return vec![Row::new(Check::RpFilter, Verdict::Skip, device, what)];
     };
     let mut rows = Vec::new();
     if value == STRICT {
@@ -48,17 +73,13 @@ pub fn rows(decided: &Decided, outside: &Outside) -> Vec<Row> {
         rows.extend(inside.map(|it| back.row(it.destination, &it.leads)));
         rows.truncate(LISTED);
     }
-    let netstat = fs::read_to_string("/proc/net/netstat").unwrap_or_default();
-    rows.extend(dropped(&netstat).filter(|packets| *packets > 0).map(counted));
+    rows.extend(drops.filter(|packets| *packets > 0).map(counted));
     if rows.is_empty() {
-        rows.push(Row::pass(
-            Check::RpFilter,
-            if value == STRICT {
-                format!("strict on {device}, and the routes back to remote pods lead there")
-            } else {
-                format!("not strict on {device} ({value})")
-            },
-        ));
+        let set = match value {
+            STRICT => format!("strict on {device}, and the routes back to remote pods lead there"),
+            _ => format!("{value} on {device}, so not strict"),
+        };
+        rows.push(Row::pass(Check::RpFilter, set + "; nothing was dropped within a second"));
     }
     rows
 }
@@ -139,11 +160,11 @@ fn dropped(netstat: &str) -> Option<u64> {
 fn counted(packets: u64) -> Row {
     let count = output::count(usize::try_from(packets).unwrap_or(usize::MAX), "packet");
     let what = format!(
-        "rp_filter dropped {count} on this host since it started (`nstat -az TcpExtIPReversePathFilter`): \
-         from pods with a source that is not theirs, or from sources whose route back leads elsewhere"
+        "rp_filter dropped {count} on this host within a second: from pods with a source that is not \
+         theirs, or from sources to which a route back leads elsewhere"
     );
     Row::new(Check::RpFilter, Verdict::Warn, "", what).remedy(
-        "if the number grows: `sysctl -w net.ipv4.conf.all.log_martians=1` logs interface and source",
+        "`sysctl -w net.ipv4.conf.all.log_martians=1` logs interface and source of some of them",
     )
 }
 

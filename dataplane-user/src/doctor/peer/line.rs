@@ -113,7 +113,7 @@ impl Line {
             let deadline = Instant::now() + wait;
             while outcomes.each.iter().any(|outcome| outcome.round_trip.is_none()) {
                 let Some(heard) = self.hear(deadline).await else { break };
-                self.note(heard, &sent, &mut outcomes);
+                note(heard, &sent, &mut outcomes);
             }
             let is_answered = outcomes.each.iter().all(|outcome| outcome.round_trip.is_some());
             if is_answered || sent.is_empty() {
@@ -141,12 +141,13 @@ impl Line {
         Ok(sequence)
     }
 
-    /// The next answer or error; `None` at the deadline.
+    /// The next answer to a request of ours, or error about one; `None` at the deadline.
     pub async fn hear(&mut self, deadline: Instant) -> Option<Heard> {
         loop {
             let received =
                 timeout_at(deadline, self.sockets.receive(&mut self.buffers)).await.ok()?;
-            if let Some(heard) = received.ok().and_then(packet::read) {
+            let heard = received.ok().and_then(packet::read);
+            if let Some(heard) = heard.filter(|heard| self.is_ours(heard)) {
                 return Some(heard);
             }
             if Instant::now() >= deadline {
@@ -155,30 +156,31 @@ impl Line {
         }
     }
 
-    fn note(&self, heard: Heard, sent: &BTreeMap<u16, (usize, Instant)>, outcomes: &mut Outcomes) {
+    /// Whether it is about a request of ours.
+    fn is_ours(&self, heard: &Heard) -> bool {
         match heard {
-            Heard::Reply { id, sequence, is_wrapped } if id == self.id => {
-                let Some((place, at)) = sent.get(&sequence) else { return };
-                let outcome = &mut outcomes.each[*place];
-                if is_wrapped {
-                    outcome.is_wrapped = true;
-                } else {
-                    outcome.round_trip.get_or_insert(at.elapsed());
-                }
+            Heard::Reply { id, sequence, .. } => *id == self.id && self.asked.contains(sequence),
+            Heard::Error(error) => {
+                (error.destination == self.ends.peer || Some(error.destination) == self.pod)
+                    && self.asked.contains(&error.identification)
             }
-            Heard::Error(error) if self.is_about(&error) => {
-                let same = |it: &Error| (it.from, it.what) == (error.from, error.what);
-                if !outcomes.errors.iter().any(same) {
-                    outcomes.errors.push(error);
-                }
-            }
-            Heard::Reply { .. } | Heard::Error(_) => {}
         }
     }
+}
 
-    /// Whether an error is about a request of ours.
-    fn is_about(&self, error: &Error) -> bool {
-        (error.destination == self.ends.peer || Some(error.destination) == self.pod)
-            && self.asked.contains(&error.identification)
+/// Notes what was heard. `sent`: the requests of these outcomes, by sequence number, and when each was sent.
+fn note(heard: Heard, sent: &BTreeMap<u16, (usize, Instant)>, outcomes: &mut Outcomes) {
+    match heard {
+        Heard::Reply { sequence, is_wrapped, .. } => {
+            let Some((place, at)) = sent.get(&sequence) else { return };
+            let outcome = &mut outcomes.each[*place];
+            if is_wrapped {
+                outcome.is_wrapped = true;
+            } else {
+                outcome.round_trip.get_or_insert(at.elapsed());
+            }
+        }
+        Heard::Error(error) if outcomes.errors.contains(&error) => {}
+        Heard::Error(error) => outcomes.errors.push(error),
     }
 }

@@ -179,26 +179,56 @@ async fn forward(line: &mut Line) -> (Option<bool>, Vec<Error>) {
     let (tunnel, plain) = (send(line, Kind::Fragment), send(line, Kind::PlainFragment));
     let began = Instant::now();
     let outcomes = line.ask(&[Shot { kind: Kind::Forward, size: SMALLEST }], WAIT).await;
-    let mut errors = outcomes.errors.clone();
     if outcomes.round_trip().is_some() {
-        return (Some(true), errors);
+        return (Some(true), outcomes.errors);
     }
+    let mut reports = Reports { tunnel, plain, ..Reports::default() };
+    outcomes.errors.into_iter().for_each(|error| reports.take(error));
     let mut deadline = began + REASSEMBLY;
-    let mut has_control = false;
-    while let Some(heard) = line.hear(deadline).await {
-        let Heard::Error(error) = heard else { continue };
-        let is = |sequence: Option<u16>| sequence == Some(error.identification);
-        match error.what {
-            What::Reassembly if is(tunnel) => return (Some(true), errors),
-            What::Reassembly if is(plain) => {
-                has_control = true;
-                deadline = deadline.min(Instant::now() + TOGETHER);
-            }
-            _ if is(tunnel) => errors.push(error),
-            _ => {}
+    while !reports.has_tunnel {
+        if reports.has_plain {
+            deadline = deadline.min(Instant::now() + TOGETHER);
+        }
+        match line.hear(deadline).await {
+            Some(Heard::Error(error)) => reports.take(error),
+            Some(Heard::Reply { .. }) => {}
+            None => break,
         }
     }
-    (has_control.then_some(false), errors)
+    (reports.is_heard_there(), reports.others)
+}
+
+/// What was reported about fragments whose rest never comes.
+#[derive(Default)]
+struct Reports {
+    /// The identification of the encapsulated one, if it was sent.
+    tunnel: Option<u16>,
+    /// That of the unencapsulated one.
+    plain: Option<u16>,
+    has_tunnel: bool,
+    has_plain: bool,
+    /// Other errors about packets of ours.
+    others: Vec<Error>,
+}
+
+impl Reports {
+    fn take(&mut self, error: Error) {
+        let is = |sequence: Option<u16>| sequence == Some(error.identification);
+        match error.what {
+            What::Reassembly if is(self.tunnel) => self.has_tunnel = true,
+            What::Reassembly if is(self.plain) => self.has_plain = true,
+            _ => self.others.push(error),
+        }
+    }
+
+    /// Whether protocol 4 reaches the peer; `None`: no report came at all.
+    fn is_heard_there(&self) -> Option<bool> {
+        match (self.has_tunnel, self.has_plain) {
+            (true, _) => Some(true),
+            (false, true) => Some(false),
+            (false, false) => None,
+        }
+    }
 }
 
 /// Seconds since the peer was last heard.
