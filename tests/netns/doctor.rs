@@ -222,6 +222,17 @@ fn what_was_removed_is_named_without_a_daemon() {
     rows.assert_only(&["programs"]);
     rows.one("programs", "FAIL", &["decap_tc is no longer attached to eth0"]);
     rows.one("netfilter", "WARN", &["the nft table `ip tunless` is missing"]);
+    // No second truth: each problem of `status` is a row, in the same words.
+    let status = scene.daemon2.cli(&["status", "-o", "json"]).unwrap();
+    let status: serde_json::Value = serde_json::from_str(&status.stdout).unwrap();
+    let problems = status["problems"].as_array().unwrap();
+    assert_eq!(problems.len(), 3, "{problems:#?}");
+    for problem in problems {
+        let is_it = |row: &serde_json::Value| {
+            ["where", "what", "remedy"].iter().all(|key| row[key] == problem[key])
+        };
+        assert!(rows.items.iter().any(is_it), "{problem:#}");
+    }
     // The peer's answers arrive, and nothing takes their outer header off.
     let rows = Rows::of(&scene.daemon2, &["--peer", &scene.lab.node1.ip.to_string()]);
     rows.assert_only(&["programs", "peer-tunnel"]);

@@ -151,6 +151,30 @@ fn a_narrow_link_is_found_with_and_without_its_router() {
     scene.finish();
 }
 
+/// What a NIC does that cuts encapsulated packets wrongly: small ones pass, and no segment does.
+#[test]
+fn segments_that_do_not_arrive_are_told_from_small_packets() {
+    let scene = Scene::new(lab(), Setup::VERIFIED);
+    scene.warm_up();
+    let Lab { router, .. } = &scene.lab;
+    let sit = scene.lab.sit().ip.to_string();
+    // Of any length: the router may see the segments as one packet.
+    let fabric = Fabric::drops(router, "prerouting", "ip protocol 4 ip length > 1000");
+    let rows = Rows::of(&scene.daemon2, &["--peer", &sit]);
+    rows.assert_only(&["peer-mtu", "peer-offloads"]);
+    rows.one("peer-mtu", "FAIL", &["above 1000 bytes vanish"]);
+    let row = rows.one("peer-offloads", "FAIL", &["small datagrams arrive", "eth0"]);
+    assert!(row["remedy"].as_str().unwrap().contains("ethtool -K eth0"), "{row:#}");
+    drop(fabric);
+    // A pod that drops all UDP proves nothing.
+    let fabric = Fabric::drops(router, "prerouting", "ip protocol 4 ip length 112");
+    let rows = Rows::of(&scene.daemon2, &["--peer", &sit]);
+    rows.assert_only(&[]);
+    rows.one("peer-offloads", "SKIP", &["answers no UDP to a closed port"]);
+    drop(fabric);
+    scene.finish();
+}
+
 /// A route that names the wrong node, which is there: it hears us, and its pod is elsewhere.
 #[test]
 fn a_pod_that_is_behind_another_node_is_found() {

@@ -126,7 +126,11 @@ async fn ask(outside: &Outside, maps: &Maps, decided: &Decided, target: Target) 
         let found = path_mtu::search(&mut line, link, wait).await;
         let needed = needed(maps, decided, peer, link);
         rows.push(path_mtu::row(peer, &found, link, needed, &there.setting(&found)));
-        rows.push(round_trip(peer, &plain, both));
+        // Asked anew: the first packets waited until the next hop's MAC was known.
+        let again = |kind| [Shot { kind, size: SMALLEST }; SAMPLES];
+        let beside = line.ask(&again(Kind::Plain), WAIT).await;
+        let inside = line.ask(&again(Kind::Both), WAIT).await;
+        rows.push(round_trip(peer, &beside, &inside));
     }
     match (pod, tunnel) {
         (Some(pod), Some(tunnel)) => {
