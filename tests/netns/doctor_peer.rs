@@ -121,8 +121,8 @@ fn a_node_that_is_down_is_named_with_what_a_router_reports() {
     let peer = node1.ip.to_string();
     let rows = Rows::of(&scene.daemon2, &["--peer", &peer]);
     rows.assert_only(&["peer-plain", "peer-tunnel"]);
-    let told = format!("({} reports that the host is unreachable)", node2.gateway);
-    rows.one("peer-plain", "FAIL", &["answers no unencapsulated ping", &told]);
+    let reported = format!("({} reports that the host is unreachable)", node2.gateway);
+    rows.one("peer-plain", "FAIL", &["answers no unencapsulated ping", &reported]);
     rows.one("peer-tunnel", "FAIL", &["no encapsulated ping"]);
     node1.netns.ip("link set eth0 up").unwrap();
     node1.netns.ip(&format!("route add default via {}", node1.gateway)).unwrap();
@@ -153,7 +153,7 @@ fn a_narrow_link_is_found_with_and_without_its_router() {
 
 /// What a NIC does that cuts encapsulated packets wrongly: small ones pass, and no segment does.
 #[test]
-fn segments_that_do_not_arrive_are_told_from_small_packets() {
+fn segments_that_do_not_arrive_are_found_beside_small_packets() {
     let scene = Scene::new(lab(), Setup::VERIFIED);
     scene.warm_up();
     let Lab { router, .. } = &scene.lab;
@@ -209,7 +209,7 @@ fn a_peer_without_a_tunnel_is_named() {
 }
 
 #[test]
-fn what_is_no_peer_gets_one_row() {
+fn a_name_or_address_of_another_kind_gets_one_row() {
     let scene = Scene::new(lab(), Setup::VERIFIED);
     scene.warm_up();
     let (perf, node2) = (scene.lab.perf(), &scene.lab.node2);
@@ -226,6 +226,10 @@ fn what_is_no_peer_gets_one_row() {
         rows.assert_only(&["peer-tunnel"]);
         rows.one("peer-tunnel", "FAIL", &[what, "nothing was sent"]);
     }
+    // A name is resolved as the host resolves it: this is how inet_aton(3) writes node1's address.
+    let rows = Rows::of(&scene.daemon2, &["--peer", "172.16.8964"]);
+    rows.assert_only(&[]);
+    assert_eq!(rows.one("peer-tunnel", "PASS", &[])["where"], scene.lab.node1.ip.to_string());
     // Of several each has its rows.
     let peer = scene.lab.node1.ip.to_string();
     let rows = Rows::of(&scene.daemon2, &["--peer", &peer, "--peer", &unknown.to_string()]);

@@ -116,9 +116,9 @@ enum Command {
     ///
     /// `--peer` sends packets to a node, in and outside of the tunnel: whether IP protocol 4 passes
     /// to it and back, how large packets may be, and how long they take. The peer needs nothing for
-    /// it, and may have tunless or tunl0. With a pod's address in the place of the node's, that pod is pinged,
-    /// and segmentation by the NIC is tested. Where protocol 4 gets no answer, finding out in
-    /// which direction it is lost takes half a minute.
+    /// it, and may have tunless or tunl0. With a pod's address in the place of the node's, that
+    /// pod is pinged, and segmentation by the NIC is tested. Where protocol 4 gets no answer,
+    /// finding out in which direction it is lost takes half a minute.
     ///
     ///     tunless doctor
     ///     tunless doctor --peer 172.16.35.4

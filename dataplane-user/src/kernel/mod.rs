@@ -13,6 +13,7 @@ mod path;
 pub mod receive_queues;
 mod routes;
 mod snapshot;
+pub mod socket_filter;
 mod tunl0;
 mod xfrm;
 

@@ -18,18 +18,14 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, setso
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use tokio::time::Instant;
 
+use crate::kernel::socket_filter;
+
 /// How long a packet shows that the fabric sends by a link.
 const FRESH: Duration = Duration::from_secs(60);
 /// So few packets are kept until they are read, bytes of the kernel's buffers: one is enough.
 const ROOM: usize = 4096;
 /// What is kept of each, bytes: its header.
 const HEADER: u32 = 20;
-/// `BPF_LD|BPF_W|BPF_ABS` (`linux/bpf_common.h`).
-const LOAD: u16 = 0x20;
-/// `BPF_JMP|BPF_JEQ|BPF_K`.
-const JUMP_IF_EQUAL: u16 = 0x15;
-/// `BPF_RET|BPF_K`.
-const RETURN: u16 = 0x06;
 /// `SKF_AD_OFF + SKF_AD_IFINDEX` (`linux/filter.h`): the link that a packet came by.
 const IFINDEX: u32 = (-0x1000_i32 + 8).cast_unsigned();
 
@@ -50,7 +46,7 @@ impl Elsewhere {
             let protocol = Protocol::from(i32::from(PROTOCOL_IPIP));
             let socket = Socket::new(Domain::IPV4, Type::RAW, Some(protocol))?;
             // Nothing is kept until it is known on which links programs are.
-            socket.attach_filter(&[SockFilter::new(RETURN, 0, 0, 0)])?;
+            socket.attach_filter(&socket_filter::nothing())?;
             socket.set_nonblocking(true)?;
             socket.set_recv_buffer_size(ROOM)?;
             setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
@@ -86,16 +82,8 @@ impl Elsewhere {
 
 /// Keeps the header of packets that came by none of these links.
 fn beside(hooked: &BTreeSet<IfIndex>) -> Vec<SockFilter> {
-    // How far a jump leads has a byte; so many links no host has.
-    let hooked: Vec<u32> = hooked.iter().map(|link| link.0).take(usize::from(u8::MAX)).collect();
-    let mut filter = vec![SockFilter::new(LOAD, 0, 0, IFINDEX)];
-    for (place, link) in hooked.iter().enumerate() {
-        let to_the_end = u8::try_from(hooked.len() - place).unwrap_or(u8::MAX);
-        filter.push(SockFilter::new(JUMP_IF_EQUAL, to_the_end, 0, *link));
-    }
-    filter.push(SockFilter::new(RETURN, 0, 0, HEADER));
-    filter.push(SockFilter::new(RETURN, 0, 0, 0));
-    filter
+    let hooked: Vec<u32> = hooked.iter().map(|link| link.0).collect();
+    socket_filter::by_word(IFINDEX, &hooked, 0, HEADER)
 }
 
 /// The next packet's link and sender, if there is any.

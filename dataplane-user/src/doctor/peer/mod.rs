@@ -313,10 +313,10 @@ async fn ping_pod(line: &mut Line, peer: Ipv4Addr, pod: Ipv4Addr) -> Row {
         }
         None => {
             let errors = outcomes.errors.first();
-            let told = errors.map_or_else(String::new, |error| {
+            let reported = errors.map_or_else(String::new, |error| {
                 format!(" ({} reports {})", error.from, error.what.text())
             });
-            row(Verdict::Fail, format!("it answers no ping of our tunnel address by {peer}{told}")).remedy(format!(
+            row(Verdict::Fail, format!("it answers no ping of our tunnel address by {peer}{reported}")).remedy(format!(
                 "if the rows about {peer} are well: the pod is not there, or the route names the wrong \
                  node (`tunless routes get {pod}`), or a policy denies the ping"
             ))

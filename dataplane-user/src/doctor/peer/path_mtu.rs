@@ -19,12 +19,12 @@ pub struct Found {
     /// The largest outer packet that was answered, bytes; `None`: not even the smallest.
     pub largest: Option<u16>,
     /// Who reported what the next link takes, bytes.
-    pub told: Option<(Ipv4Addr, u16)>,
+    pub reported: Option<(Ipv4Addr, u16)>,
 }
 
 /// Searches up to `link`, the MTU of the link out of this node. `wait`: for an answer.
 pub async fn search(line: &mut Line, link: u16, wait: Duration) -> Found {
-    let mut told = None;
+    let mut reported = None;
     let mut low = None;
     let mut high = link;
     let mut sizes = vec![link];
@@ -32,7 +32,7 @@ pub async fn search(line: &mut Line, link: u16, wait: Duration) -> Found {
         let shots: Vec<Shot> =
             sizes.iter().map(|size| Shot { kind: Kind::Both, size: *size }).collect();
         let outcomes = line.ask(&shots, wait).await;
-        told = told.or_else(|| outcomes.errors.iter().find_map(too_big));
+        reported = reported.or_else(|| outcomes.errors.iter().find_map(too_big));
         let answered = |place: usize| outcomes.each[place].round_trip.is_some();
         let passed =
             (0..sizes.len()).filter(|place| answered(*place)).map(|place| sizes[place]).max();
@@ -44,7 +44,7 @@ pub async fn search(line: &mut Line, link: u16, wait: Duration) -> Found {
         }
         sizes = between(low, high);
     }
-    Found { largest: low, told }
+    Found { largest: low, reported }
 }
 
 fn too_big(error: &Error) -> Option<(Ipv4Addr, u16)> {
@@ -82,7 +82,7 @@ pub fn row(peer: Ipv4Addr, found: &Found, link: u16, needed: u16, setting: &str)
     let Some(largest) = found.largest else {
         return row(Verdict::Skip, "not tested: no packet is answered reliably".to_owned());
     };
-    match found.told {
+    match found.reported {
         _ if largest >= link => {
             row(Verdict::Pass, format!("encapsulated packets of {largest} bytes pass, as many as the link takes"))
         }
@@ -147,14 +147,14 @@ mod tests {
     #[test]
     fn only_what_is_lost_fails() {
         let router = Ipv4Addr::new(172, 16, 36, 1);
-        for (largest, told, needed, verdict) in [
+        for (largest, reported, needed, verdict) in [
             (Some(1500), None, 1500, Verdict::Pass),
             (Some(1400), None, 1500, Verdict::Fail),
             (Some(1400), Some((router, 1400)), 1500, Verdict::Warn),
             (Some(1400), None, 1400, Verdict::Pass),
             (None, None, 1500, Verdict::Skip),
         ] {
-            let row = row(PEER, &Found { largest, told }, 1500, needed, "set `mtu`");
+            let row = row(PEER, &Found { largest, reported }, 1500, needed, "set `mtu`");
             assert_eq!(row.verdict, verdict, "{row:?}");
         }
     }

@@ -11,8 +11,10 @@ use std::{
 };
 
 use nix::{libc, setsockopt_impl, sockopt_impl, sys::socket::setsockopt};
-use socket2::{Domain, Protocol, SockFilter, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
+
+use crate::kernel::socket_filter;
 
 sockopt_impl!(
     /// Whether the kernel applies path MTUs to what the socket sends.
@@ -34,12 +36,6 @@ sockopt_impl!(
 
 /// `ETH_P_IP`, as the kernel wants it: in network byte order.
 const IPV4: i32 = (libc::ETH_P_IP as u16).to_be() as i32;
-/// `BPF_LD|BPF_W|BPF_ABS` (`linux/bpf_common.h`).
-const LOAD: u16 = 0x20;
-/// `BPF_JMP|BPF_JEQ|BPF_K`.
-const JUMP_IF_EQUAL: u16 = 0x15;
-/// `BPF_RET|BPF_K`.
-const RETURN: u16 = 0x06;
 /// Where an IPv4 header has its source.
 const SOURCE: u32 = 12;
 /// Room for what arrives in a burst, bytes.
@@ -63,7 +59,8 @@ impl Sockets {
         setsockopt(&mouth, NoDefragmentation, &1)?;
         mouth.set_send_buffer_size(ROOM)?;
         let answers = Socket::new(Domain::PACKET, Type::DGRAM, Some(Protocol::from(IPV4)))?;
-        answers.attach_filter(&of(from))?;
+        let from: Vec<u32> = from.iter().copied().map(u32::from).collect();
+        answers.attach_filter(&socket_filter::by_word(SOURCE, &from, u32::MAX, 0))?;
         let errors = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4))?;
         Ok(Self { mouth, answers: asynchronous(answers)?, errors: asynchronous(errors)? })
     }
@@ -94,16 +91,4 @@ fn asynchronous(socket: Socket) -> io::Result<UdpSocket> {
     socket.set_recv_buffer_size(ROOM)?;
     socket.set_nonblocking(true)?;
     UdpSocket::from_std(socket.into())
-}
-
-/// Keeps packets from these addresses.
-fn of(addresses: &[Ipv4Addr]) -> Vec<SockFilter> {
-    let mut filter = vec![SockFilter::new(LOAD, 0, 0, SOURCE)];
-    for (place, address) in addresses.iter().enumerate() {
-        let to_the_end = u8::try_from(addresses.len() - place).unwrap_or(u8::MAX);
-        filter.push(SockFilter::new(JUMP_IF_EQUAL, to_the_end, 0, u32::from(*address)));
-    }
-    filter.push(SockFilter::new(RETURN, 0, 0, 0));
-    filter.push(SockFilter::new(RETURN, 0, 0, u32::MAX));
-    filter
 }
