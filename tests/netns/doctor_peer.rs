@@ -142,7 +142,7 @@ fn a_narrow_link_is_found_with_and_without_its_router() {
     let row =
         rows.one("peer-mtu", "FAIL", &["above 1400 bytes vanish", "up to 1500 bytes are sent"]);
     let remedy = row["remedy"].as_str().unwrap();
-    assert!(remedy.contains("tunnel: {mtu: 1380}"), "{remedy}");
+    assert!(remedy.contains("set `mtu: 1380` in the file"), "{remedy}");
     drop(silent);
     let rows = Rows::of(&scene.daemon2, &["--peer", &peer]);
     rows.assert_only(&[]);

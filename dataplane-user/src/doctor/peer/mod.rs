@@ -285,7 +285,7 @@ impl Links {
         let mtu = found.largest.unwrap_or_default().saturating_sub(20);
         match self.mode {
             TunnelMode::Replace => {
-                format!("set `tunnel: {{mtu: {mtu}}}` in the file and the pods' MTU to {mtu}")
+                format!("set `mtu: {mtu}` in the file and the pods' MTU to {mtu}")
             }
             TunnelMode::Accelerate => {
                 format!("set Felix's `ipipMTU` and the pods' MTU to {mtu}")
