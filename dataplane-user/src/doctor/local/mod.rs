@@ -25,7 +25,8 @@ pub fn rows(outside: &Outside, drops: Option<u64>) -> Vec<Row> {
     let mut rows = Vec::new();
     if let Some(maps) = &outside.maps {
         rows.push(fill::row(maps));
-        rows.extend(peers::rows(maps));
+        let errors = outside.state.as_ref().map(|state| &state.underlay_errors);
+        rows.extend(peers::rows(maps, errors));
         rows.push(spoofs::row(maps));
         rows.extend(delivery::row(maps, outside.decided()));
     }

@@ -4,7 +4,12 @@
 use std::net::Ipv4Addr;
 
 use super::super::{Check, Row, Verdict};
-use crate::{bpf::Maps, clock, output};
+use crate::{
+    bpf::Maps,
+    clock,
+    daemon::underlay_errors::{HeardError, LatestErrors},
+    output,
+};
 
 /// Of fewer packets the answers may be on their way.
 const ENOUGH: u64 = 5;
@@ -12,17 +17,19 @@ const ENOUGH: u64 = 5;
 const LISTED: usize = 20;
 
 /// What was counted for a node.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Counted {
     node: Ipv4Addr,
     /// Packets.
     sent: u64,
     /// Seconds since a packet last came from it; `None`: never.
     heard: Option<u64>,
+    /// The latest error of the underlay about packets to it.
+    error: Option<HeardError>,
 }
 
-/// A row for each silent node, or one about all.
-pub fn rows(maps: &Maps) -> Vec<Row> {
+/// A row for each silent node, or one about all. `errors`: what the daemon has heard.
+pub fn rows(maps: &Maps, errors: Option<&LatestErrors>) -> Vec<Row> {
     let now = clock::monotonic().as_nanos() as u64;
     let nodes: Result<Vec<_>, _> = maps.nodes.iter().collect();
     let nodes = match nodes {
@@ -34,7 +41,9 @@ pub fn rows(maps: &Maps) -> Vec<Row> {
             let counter = maps.node_counter(*at)?;
             let ago = now.saturating_sub(counter.last_seen) / 1_000_000_000;
             let heard = (counter.last_seen != 0).then_some(ago);
-            Some(Counted { node: (*at).into(), sent: counter.encap.packets, heard })
+            let node = (*at).into();
+            let error = errors.and_then(|errors| errors.get(&node).cloned());
+            Some(Counted { node, sent: counter.encap.packets, heard, error })
         });
     judge(&counted.collect::<Vec<_>>())
 }
@@ -58,10 +67,13 @@ fn judge(nodes: &[Counted]) -> Vec<Row> {
 }
 
 fn row(silent: &Counted) -> Row {
-    let Counted { node, sent, .. } = silent;
+    let Counted { node, sent, error, .. } = silent;
+    let error = error.as_ref().map_or_else(String::new, |HeardError { from, what, .. }| {
+        format!("; {from} reports for its packets: {what}")
+    });
     let what = format!(
         "sent {} to {node} and never heard it: it may not hear us, we may not hear it, or the route \
-         names the wrong node",
+         names the wrong node{error}",
         output::count(usize::try_from(*sent).unwrap_or(usize::MAX), "packet")
     );
     Row::new(Check::Peers, Verdict::Fail, node.to_string(), what)
@@ -74,8 +86,10 @@ mod tests {
 
     #[test]
     fn a_node_that_is_sent_to_and_never_heard_fails() {
-        let node =
-            |last, sent, heard| Counted { node: Ipv4Addr::new(172, 16, 35, last), sent, heard };
+        let node = |last, sent, heard| {
+            let node = Ipv4Addr::new(172, 16, 35, last);
+            Counted { node, sent, heard, error: None }
+        };
         let rows = judge(&[node(4, 10, None), node(5, 10, Some(3)), node(6, 4, None)]);
         assert_eq!(rows.len(), 1, "{rows:?}");
         assert_eq!((rows[0].verdict, rows[0].subject.as_str()), (Verdict::Fail, "172.16.35.4"));
@@ -86,5 +100,9 @@ mod tests {
             (Verdict::Pass, "1 of 2 nodes heard, the last 3s ago")
         );
         assert_eq!(judge(&[])[0].verdict, Verdict::Pass);
+        let from = Ipv4Addr::new(172, 16, 36, 1);
+        let error = Some(HeardError { from, what: "host unreachable".into(), at: 0 });
+        let row = &judge(&[Counted { error, ..node(4, 10, None) }])[0];
+        assert!(row.what.ends_with("172.16.36.1 reports for its packets: host unreachable"));
     }
 }
