@@ -5,6 +5,7 @@ mod command_line;
 mod crash;
 mod detach;
 mod devices;
+mod doctor;
 mod etcd;
 mod leases;
 mod ping;
@@ -49,7 +50,7 @@ pub fn plan(options: Options, keep: bool) -> Vec<Step> {
     if options.fastpath == Fastpath::Verified {
         steps.push(leases::STEP);
     }
-    steps.extend([command_line::STEP, crash::STEP]);
+    steps.extend([command_line::STEP, doctor::STEP, crash::STEP]);
     if !keep {
         steps.push(detach::STEP);
     }
