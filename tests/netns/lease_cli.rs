@@ -1,10 +1,12 @@
 //! What the command line says of leases.
 
-use tunless_lab::Lab;
+use std::net::SocketAddrV4;
+
+use tunless_lab::{Lab, Node};
 use tunless_tests::scene::{
-    Scene, Setup, assert_answered, assert_lossless,
-    leased::{PORT, assert_all_answer, assert_unleased},
-    stream_between,
+    SOON, Scene, Setup, assert_answered, assert_lossless,
+    leased::{PORT, assert_all_answer, assert_unleased, leases},
+    stream_between, until,
 };
 
 #[test]
@@ -64,6 +66,47 @@ fn the_command_line_lists_and_flushes_leases() {
         assert!(again.stderr.contains("0 leases ended"), "{}", again.stderr);
         assert_lossless(stream);
         assert_answered(&perf.netns, sit.ip);
+        scene.assert_nothing_plain();
+    });
+}
+
+/// Packets of a client that conntrack has counted (`nf_conntrack_acct`).
+fn counted(node: &Node, client: SocketAddrV4) -> u64 {
+    let port = client.port().to_string();
+    let args = ["-L", "-p", "udp", "--src", &client.ip().to_string(), "--sport", &port];
+    let text = node.netns.exec("conntrack", &args).unwrap();
+    // Of the two counters of an entry the first is of its original direction.
+    let packets = text.split_whitespace().find_map(|word| word.strip_prefix("packets="));
+    packets.and_then(|packets| packets.parse().ok()).unwrap_or_else(|| panic!("{text}"))
+}
+
+/// What counts by conntrack misses what goes by leases, `leases list` has it, and an excluded pod is
+/// seen whole.
+#[test]
+fn what_conntrack_misses_is_in_the_list_and_excluded_pods_are_seen_whole() {
+    Scene::new(Lab::new().fabric_filter(true), Setup::VERIFIED).case(|scene| {
+        let (node1, node2) = (&scene.lab.node1, &scene.lab.node2);
+        node2.netns.set_sysctl("netfilter/nf_conntrack_acct", "1").unwrap();
+        scene.warm_up();
+        let talks = scene.talks();
+        scene.assert_leased(&talks);
+        let [udp, _] = &talks;
+        let before = counted(node2, udp.client);
+        assert!(udp.wait_for(500, SOON));
+        let seen = counted(node2, udp.client) - before;
+        assert!(seen < 100, "conntrack counted {seen} of 500 packets and more");
+        let by_lease = leases(&scene.daemon2).into_iter().find(|it| it.source == udp.client);
+        assert!(by_lease.is_some_and(|lease| lease.packets >= 400));
+
+        let exclude = format!("leases: {{exclude: [{}/32]}}\n", udp.client.ip());
+        scene.daemon2.rewrite_config(&scene.setup.config(node2, node1, &exclude)).unwrap();
+        until("no lease is left", SOON, || leases(&scene.daemon2).is_empty().then_some(()));
+        let before = counted(node2, udp.client);
+        assert!(udp.wait_for(200, SOON));
+        let seen = counted(node2, udp.client) - before;
+        assert!(seen >= 199, "conntrack counted {seen} of 200 packets and more");
+        drop(talks);
+        scene.daemon2.rewrite_config(&scene.setup.config(node2, node1, "")).unwrap();
         scene.assert_nothing_plain();
     });
 }
