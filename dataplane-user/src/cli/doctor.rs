@@ -11,6 +11,12 @@ use crate::{
     output::{self, Format},
 };
 
+/// For `--help`.
+pub const EXAMPLES: &str = "Examples:
+  tunless doctor
+  tunless doctor --peer 172.16.35.4
+  tunless doctor --peer node1 --peer 10.20.42.31 -o json";
+
 /// Examines this node, and the peers; exit code 3 if a row fails.
 pub async fn doctor(pins: &Pins, config: &Path, peers: &[String], format: Format) -> Result<Exit> {
     let rows = doctor::examine(pins, config, peers).await;

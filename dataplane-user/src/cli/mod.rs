@@ -119,11 +119,7 @@ enum Command {
     /// it, and may have tunless or tunl0. With a pod's address in the place of the node's, that
     /// pod is pinged, and segmentation by the NIC is tested. Where protocol 4 gets no answer,
     /// finding out in which direction it is lost takes half a minute.
-    ///
-    ///     tunless doctor
-    ///     tunless doctor --peer 172.16.35.4
-    ///     tunless doctor --peer node1 --peer 10.20.42.31 -o json
-    #[command(verbatim_doc_comment)]
+    #[command(after_long_help = doctor::EXAMPLES)]
     Doctor {
         /// A node's address or name, or a pod's address; may be given several times.
         #[arg(long = "peer", value_name = "NODE|POD")]
