@@ -29,7 +29,7 @@ const OWN: &str = "# ---- This node:";
 const TIMERS: &str = "hold time 9; keepalive time 2; graceful restart time 12; \
                       connect delay time 1; connect retry time 2; error wait time 1, 2;";
 /// How long BIRD may take to start or to stop.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 /// Another BIRD to talk to.
 #[derive(Debug, Clone)]

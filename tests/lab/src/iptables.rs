@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use crate::netns::Netns;
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 
 /// Adds chains and rules in the syntax of `iptables-save`. Declaring a chain
 /// empties it.

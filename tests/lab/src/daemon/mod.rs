@@ -23,8 +23,8 @@ use process::Process;
 
 use crate::{cmd, config_file::ConfigFile, identity::remove_dir, topology::Node};
 
-/// How long a daemon may take to become ready.
-pub const READY: Duration = Duration::from_secs(20);
+/// How long a daemon may take to become ready, also in an emulator on a machine that has other work.
+pub const READY: Duration = Duration::from_secs(120);
 /// How long a daemon may take to end. It ends between two answers of the kernel, and an answer may
 /// wait while other labs make and remove their interfaces.
 pub const STOP: Duration = Duration::from_secs(60);

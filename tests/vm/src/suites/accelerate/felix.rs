@@ -7,7 +7,7 @@ use tunless_lab::{Netns, Node, felix};
 
 use crate::tunl0::{self, Owner};
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 
 /// Felix's rules that have to do with IP-in-IP (`felix/rules/static.go`), and the
 /// chains for policies.

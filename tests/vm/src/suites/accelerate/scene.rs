@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How long a thing may take to come about.
-pub const SOON: Duration = Duration::from_secs(25);
+pub const SOON: Duration = Duration::from_secs(120);
 
 /// Starts tunless, or, while [`POWERLESS`] is there, lets it have no BPF.
 const WRAPPER: &str = "/tmp/tunless-wrapper";

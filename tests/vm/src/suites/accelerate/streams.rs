@@ -16,7 +16,7 @@ const RATE: u32 = 100;
 const MOST: usize = 1;
 /// No event may take a flow away for good.
 const BOUND: usize = RATE as usize;
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(120);
 
 /// From pod to pod, both ways, both answered, so that both may be leased.
 pub struct Streams([Stream; 2]);

@@ -28,7 +28,7 @@ const SOURCE_PORT: u16 = 40_001;
 /// Enough for slow start and segmentation, little enough for an emulator.
 const MEBIBYTES: u64 = 2;
 /// How long a thing may take to come about.
-const SOON: Duration = Duration::from_secs(15);
+const SOON: Duration = Duration::from_secs(60);
 /// Pods' MTU, and what is left of it behind [`NARROW`].
 const POD_MTU: u32 = 1480;
 const NARROW: u32 = 1400;

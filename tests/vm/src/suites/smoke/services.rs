@@ -26,7 +26,7 @@ pub const CASES: &[Case] = &[
 ];
 
 const PORT: u16 = 5301;
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(120);
 /// What tells of leases, given by either hook.
 const GRANTED: [Reason; 4] = [
     Reason::HostLeaseGranted,

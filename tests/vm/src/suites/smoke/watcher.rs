@@ -20,7 +20,7 @@ use crate::{
 /// As a TCX link where the kernel has them, and as a clsact filter.
 pub const CASE: Case = Case { name: "watcher_beside_leases", loads_tunless: true, run };
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(120);
 const PIN: &str = "/sys/fs/bpf/tunless-lab-watcher";
 
 fn run(guest: &Guest) -> Result<()> {
