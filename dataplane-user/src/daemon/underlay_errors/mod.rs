@@ -144,9 +144,12 @@ async fn serve(
     }
 }
 
-/// Keeps an error; those about nodes that are gone are forgotten.
+/// Keeps an error; those about nodes that are gone are forgotten with the first one about another node,
+/// not with each: a router, or one who plays it, may send thousands a second.
 fn note(latest: &mut LatestErrors, node: Ipv4Addr, packet: &[u8], scope: &Scope) {
     let Some((from, what)) = reported(packet) else { return };
-    latest.retain(|node, _| scope.knows(*node));
+    if !latest.contains_key(&node) {
+        latest.retain(|node, _| scope.knows(*node));
+    }
     latest.insert(node, HeardError { from, what: what.to_owned(), at: unix_now() });
 }
