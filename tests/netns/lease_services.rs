@@ -7,6 +7,7 @@ use dataplane_common::Reason;
 use tunless_lab::{
     Lab, LabBuilder,
     felix::Allow,
+    netns::Netns,
     service::{Protocol, Service, kube_proxy, masquerade},
     traffic::{conversation::Conversation, http},
 };
@@ -107,6 +108,16 @@ fn masqueraded_flows_are_leased_only_at_the_far_end() {
     });
 }
 
+/// Ends the rewriting. What a closed connection repeats would leave the node untranslated, for no
+/// route leads to `address`: it is dropped from now on.
+fn stop_rewriting(node: &Netns, address: &str) {
+    let rules = format!(
+        "flush table ip rewrite
+         add rule ip rewrite out ip daddr {address} drop"
+    );
+    node.exec_with_input("nft", &["-f", "-"], &rules).unwrap();
+}
+
 /// What IPVS does: conntrack takes the flow for a plain one, and the status bits
 /// say nothing. Its packets are not as they came, which the flow tag shows.
 #[test]
@@ -117,7 +128,9 @@ fn an_address_rewritten_behind_conntracks_back_is_never_leased() {
         let (perf, sit) = scene.pods();
         // Before conntrack on the way out, behind every filter on the way back.
         let rules = format!(
-            "table ip rewrite {{
+            "table ip rewrite
+             delete table ip rewrite
+             table ip rewrite {{
                  chain out {{
                      type filter hook prerouting priority -310
                      iifname \"cali*\" ip daddr {VIRTUAL} ip daddr set {sit}
@@ -147,7 +160,7 @@ fn an_address_rewritten_behind_conntracks_back_is_never_leased() {
         for reason in [Reason::HostLeaseGranted, Reason::GrantGiven] {
             assert_eq!(moved.get(&reason), None, "{moved:?}");
         }
-        node2.exec("nft", &["delete", "table", "ip", "rewrite"]).unwrap();
+        stop_rewriting(node2, VIRTUAL);
         assert_direct_is_leased(&Side::both(scene)[0]);
         scene.assert_nothing_plain();
     });
