@@ -53,7 +53,7 @@ fn build() -> Result<()> {
     )
     .context("the eBPF programs do not build; `cargo xtask setup` installs what they need")?;
 
-    for name in ["dataplane", "listing"] {
+    for name in ["dataplane", "listing", "trace"] {
         let object = out_dir.join(name);
         let elf = fs::read(&object).with_context(|| format!("no object {}", object.display()))?;
         gate::check(&elf).with_context(|| format!("the eBPF object `{name}`"))?;

@@ -174,6 +174,13 @@ impl Ipv4Header {
         half(self.first, 6)
     }
 
+    /// Identification, network byte order (RFC 791 §3.1).
+    #[inline(always)]
+    #[must_use]
+    pub const fn identification(&self) -> u16 {
+        half(self.first, 4)
+    }
+
     /// Whether this is a fragment: the first, a middle or the last one.
     #[inline(always)]
     #[must_use]

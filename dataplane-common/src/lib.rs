@@ -29,6 +29,7 @@ pub mod program;
 pub mod reason;
 pub mod settings;
 pub mod source;
+pub mod trace;
 pub mod unanswered;
 
 pub use address::{Ipv4Be, Mac};

@@ -24,4 +24,5 @@ pub mod privilege;
 pub mod run_dir;
 pub mod sources;
 pub mod tables;
+pub mod trace;
 pub mod vocabulary;

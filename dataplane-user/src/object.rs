@@ -5,3 +5,6 @@ pub static DATAPLANE: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"
 
 /// The iterator that reads programs of others: `listing.rs` of the same crate.
 pub static LISTING: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/listing"));
+
+/// What `tunless trace` watches the programs and the kernel with: `trace.rs` of the same crate.
+pub static TRACE: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/trace"));

@@ -69,6 +69,7 @@ mod spoof;
 mod spread;
 mod systemd;
 mod systemd_problems;
+mod trace;
 mod traffic;
 mod unanswered;
 mod underlay;

@@ -17,7 +17,7 @@ use aya::{
 };
 use dataplane_common::listing::{Head, Wanted};
 
-use super::offsets;
+use super::kernel_types::KernelTypes;
 use crate::object;
 
 /// `BPF_PROG_TYPE_SCHED_CLS`: a TC program.
@@ -48,7 +48,7 @@ impl Listing {
     /// # Errors
     /// If the kernel has no type information, or refuses.
     pub fn load() -> Result<Self> {
-        let offsets = offsets::of_this_kernel()?;
+        let offsets = KernelTypes::read()?.of_programs()?;
         let types = Btf::from_sys_fs().context("the kernel's type information")?;
         let mut ebpf = EbpfLoader::new()
             .btf(Some(&types))

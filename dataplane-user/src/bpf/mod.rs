@@ -9,16 +9,17 @@ pub mod foreign;
 pub mod frozen;
 pub mod handovers;
 pub mod hook;
+pub mod kernel_types;
 pub mod links;
 pub mod listing;
 pub mod maps;
 pub mod masks;
 pub mod node_counters;
-mod offsets;
 pub mod pins;
 pub mod programs;
 pub mod routes;
 pub mod sys;
+pub mod tracing;
 pub mod verdict;
 pub mod verifier;
 

@@ -349,7 +349,7 @@ pub fn adjusts_room(delta: i32, flags: u32) -> io::Result<bool> {
 }
 
 /// `attributes` must be what `command` expects, with pointers that outlive the call.
-fn call<T>(command: libc::c_int, attributes: &mut T) -> io::Result<libc::c_long> {
+pub fn call<T>(command: libc::c_int, attributes: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: `attributes` is as long as we say, and ours alone.
     let result = unsafe {
         libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>() as libc::c_uint)

@@ -10,6 +10,7 @@ mod nodes;
 mod routes;
 mod routes_diff;
 mod status;
+mod trace;
 mod version;
 mod watch;
 
@@ -140,6 +141,17 @@ enum Command {
     /// Why packets left the programs the way they did.
     #[command(subcommand, visible_alias = "counter")]
     Counters(CountersCommand),
+    /// What becomes of packets, live: each program's verdict and reason, and the kernel's drops.
+    ///
+    /// A line for each program that a packet meets. Packets that a program saw and the kernel then
+    /// drops have a line with the kernel's reason and the function that dropped them. The same number
+    /// is the same packet. Ends with Ctrl-C, `-c` or `--for`, and with how much was left out.
+    ///
+    /// Nothing of it is in the programs that packets meet: watching programs are put around them for as
+    /// long as the command runs. Works while the daemon is down, and follows programs that a daemon
+    /// replaces meanwhile.
+    #[command(after_long_help = trace::EXAMPLES)]
+    Trace(trace::Options),
     /// The configuration file.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -315,6 +327,9 @@ impl Cli {
             Command::Counters(CountersCommand::Flush) => {
                 counters::flush(&mut global.maps()?, format)
             }
+            Command::Trace(options) => {
+                block_on(trace::trace(&global.pins()?, &global.maps()?, format, options))
+            }
             Command::Config(ConfigCommand::Validate { file, here }) => {
                 let path = file.as_deref().unwrap_or(&global.config);
                 block_on(config::validate(path, here, global.bpffs.as_deref(), format))
@@ -354,6 +369,7 @@ impl Command {
             | Self::Endpoints(_)
             | Self::Leases(_)
             | Self::Counters(_)
+            | Self::Trace(_)
             | Self::Config(
                 ConfigCommand::Validate { here: true, .. } | ConfigCommand::Show { active: true },
             )

@@ -4,6 +4,7 @@ pub mod boot_order;
 pub mod interop;
 mod machine;
 mod services;
+mod trace;
 mod watcher;
 
 pub use self::interop::{config, pings};
@@ -23,6 +24,7 @@ fn cases(_: Kernel) -> Vec<Case> {
     cases.extend_from_slice(interop::CASES);
     cases.extend_from_slice(services::CASES);
     cases.push(watcher::CASE);
+    cases.push(trace::CASE);
     cases.push(boot_order::CASE);
     cases
 }
