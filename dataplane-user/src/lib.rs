@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod desired;
 pub mod doctor;
 pub mod exit;
+pub mod explain;
 pub mod kernel;
 pub mod logging;
 pub mod metrics;

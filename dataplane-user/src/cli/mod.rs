@@ -5,6 +5,7 @@ mod counters;
 mod detach;
 mod doctor;
 mod endpoints;
+mod explain;
 mod leases;
 mod nodes;
 mod routes;
@@ -22,7 +23,6 @@ use std::{
 
 use anyhow::{Context as _, Error, Result, bail};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
-use dataplane_common::IfIndex;
 
 use self::{status::Detail, watch::Watch};
 use crate::{
@@ -30,6 +30,7 @@ use crate::{
     config::{BpffsDir, DEFAULT_PATH, file as config_file},
     daemon,
     exit::{self, Exit},
+    kernel::interface_name,
     output::{self, Format},
     privilege,
 };
@@ -126,6 +127,16 @@ enum Command {
         #[arg(long = "peer", value_name = "NODE|POD")]
         peers: Vec<String>,
     },
+    /// What happens to a packet, step by step, and why. Exit code 3 if it, or its answer, is dropped.
+    ///
+    /// Runs copies of the attached programs over the live maps, and asks the kernel for its routes.
+    /// Nothing is sent, no counter moves, no lease is used or renewed. One end is a pod of this node;
+    /// the other may be a pod of another node, a Service or any address. Works while the daemon is down.
+    ///
+    /// The packet is one from the middle of a connection, so that a lease is used if there is one: where
+    /// ports are not given, those of the busiest lease between both are taken.
+    #[command(after_help = explain::EXAMPLES)]
+    Explain(explain::Options),
     /// Pod CIDRs and their nodes.
     #[command(subcommand, visible_alias = "route")]
     Routes(RoutesCommand),
@@ -299,6 +310,9 @@ impl Cli {
             Command::Doctor { peers } => {
                 block_on(doctor::doctor(&global.pins()?, &global.config, &peers, format))
             }
+            Command::Explain(options) => {
+                block_on(explain::explain(&global.pins()?, &global.maps()?, options, format))
+            }
             Command::Routes(RoutesCommand::List(watch)) => {
                 watch.run(|| routes::list(&global.maps()?, format))
             }
@@ -364,6 +378,7 @@ impl Command {
             Self::Run
             | Self::Status { .. }
             | Self::Doctor { .. }
+            | Self::Explain(_)
             | Self::Routes(_)
             | Self::Nodes(_)
             | Self::Endpoints(_)
@@ -439,16 +454,6 @@ fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
         .build()
         .context("starting the runtime")?
         .block_on(future)
-}
-
-/// An interface's name in this network namespace; `#7` of one that is gone.
-fn interface_name(ifindex: IfIndex) -> String {
-    // nix returns an empty name where the kernel knows none.
-    nix::net::if_::if_indextoname(ifindex.0)
-        .ok()
-        .and_then(|name| name.into_string().ok())
-        .filter(|name| !name.is_empty())
-        .unwrap_or_else(|| format!("#{ifindex}"))
 }
 
 /// `10s`, `2m`, `500ms`, or seconds.

@@ -13,7 +13,7 @@ mod check;
 pub mod codes;
 mod facts;
 mod local;
-mod peer;
+pub(crate) mod peer;
 mod row;
 
 use std::{collections::BTreeSet, path::Path};

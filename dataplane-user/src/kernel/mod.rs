@@ -18,6 +18,7 @@ mod tunl0;
 mod xfrm;
 
 use anyhow::{Context as _, Result};
+use dataplane_common::IfIndex;
 use rtnetlink::Handle;
 
 pub use self::{
@@ -27,7 +28,7 @@ pub use self::{
     filters::Filter,
     host::{Host, KernelRoute, Link, Neighbour},
     nftables::{Attributes, BaseChain, Expression, Flowtable, Rule},
-    path::Path,
+    path::{Forward, Path, Refused},
     routes::{METRIC, PROTOCOL, TunnelRoute},
     tunl0::TUNL0,
     xfrm::{Policy, PolicyDirection, PolicyMark},
@@ -141,6 +142,17 @@ impl Kernel {
             None => Ok(Vec::new()),
         }
     }
+}
+
+/// An interface's name in this network namespace; `#7` of one that is gone.
+#[must_use]
+pub fn interface_name(ifindex: IfIndex) -> String {
+    // nix returns an empty name where the kernel knows none.
+    nix::net::if_::if_indextoname(ifindex.0)
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| format!("#{ifindex}"))
 }
 
 /// The kernel's error number of a refused request.

@@ -6,7 +6,7 @@
 mod direction;
 mod line;
 mod offloads;
-mod packet;
+pub(crate) mod packet;
 mod path_mtu;
 mod sockets;
 mod target;

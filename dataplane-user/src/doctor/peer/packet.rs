@@ -68,23 +68,26 @@ pub fn build(ends: Ends, kind: Kind, size: u16, id: u16, sequence: u16) -> Vec<u
     let mut packet = Vec::with_capacity(size);
     if is_encapsulated {
         let length = size - IP;
-        packet.extend(header(node, peer, IpNumber(PROTOCOL_IPIP), length, sequence, is_fragment));
+        let protocol = IpNumber(PROTOCOL_IPIP);
+        packet.extend(header(node, peer, protocol, length, sequence, is_fragment, TTL));
     }
     let length = ECHO + payload.len();
     let is_cut = is_fragment && !is_encapsulated;
-    packet.extend(header(source, destination, IpNumber::ICMP, length, sequence, is_cut));
+    packet.extend(header(source, destination, IpNumber::ICMP, length, sequence, is_cut, TTL));
     packet.extend(icmp.to_bytes());
     packet.extend(payload);
     packet
 }
 
-fn header(
+/// An IPv4 header without options, in front of `payload` bytes.
+pub(crate) fn header(
     source: Ipv4Addr,
     destination: Ipv4Addr,
     protocol: IpNumber,
     payload: usize,
     identification: u16,
     is_fragment: bool,
+    ttl: u8,
 ) -> impl IntoIterator<Item = u8> {
     let mut header = Ipv4Header {
         total_len: u16::try_from(IP + payload).unwrap_or(u16::MAX),
@@ -92,7 +95,7 @@ fn header(
         dont_fragment: !is_fragment,
         more_fragments: is_fragment,
         fragment_offset: IpFragOffset::ZERO,
-        time_to_live: TTL,
+        time_to_live: ttl,
         protocol,
         source: source.octets(),
         destination: destination.octets(),
@@ -289,7 +292,7 @@ mod tests {
         };
         let is = |is_wrapped| Some(Heard::Reply { id: 7, sequence: 9, is_wrapped });
         assert_eq!(read(&reply), is(false));
-        let outer = header(ENDS.peer, ENDS.node, IpNumber(4), reply.len(), 0, false);
+        let outer = header(ENDS.peer, ENDS.node, IpNumber(4), reply.len(), 0, false, TTL);
         let wrapped: Vec<u8> = outer.into_iter().chain(reply).collect();
         assert_eq!(read(&wrapped), is(true));
         assert_eq!(read(&build(ENDS, Kind::Plain, 0, 7, 9)), None, "a request is no answer");
