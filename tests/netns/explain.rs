@@ -49,13 +49,13 @@ impl Explained {
     /// Program, outcome and reason of each step of a way.
     fn steps(&self, way: &str) -> Vec<(&str, &str, &str)> {
         let steps = self.answer[way]["steps"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let text = |step: &'_ Value, key: &str| step[key].as_str().unwrap_or_default().to_owned();
-        let steps = steps
-            .iter()
-            .map(|step| (text(step, "by"), text(step, "outcome"), text(step, "reason")));
+
         steps
-            .map(|(by, outcome, reason)| -> (&str, &str, &str) {
-                (by.leak(), outcome.leak(), reason.leak())
+            .iter()
+            .map(|step| {
+                let [by, outcome, reason] =
+                    ["by", "outcome", "reason"].map(|key| step[key].as_str().unwrap_or_default());
+                (by, outcome, reason)
             })
             .collect()
     }
@@ -187,8 +187,6 @@ fn each_setup_shows_its_own_programs() {
 
 #[test]
 fn what_has_no_way_is_named() {
-    let far = "routes: {cidr: 10.30.0.0/26, node: 192.0.2.9}";
-    let _ = far;
     let lab = lab().build().unwrap();
     let node = &lab.node2;
     node.netns.ip("route add unreachable 192.0.2.9/32").unwrap();

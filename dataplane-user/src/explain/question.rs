@@ -149,7 +149,7 @@ impl Question {
         if let Some(pod) = pod {
             let source = self.source.unwrap_or(pod.address);
             let (out, lease) = self.flow(source, to, Direction::Encap, &leases);
-            let answered = lease.map_or(out, |lease| lease.translation.of(&out));
+            let answered = translated(&out, lease);
             let node = node_of(maps, answered.destination.into())?;
             let into = node.map(|_| answered.reverse());
             let out = Some(out);
@@ -171,7 +171,7 @@ impl Question {
             )
         })?;
         let (into, lease) = self.flow(from, to, Direction::Decap, &leases);
-        let answered = lease.map_or(into, |lease| lease.translation.of(&into));
+        let answered = translated(&into, lease);
         let (out, into) = (Some(answered.reverse()), Some(into));
         Ok(Case { pod, out, into, node: Some(node), is_out_first: false, source: from, to })
     }
@@ -211,6 +211,13 @@ impl Question {
             }
         }
     }
+}
+
+/// The flow as its lease makes it.
+fn translated(flow: &Flow, lease: Option<Lease>) -> Flow {
+    let translation = lease.map(|lease| lease.translation);
+    let translation = translation.filter(|translation| !translation.is_none());
+    translation.map_or(*flow, |translation| translation.of(flow))
 }
 
 fn pod_of(maps: &Maps, address: Ipv4Addr) -> Option<Pod> {

@@ -58,7 +58,7 @@ impl Walk<'_> {
         steps.push(step);
         let tunnel = self.copies.settings().tunnel_ifindex;
         if oif == Some(tunnel) {
-            steps.push(self.from_stack(flow, is_answer)?);
+            steps.push(self.at_tunnel(flow, is_answer)?);
         } else if let Some(oif) = oif
             && self.is_for_node(destination)
         {
@@ -81,7 +81,7 @@ impl Walk<'_> {
     }
 
     /// At the tunnel device.
-    fn from_stack(&mut self, flow: &Flow, is_answer: bool) -> Result<Step> {
+    fn at_tunnel(&mut self, flow: &Flow, is_answer: bool) -> Result<Step> {
         let settings = *self.copies.settings();
         let (tunnel, destination) = (settings.tunnel_ifindex, Ipv4Addr::from(flow.destination));
         let interface = interface_name(tunnel);

@@ -105,7 +105,7 @@ impl Refused {
     #[must_use]
     pub fn text(self) -> String {
         match self.0 {
-            // Before 6.15 and after (`net/ipv4/fib_frontend.c`, `__fib_validate_source`).
+            // Which of both depends on the kernel (`net/ipv4/fib_frontend.c`, `__fib_validate_source`).
             libc::EXDEV | libc::EINVAL => {
                 "drops it: rp_filter, or a source that cannot be, forbids this source there"
                     .to_owned()
