@@ -170,3 +170,14 @@ fn explain(error: rtnetlink::Error) -> anyhow::Error {
         None => error.into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_that_is_gone_has_a_number() {
+        assert_eq!(interface_name(IfIndex(1)), "lo");
+        assert_eq!(interface_name(IfIndex(u32::MAX >> 1)), "#2147483647");
+    }
+}
