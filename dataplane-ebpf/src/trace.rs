@@ -192,7 +192,7 @@ fn leave(context: *mut c_void, hook: u32, (first, count): (u32, u32)) -> Option<
     }
     run.is_traced = false;
     let mut index = 0;
-    // What `decap_xdp` hands to `decap_tc` is counted there.
+    // What `decap_xdp` does not look at is counted by `decap_tc` alone.
     while *run.before.get(index as usize)? == COUNTERS.get(first + index)?.packets {
         index += 1;
         if index >= count {

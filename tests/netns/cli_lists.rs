@@ -3,11 +3,12 @@
 use std::{
     io::{BufRead as _, BufReader},
     process::Stdio,
+    time::Duration,
 };
 
 use dataplane_common::{Reason, Verdict};
 use serde_json::{Deserializer, Value, json};
-use tunless_lab::{Lab, LabBuilder, daemon::Tunless};
+use tunless_lab::{Daemon, Lab, LabBuilder, daemon::Tunless, felix::Allow, traffic::ping};
 use tunless_tests::scene::{SOON, Scene, Setup, until};
 
 fn lab() -> LabBuilder {
@@ -120,4 +121,66 @@ fn the_active_configuration_is_shown() {
     assert!(never.stderr.contains("no daemon has accepted a configuration"), "{}", never.stderr);
     let version = tunless.json(&["version"]).unwrap();
     assert_eq!((&version["daemon"], &version["serving"]), (&Value::Null, &Value::Null));
+}
+
+/// Pings that pass, that a policy keeps from a pod, and that a rule keeps from the tunnel.
+#[test]
+fn the_summary_shows_what_the_kernel_kept() {
+    Scene::new(lab(), Setup::BOTH_VERIFIED[0]).case(|scene| {
+        let (perf, sit) = scene.pods();
+        scene.police(&[Allow::ALL]);
+        scene.warm_up();
+        // Answers about MACs go into pods, too.
+        for pod in [perf, sit] {
+            let known =
+                ["neigh", "change", &pod.ip.to_string(), "dev", &pod.cali, "nud", "permanent"];
+            pod.node.exec("ip", &known).unwrap();
+            let gateway = ["neigh", "change", "169.254.1.1", "dev", "eth0", "nud", "permanent"];
+            pod.netns.exec("ip", &gateway).unwrap();
+        }
+        let daemons = [&scene.daemon1, &scene.daemon2];
+        for daemon in daemons {
+            assert!(daemon.cli(&["counters", "flush"]).unwrap().success());
+        }
+        let ping = |count| {
+            let wait = Duration::from_millis(200);
+            let options = ping::Options { count, wait, ..ping::Options::default() };
+            ping::ping(&perf.netns, sit.ip, &options).unwrap().received
+        };
+        assert_eq!(ping(4), 4);
+        scene.police(&[]);
+        assert_eq!(ping(3), 0, "the policy of demo-hello-sit");
+        let rule = ["FORWARD", "-s", &perf.ip.to_string(), "-p", "icmp", "-j", "DROP"];
+        let node2 = &scene.lab.node2.netns;
+        node2.exec("iptables", &[&["-I"][..], &rule].concat()).unwrap();
+        assert_eq!(ping(2), 0, "the rule on node2");
+        node2.exec("iptables", &[&["-D"][..], &rule].concat()).unwrap();
+
+        let summary = |daemon: &Daemon| daemon.cli_json(&["counters", "summary"]).unwrap();
+        let [node1, node2] = daemons.map(summary);
+        let packets = |of: &Value, place: &str, outcome: &str| {
+            let is_it = |item: &&Value| {
+                item["place"] == place && item["outcome"].as_str().unwrap().contains(outcome)
+            };
+            of["items"].as_array().unwrap().iter().find(is_it).unwrap()["packets"].clone()
+        };
+        for (of, place, outcome, expected) in [
+            (&node2, "from pods", "passed to the stack", 9),
+            (&node2, "stack", "rp_filter", 2),
+            (&node2, "tunnel device", "encapsulated", 7),
+            (&node2, "from the wire", "passed to the stack", 4),
+            (&node2, "stack", "for the host itself", 0),
+            (&node2, "into pods", "from the stack", 4),
+            (&node1, "from the wire", "passed to the stack", 7),
+            (&node1, "stack", "for the host itself", 3),
+            (&node1, "into pods", "from the stack", 4),
+            (&node1, "from pods", "passed to the stack", 4),
+            (&node1, "stack", "rp_filter", 0),
+        ] {
+            assert_eq!(packets(of, place, outcome), json!(expected), "{place}: {outcome}: {of}");
+        }
+        let table = scene.daemon1.cli(&["counters", "summary"]).unwrap().stdout;
+        assert!(table.starts_with("WHERE "), "{table}");
+        println!("{table}");
+    });
 }

@@ -175,6 +175,13 @@ pub enum CountersCommand {
         #[command(flatten)]
         watch: Watch,
     },
+    /// What became of packets, from pods to the wire and back: sums, and what the kernel kept.
+    ///
+    /// Programs count a packet before and behind the kernel's stack. What it kept in between
+    /// (NetworkPolicy, `rp_filter`) is the difference. It is the least that it can have been, because packets
+    /// of the host, and of pods to each other, come out of the stack, too; `-` where no program counts one of both
+    /// ends (with `fastpath: off` none is on the pods' interfaces). `tunless trace --drops` shows such packets.
+    Summary(Watch),
     /// Set all counters to zero.
     Flush,
 }

@@ -3,6 +3,7 @@
 mod command;
 mod config;
 mod counters;
+mod counters_summary;
 mod detach;
 mod doctor;
 mod endpoints;
@@ -148,6 +149,9 @@ impl Cli {
             }
             Command::Counters(CountersCommand::List { options, watch }) => {
                 watch.run(|| counters::list(&global.maps()?, format, options))
+            }
+            Command::Counters(CountersCommand::Summary(watch)) => {
+                watch.run(|| counters_summary::summary(&global.maps()?, format))
             }
             Command::Counters(CountersCommand::Flush) => {
                 counters::flush(&mut global.maps()?, format)

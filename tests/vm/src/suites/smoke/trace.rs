@@ -50,7 +50,25 @@ fn run(_: &Guest) -> Result<()> {
     // The new programs are watched a second later.
     let (lines, _) = trace.finish_while(|| pings(&lab))?;
     ensure!(hooks(&lines) == [PING[0]], "after a restart: {lines:?}");
+
+    daemon.rewrite_config(&(config(node2, node1, "replace", "verified") + "decap: xdp\n"))?;
+    let has_xdp = |status: &Value| status["attachments"].to_string().contains("decap_xdp");
+    daemon.wait_json(&["status"], SOON, has_xdp)?;
+    by_xdp(&lab)?;
     finish(&lab, daemon)
+}
+
+/// Before there is an `sk_buff` a packet has a number of its own.
+fn by_xdp(lab: &Lab) -> Result<()> {
+    let trace = Trace::start(&lab.node2, &["--protocol", "icmp", "-c", "5"])?;
+    let (lines, _) = trace.finish_while(|| one_ping(lab))?;
+    let (before, by_xdp, behind) = (&lines[..2], &lines[2], &lines[3..]);
+    ensure!(by_xdp["hook"] == "decap_xdp" && by_xdp["verdict"] == "passed", "{lines:?}");
+    ensure!(hooks(before) == PING[..2] && behind[0]["hook"] == "decap_tc", "{lines:?}");
+    ensure!(behind[1]["hook"] == "grant_decap", "{lines:?}");
+    let numbers: Vec<_> = lines.iter().filter_map(|line| line["packet"].as_u64()).collect();
+    ensure!(numbers == [1, 1, 2, 3, 3], "{numbers:?}: {lines:?}");
+    Ok(())
 }
 
 /// Each program's line for a ping there and back, two of them with each packet's number; and the packets.
