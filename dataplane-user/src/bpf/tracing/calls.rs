@@ -63,7 +63,10 @@ pub fn load(
         line_info_count: u32,
         attach_btf_id: u32,
         attach_program: u32,
+        core_relocations: u32,
     }
+    // The kernel reads all of it, and what a compiler puts in between is not zero.
+    const _: () = assert!(size_of::<Attributes>() == 120, "there is padding");
 
     let mut attributes = Attributes {
         kind: BPF_PROG_TYPE_TRACING,
@@ -87,6 +90,7 @@ pub fn load(
         line_info_count: 0,
         attach_btf_id: target.btf_id,
         attach_program: target.program.map_or(0, |fd| fd.as_raw_fd().cast_unsigned()),
+        core_relocations: 0,
     };
     let error = match call(BPF_PROG_LOAD, &mut attributes).and_then(descriptor) {
         Ok(program) => return Ok(program),
