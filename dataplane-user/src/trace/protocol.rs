@@ -13,9 +13,12 @@ const NAMES: [(u16, &str); 9] = [
     (132, "sctp"),
 ];
 
-/// Returns the protocol's name, or its number.
+/// Returns the protocol's name, or its number; 0 is what a trace has for packets that are not IPv4.
 #[must_use]
 pub fn name(number: u16) -> String {
+    if number == 0 {
+        return "non-ipv4".to_owned();
+    }
     let found = NAMES.iter().find(|(known, _)| *known == number);
     found.map_or_else(|| number.to_string(), |(_, name)| (*name).to_owned())
 }
@@ -47,6 +50,7 @@ mod tests {
         for text in ["", "0", "256", "-1", "tcpp", "6.0", "70000"] {
             assert!(parse(text).is_err(), "{text}");
         }
+        assert_eq!(name(0), "non-ipv4");
         assert_eq!((name(6), name(89)), ("tcp".to_owned(), "89".to_owned()));
     }
 }
