@@ -44,10 +44,7 @@ pub fn open(pin: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
     let mut attributes = Pin { path: path.as_ptr() as u64, descriptor: 0, flags: 0 };
     // `path` outlives the call.
-    let descriptor = call(BPF_OBJ_GET, &mut attributes)?;
-    let descriptor = i32::try_from(descriptor).map_err(io::Error::other)?;
-    // SAFETY: the kernel just gave it to us and to nobody else.
-    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+    call(BPF_OBJ_GET, &mut attributes).and_then(descriptor)
 }
 
 /// Takes a link off its hook; the link itself stays until its last holder lets go
@@ -173,10 +170,7 @@ pub fn create_array(name: &str, size: u32) -> io::Result<OwnedFd> {
     for (to, from) in attributes.name[..15].iter_mut().zip(name.bytes()) {
         *to = from;
     }
-    let descriptor = call(BPF_MAP_CREATE, &mut attributes)?;
-    let descriptor = i32::try_from(descriptor).map_err(io::Error::other)?;
-    // SAFETY: the kernel just gave it to us and to nobody else.
-    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+    call(BPF_MAP_CREATE, &mut attributes).and_then(descriptor)
 }
 
 /// Words at the beginning of an array that was made with `BPF_F_MMAPABLE`, in the memory that the
@@ -328,10 +322,7 @@ pub fn adjusts_room(delta: i32, flags: u32) -> io::Result<bool> {
         license: c"".as_ptr() as u64,
     };
     // The program outlives the call.
-    let descriptor = call(BPF_PROG_LOAD, &mut load)?;
-    let descriptor = i32::try_from(descriptor).map_err(io::Error::other)?;
-    // SAFETY: the kernel just gave it to us and to nobody else.
-    let program = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    let program = call(BPF_PROG_LOAD, &mut load).and_then(descriptor)?;
     let mut packet = [0_u8; ETHERNET + 60];
     packet[12] = 0x08;
     let mut run = Run {
@@ -346,6 +337,13 @@ pub fn adjusts_room(delta: i32, flags: u32) -> io::Result<bool> {
     };
     call(BPF_PROG_TEST_RUN, &mut run)?;
     Ok(run.returned == 0)
+}
+
+/// Takes a descriptor that a command returned.
+pub fn descriptor(answer: libc::c_long) -> io::Result<OwnedFd> {
+    let descriptor = i32::try_from(answer).map_err(io::Error::other)?;
+    // SAFETY: the kernel just gave it to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
 /// `attributes` must be what `command` expects, with pointers that outlive the call.

@@ -4,12 +4,12 @@
 use std::{
     ffi::CStr,
     io,
-    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    os::fd::{AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
 use aya_obj::generated::bpf_insn;
 
-use crate::bpf::sys::call;
+use crate::bpf::sys::{call, descriptor};
 
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
@@ -173,12 +173,6 @@ pub fn types(id: u32) -> io::Result<Vec<u8>> {
     info = Info { types: bytes.as_mut_ptr() as u64, size: info.size, ..Info::default() };
     read(&mut info)?;
     Ok(bytes)
-}
-
-fn descriptor(answer: libc::c_long) -> io::Result<OwnedFd> {
-    let descriptor = i32::try_from(answer).map_err(io::Error::other)?;
-    // SAFETY: the kernel just gave it to us alone.
-    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
 #[cfg(test)]
