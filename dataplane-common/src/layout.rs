@@ -11,6 +11,7 @@
 //! | `LEASES` | LRU hash | [`crate::Flow`] → [`crate::Lease`] |
 //! | `SEEN` | array of [`MAX_SEEN`] | [`crate::Flow::tag`] → [`Arrival`] |
 //! | `UNANSWERED` | array of [`crate::unanswered::sets`] | low bits of [`crate::Flow::tag`] → [`crate::UnansweredSet`] |
+//! | `TRY` | array of one | 0 → when a `tunless try` is over: `CLOCK_MONOTONIC`, nanoseconds; 0: never |
 //! | `EPOCH` | array of one | 0 → [`crate::Epochs`], which end leases |
 //! | `LINKS` | array of [`crate::link::LINK_SLOTS`] | slot → [`crate::LinkState`] |
 

@@ -113,6 +113,7 @@ reasons! {
     // encap_pod: from a pod's interface, fast path or pass.
     PodEncapsulated "pod_encapsulated" EncapPod Forwarded "wrapped at the pod's interface: the fast path"
     PodServiceEncapsulated "pod_service_encapsulated" EncapPod Forwarded "wrapped at the pod's interface, its destination exchanged for the pod behind the Service: the fast path"
+    PodTryOver "pod_try_over" EncapPod Passed "`tunless try` is over and was not kept: all is as if no program were there"
     PodTruncated "pod_truncated" EncapPod Passed "shorter than its headers"
     PodNotIpv4 "pod_not_ipv4" EncapPod Passed "not IPv4: ARP, IPv6, or a VLAN other than 0"
     PodBadHeader "pod_bad_header" EncapPod Passed "IPv4 header whose version, header length or total length cannot be"
@@ -154,6 +155,7 @@ reasons! {
     HostAlreadyEncapsulated "host_already_encapsulated" EncapHost Dropped "already a tunnel packet with offloads pending (a pod running VXLAN)"
     HostCannotEncapsulate "host_cannot_encapsulate" EncapHost Dropped "the kernel gave no room for an outer header (GSO that is neither TCP nor UDP, memory)"
     // encap_host on tunl0: what we do not take, tunl0 encapsulates.
+    Tunl0TryOver "tunl0_try_over" EncapHost Passed "left to tunl0: `tunless try` is over and was not kept"
     Tunl0Truncated "tunl0_truncated" EncapHost Passed "left to tunl0: shorter than its headers"
     Tunl0NotIpv4 "tunl0_not_ipv4" EncapHost Passed "left to tunl0: not IPv4"
     Tunl0BadHeader "tunl0_bad_header" EncapHost Passed "left to tunl0: IPv4 header whose version, header length or total length cannot be"
@@ -168,6 +170,7 @@ reasons! {
     XdpMarked "xdp_marked" DecapXdp Passed "left to decap_tc with a mark: whether XDP metadata arrives on this link is not proven yet"
     XdpUnable "xdp_unable" DecapXdp Passed "the driver has no room for XDP metadata; decap_tc unwraps instead"
     // Decapsulation, in the order of the checks.
+    DecapTryOver "decap_try_over" DecapTc Passed "left to tunl0, also what is not encapsulated: `tunless try` is over and was not kept"
     DecapOuterTruncated "decap_outer_truncated" DecapTc Passed "shorter than an Ethernet and an IPv4 header"
     DecapNotIpv4 "decap_not_ipv4" DecapTc Passed "not IPv4: ARP, IPv6, or a VLAN other than 0"
     DecapNotIpip "decap_not_ipip" DecapTc Passed "IPv4, but not protocol 4: the host's own traffic"
@@ -217,6 +220,7 @@ reasons! {
     DecapToPod "decap_to_pod" DecapTc Forwarded "unwrapped and put into the pod: the fast path"
     DecapServiceToPod "decap_service_to_pod" DecapTc Forwarded "unwrapped, its source exchanged for the Service's, and put into the pod: the fast path"
     // grant_decap: on its way from the stack into a pod, whoever sent it.
+    GrantTryOver "grant_try_over" GrantDecap Passed "into a pod: `tunless try` is over and was not kept, so nothing is leased"
     GrantNoFlow "grant_no_flow" GrantDecap Passed "into a pod: not TCP or UDP over IPv4, a fragment, or with options: never leased"
     GrantGiven "grant_given" GrantDecap Passed "into a pod: netfilter lets its flow pass, which is leased from here on"
     GrantServiceGiven "grant_service_given" GrantDecap Passed "into a pod: netfilter lets the answers of its Service pass, which are leased from here on, translation included"

@@ -41,7 +41,9 @@ plain! {
         ///
         /// With tunl0 the kernel can encapsulate, too: what `encap_host` does not
         /// take it leaves to it.
-        pub tunnel_header: u32,
+        pub tunnel_header: u16,
+        /// 1: a `tunless try` is under way, whose end is in the map `TRY`; else 0.
+        pub is_tried: u16,
         /// Flags beside the usual ones with which `bpf_skb_adjust_room` takes an outer header off,
         /// so that the packet is no tunnel packet any more; 0 where the kernel has none.
         pub unwrap_flags: u32,

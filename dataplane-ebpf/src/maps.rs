@@ -78,6 +78,18 @@ pub fn are_kept() -> bool {
     helpers::now().saturating_sub(kept_at) < KEPT_FOR
 }
 
+/// When a `tunless try` is over, `CLOCK_MONOTONIC` in nanoseconds; 0: it was kept. Written by the daemon
+/// and by `tunless try --keep`.
+#[btf_map]
+static TRY: Array<u64, 1> = Array::new();
+
+/// Returns whether a `tunless try` has come to its end without being kept: then the kernel has every
+/// packet as if no program were there.
+#[inline(always)]
+pub fn is_try_over() -> bool {
+    settings::is_tried() && TRY.get(0).is_some_and(|end| *end != 0 && helpers::now() >= *end)
+}
+
 /// Link → whether what XDP vouches for arrives. Entries are made by the daemon, written by the
 /// programs.
 #[btf_map]

@@ -24,6 +24,7 @@ static SETTINGS: Settings = Settings {
     unanswered_sets: 0,
     rest: 0,
     tunnel_header: 0,
+    is_tried: 0,
     unwrap_flags: 0,
 };
 
@@ -46,6 +47,13 @@ pub fn tunnel_ifindex() -> IfIndex {
 pub fn tunnel_has_ethernet() -> bool {
     // SAFETY: as above.
     unsafe { read_volatile(&SETTINGS.tunnel_header) != 0 }
+}
+
+/// Whether what we do is only tried, so that it may come to an end by itself.
+#[inline(always)]
+pub fn is_tried() -> bool {
+    // SAFETY: as above.
+    unsafe { read_volatile(&SETTINGS.is_tried) != 0 }
 }
 
 /// The tunnel device's MAC, half by half (a whole copy would call `memmove`).

@@ -7,11 +7,12 @@
 //! | Packets between two nodes | [`traffic`], [`frames`], [`size`], [`mtu`], [`handover`], [`errors`], [`spoof`], [`safety`], [`service`], [`regressions`] |
 //! | Leases | [`leases`], [`lease_policy`], [`lease_services`], [`services`], [`services_traps`], [`services_floods`], [`services_shapes`], [`services_withheld`], [`lease_traps`], [`lease_life`], [`lease_load`], [`lease_config`], [`qos`], [`watchers`], [`flowtable`], [`lease_conntrack`], [`unanswered`] |
 //! | Where routes come from | [`sources`], [`bird`], [`source_bird`], [`source_etcd`], [`source_kubernetes`], [`own_node`], [`source_scale`] |
-//! | The daemon's life | [`daemon`], [`restart`], [`upgrade`], [`bad_pins`], [`reload`], [`config`], [`underlay`], [`pods`], [`attach`] |
+//! | The daemon's life | [`daemon`], [`restart`], [`upgrade`], [`bad_pins`], [`reload`], [`config`], [`underlay`], [`pods`], [`attach`], [`attempt`] |
 //! | What an operator sees | [`cli`], [`cli_lists`], [`here`], [`explain`], [`lease_cli`], [`problems`], [`journal`], [`metrics`], [`http`] |
 //! | The host around it | [`host_links`], [`host_shapes`], [`host_ipsec`], [`outer_rules`], [`security`], [`packaging`], [`systemd`], [`systemd_problems`] |
 
 mod attach;
+mod attempt;
 mod bad_pins;
 mod bird;
 mod cli;

@@ -9,7 +9,7 @@ use tunless_tests::{case::Case, live::LiveCase};
 use super::{
     daemon_dead, decap_beside_tunl0, decap_tc, decap_tc_leased, decap_xdp, encap_host,
     encap_host_leased, encap_pod, encap_pod_leased, encap_tunl0, grant_decap, live, live_leased,
-    services, unanswered,
+    services, tried, unanswered,
 };
 
 /// Nothing here takes what is left to tunl0, and only a real one shows that it does:
@@ -21,9 +21,9 @@ const ELSEWHERE: [Reason; 2] = [Reason::Tunl0AlreadyEncapsulated, Reason::DecapG
 const WITHOUT_MEMORY: [Reason; 2] =
     [Reason::PodCannotTranslate, Reason::DecapCannotTranslateToStack];
 
-#[test]
-fn every_reason_has_a_case() {
-    let rows = [
+/// The rows of all tables.
+pub fn cases() -> Vec<Case> {
+    [
         encap_pod::cases(),
         encap_pod_leased::cases(),
         encap_host::cases(),
@@ -38,7 +38,12 @@ fn every_reason_has_a_case() {
         services::cases(),
         unanswered::cases(),
     ]
-    .concat();
+    .concat()
+}
+
+#[test]
+fn every_reason_has_a_case() {
+    let rows = [cases(), tried::cases()].concat();
     let live = [live::cases(), live_leased::cases(), live::cases_with_the_fast_path_off()].concat();
     let mut covered: BTreeSet<Reason> = rows.iter().flat_map(Case::reasons).collect();
     covered.extend(live.iter().flat_map(LiveCase::reasons));

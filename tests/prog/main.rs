@@ -23,4 +23,5 @@ mod live_leased;
 mod load;
 mod routes;
 mod services;
+mod tried;
 mod unanswered;

@@ -49,6 +49,7 @@ pub struct Loaded {
     unanswered: Array<MapData, UnansweredSet>,
     epochs: Array<MapData, Epochs>,
     kept_at: Array<MapData, u64>,
+    try_ends: Array<MapData, u64>,
     links: Links,
     trampolines: BTreeMap<Program, Trampoline>,
     counters: PerCpuArray<MapData, Counter>,
@@ -94,6 +95,7 @@ impl Loaded {
         epochs.set(0, world::EPOCHS, 0).expect("the epochs can be set");
         let mut kept_at: Array<_, u64> = map(&mut ebpf, "KEPT_AT");
         kept_at.set(0, u64::MAX, 0).expect("the time can be set");
+        let try_ends = map(&mut ebpf, "TRY");
         let links = Links::new(ebpf.take_map("LINKS").expect("the object has the map"));
         let links = links.expect("LINKS is of the type we think");
         let counters = map(&mut ebpf, "COUNTERS");
@@ -110,6 +112,7 @@ impl Loaded {
             unanswered,
             epochs,
             kept_at,
+            try_ends,
             links,
             trampolines,
             counters,
@@ -142,6 +145,7 @@ impl Loaded {
                 self.kept_at.set(0, at, 0).expect("the time can be set");
                 Ok(())
             }
+            Entry::TryEnds(end) => self.try_ends.set(0, end, 0),
             Entry::RaisedRemote(_) | Entry::RaisedLocal(_) => {
                 let mut epochs = self.epochs.get(&0, 0).expect("the epochs can be read");
                 entry.raise(&mut epochs);
@@ -166,6 +170,7 @@ impl Loaded {
                 self.kept_at.set(0, u64::MAX, 0).expect("the time can be set");
                 Ok(())
             }
+            Entry::TryEnds(_) => self.try_ends.set(0, 0, 0),
             Entry::RaisedRemote(_) | Entry::RaisedLocal(_) => self.epochs.set(0, world::EPOCHS, 0),
             Entry::Seen(tag, _) => self.seen.set(u32::from(tag), Arrival::default(), 0),
             // Whether a program left it or not.

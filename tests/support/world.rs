@@ -162,6 +162,8 @@ pub enum Entry {
     Endpoint(Ipv4Addr, Endpoint),
     /// In `KEPT_AT`: the daemon has compared everything so long ago; without it, just now.
     Kept(Duration),
+    /// In `TRY`: when it is over, `CLOCK_MONOTONIC` in nanoseconds; 0 without it.
+    TryEnds(u64),
     /// In `EPOCH`: those of this remote address are raised.
     RaisedRemote(Ipv4Addr),
     /// In `EPOCH`: those of this local pod are raised.
@@ -329,6 +331,7 @@ pub fn settings(fastpath: u8, spoof: u8) -> Settings {
         unanswered_sets: 1,
         rest: 0,
         tunnel_header: 14,
+        is_tried: 0,
         unwrap_flags: 0,
     }
 }

@@ -21,6 +21,9 @@ pub fn into_pod(ctx: &TcContext) -> Exit {
 
 #[inline(always)]
 fn settle(ctx: &TcContext) -> Reason {
+    if maps::is_try_over() {
+        return Reason::GrantTryOver;
+    }
     let approval = Approval::take(ctx);
     let Some(seen) = seen(ctx) else { return Reason::GrantNoFlow };
     match lease::settle(ctx, &seen, approval, |flow| request(ctx, flow)) {

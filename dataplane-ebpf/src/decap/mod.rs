@@ -36,6 +36,9 @@ const ALL_HEADERS: u32 = (INNER + flow::HEADERS) as u32;
 /// From the NIC (TC ingress): wrapped, or unwrapped and vouched for by [`xdp`].
 #[inline(always)]
 pub fn tc(ctx: &TcContext) -> Exit {
+    if maps::is_try_over() {
+        return Exit::Left(Reason::DecapTryOver);
+    }
     match handover::take(ctx) {
         Vouched::For(node) => handed_over(ctx, node),
         Vouched::Nothing => encapsulated(ctx),
@@ -106,6 +109,9 @@ fn handed_over(ctx: &TcContext, node: Ipv4Be) -> Steps {
 /// takes the tag out before [`tc`] sees the packet.
 #[inline(always)]
 pub fn xdp(ctx: &XdpContext) -> Option<Reason> {
+    if maps::is_try_over() {
+        return None;
+    }
     let frame = Frame::of_xdp(ctx);
     let outer = check::ipip(frame, false).ok()?;
     let ethernet: Ethernet = frame.read(0)?;

@@ -20,6 +20,7 @@ use dataplane_common::{NodeEntry, Reason};
 use crate::{
     exit::{Exit, Sent, Steps},
     lease::{Approval, Epoch, Slot},
+    maps,
     packet::ETHERNET,
     settings, skb,
 };
@@ -27,6 +28,9 @@ use crate::{
 /// From a pod's interface (TC ingress of `cali*`).
 #[inline(always)]
 pub fn pod(ctx: &TcContext) -> Exit {
+    if maps::is_try_over() {
+        return Exit::Left(Reason::PodTryOver);
+    }
     if settings::is_verified() { verified(ctx) } else { trusted(ctx) }.into()
 }
 
@@ -83,6 +87,8 @@ pub fn host(ctx: &TcContext) -> Exit {
     // verifier can follow, and it skips the branch that is not ours.
     if settings::tunnel_has_ethernet() {
         from_stack(ctx, ETHERNET, &HOST)
+    } else if maps::is_try_over() {
+        Err(Reason::Tunl0TryOver)
     } else {
         from_stack(ctx, 0, &TUNL0)
     }

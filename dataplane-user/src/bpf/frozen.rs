@@ -5,13 +5,14 @@
 //! | key of `ROUTES` | network, mask: 8 bytes |
 //! | value of `ROUTES` | prefix (8), node (4), since (4), flags (2), source (2); new fields only behind |
 //! | `EPOCH` | array, element 0 begins with a `u32`; adding to it ends all leases |
+//! | `TRY` | array of one: a `u64`, `CLOCK_MONOTONIC` in nanoseconds, 0 for none (from 0.2 on) |
 //! | `memory` | array of one, [`MEMORY`] bytes: JSON, ended by a zero |
 //! | XDP hand-over | 8 bytes: secret, node |
 //! | names of links | `<program>_<interface index>` |
 //!
 //! 0.1 keeps its hand-over secret in the map `STATE`, at [`STATE_SECRET`].
 
-use std::{collections::BTreeMap, io, path::Path, sync::atomic::Ordering};
+use std::{collections::BTreeMap, io, path::Path, sync::atomic::Ordering, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::MapInfo;
@@ -20,6 +21,8 @@ use ipnet::Ipv4Net;
 
 use super::sys::{self, SharedWords};
 
+/// When a `tunless try` is over.
+pub const TRY: &str = "TRY";
 /// Size of the memory, bytes.
 pub const MEMORY: u32 = 64 << 10;
 /// Size of the key of `ROUTES`, bytes.
@@ -126,6 +129,39 @@ pub fn end_leases(directory: &Path) -> Result<()> {
     let mut value = map.element(&index).with_context(context)?;
     raise(&mut value).with_context(context)?;
     sys::update(&map.map, &index, &value).with_context(context)
+}
+
+/// Returns when the `tunless try` of a version is over, if one is under way or over: `CLOCK_MONOTONIC`.
+///
+/// # Errors
+/// If it cannot be read. A version that knows of none has none.
+pub fn try_end(directory: &Path) -> Result<Option<Duration>> {
+    let pin = directory.join(TRY);
+    if !pin.exists() {
+        return Ok(None);
+    }
+    let map = RawMap::open(&pin)?;
+    let value = map.element(&0_u32.to_ne_bytes());
+    let value = value.with_context(|| format!("reading {}", pin.display()))?;
+    Ok(parse_try_end(&value))
+}
+
+fn parse_try_end(value: &[u8]) -> Option<Duration> {
+    let nanoseconds = u64::from_ne_bytes(*value.first_chunk()?);
+    Some(Duration::from_nanos(nanoseconds)).filter(|end| !end.is_zero())
+}
+
+/// Has the `tunless try` of a version end then; `None`: never.
+///
+/// # Errors
+/// If there is no such map, or the kernel refuses.
+pub fn set_try_end(directory: &Path, end: Option<Duration>) -> Result<()> {
+    let pin = directory.join(TRY);
+    let end = end.map_or(0, |end| u64::try_from(end.as_nanos()).unwrap_or(u64::MAX));
+    let map = RawMap::open(&pin)?;
+    ensure!(map.value == size_of::<u64>(), "{} holds no time", pin.display());
+    sys::update(&map.map, &0_u32.to_ne_bytes(), &end.to_ne_bytes())
+        .with_context(|| format!("writing {}", pin.display()))
 }
 
 /// Reads the memory; `None` if there is none.
@@ -247,6 +283,16 @@ mod tests {
         let known = value(DUMPS[0], "10.20.42.0/26");
         let longer = [&known[..], &[7; 12]].concat();
         assert_eq!(parse(&longer), parse(&known));
+    }
+
+    #[test]
+    fn a_later_version_may_have_more_behind_the_end_of_a_try() {
+        let end = Duration::from_nanos(0x0102_0304_0506_0708);
+        let value = 0x0102_0304_0506_0708_u64.to_ne_bytes();
+        assert_eq!(parse_try_end(&value), Some(end));
+        assert_eq!(parse_try_end(&[&value[..], &[7; 8]].concat()), Some(end));
+        assert_eq!(parse_try_end(&[0; 8]), None, "kept");
+        assert_eq!(parse_try_end(&value[..7]), None);
     }
 
     #[test]

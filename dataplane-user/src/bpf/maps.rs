@@ -13,7 +13,7 @@ use dataplane_common::{
 use ipnet::Ipv4Net;
 
 use super::{
-    Pins, by_address::ByAddress, epochs::Epochs, handovers::Links, masks::Masks,
+    Pins, by_address::ByAddress, epochs::Epochs, frozen::TRY, handovers::Links, masks::Masks,
     node_counters::NodeCounters, routes::Routes,
 };
 
@@ -63,7 +63,7 @@ pub const SEEN: &str = "SEEN";
 /// UDP flows that get no answer, on their way to a lease. Not pinned: after a restart they wait once more.
 pub const UNANSWERED: &str = "UNANSWERED";
 
-const LAYOUTS: [Layout; 10] = {
+const LAYOUTS: [Layout; 11] = {
     const fn map(
         name: &'static str,
         kind: MapType,
@@ -91,6 +91,7 @@ const LAYOUTS: [Layout; 10] = {
         },
         map(EPOCH, MapType::Array, index, size_of::<EpochsLayout>(), 1),
         map("KEPT_AT", MapType::Array, index, size_of::<u64>(), 1),
+        map(TRY, MapType::Array, index, size_of::<u64>(), 1),
         map("LINKS", MapType::Array, index, size_of::<LinkState>(), LINK_SLOTS),
     ]
 };

@@ -4,7 +4,7 @@ use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 
 use clap::Subcommand;
 
-use super::{counters, doctor, duration, explain, trace, watch::Watch};
+use super::{attempt, counters, doctor, duration, explain, trace, watch::Watch};
 
 /// What a user may ask for.
 #[derive(Subcommand, Debug)]
@@ -25,6 +25,18 @@ pub enum Command {
     /// helps. Exit code 1: something else is missing, and trying again may help. Under systemd
     /// the same failure pauses longer each time; saving the file ends the pause.
     Run,
+    /// Accelerate for some time beside tunl0: unless it is kept, tunl0 has all packets again after that.
+    ///
+    /// Does what `tunless run` does, in the foreground and with the same file, until the time is up. The
+    /// programs that packets meet look at the clock themselves, so that they step aside then whatever
+    /// has become of this process and of the terminal. Needs a tunl0 that carries the pods' packets
+    /// (`mode: auto` or `accelerate`); uses no XDP and no RPS. Ctrl-C ends the process, not the try.
+    ///
+    /// When it is over, programs are attached still and leave every packet alone. Conntrack stays
+    /// relaxed, so that connections survive; `tunless detach` removes and restores all of it. A daemon that is
+    /// started changes nothing about the end.
+    #[command(after_help = attempt::EXAMPLES)]
+    Try(attempt::Options),
     /// Is everything in place? Exit code 3 if this node carries no pod traffic.
     ///
     /// Lists what is wrong with its level: *down* (this node carries no pod traffic; only this,
@@ -210,10 +222,20 @@ pub enum ConfigCommand {
 }
 
 impl Command {
+    /// Whether it runs the daemon.
+    pub fn is_daemon(&self) -> bool {
+        match self {
+            Self::Run => true,
+            Self::Try(options) => !options.keep,
+            _ => false,
+        }
+    }
+
     /// Whether it looks at, or changes, what only root may.
     pub fn needs_root(&self) -> bool {
         match self {
             Self::Run
+            | Self::Try(_)
             | Self::Status { .. }
             | Self::Doctor { .. }
             | Self::Explain(_)

@@ -41,7 +41,8 @@ const fn stage(reason: Reason) -> Stage {
         R::PodEncapsulated | R::PodServiceEncapsulated => Stage::PodFast,
         R::PodForgedSource => Stage::PodForged,
         R::PodNotIpv4 | R::PodNotForHost | R::PodNoRoute | R::PodDirect => Stage::PodElsewhere,
-        R::PodTruncated
+        R::PodTryOver
+        | R::PodTruncated
         | R::PodBadHeader
         | R::PodNodeUnreachable
         | R::PodTtlExpired
@@ -75,7 +76,8 @@ const fn stage(reason: Reason) -> Stage {
         | R::HostTooBig
         | R::HostAlreadyEncapsulated
         | R::HostCannotEncapsulate => Stage::TunnelDropped,
-        R::Tunl0Truncated
+        R::Tunl0TryOver
+        | R::Tunl0Truncated
         | R::Tunl0NotIpv4
         | R::Tunl0BadHeader
         | R::Tunl0NoRoute
@@ -88,7 +90,8 @@ const fn stage(reason: Reason) -> Stage {
         R::DecapOuterTruncated | R::DecapNotIpv4 | R::DecapNotIpip | R::DecapNotForHost => {
             Stage::WireOther
         }
-        R::DecapOuterBadHeader
+        R::DecapTryOver
+        | R::DecapOuterBadHeader
         | R::DecapOuterOptions
         | R::DecapOuterBadChecksum
         | R::DecapOuterFragment
@@ -130,7 +133,8 @@ const fn stage(reason: Reason) -> Stage {
         | R::DecapNoEndpointToStack
         | R::DecapCannotTranslateToStack => Stage::WireToStack,
         R::DecapToPod | R::DecapServiceToPod => Stage::WireToPod,
-        R::GrantNoFlow
+        R::GrantTryOver
+        | R::GrantNoFlow
         | R::GrantGiven
         | R::GrantServiceGiven
         | R::GrantUnansweredGiven

@@ -1,5 +1,6 @@
 //! What may be typed. One file per noun does it.
 
+mod attempt;
 mod command;
 mod config;
 mod counters;
@@ -86,7 +87,7 @@ impl Cli {
     /// # Errors
     /// What failed.
     pub fn execute(self) -> Result<Exit, Failure> {
-        let is_daemon = matches!(self.command, Command::Run);
+        let is_daemon = self.command.is_daemon();
         self.dispatch().map_err(|error| {
             let exit = if is_daemon { Exit::of_daemon(&error) } else { Exit::Failed };
             Failure { error: privilege::explain(error), exit }
@@ -96,7 +97,7 @@ impl Cli {
     /// Whether its output is all that the command has to report, so that it logs nothing.
     #[must_use]
     pub fn is_silent(&self) -> bool {
-        !matches!(self.command, Command::Run | Command::Detach)
+        !self.command.is_daemon() && !matches!(self.command, Command::Detach)
     }
 
     fn dispatch(self) -> Result<Exit> {
@@ -107,7 +108,13 @@ impl Cli {
         }
         match command {
             Command::Run => {
-                block_on(daemon::run(&global.config, global.bpffs.as_deref()))?;
+                block_on(daemon::run(&global.config, global.bpffs.as_deref(), None))?;
+                Ok(Exit::Ok)
+            }
+            Command::Try(options) if options.keep => attempt::keep(&global.pins()?, format),
+            Command::Try(options) => {
+                let length = Some(options.length);
+                block_on(daemon::run(&global.config, global.bpffs.as_deref(), length))?;
                 Ok(Exit::Ok)
             }
             Command::Status { wait, strict, brief } => {

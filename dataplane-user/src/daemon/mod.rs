@@ -12,6 +12,7 @@
 //! packet: programs, maps, device and routes stay.
 
 pub mod apply;
+pub mod attempt;
 mod config_watch;
 mod debounce;
 pub mod decide;
@@ -39,6 +40,7 @@ use tokio::{sync::watch, time::Instant};
 
 use self::{
     apply::{Applier, memory::MemoryStore},
+    attempt::Turn,
     decide::Decider,
     http::Http,
     observe::{Observer, cores::Cores, elsewhere::Elsewhere},
@@ -108,6 +110,8 @@ struct Daemon {
     /// Hears encapsulated packets on links without programs.
     elsewhere: Elsewhere,
     lock: Lock,
+    /// It runs for the time of `tunless try` alone.
+    ends_with_attempt: bool,
 }
 
 impl Daemon {
@@ -136,6 +140,9 @@ impl Daemon {
                     "{signal}: stopped; forwarding goes on without the daemon (`tunless detach` \
                      ends it)"
                 );
+                return Ok(());
+            }
+            if matches!(wake, Wake::Check) && self.ends_now() {
                 return Ok(());
             }
             let is_reload = matches!(wake, Wake::File | Wake::Hangup);
@@ -212,6 +219,10 @@ impl Daemon {
             }
             Wake::Check => {
                 self.alarms.check = Instant::now() + CHECK;
+                if self.look_at_attempt() == Some(Turn::Kept) {
+                    self.keep_attempt();
+                    return Some(Extent::Whole { resync: true });
+                }
                 let needs_repair = self.needs_repair();
                 let needed_it = std::mem::replace(&mut self.needs_repair, needs_repair);
                 // What could not be repaired at once is tried again at the pace of failures.

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 
 use super::{
-    Daemon,
+    Daemon, attempt,
     decide::{Fitness, NodeAddress},
     observe::fitness::{self, Depth},
     report::{Code, ConfigState, Problem, Stage},
@@ -53,6 +53,9 @@ impl Daemon {
     async fn read_again(&mut self) -> Result<(ConfigFile, Fitness, Option<NodeAddress>)> {
         let running = self.decider.file();
         let mut file = ConfigFile::read(&running.path)?;
+        if self.decider.memory().attempt.is_some() {
+            attempt::adapt(&mut file)?;
+        }
         if self.bpffs_override {
             file.config.bpffs.clone_from(&running.config.bpffs);
         } else if file.config.bpffs != running.config.bpffs {

@@ -1,6 +1,6 @@
 //! How the daemon starts: on the file, or on the text it accepted last; from what serves.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use tokio::{sync::watch, time::Instant};
@@ -11,6 +11,7 @@ use super::{
         memory::{self, MemoryStore},
         serving,
     },
+    attempt,
     config_watch::ConfigWatch,
     decide::{Decider, Fitness, Memory, NodeAddress, OwnNodes, address::node_address},
     failed_start::{self, FailedStart, Paused},
@@ -39,11 +40,13 @@ use crate::{
 /// # Errors
 /// If the configuration is refused and no earlier run left one that was accepted, or if
 /// another instance has the same pins. Later failures are reported and retried instead.
-pub async fn run(path: &Path, bpffs: Option<&Path>) -> Result<()> {
+///
+/// `tried`: for so long only, as `tunless try` has it.
+pub async fn run(path: &Path, bpffs: Option<&Path>, tried: Option<Duration>) -> Result<()> {
     // Where the record of failed starts is, even if the file cannot be read.
     let pins = || pins_of(path, bpffs).unwrap_or_else(|_| Pins::new(BpffsDir::default().as_ref()));
     loop {
-        let error = match start(path, bpffs).await {
+        let error = match start(path, bpffs, tried).await {
             Ok(daemon) => {
                 FailedStart::forget(&daemon.pins)?;
                 return daemon.run().await;
@@ -67,21 +70,28 @@ pub async fn run(path: &Path, bpffs: Option<&Path>) -> Result<()> {
 }
 
 /// Starts, and puts in place what can be decided.
-async fn start(path: &Path, bpffs: Option<&Path>) -> Result<Daemon> {
+async fn start(path: &Path, bpffs: Option<&Path>, tried: Option<Duration>) -> Result<Daemon> {
     // Before the first look, so that nothing happens unseen in between.
     let events = Events::subscribe()?;
     let kernel = Kernel::connect()?;
     let pins = pins_of(path, bpffs)?;
     let host = kernel.look().await?;
+    let remembered = memory::read(&pins);
+    let before = remembered.as_ref().ok().and_then(|memory| memory.attempt);
+    let left = attempt::left(&pins, before)?;
+    let attempt = match tried {
+        Some(length) => Some(attempt::begin(length, left, &host)?),
+        None => left,
+    };
     // A file that is refused stops only what is not serving yet.
-    let read = match read(path, bpffs, &kernel, &host, &pins).await {
+    let read = match read(path, bpffs, &kernel, &host, &pins, attempt.is_some()).await {
         Err(error) if !pins.exist() => return Err(error),
         read => read,
     };
     if read.is_ok() {
         take_over_other_directory(&kernel, &host, &pins).await?;
     }
-    let mut memory = memory::read(&pins).unwrap_or_else(|error| {
+    let mut memory = remembered.unwrap_or_else(|error| {
         tracing::warn!("starting without memory: {error:#}");
         Memory::default()
     });
@@ -91,6 +101,9 @@ async fn start(path: &Path, bpffs: Option<&Path>) -> Result<Daemon> {
             let Some(text) = memory.config.clone() else { return Err(error) };
             let mut file = ConfigFile::from_text(path, text)?;
             pins.root().clone_into(&mut file.config.bpffs.0);
+            if attempt.is_some() {
+                attempt::adapt(&mut file)?;
+            }
             (file, None, vec![refused(&format!("{error:#}"))])
         }
     };
@@ -110,6 +123,10 @@ async fn start(path: &Path, bpffs: Option<&Path>) -> Result<Daemon> {
     pins.prepare()?;
     let lock = Lock::take(&pins)?;
     pins.settle_active()?;
+    memory.attempt = attempt;
+    if let Some(end) = attempt {
+        attempt::arm(&pins, end)?;
+    }
     memory.config = Some(file.text().to_owned());
     memory.secret = serving::secret(&pins, memory.secret)?;
     memory.sysctls.extend(crate::tables::sysctls_of_0_1(&pins));
@@ -160,6 +177,7 @@ async fn start(path: &Path, bpffs: Option<&Path>) -> Result<Daemon> {
         alarms: Alarms { look: now, check: now + CHECK, resume: None, leases: None, report: None },
         elsewhere: Elsewhere::open(),
         lock,
+        ends_with_attempt: tried.is_some(),
     };
     daemon.run_sources(node);
     daemon.begin().await?;
@@ -193,8 +211,12 @@ async fn read(
     kernel: &Kernel,
     host: &Host,
     pins: &Pins,
+    is_tried: bool,
 ) -> Result<(ConfigFile, Option<NodeAddress>)> {
     let mut file = ConfigFile::read(path)?;
+    if is_tried {
+        attempt::adapt(&mut file)?;
+    }
     if let Some(directory) = bpffs {
         directory.clone_into(&mut file.config.bpffs.0);
     }

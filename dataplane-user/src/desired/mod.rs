@@ -9,6 +9,7 @@ pub mod xdp;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
+    time::Duration,
 };
 
 use dataplane_common::{
@@ -29,7 +30,7 @@ use crate::{
 pub use self::{ipsec::Policies, links::Underlay, route_tables::RouteTables};
 
 /// Bytes of link header on our own tunnel device, a veth.
-const ETHERNET: u32 = 14;
+const ETHERNET: u16 = 14;
 
 /// The ways to the nodes, as the kernel answered.
 pub type Paths = BTreeMap<Ipv4Addr, Path>;
@@ -116,6 +117,8 @@ pub struct Desired {
     pub may_stay: BTreeSet<Attachment>,
     /// The nft table, where flows are leased.
     pub mark_rules: Option<MarkRules>,
+    /// When all of it is over, `CLOCK_MONOTONIC`, if it is only tried.
+    pub try_end: Option<Duration>,
 }
 
 /// The nodes the file names.
@@ -257,6 +260,8 @@ pub struct Terms<'a> {
     pub unanswered: &'a UnansweredFitness,
     /// As in [`MarkRules::closing`].
     pub closing: Option<u32>,
+    /// When all of it is over, `CLOCK_MONOTONIC`, if it is only tried.
+    pub try_end: Option<Duration>,
 }
 
 /// All that the desired state is made of.
@@ -290,6 +295,7 @@ impl Desired {
                     TunnelMode::Replace => ETHERNET,
                     TunnelMode::Accelerate => 0,
                 },
+                is_tried: terms.try_end.is_some().into(),
                 // The loader asks the kernel.
                 unwrap_flags: 0,
                 fastpath: terms.fastpath.into(),
@@ -310,6 +316,7 @@ impl Desired {
             mark_rules: (terms.fastpath == Fastpath::Verified)
                 .then(|| desired_mark_rules(config, facts, terms)),
             endpoints: facts.pods.clone(),
+            try_end: terms.try_end,
         }
     }
 }

@@ -90,6 +90,7 @@ mod tests {
             services: &services,
             unanswered: &unanswered,
             closing: None,
+            try_end: None,
         };
         let mut config = Config::default();
         for (decap, expected) in

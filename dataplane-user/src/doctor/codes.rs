@@ -18,7 +18,11 @@ pub const fn place(code: Code) -> (Check, Verdict) {
         | Code::DaemonStuck
         | Code::StartFailed
         | Code::ApplyFailed => (Check::Daemon, Fail),
-        Code::ReportUnreadable | Code::DaemonStopped | Code::Http => (Check::Daemon, Warn),
+        Code::TryOver
+        | Code::TryRuns
+        | Code::ReportUnreadable
+        | Code::DaemonStopped
+        | Code::Http => (Check::Daemon, Warn),
         Code::ConfigRefused | Code::WorkloadInterface => (Check::Configuration, Warn),
         Code::NoNodeAddress | Code::OwnNodeAddress => (Check::Node, Fail),
         Code::OwnNodeMissing => (Check::Node, Warn),

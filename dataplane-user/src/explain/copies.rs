@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// What programs only read. Every other map of a copy is its own.
-const SHARED: [&str; 6] = ["ROUTES", "MASKS", "NODES", "ENDPOINTS", "EPOCH", "KEPT_AT"];
+const SHARED: [&str; 7] = ["ROUTES", "MASKS", "NODES", "ENDPOINTS", "EPOCH", "KEPT_AT", "TRY"];
 /// The map with the settings, as the kernel has it.
 const RODATA: &str = ".rodata";
 /// Their name in the object.

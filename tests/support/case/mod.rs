@@ -28,7 +28,8 @@ pub struct Case {
     program: Program,
     fastpath: u8,
     spoof: u8,
-    tunnel_header: u32,
+    tunnel_header: u16,
+    is_tried: bool,
     services: bool,
     unanswered: bool,
     places: Vec<Place>,
@@ -49,6 +50,9 @@ pub struct Case {
     nodes: Vec<(Ipv4Addr, Direction, u64)>,
 }
 
+/// Just after the clock began, nanoseconds.
+const LONG_AGO: u64 = 1;
+
 impl Case {
     /// `packet` meets `program`; fast path on, spoofs dropped, and, until the
     /// row says otherwise, nothing happens and nothing is counted.
@@ -65,7 +69,8 @@ impl Case {
             program,
             fastpath: Settings::TRUSTED,
             spoof: Settings::SPOOF_DROP,
-            tunnel_header: ETHERNET as u32,
+            tunnel_header: ETHERNET as u16,
+            is_tried: false,
             services: false,
             unanswered: false,
             places: Vec::new(),
@@ -317,9 +322,50 @@ impl Case {
         self
     }
 
+    /// The same while a `tunless try` goes on, which is over at `end` (`CLOCK_MONOTONIC`, nanoseconds;
+    /// 0: it was kept).
+    #[must_use]
+    pub fn tried(mut self, end: u64) -> Self {
+        self.is_tried = true;
+        self.with(Entry::TryEnds(end))
+    }
+
+    /// The same packet in the same circumstances once a try is over: nothing happens but that it is counted.
+    /// `None` on the tunnel device of our own, without which there is no tunl0 to go back to.
+    #[must_use]
+    pub fn try_over(self) -> Option<Self> {
+        let reason = match self.program {
+            Program::EncapPod => Some(Reason::PodTryOver),
+            Program::EncapHost if self.tunnel_header != 0 => return None,
+            Program::EncapHost => Some(Reason::Tunl0TryOver),
+            Program::DecapTc => Some(Reason::DecapTryOver),
+            Program::DecapXdp => None,
+            Program::GrantDecap => Some(Reason::GrantTryOver),
+        };
+        let mut case = Self {
+            action: Action::Pass,
+            out: self.packet.clone(),
+            metadata: self.context.metadata.clone(),
+            mark: self.context.mark,
+            tag: self.context.tag,
+            phase: self.link.phase,
+            leaves: Vec::new(),
+            leases: Vec::new(),
+            notes: None,
+            counts: Vec::new(),
+            nodes: Vec::new(),
+            ..self
+        };
+        for _ in 0..case.context.repeat {
+            case = reason.into_iter().fold(case, Self::count);
+        }
+        Some(case.tried(LONG_AGO))
+    }
+
     fn settings(&self) -> Settings {
         let settings = world::settings(self.fastpath, self.spoof);
-        let settings = Settings { tunnel_header: self.tunnel_header, ..settings };
+        let (tunnel_header, is_tried) = (self.tunnel_header, self.is_tried.into());
+        let settings = Settings { tunnel_header, is_tried, ..settings };
         let settings = if self.services { world::with_services(settings) } else { settings };
         if self.unanswered { world::with_unanswered(settings) } else { settings }
     }
@@ -431,7 +477,7 @@ pub fn run(table: &str, cases: &[Case]) {
             println!("{table}: {}", case.what);
             let loaded = loaded
                 .entry((
-                    (case.fastpath, case.spoof, case.tunnel_header),
+                    (case.fastpath, case.spoof, case.tunnel_header, case.is_tried),
                     (case.services, case.unanswered),
                 ))
                 .or_insert_with(|| Loaded::new(case.settings()));

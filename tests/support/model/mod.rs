@@ -86,7 +86,7 @@ impl Model {
                 Entry::Node(address, node) => model.nodes.push((address, node)),
                 Entry::Endpoint(address, endpoint) => model.endpoints.push((address, endpoint)),
                 // The model knows no time.
-                Entry::Kept(_) => {}
+                Entry::Kept(_) | Entry::TryEnds(_) => {}
                 Entry::RaisedRemote(_) | Entry::RaisedLocal(_) => entry.raise(&mut model.epochs),
                 Entry::Seen(tag, arrival) => drop(model.seen.insert(tag, arrival)),
                 Entry::Lease(flow, lease) => model.leases.push((flow, lease)),

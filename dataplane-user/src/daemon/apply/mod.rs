@@ -32,7 +32,7 @@ use super::{
     observe::{NextHops, Observer},
 };
 use crate::{
-    bpf::{Attachment, Maps, Pins, Programs, links, programs::as_filters},
+    bpf::{Attachment, Maps, Pins, Programs, frozen, links, programs::as_filters},
     clock,
     config::{Config, DecapHook},
     desired::{self, Desired, RouteTables},
@@ -303,8 +303,13 @@ impl Applier {
 fn load(pins: &Pins, config: &Config, desired: &Desired) -> Result<(Programs, Maps)> {
     // The directories may have been removed, or the bpffs mounted anew.
     pins.prepare()?;
+    let has_end = pins.map(frozen::TRY).exists();
     let programs = Programs::load(pins, desired.settings, config.leases.size, config.log_spoofs)?;
     let maps = Maps::open(pins)?;
+    if !has_end {
+        // Before a program is attached. In a map that was there, `tunless try --keep` may have written.
+        frozen::set_try_end(&pins.maps(), desired.try_end)?;
+    }
     // Leases of other settings, or of a time when no daemon watched over them.
     maps.epochs.raise_all();
     Ok((programs, maps))

@@ -112,7 +112,7 @@ impl Given<'_> {
         let Observed { host, paths, .. } = observed;
         let own_nodes = self.own_nodes();
         let node = node_address(config, host, paths, &own_nodes, memory.node)?;
-        let mode = mode(config.mode, host, routes, memory.mode);
+        let mode = mode(config.mode, host, routes, memory.mode, memory.attempt.is_some());
         let mut facts = Facts::find(mode.mode, node.address, config, host, paths);
         if mode.mode == TunnelMode::Replace {
             // tunl0's is Felix's to set, so there what it has counts.
@@ -177,6 +177,7 @@ impl Given<'_> {
             services: &fitness.services,
             unanswered: &fitness.unanswered,
             closing: fitness.closing,
+            try_end: memory.attempt,
         };
         let inputs = Inputs { config, host, paths, facts: &facts, tunnel: tunnel_ifindex };
         let mut desired = Desired::new(inputs, routes, tunnel, terms);

@@ -1,6 +1,9 @@
 //! What the daemon remembers from one run to the next: the only history that decisions use.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use dataplane_common::IfIndex;
 use serde::{Deserialize, Serialize};
@@ -38,6 +41,9 @@ pub struct Memory {
     pub marks: Option<String>,
     /// The secret among the programs; 0 while there is none.
     pub secret: u32,
+    /// When a `tunless try` is over, `CLOCK_MONOTONIC`; `None`: nothing is only tried.
+    #[serde(rename = "try")]
+    pub attempt: Option<Duration>,
     /// The text of the configuration that was last accepted.
     pub config: Option<String>,
     /// What another version remembers: kept as it is.
@@ -69,11 +75,11 @@ mod tests {
 
     #[test]
     fn what_another_version_remembers_is_kept() {
-        let text = r#"{"secret": 7, "attempt": {"deadline": 12}}"#;
+        let text = r#"{"secret": 7, "later": {"number": 12}}"#;
         let memory: Memory = serde_json::from_str(text).unwrap();
         assert_eq!(memory.secret, 7);
         let written = serde_json::to_value(&memory).unwrap();
-        assert_eq!(written["attempt"]["deadline"], 12);
+        assert_eq!(written["later"]["number"], 12);
         assert_eq!(serde_json::from_value::<Memory>(written).unwrap(), memory);
     }
 }

@@ -21,6 +21,8 @@ use crate::{
 pub enum Ground {
     /// `mode` in the file.
     Configured,
+    /// `tunless try`.
+    Tried,
     /// `auto`: tunl0 carries the routes to pods.
     Tunl0Routes,
     /// `auto`: tunl0 carried them before, and that decision stays.
@@ -35,6 +37,7 @@ impl Ground {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Configured => "as the file says",
+            Self::Tried => "tunless try",
             Self::Tunl0Routes => "auto: tunl0 carries the routes to pods",
             Self::Remembered => "auto: tunl0 carried the routes to pods before",
             Self::NoTunl0Routes => "auto: tunl0 does not carry the routes to pods",
@@ -51,21 +54,26 @@ pub struct ChosenMode {
     pub ground: Ground,
 }
 
-/// Decides the mode. `active`: the one decided before; `routes`: what the sources agreed on.
+/// Decides the mode. `active`: the one decided before; `routes`: what the sources agreed on;
+/// `is_tried`: by `tunless try`.
 #[must_use]
 pub fn mode(
     configured: Mode,
     host: &Host,
     routes: &ChosenRoutes,
     active: Option<ChosenMode>,
+    is_tried: bool,
 ) -> ChosenMode {
     let (mode, ground) = match configured {
+        // Where there is no tunl0 there would be nothing to go back to.
+        _ if is_tried => (TunnelMode::Accelerate, Ground::Tried),
         Mode::Accelerate => (TunnelMode::Accelerate, Ground::Configured),
         Mode::Replace => (TunnelMode::Replace, Ground::Configured),
         Mode::Auto => {
-            // A file that says `accelerate` leaves no decision of `auto` behind.
+            // A file that says `accelerate`, and a try, leave no decision of `auto` behind.
             let was_chosen = active.is_some_and(|active| {
-                active.mode == TunnelMode::Accelerate && active.ground != Ground::Configured
+                active.mode == TunnelMode::Accelerate
+                    && !matches!(active.ground, Ground::Configured | Ground::Tried)
             });
             if covers(&host.tunl0_routes(), routes) {
                 (TunnelMode::Accelerate, Ground::Tunl0Routes)
@@ -144,29 +152,34 @@ mod tests {
         for order in orders {
             let mut active = None;
             for (tunl0, routes) in order {
-                let found = mode(Mode::Auto, &host(tunl0), &chosen(routes), active);
-                let again = mode(Mode::Auto, &host(tunl0), &chosen(routes), Some(found));
+                let found = mode(Mode::Auto, &host(tunl0), &chosen(routes), active, false);
+                let again = mode(Mode::Auto, &host(tunl0), &chosen(routes), Some(found), false);
                 assert_eq!(again.mode, found.mode, "{tunl0:?} {routes:?}");
                 active = Some(found);
             }
             assert_eq!(active.unwrap().mode, TunnelMode::Accelerate, "{order:?}");
             // One-way: tunl0 may go and come.
-            let later = mode(Mode::Auto, &host(&[]), &chosen(&[A, B]), active);
+            let later = mode(Mode::Auto, &host(&[]), &chosen(&[A, B]), active, false);
             assert_eq!((later.mode, later.ground), (TunnelMode::Accelerate, Ground::Remembered));
         }
     }
 
     #[test]
     fn half_of_the_routes_is_not_enough_and_the_file_is_obeyed() {
-        let half = mode(Mode::Auto, &host(&[A]), &chosen(&[A, B]), None);
+        let half = mode(Mode::Auto, &host(&[A]), &chosen(&[A, B]), None, false);
         assert_eq!((half.mode, half.ground), (TunnelMode::Replace, Ground::NoTunl0Routes));
         for (configured, expected) in
             [(Mode::Replace, TunnelMode::Replace), (Mode::Accelerate, TunnelMode::Accelerate)]
         {
-            let found = mode(configured, &host(&[A, B]), &chosen(&[A]), None);
+            let found = mode(configured, &host(&[A, B]), &chosen(&[A]), None, false);
             assert_eq!((found.mode, found.ground), (expected, Ground::Configured));
+            // A try does not ask, and leaves nothing behind.
+            let tried = mode(configured, &host(&[]), &chosen(&[A]), Some(found), true);
+            assert_eq!((tried.mode, tried.ground), (TunnelMode::Accelerate, Ground::Tried));
+            let auto = mode(Mode::Auto, &host(&[]), &chosen(&[A]), Some(tried), false);
+            assert_eq!(auto.mode, TunnelMode::Replace);
             // Back to `auto` without tunl0: decided anew.
-            let auto = mode(Mode::Auto, &host(&[]), &chosen(&[A]), Some(found));
+            let auto = mode(Mode::Auto, &host(&[]), &chosen(&[A]), Some(found), false);
             assert_eq!(auto.mode, TunnelMode::Replace);
         }
     }

@@ -1,7 +1,10 @@
 //! What of tunless is at work on this host now: asked by the daemon after each reconcile, and
 //! by `tunless status`, also while the daemon is down.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use anyhow::Result;
 use dataplane_common::{IfIndex, Route};
@@ -10,6 +13,8 @@ use ipnet::Ipv4Net;
 use super::foreign::{Foreign, foreign_routes};
 use crate::{
     bpf::{AttachedLink, Attachment, Pins, filters, links},
+    clock,
+    daemon::attempt,
     kernel::{Host, Kernel},
     netfilter::{self, conntrack},
 };
@@ -29,6 +34,8 @@ pub struct Seen {
     pub marks: Option<bool>,
     /// Sysctls that leases need otherwise than the kernel has them.
     pub sysctls: BTreeMap<&'static str, conntrack::Found>,
+    /// When a `tunless try` is over, and what time it is (`CLOCK_MONOTONIC`), if there is one.
+    pub attempt: Option<(Duration, Duration)>,
     /// Kernel routes of others that take packets for remote pods past us.
     pub foreign: Vec<Foreign>,
 }
@@ -55,6 +62,7 @@ pub async fn look(
         not_forwarding: host.not_forwarding(),
         marks: asks_nft.then(|| netfilter::list().map(|listing| listing.is_some()).ok()).flatten(),
         sysctls: conntrack::look(),
+        attempt: attempt::left(pins, None)?.map(|end| (end, clock::monotonic())),
         foreign: foreign_routes(host, routes, tunnel_index),
     })
 }

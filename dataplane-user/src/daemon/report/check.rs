@@ -11,7 +11,10 @@ use dataplane_common::Program;
 use crate::{
     bpf::Attachment,
     config::Fastpath,
-    daemon::observe::{foreign::Foreign, health::Seen},
+    daemon::{
+        attempt,
+        observe::{foreign::Foreign, health::Seen},
+    },
     netfilter::conntrack::Found,
     output,
 };
@@ -37,6 +40,7 @@ pub fn check(decided: &Decided, seen: &Seen) -> Vec<Problem> {
     if decided.fastpath == Fastpath::Verified && decided.marks {
         problems.extend(leases(seen));
     }
+    problems.extend(seen.attempt.map(|(end, now)| attempt::problem(end, now)));
     problems.extend(seen.foreign.iter().take(LISTED).map(Problem::from));
     problems
 }

@@ -143,6 +143,10 @@ codes! {
     ApplyFailed = "apply-failed": Degraded,
     /// The mode does not fit what the host has become.
     Mode = "mode": Degraded,
+    /// `tunless try` is over and was not kept: packets take tunl0's way.
+    TryOver = "try-over": Degraded,
+    /// `tunless try` is under way, and ends by itself.
+    TryRuns = "try-runs": Info,
     /// A name in `workloads.interfaces` is that of no interface.
     WorkloadInterface = "workload-interface": Info,
     /// No source has any route.

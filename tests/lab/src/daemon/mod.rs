@@ -35,6 +35,7 @@ pub struct Daemon {
     node: Node,
     config: ConfigFile,
     environment: Vec<(String, String)>,
+    arguments: Vec<String>,
     process: Process,
     tunless: Tunless,
     finished: bool,
@@ -54,6 +55,14 @@ impl Daemon {
         Self::start_from(node, config, environment)
     }
 
+    /// [`Daemon::start`] by another command than `run`, such as `try --for 10m`.
+    pub fn start_by(node: &Node, arguments: &[&str], yaml: &str) -> Result<Self> {
+        let config = ConfigFile::plain(&config_dir(node), &node.bpffs, yaml)?;
+        let mut daemon = Self::new(node, config, &[])?;
+        daemon.restart_by(arguments)?;
+        Ok(daemon)
+    }
+
     /// Starts it with its configuration mounted as Kubernetes mounts a
     /// `ConfigMap`; change it by [`Daemon::swap_config`].
     pub fn start_mounted(node: &Node, yaml: &str) -> Result<Self> {
@@ -62,25 +71,36 @@ impl Daemon {
     }
 
     fn start_from(node: &Node, config: ConfigFile, environment: &[(&str, &str)]) -> Result<Self> {
+        let mut daemon = Self::new(node, config, environment)?;
+        daemon.restart()?;
+        Ok(daemon)
+    }
+
+    fn new(node: &Node, config: ConfigFile, environment: &[(&str, &str)]) -> Result<Self> {
         ensure_bpffs()?;
         let dir = node.shared.id.dir();
         let log = dir.join(format!("{}.log", node.label));
         let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
-        let mut daemon = Self {
+        Ok(Self {
             tunless: Tunless::new(node, Some(config.path())),
             process: Process::new(log, &dir.join(format!("{}.notify", node.label)))?,
             node: node.clone(),
             config,
             environment: environment.iter().map(owned).collect(),
+            arguments: vec!["run".to_owned()],
             finished: false,
-        };
-        daemon.restart()?;
-        Ok(daemon)
+        })
     }
 
     /// Starts the daemon again after [`Daemon::kill9`] or [`Daemon::terminate`].
     pub fn restart(&mut self) -> Result<()> {
         self.process.start(&mut self.command()?)
+    }
+
+    /// [`Daemon::restart`] by this command instead of `run`, now and from now on.
+    pub fn restart_by(&mut self, arguments: &[&str]) -> Result<()> {
+        self.arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        self.restart()
     }
 
     /// [`Daemon::restart`] without waiting for READY.
@@ -98,7 +118,7 @@ impl Daemon {
                 command
             }
         };
-        command.args(["run", "--config"]).arg(self.config.path());
+        command.args(&self.arguments).arg("--config").arg(self.config.path());
         command.envs(self.environment.iter().map(|(key, value)| (key, value)));
         Ok(command)
     }
@@ -158,6 +178,15 @@ impl Daemon {
     /// SIGKILL: no chance to tidy up.
     pub fn kill9(&mut self) -> Result<()> {
         self.process.end(Signal::SIGKILL).map(drop)
+    }
+
+    /// Waits until it ends by itself. An error when it does not exit with 0.
+    pub fn wait_end(&mut self, timeout: Duration) -> Result<()> {
+        let status = self.process.wait_end(timeout)?;
+        if !status.success() {
+            bail!("the daemon ended with {status}; its log:\n{}", self.process.log_tail());
+        }
+        Ok(())
     }
 
     /// SIGTERM; waits for the end. An error when it does not exit with 0.

@@ -105,15 +105,20 @@ impl Process {
     /// Sends a signal that ends the process, and waits for the end.
     pub fn end(&mut self, signal: Signal) -> Result<ExitStatus> {
         self.signal(signal)?;
+        self.wait_end(STOP).with_context(|| format!("after {signal}"))
+    }
+
+    /// Waits for the end.
+    pub fn wait_end(&mut self, timeout: Duration) -> Result<ExitStatus> {
         let child = self.child.as_mut().context("the daemon is not running")?;
-        let end = Instant::now() + STOP;
+        let end = Instant::now() + timeout;
         loop {
             if let Some(status) = child.try_wait()? {
                 self.child = None;
                 return Ok(status);
             }
             if Instant::now() > end {
-                bail!("process {} lived on {STOP:?} after {signal}", child.id());
+                bail!("process {} lived on for {timeout:?}", child.id());
             }
             thread::sleep(Duration::from_millis(2));
         }

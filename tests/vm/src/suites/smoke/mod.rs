@@ -1,5 +1,6 @@
 //! Does it work at all, on this kernel, with tunl0 at the other end?
 
+mod attempt;
 pub mod boot_order;
 pub mod interop;
 mod machine;
@@ -25,6 +26,8 @@ fn cases(_: Kernel) -> Vec<Case> {
     cases.extend_from_slice(services::CASES);
     cases.push(watcher::CASE);
     cases.push(trace::CASE);
+    cases.push(attempt::CASE);
     cases.push(boot_order::CASE);
+    cases.insert(1, attempt::CASE);
     cases
 }
