@@ -95,6 +95,24 @@ impl Reason {
         self.program().direction()
     }
 
+    /// Whether the packet skipped the stack.
+    #[must_use]
+    pub const fn is_fast(self) -> bool {
+        matches!(
+            self,
+            Self::PodEncapsulated
+                | Self::PodServiceEncapsulated
+                | Self::DecapToPod
+                | Self::DecapServiceToPod
+        )
+    }
+
+    /// Whether the packet went between a pod and the wire, by us or by tunl0 in our place.
+    #[must_use]
+    pub const fn is_carried(self) -> bool {
+        matches!(self.verdict(), Verdict::Forwarded) || self.is_left_to_tunl0()
+    }
+
     /// Whether tunl0 encapsulates the packet in our place: on a tunnel device of
     /// our own `encap_host` passes nothing.
     #[must_use]

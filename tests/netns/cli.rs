@@ -64,7 +64,10 @@ fn lists_have_the_documented_shape() {
             "ifindex": index[0]["ifindex"],
             "mac": mac_text(perf.mac),
         });
-        assert_eq!(list("endpoints"), [endpoint]);
+        let mut endpoints = list("endpoints");
+        let traffic = endpoints[0].as_object_mut().unwrap().remove("traffic").unwrap();
+        assert!(traffic["from_pod_packets"].as_u64() > Some(0), "{traffic}");
+        assert_eq!(endpoints, [endpoint]);
 
         let nodes = list("nodes");
         assert_eq!(nodes.len(), 1);

@@ -8,8 +8,15 @@ use std::{
 
 use dataplane_common::{Reason, Verdict};
 use serde_json::{Deserializer, Value, json};
-use tunless_lab::{Daemon, Lab, LabBuilder, daemon::Tunless, felix::Allow, traffic::ping};
-use tunless_tests::scene::{SOON, Scene, Setup, until};
+use tunless_lab::{
+    Daemon, Lab, LabBuilder,
+    daemon::Tunless,
+    felix::Allow,
+    traffic::{ping, udp},
+};
+use tunless_tests::scene::{Counters, SOON, Scene, Setup, until};
+
+const PORT: u16 = 7000;
 
 fn lab() -> LabBuilder {
     Lab::new().fabric_filter(true)
@@ -50,6 +57,41 @@ fn a_list_is_printed_again_until_its_reader_has_gone() {
         assert!(nowhere.stderr.contains("nothing is pinned at"), "{}", nowhere.stderr);
         let never = tunless.run(&["nodes", "list", "-w=0"]).unwrap();
         assert_eq!(never.status, Some(2), "{}", never.stderr);
+    });
+}
+
+/// The host's end of a pod's veth pair never sees what the fast path puts into the pod.
+#[test]
+fn a_pods_traffic_has_what_skips_the_stack() {
+    const PACKETS: u64 = 200;
+    Scene::each_of(&[Setup::OFF, Setup::VERIFIED], &lab(), |scene| {
+        scene.warm_up();
+        let (perf, sit) = scene.pods();
+        let traffic = || {
+            let listed = scene.daemon2.cli_json(&["endpoints", "list"]).unwrap();
+            let figures = &listed["items"][0]["traffic"];
+            ["from_pod_packets", "from_pod_bytes", "into_pod_packets", "into_pod_bytes"]
+                .map(|key| figures[key].as_u64().unwrap())
+        };
+        let (before, counted) = (traffic(), Counters::of(&scene.daemon2));
+        let server = udp::bind(&sit.netns, PORT, SOON).unwrap();
+        let client = udp::bind(&perf.netns, 0, SOON).unwrap();
+        client.connect((sit.ip, PORT)).unwrap();
+        for _ in 0..PACKETS {
+            client.send(&[1; 100]).unwrap();
+            let (_, from) = server.recv_from(&mut [0; 200]).unwrap();
+            server.send_to(&[2; 300], from).unwrap();
+            client.recv(&mut [0; 400]).unwrap();
+        }
+        let moved: Vec<u64> = before.iter().zip(traffic()).map(|(old, new)| new - old).collect();
+        // Ethernet, IPv4 and UDP headers are 42 bytes; ARP and neighbour discovery may come in between.
+        for (at, least) in [PACKETS, PACKETS * 142, PACKETS, PACKETS * 342].into_iter().enumerate()
+        {
+            assert!(moved[at] >= least && moved[at] < least + least / 4, "{moved:?}");
+        }
+        let fast = counted.moved(&scene.daemon2).get(&Reason::DecapToPod).copied();
+        let is_fast = scene.setup == Setup::VERIFIED;
+        assert_eq!(fast.is_some_and(|packets| packets > PACKETS / 2), is_fast, "{fast:?}");
     });
 }
 

@@ -146,7 +146,7 @@ impl Cli {
                 watch.run(|| nodes::list(&global.pins()?, &global.maps()?, format))
             }
             Command::Endpoints(EndpointsCommand::List(watch)) => {
-                watch.run(|| endpoints::list(&global.maps()?, format))
+                watch.run(|| block_on(endpoints::list(&global.maps()?, format)))
             }
             Command::Leases(LeasesCommand::List(watch)) => {
                 watch.run(|| leases::list(&global.maps()?, format))

@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::Result;
-use dataplane_common::{Direction, IfIndex, Reason, Route, Verdict};
+use dataplane_common::{Direction, IfIndex, Reason, Route};
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
@@ -108,29 +108,23 @@ struct ServiceShare {
 
 impl FastpathShare {
     fn of(maps: &Maps) -> Result<Self> {
-        let share = |direction, fast: &[Reason]| -> Result<Option<f64>> {
-            let mut all = 0;
-            for reason in Reason::ALL {
-                let counts = reason.verdict() == Verdict::Forwarded || reason.is_left_to_tunl0();
-                if reason.direction() == direction && counts {
-                    all += maps.counter(*reason)?.packets;
-                }
-            }
-            let mut skipped = 0;
-            for reason in fast {
-                skipped += maps.counter(*reason)?.packets;
+        let share = |direction, is_counted: fn(Reason) -> bool| -> Result<Option<f64>> {
+            let (mut all, mut skipped) = (0, 0);
+            for reason in Reason::ALL.iter().copied().filter(|it| it.direction() == direction) {
+                let packets = maps.counter(reason)?.packets;
+                all += if reason.is_carried() { packets } else { 0 };
+                skipped += if is_counted(reason) { packets } else { 0 };
             }
             Ok((all > 0).then(|| skipped as f64 / all as f64))
         };
+        let is_for_a_service =
+            |it| matches!(it, Reason::PodServiceEncapsulated | Reason::DecapServiceToPod);
         Ok(Self {
-            encap: share(
-                Direction::Encap,
-                &[Reason::PodEncapsulated, Reason::PodServiceEncapsulated],
-            )?,
-            decap: share(Direction::Decap, &[Reason::DecapToPod, Reason::DecapServiceToPod])?,
+            encap: share(Direction::Encap, Reason::is_fast)?,
+            decap: share(Direction::Decap, Reason::is_fast)?,
             services: ServiceShare {
-                encap: share(Direction::Encap, &[Reason::PodServiceEncapsulated])?,
-                decap: share(Direction::Decap, &[Reason::DecapServiceToPod])?,
+                encap: share(Direction::Encap, is_for_a_service)?,
+                decap: share(Direction::Decap, is_for_a_service)?,
             },
         })
     }

@@ -72,7 +72,7 @@ pub async fn look(pins: &Pins) -> Result<Outside> {
     let seen = see(&kernel, &host, pins, decided, routes.as_ref()).await?;
     problems.extend(daemon_problems(pins, running, state.as_ref(), &seen));
     if let Some(state) = &state {
-        problems.extend(current(state, &seen, running.is_some()));
+        problems.extend(current(&state.problems, decided, &seen, running.is_some()));
     }
     problems.sort_by_key(|problem| std::cmp::Reverse(problem.level));
     Ok(Outside { running, state, maps, routes, host, seen, problems })
@@ -93,14 +93,20 @@ async fn see(
 
 /// What the daemon reported, less what a look at the host shows to be over, and what that shows
 /// besides.
-fn current(state: &State, seen: &Seen, is_running: bool) -> Vec<Problem> {
+fn current(
+    reported: &[Problem],
+    decided: Option<&Decided>,
+    seen: &Seen,
+    is_running: bool,
+) -> Vec<Problem> {
     let is_past = |code| is_checked(code) || (code == Code::Starting && !is_running);
-    let reported = state.problems.iter();
-    let mut problems: Vec<Problem> = reported.filter(|it| !is_past(it.code)).cloned().collect();
-    let Some(decided) = &state.decided else { return problems };
+    let still = reported.iter().filter(|it| !is_past(it.code));
+    let mut problems: Vec<Problem> = still.cloned().collect();
+    let Some(decided) = decided else { return problems };
     for mut problem in report::check(decided, seen) {
-        let known = |it: &&Problem| it.code == problem.code && it.subject == problem.subject;
-        let since = state.problems.iter().find(known).and_then(|known| known.since);
+        let is_it = |it: &Problem| it.code == problem.code && it.subject == problem.subject;
+        let since = reported.iter().find(|it| is_it(it)).and_then(|known| known.since);
+        problems.retain(|it| !is_it(it));
         // Without a daemon that repairs it there is nothing to wait for.
         problem.since = since.or_else(|| is_running.then(unix_now));
         problems.push(problem);
@@ -122,6 +128,8 @@ fn is_checked(code: Code) -> bool {
             | Code::MarkTable
             | Code::Sysctl
             | Code::ForeignRoute
+            | Code::TryOver
+            | Code::TryRuns
     )
 }
 
@@ -185,4 +193,47 @@ fn daemon_problems(
         );
     }
     problems
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use dataplane_common::IfIndex;
+    use serde_json::json;
+
+    use super::*;
+
+    /// What the daemon has reported and what a look shows is one problem, as it is now.
+    #[test]
+    fn no_problem_is_listed_twice() {
+        let attachment = |program| json!({"program": program, "ifindex": 2});
+        let programs = ["encap_host", "decap_tc", "decap_xdp", "encap_pod"].map(attachment);
+        let decided = json!({
+            "mode": "accelerate", "mode_ground": "", "fastpath": "verified", "spoof": "drop",
+            "node": "172.16.36.10", "node_ground": "", "has_routes": true, "marks": true,
+            "tunnel": {"interface": "tunl0", "ifindex": 7, "address": null, "mtu": 1480},
+            "attachments": programs,
+        });
+        let decided: Decided = serde_json::from_value(decided).unwrap();
+        let seen = |now| Seen {
+            names: [(IfIndex(2), "eth0".to_owned())].into(),
+            not_forwarding: [IfIndex(2), IfIndex(7)].into(),
+            marks: Some(false),
+            attempt: Some((Duration::from_secs(5), now)),
+            ..Seen::default()
+        };
+        let before = seen(Duration::from_secs(4));
+        let reported = report::check(&decided, &before);
+        assert!(reported.len() > 6, "{reported:?}");
+        let kinds = |problems: &[Problem]| -> Vec<(Code, String)> {
+            problems.iter().map(|it| (it.code, it.subject.clone())).collect()
+        };
+        let listed = current(&reported, Some(&decided), &before, true);
+        assert_eq!(kinds(&listed), kinds(&reported));
+        let after = current(&reported, Some(&decided), &seen(Duration::from_secs(6)), true);
+        let tried = [Code::TryOver, Code::TryRuns];
+        let codes = after.iter().map(|it| it.code).filter(|code| tried.contains(code));
+        assert_eq!(codes.collect::<Vec<_>>(), [Code::TryOver], "{after:?}");
+    }
 }

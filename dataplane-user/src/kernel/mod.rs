@@ -10,6 +10,7 @@ mod host;
 mod neighbours;
 mod nftables;
 mod path;
+mod pod_traffic;
 pub mod receive_queues;
 mod routes;
 mod snapshot;
@@ -29,6 +30,7 @@ pub use self::{
     host::{Host, KernelRoute, Link, Neighbour},
     nftables::{Attributes, BaseChain, Expression, Flowtable, Rule},
     path::{Forward, Path, Refused},
+    pod_traffic::PodTraffic,
     routes::{METRIC, PROTOCOL, TunnelRoute},
     tunl0::TUNL0,
     xfrm::{Policy, PolicyDirection, PolicyMark},

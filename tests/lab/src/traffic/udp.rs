@@ -117,7 +117,8 @@ pub fn gso(
     })
 }
 
-pub(super) fn bind(netns: &Netns, port: u16, timeout: Duration) -> Result<UdpSocket> {
+/// A socket in `netns`, which waits for `timeout` at most; port 0: any.
+pub fn bind(netns: &Netns, port: u16, timeout: Duration) -> Result<UdpSocket> {
     let socket = netns.run(|| {
         super::bind(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))
             .with_context(|| format!("cannot bind UDP port {port}"))
