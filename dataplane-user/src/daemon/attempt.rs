@@ -61,7 +61,7 @@ pub fn begin(length: Duration, left: Option<Duration>, host: &Host) -> Result<Du
 pub fn arm(pins: &Pins, end: Duration) -> Result<()> {
     match pins.map(frozen::TRY).exists() {
         true => frozen::set_try_end(&pins.maps(), Some(end)),
-        // Whoever makes the map writes it, before programs are attached.
+        // It is written when the map is made, before programs are attached.
         false => Ok(()),
     }
 }
@@ -100,7 +100,7 @@ fn describe(end: Duration, now: Duration) -> String {
         _ => {
             let since = now.saturating_sub(end).as_secs();
             format!(
-                "`tunless try` was not kept and is over since {}: every packet takes tunl0's way, as \
+                "`tunless try` was not kept and ended {} ago: every packet takes tunl0's way, as \
                  if tunless were not there",
                 output::age(since)
             )
@@ -194,7 +194,7 @@ mod tests {
         for after in [END, END + Duration::from_secs(61)] {
             assert_eq!(problem(END, after).code, Code::TryOver);
         }
-        assert!(problem(END, END).what.contains("is over since 0s"));
+        assert!(problem(END, END).what.contains("ended 0s ago"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `tunless try` beside a real tunl0: past its end the kernel has every packet, whoever is still there.
+//! `tunless try` beside a real tunl0: past its end the kernel has every packet, with a daemon and without.
 
 use std::{net::SocketAddrV4, time::Duration};
 
