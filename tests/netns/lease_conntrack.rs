@@ -16,7 +16,7 @@ use tunless_lab::{
 };
 use tunless_tests::scene::{
     SOON, Scene, Setup,
-    leased::{wait_leased_at_client, wait_leased_at_server},
+    leased::{at_client, at_server, is_leased},
     until,
 };
 
@@ -70,11 +70,17 @@ impl Connection {
             self.client_says(b"request");
             self.server_says(b"answer");
         };
-        for _ in 0..20 {
-            exchange();
+        // Each look comes right after a packet each way: a silent connection's leases would end
+        // while one looks, and nothing would renew them.
+        for (daemon, flows) in [
+            (&scene.daemon2, at_client(client, server)),
+            (&scene.daemon1, at_server(client, server)),
+        ] {
+            until(&format!("leases for {flows:?}"), SOON, || {
+                exchange();
+                is_leased(daemon, &flows).then_some(())
+            });
         }
-        wait_leased_at_client(&scene.daemon2, client, server);
-        wait_leased_at_server(&scene.daemon1, client, server);
         (0..20).for_each(|_| exchange());
     }
 

@@ -4,7 +4,6 @@
 use std::{
     cell::Cell,
     net::{Ipv4Addr, SocketAddrV4, UdpSocket},
-    time::Duration,
 };
 
 use dataplane_common::Reason;
@@ -176,7 +175,7 @@ fn a_route_and_the_path_to_a_node_end_the_leases_behind_them() {
         before.assert_nothing_dropped(&scene.daemon2);
 
         node2.netns.ip(&format!("route del {node}/32 via {gateway}")).unwrap();
-        until("the path is as before", Duration::from_secs(30), || {
+        until("the path is as before", 2 * SOON, || {
             let nodes = scene.daemon2.cli_json(&["nodes", "list"]).unwrap();
             let all = nodes["items"].as_array().unwrap();
             all.iter().all(|node| node["mtu"] == 1500).then_some(())

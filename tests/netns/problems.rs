@@ -10,7 +10,7 @@ use tunless_tests::scene::{
 };
 
 /// How long a node may take to become unready: a *down* problem counts after ten seconds.
-const HOLD: Duration = Duration::from_secs(40);
+const HOLD: Duration = SOON.saturating_mul(2);
 
 fn lab() -> LabBuilder {
     Lab::new().fabric_filter(true)

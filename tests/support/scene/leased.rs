@@ -73,7 +73,7 @@ pub fn leases(daemon: &Daemon) -> Vec<Lease> {
 
 /// Waits until the node with the client has leased a conversation both ways.
 pub fn wait_leased_at_client(daemon: &Daemon, client: SocketAddrV4, server: SocketAddrV4) {
-    wait_leased(daemon, [(client, server, "encap"), (server, client, "decap")]);
+    wait_leased(daemon, at_client(client, server));
 }
 
 /// Waits until the node of the client has leased a conversation with a Service both ways, translation
@@ -100,17 +100,33 @@ pub fn wait_leased_by_service(
 
 /// Waits until the node with the server has leased a conversation both ways.
 pub fn wait_leased_at_server(daemon: &Daemon, client: SocketAddrV4, server: SocketAddrV4) {
-    wait_leased(daemon, [(client, server, "decap"), (server, client, "encap")]);
+    wait_leased(daemon, at_server(client, server));
 }
 
-fn wait_leased(daemon: &Daemon, flows: [(SocketAddrV4, SocketAddrV4, &str); 2]) {
-    until(&format!("leases for {flows:?}"), SOON, || {
-        let leases = leases(daemon);
-        let is_leased = |(from, to, direction): &(SocketAddrV4, SocketAddrV4, &str)| {
-            leases.iter().any(|lease| lease.is(*from, *to) && lease.direction == *direction)
-        };
-        flows.iter().all(is_leased).then_some(())
-    });
+/// A conversation's two ways on one node: source, destination and direction of each.
+pub type BothWays = [(SocketAddrV4, SocketAddrV4, &'static str); 2];
+
+/// Both ways of a conversation on the node with the client.
+pub fn at_client(client: SocketAddrV4, server: SocketAddrV4) -> BothWays {
+    [(client, server, "encap"), (server, client, "decap")]
+}
+
+/// Both ways of a conversation on the node with the server.
+pub fn at_server(client: SocketAddrV4, server: SocketAddrV4) -> BothWays {
+    [(client, server, "decap"), (server, client, "encap")]
+}
+
+/// Whether the node has leased a conversation both ways at this moment.
+pub fn is_leased(daemon: &Daemon, flows: &BothWays) -> bool {
+    let leases = leases(daemon);
+    let is_leased = |(from, to, direction): &(SocketAddrV4, SocketAddrV4, &str)| {
+        leases.iter().any(|lease| lease.is(*from, *to) && lease.direction == *direction)
+    };
+    flows.iter().all(is_leased)
+}
+
+fn wait_leased(daemon: &Daemon, flows: BothWays) {
+    until(&format!("leases for {flows:?}"), SOON, || is_leased(daemon, &flows).then_some(()));
 }
 
 /// That none of a node's leases touches the address.

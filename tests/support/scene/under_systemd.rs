@@ -52,11 +52,9 @@ impl UnderSystemd {
     }
 
     /// Properties of the unit, all at once.
-    pub fn assert_properties(&self, wanted: &[(&str, &str)]) {
-        let found = wanted.iter().map(|(name, _)| (*name, self.systemd.property(name).unwrap()));
-        let found: Vec<_> = found.collect();
-        let found: Vec<_> = found.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        assert_eq!(found, wanted);
+    pub fn assert_properties<const N: usize>(&self, wanted: &[(&str, &str); N]) {
+        let found = self.systemd.properties(wanted.map(|(name, _)| name)).unwrap();
+        assert_eq!(found, wanted.map(|(_, value)| value), "{:?}", wanted.map(|(name, _)| name));
     }
 
     /// Waits until the unit is active as another process than `pid`; returns that one.

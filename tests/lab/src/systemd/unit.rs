@@ -48,6 +48,19 @@ impl Systemd {
         Ok(text.trim().to_owned())
     }
 
+    /// Some properties of the unit, by one call: the unit changes from one call to the next.
+    pub fn properties<const N: usize>(&self, names: [&str; N]) -> Result<[String; N]> {
+        let list = names.join(",");
+        let text = self.exec("systemctl", &["show", UNIT, "--property", &list])?;
+        let mut values = [const { String::new() }; N];
+        for (value, name) in values.iter_mut().zip(names) {
+            let mut lines = text.lines();
+            let found = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+            found.with_context(|| format!("no {name} in `{text}`"))?.clone_into(value);
+        }
+        Ok(values)
+    }
+
     /// Polls a property until it is as wanted, and returns it; an error with the last
     /// value when it is not in time.
     pub fn wait_property(

@@ -19,6 +19,9 @@ use super::{TIMEOUT, bind};
 use crate::netns::Netns;
 
 const TICK: Duration = Duration::from_millis(20);
+/// The most of one wait that counts: it lasts a tick, and only a machine that stands still makes it
+/// much longer.
+const LONGEST_WAIT: Duration = Duration::from_millis(40);
 
 /// How the receiver saw it end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +39,8 @@ pub enum End {
 pub struct Report {
     /// Bytes that arrived.
     pub bytes: u64,
-    /// The longest time without any.
+    /// The longest time that the receiver waited without any. What it did not wait, since the
+    /// machine stood still, does not count.
     pub longest_pause: Duration,
     /// How it ended.
     pub end: End,
@@ -133,19 +137,22 @@ fn send(mut socket: &TcpStream, stop: &AtomicBool, abort: &AtomicBool) {
 
 fn receive(mut socket: &TcpStream, stop: &AtomicBool, received: &AtomicU64) -> Report {
     let mut buffer = vec![0; 1 << 20];
-    let (mut last, mut longest_pause) = (Instant::now(), Duration::ZERO);
+    let (mut pause, mut longest_pause) = (Duration::ZERO, Duration::ZERO);
     loop {
         let total = received.load(Ordering::Relaxed);
-        let end = match socket.read(&mut buffer) {
+        let asked = Instant::now();
+        let result = socket.read(&mut buffer);
+        pause += asked.elapsed().min(LONGEST_WAIT);
+        let end = match result {
             Ok(0) => End::Closed,
             Ok(bytes) => {
                 received.fetch_add(bytes as u64, Ordering::Relaxed);
-                longest_pause = longest_pause.max(last.elapsed());
-                last = Instant::now();
+                longest_pause = longest_pause.max(pause);
+                pause = Duration::ZERO;
                 continue;
             }
             Err(error) if is_timeout(&error) => {
-                if stop.load(Ordering::Relaxed) && last.elapsed() > TIMEOUT {
+                if stop.load(Ordering::Relaxed) && pause > TIMEOUT {
                     End::Silence
                 } else {
                     continue;

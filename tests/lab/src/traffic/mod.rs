@@ -22,7 +22,7 @@ use std::{
 
 /// How long any single step of a conversation may take. Only a broken data
 /// plane waits for so long; slow machines do not come near it.
-pub const TIMEOUT: Duration = Duration::from_secs(10);
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Binds a port, waiting while it is in use.
 ///
