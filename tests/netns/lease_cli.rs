@@ -21,9 +21,19 @@ fn the_command_line_lists_and_flushes_leases() {
         scene.assert_leased(&talks);
         assert_all_answer(&talks);
 
-        let answer = daemon.cli_json(&["leases", "list"]).unwrap();
+        // Each look must find all four leases: one may just be over, and its next packet on the way.
+        let (answer, table, status, text) = until("four leases in each list", SOON, || {
+            let answer = daemon.cli_json(&["leases", "list"]).unwrap();
+            let table = daemon.cli(&["leases", "list"]).unwrap().stdout;
+            let status = daemon.cli_json(&["status"]).unwrap();
+            let text = daemon.cli(&["status"]).unwrap().stdout;
+            let shows_four = answer["items"].as_array().unwrap().len() == 4
+                && table.lines().count() == 5
+                && status["leased_flows"] == 4
+                && text.contains("4 flows leased");
+            shows_four.then_some((answer, table, status, text))
+        });
         let items = answer["items"].as_array().unwrap();
-        assert_eq!(items.len(), 4, "{answer}");
         let (perf, sit) = scene.pods();
         let (udp, cali) = (talks[0].client.to_string(), perf.cali.as_str());
         let item = items.iter().find(|item| item["source"] == udp.as_str()).unwrap();
@@ -41,21 +51,16 @@ fn the_command_line_lists_and_flushes_leases() {
         assert!(left > 0.0 && left <= 5.0, "{item}");
         // Whole packets of 64 bytes of data, 8 of UDP, 20 of IP.
         assert_eq!(item["bytes"].as_u64().unwrap(), item["packets"].as_u64().unwrap() * 92);
-        let table = daemon.cli(&["leases", "list"]).unwrap().stdout;
         for said in ["PROTOCOL", "EXPIRES IN", "PACKETS", &udp, &server, "encap", "decap", cali] {
             assert!(table.contains(said), "no {said} in {table}");
         }
-        assert_eq!(table.lines().count(), 5, "{table}");
-
-        let status = daemon.cli_json(&["status"]).unwrap();
-        assert_eq!((&status["leased_flows"], &status["fastpath"]), (&4.into(), &"verified".into()));
+        assert_eq!(status["fastpath"], "verified");
         for direction in ["encap", "decap"] {
             let share = status["fastpath_share"][direction].as_f64().unwrap();
             assert!(share > 0.5 && share < 1.0, "{status}");
         }
         assert_eq!(status["sysctls"].as_object().unwrap().len(), 4);
-        let text = daemon.cli(&["status"]).unwrap().stdout;
-        assert!(text.contains("fast path verified") && text.contains("4 flows leased"), "{text}");
+        assert!(text.contains("fast path verified"), "{text}");
 
         drop(talks);
         let stream = stream_between(perf, sit, 5010);

@@ -129,11 +129,15 @@ fn routes_change_by(scene: &mut Scene, pod3: &Pod, apply: impl Fn(&mut Daemon, &
         };
         scene.daemon2.wait_json(&["routes", "list"], SOON, same).unwrap();
         scene.daemon2.cli_json(&["status", "--wait=15s"]).unwrap();
-        let kernel = scene.lab.node2.netns.ip("route show dev tunless0").unwrap();
-        for cidr in [block, &pod3.ip.to_string()] {
-            let wanted = routes.iter().any(|(it, _)| it.trim_end_matches("/32") == cidr);
-            assert_eq!(kernel.lines().any(|line| line.starts_with(cidr)), wanted, "{kernel}");
-        }
+        // They follow the maps that `routes list` reads.
+        until(&format!("the kernel's routes are as in {routes:?}"), SOON, || {
+            let kernel = scene.lab.node2.netns.ip("route show dev tunless0").unwrap();
+            let follows = |cidr: &str| {
+                let wanted = routes.iter().any(|(it, _)| it.trim_end_matches("/32") == cidr);
+                kernel.lines().any(|line| line.starts_with(cidr)) == wanted
+            };
+            [block, &pod3.ip.to_string()].into_iter().all(follows).then_some(())
+        });
         // As the longest prefix says.
         let address = pod3.ip.to_string();
         let got = scene.daemon2.cli(&["routes", "get", &address, "-o", "json"]).unwrap();

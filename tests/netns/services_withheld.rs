@@ -191,7 +191,7 @@ fn assert_closed_is_not_leased(scene: &Scene) {
     let talk = talk(scene, Protocol::Tcp, ADDRESS);
     assert!(talk.wait_for(20, SOON));
     let client = talk.client;
-    drop(talk);
+    talk.close().unwrap();
     until("the end of the connection", SOON, || {
         let entries = conntrack::list(&scene.lab.node2.netns).unwrap();
         let entry = entries.into_iter().find(|entry| entry.source == client)?;

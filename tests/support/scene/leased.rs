@@ -129,6 +129,18 @@ fn wait_leased(daemon: &Daemon, flows: BothWays) {
     until(&format!("leases for {flows:?}"), SOON, || is_leased(daemon, &flows).then_some(()));
 }
 
+/// Waits until a node's lease for a flow is over, and asserts that nothing extends it until then.
+pub fn wait_lapsed(daemon: &Daemon, from: SocketAddrV4, to: SocketAddrV4) {
+    let mut left = f64::MAX;
+    until(&format!("the end of the lease from {from} to {to}"), SOON, || {
+        let lease = leases(daemon).into_iter().find(|lease| lease.is(from, to));
+        let Some(lease) = lease else { return Some(()) };
+        assert!(lease.expires_in <= left, "extended, after {left} s to go: {lease:?}");
+        left = lease.expires_in;
+        None
+    });
+}
+
 /// That none of a node's leases touches the address.
 pub fn assert_unleased(daemon: &Daemon, address: Ipv4Addr) {
     let mut found = leases(daemon);

@@ -1,10 +1,9 @@
 //! A long-lived conversation: numbered requests at a steady pace, each answered.
 //!
-//! For tests about the moment when it is cut: how many answers came, and when
-//! the last one did.
+//! For tests about what happens to it: how many answers came, and whether they cease.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
     sync::{
         Arc, Mutex, PoisonError,
@@ -14,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use socket2::SockRef;
 
 use super::{TIMEOUT, bind, udp};
@@ -31,23 +30,36 @@ const SIZE: usize = 64;
 #[derive(Debug)]
 pub struct Conversation {
     stop: Arc<AtomicBool>,
+    stop_asking: Arc<AtomicBool>,
     answers: Arc<Answers>,
+    /// Who answers, and who listens to the answers.
     threads: Vec<JoinHandle<()>>,
+    asking: Option<JoinHandle<()>>,
     /// The client's own address.
     pub client: SocketAddrV4,
 }
 
 #[derive(Debug, Default)]
 struct Answers {
-    count: AtomicU64,
-    last: Mutex<Option<Instant>>,
+    /// Bytes of requests that were sent.
+    asked: AtomicU64,
+    /// Bytes of answers that came.
+    came: AtomicU64,
     seen: Mutex<Option<SocketAddr>>,
 }
 
 impl Answers {
+    fn asked(&self, bytes: usize) {
+        self.asked.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
     fn came(&self, bytes: usize) {
-        self.count.fetch_add((bytes / SIZE) as u64, Ordering::Relaxed);
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        self.came.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Whether each request has its answer.
+    fn is_complete(&self) -> bool {
+        self.came.load(Ordering::Relaxed) >= self.asked.load(Ordering::Relaxed)
     }
 
     fn saw(&self, client: SocketAddr) {
@@ -78,13 +90,10 @@ impl Conversation {
         let (stop, answers) = (Arc::new(AtomicBool::new(false)), Arc::new(Answers::default()));
         let asking = client.try_clone()?;
         let mut conversation = Self::new(&stop, &answers, client.local_addr()?);
+        conversation.ask(move || asking.send(&[1; SIZE]));
         conversation.threads = vec![
             spawn(&stop, &answers, move |answers| {
                 echo(&server, answers);
-            }),
-            spawn(&stop, &answers, move |_| {
-                let _ = asking.send(&[1; SIZE]);
-                thread::sleep(PACE);
             }),
             spawn(&stop, &answers, move |answers| {
                 if let Ok(bytes) = client.recv(&mut [0; 2 * SIZE]) {
@@ -115,16 +124,13 @@ impl Conversation {
         answers.saw(peer);
         let asking = client.try_clone()?;
         let mut conversation = Self::new(&stop, &answers, client.local_addr()?);
+        conversation.ask(move || (&asking).write(&[1; SIZE]));
         conversation.threads = vec![
             spawn(&stop, &answers, move |_| {
                 let mut buffer = [0; 16 * SIZE];
                 if let Ok(bytes) = (&server).read(&mut buffer) {
                     let _ = (&server).write_all(&buffer[..bytes]);
                 }
-            }),
-            spawn(&stop, &answers, move |_| {
-                let _ = (&asking).write_all(&[1; SIZE]);
-                thread::sleep(PACE);
             }),
             spawn(&stop, &answers, move |answers| match (&client).read(&mut [0; 16 * SIZE]) {
                 Ok(bytes @ 1..) => answers.came(bytes),
@@ -136,19 +142,49 @@ impl Conversation {
 
     fn new(stop: &Arc<AtomicBool>, answers: &Arc<Answers>, client: SocketAddr) -> Self {
         let SocketAddr::V4(client) = client else { unreachable!("the lab has no IPv6") };
-        Self { stop: Arc::clone(stop), answers: Arc::clone(answers), threads: Vec::new(), client }
+        Self {
+            stop: Arc::clone(stop),
+            stop_asking: Arc::default(),
+            answers: Arc::clone(answers),
+            threads: Vec::new(),
+            asking: None,
+            client,
+        }
+    }
+
+    /// Asks by `send`, which returns how many bytes it sent.
+    fn ask(&mut self, send: impl Fn() -> io::Result<usize> + Send + 'static) {
+        self.asking = Some(spawn(&self.stop_asking, &self.answers, move |answers| {
+            if let Ok(bytes) = send() {
+                answers.asked(bytes);
+            }
+            thread::sleep(PACE);
+        }));
+    }
+
+    /// Ends it once each request has its answer, so that TCP closes in order: a socket that is
+    /// closed with something unread sends a reset.
+    pub fn close(mut self) -> Result<()> {
+        self.finish_asking();
+        let end = Instant::now() + TIMEOUT;
+        while !self.answers.is_complete() {
+            ensure!(Instant::now() < end, "{} lacks an answer", self.client);
+            thread::sleep(TICK);
+        }
+        Ok(())
+    }
+
+    fn finish_asking(&mut self) {
+        self.stop_asking.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.asking.take() {
+            let _ = thread.join();
+        }
     }
 
     /// How many answers have come.
     #[must_use]
     pub fn answers(&self) -> u64 {
-        self.answers.count.load(Ordering::Relaxed)
-    }
-
-    /// When the last answer came.
-    #[must_use]
-    pub fn last_answer(&self) -> Option<Instant> {
-        *self.answers.last.lock().unwrap_or_else(PoisonError::into_inner)
+        self.answers.came.load(Ordering::Relaxed) / SIZE as u64
     }
 
     /// The client as the server sees it.
@@ -170,25 +206,28 @@ impl Conversation {
         true
     }
 
-    /// Waits until no answer has come for `silence`; when the last one did, or
-    /// `None` if they never cease.
+    /// Waits until no answer comes for `silence`; whether there was such a time. What counts is
+    /// how often it looked in vain: a machine that stands still is no silence.
     #[must_use]
-    pub fn wait_for_silence(&self, silence: Duration, timeout: Duration) -> Option<Instant> {
+    pub fn wait_for_silence(&self, silence: Duration, timeout: Duration) -> bool {
         let end = Instant::now() + timeout;
-        while Instant::now() < end {
-            let last = self.last_answer()?;
-            if last.elapsed() >= silence {
-                return Some(last);
+        let (mut answers, mut quiet) = (self.answers(), Duration::ZERO);
+        while quiet < silence {
+            if Instant::now() > end {
+                return false;
             }
             thread::sleep(TICK);
+            let before = std::mem::replace(&mut answers, self.answers());
+            quiet = if answers == before { quiet + TICK } else { Duration::ZERO };
         }
-        None
+        true
     }
 }
 
 impl Drop for Conversation {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
+        self.finish_asking();
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
