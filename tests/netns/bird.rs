@@ -95,16 +95,20 @@ fn a_restart_of_bird_takes_back_only_what_is_gone() {
     birds[0].announce(&[nodes[0].block, second]).unwrap();
     let mut watcher = watch(&birds);
     watcher.wait_for("the first table", &with(all(&nodes), &[(second, nodes[0])]));
+    watcher.forget_downs();
     birds[1].kill9().unwrap();
     watcher.wait_down("cannot connect");
+    watcher.forget_downs();
     birds[1].restart().unwrap();
     watcher.wait_down("it has just started");
     watcher.wait_for("the same again", &with(all(&nodes), &[(second, nodes[0])]));
     // Told to stop it takes all of its routes back first.
+    watcher.forget_downs();
     birds[1].terminate().unwrap();
     watcher.wait_down("cannot connect");
     birds[0].announce(&[nodes[0].block]).unwrap();
     birds[2].announce(&[nodes[2].block, "10.20.51.0/26"]).unwrap();
+    watcher.forget_downs();
     birds[1].restart().unwrap();
     let now = with(all(&nodes), &[("10.20.51.0/26", nodes[2])]);
     watcher.wait_for("all that came and went meanwhile", &now);
@@ -148,8 +152,10 @@ fn a_node_that_is_lost_while_bird_restarts_is_lost_in_the_end() {
     let mut watcher = Watcher::start(birds[1].node(), &birds[1].socket(), 15);
     watcher.wait_for("the first table", &all(&nodes));
     birds[3].kill9().unwrap();
+    watcher.forget_downs();
     birds[1].kill9().unwrap();
     watcher.wait_down("cannot connect");
+    watcher.forget_downs();
     birds[1].restart().unwrap();
     watcher.wait_down("it has just started");
     assert!(watcher.withdrawn.is_empty(), "{:?}", watcher.withdrawn);
@@ -163,6 +169,7 @@ fn a_bird_that_hangs_is_down_and_keeps_its_word() {
     let birds = Bird::start_all(&nodes[..2], Sessions::Mesh).unwrap();
     let mut watcher = watch(&birds);
     watcher.wait_for("the first table", &all(&nodes[..2]));
+    watcher.forget_downs();
     birds[1].signal(Signal::SIGSTOP).unwrap();
     watcher.wait_down("BIRD did not answer within 30 s");
     birds[1].signal(Signal::SIGCONT).unwrap();

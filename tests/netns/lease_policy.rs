@@ -39,7 +39,7 @@ fn cut_by(setup: Setup, forbid: impl Fn(&Scene) -> &Daemon) {
         }
         let daemon = forbid(scene);
         for talk in &talks {
-            wait_lapsed(daemon, talk.client, to);
+            wait_lapsed(daemon, |lease| lease.is(talk.client, to));
             assert!(talk.wait_for_silence(2 * LEASE, SOON), "{setup:?}: it is not cut");
         }
         let found = leases(&scene.daemon1).into_iter().find(|lease| lease.destination == to);

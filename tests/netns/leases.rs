@@ -1,6 +1,7 @@
 //! Leases: which flows get one, and what they do with it.
 
 use std::{
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddrV4, UdpSocket},
     time::Duration,
 };
@@ -15,7 +16,7 @@ use tunless_lab::{
     traffic::{conversation::Conversation, flood, flood::Flood, tcp, udp},
 };
 use tunless_tests::scene::{
-    Counters, SOON, Scene, Setup, answers, assert_answered,
+    Counters, SOON, Scene, Setup, answers, assert_answered, in_time,
     leased::{Lease, assert_unleased, leases, wait_leased_at_client, wait_leased_at_server},
     until,
 };
@@ -77,51 +78,85 @@ fn a_denied_flow_gets_nothing_through_and_no_lease() {
 /// Netfilter calls a flow established from its first answer on.
 #[test]
 fn an_allowed_flow_is_leased_after_the_first_answer() {
-    Scene::each_of(&Setup::BOTH_VERIFIED, &lab(), |scene| {
-        scene.warm_up();
-        scene.police(&Allow::port(PORT));
-        let (perf, sit) = scene.pods();
-        let (client, server) = (socket(&perf.netns, 6000), socket(&sit.netns, PORT));
-        let ask = || {
-            client.send_to(b"hello", (sit.ip, PORT)).unwrap();
-            server.recv_from(&mut [0; 16]).unwrap();
-        };
-        let answer = || {
-            server.send_to(b"hello", (perf.ip, 6000)).unwrap();
-            client.recv_from(&mut [0; 16]).unwrap();
-        };
-        ask();
-        ask();
-        for daemon in [&scene.daemon1, &scene.daemon2] {
-            assert_eq!(leases(daemon), Vec::new(), "nobody has answered");
-        }
-        answer();
-        assert_eq!(directions(&leases(&scene.daemon1)), [("encap", PORT)]);
-        assert_eq!(directions(&leases(&scene.daemon2)), [("decap", PORT)]);
-        ask();
-        assert_eq!(directions(&leases(&scene.daemon1)), [("decap", 6000), ("encap", PORT)]);
-        assert_eq!(directions(&leases(&scene.daemon2)), [("decap", PORT), ("encap", 6000)]);
-
-        // From here on no packet of it meets the stack.
-        let before = [Counters::of(&scene.daemon1), Counters::of(&scene.daemon2)];
-        for _ in 0..10 {
-            ask();
-            answer();
-        }
-        let mut expected = vec![(Reason::PodEncapsulated, 10), (Reason::DecapToPod, 10)];
-        expected.extend(scene.setup.is_xdp().then_some((Reason::XdpUnwrapped, 10)));
-        before[0].assert_moved(&scene.daemon1, &expected);
-        before[1].assert_moved(&scene.daemon2, &expected);
-        let other = [scene.lab.node1.ip, scene.lab.node2.ip];
-        for (daemon, node) in [(&scene.daemon2, other[0]), (&scene.daemon1, other[1])] {
-            for lease in leases(daemon) {
-                assert_eq!((lease.packets, lease.node), (10, node), "{lease:?}");
-                assert_eq!(lease.protocol, "udp");
-                assert!(lease.expires_in > 0.0 && lease.expires_in <= 5.0, "{lease:?}");
+    const CONFIG: &str = "leases: {seconds: 9}\n";
+    for setup in Setup::BOTH_VERIFIED {
+        Scene::with(lab(), setup, CONFIG, &[]).case(|scene| {
+            scene.warm_up();
+            scene.police(&Allow::port(PORT));
+            // Before the first lease can be over.
+            let Seen { port, asked, answered, asked_again, by_lease, moved } =
+                in_time(Duration::from_secs(8), |number| flow_from_its_start(scene, 6000 + number));
+            for leases in asked {
+                assert_eq!(leases, Vec::new(), "nobody has answered");
             }
-        }
-        scene.assert_nothing_plain();
-    });
+            assert_eq!(directions(&answered[0]), [("encap", PORT)]);
+            assert_eq!(directions(&answered[1]), [("decap", PORT)]);
+            assert_eq!(directions(&asked_again[0]), [("decap", port), ("encap", PORT)]);
+            assert_eq!(directions(&asked_again[1]), [("decap", PORT), ("encap", port)]);
+
+            // From here on no packet of it met the stack.
+            let mut expected = vec![(Reason::PodEncapsulated, 10), (Reason::DecapToPod, 10)];
+            expected.extend(scene.setup.is_xdp().then_some((Reason::XdpUnwrapped, 10)));
+            let expected: BTreeMap<Reason, u64> = expected.into_iter().collect();
+            assert_eq!(moved, [expected.clone(), expected]);
+            for (leases, node) in by_lease.into_iter().zip([&scene.lab.node2, &scene.lab.node1]) {
+                assert_eq!(leases.len(), 2);
+                for lease in leases {
+                    assert_eq!((lease.packets, lease.node), (10, node.ip), "{lease:?}");
+                    assert_eq!(lease.protocol, "udp");
+                    assert!(lease.expires_in > 0.0 && lease.expires_in <= 9.0, "{lease:?}");
+                }
+            }
+            scene.assert_nothing_plain();
+        });
+    }
+}
+
+/// A flow's leases on node1 and node2, at one moment each, and what both counted at its end.
+struct Seen {
+    /// Of the client.
+    port: u16,
+    /// After two requests.
+    asked: [Vec<Lease>; 2],
+    /// After the first answer.
+    answered: [Vec<Lease>; 2],
+    /// After the next request.
+    asked_again: [Vec<Lease>; 2],
+    /// After ten requests and answers more; and what was counted for these.
+    by_lease: [Vec<Lease>; 2],
+    moved: [BTreeMap<Reason, u64>; 2],
+}
+
+fn flow_from_its_start(scene: &Scene, port: u16) -> Seen {
+    let (perf, sit) = scene.pods();
+    let daemons = [&scene.daemon1, &scene.daemon2];
+    let (client, server) = (socket(&perf.netns, port), socket(&sit.netns, PORT));
+    let ask = || {
+        client.send_to(b"hello", (sit.ip, PORT)).unwrap();
+        server.recv_from(&mut [0; 16]).unwrap();
+    };
+    let answer = || {
+        server.send_to(b"hello", (perf.ip, port)).unwrap();
+        client.recv_from(&mut [0; 16]).unwrap();
+    };
+    let of_flow = || {
+        let end = SocketAddrV4::new(perf.ip, port);
+        daemons.map(|daemon| leases(daemon).into_iter().filter(|it| it.ends_at(end)).collect())
+    };
+    ask();
+    ask();
+    let asked = of_flow();
+    answer();
+    let answered = of_flow();
+    ask();
+    let asked_again = of_flow();
+    let before = daemons.map(Counters::of);
+    for _ in 0..10 {
+        ask();
+        answer();
+    }
+    let moved = [before[0].moved(daemons[0]), before[1].moved(daemons[1])];
+    Seen { port, asked, answered, asked_again, by_lease: of_flow(), moved }
 }
 
 /// The figures: more than 99.9 % by leases, and no second without progress.
@@ -255,15 +290,13 @@ fn a_forger_never_rides_on_anothers_lease() {
         let before = Counters::of(&scene.daemon2);
         let ip = Ipv4::udp(perf.ip, sit.ip);
         let forged = ip.packet(&udp_datagram(&ip, talk.client.port(), PORT, b"forged"));
-        for _ in 0..20 {
-            forger.inject(&forged).unwrap();
-        }
-        until("the forged packets", SOON, || {
-            let moved = before.moved(&scene.daemon2);
-            let count = |reason| moved.get(&reason).copied().unwrap_or(0);
+        until("twenty forged packets are refused", SOON, || {
             // One that comes just as the lease ends asks for it, in vain.
-            let refused = count(Reason::PodForgedSource) + count(Reason::PodLeaseExpired);
-            (count(Reason::PodForgedSource) > 0 && refused >= 20).then_some(())
+            for _ in 0..20 {
+                forger.inject(&forged).unwrap();
+            }
+            let moved = before.moved(&scene.daemon2);
+            (*moved.get(&Reason::PodForgedSource)? >= 20).then_some(())
         });
         assert!(talk.wait_for(50, SOON), "the rightful owner goes on");
         let frames = arrived.stop().unwrap();

@@ -1,6 +1,10 @@
 //! Packets of unusual shapes through leases of Services.
 
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddrV4, UdpSocket},
+    time::Duration,
+};
 
 use dataplane_common::Reason;
 use tunless_lab::{
@@ -14,7 +18,7 @@ use tunless_lab::{
     service::{Protocol, Service, kube_proxy},
     traffic,
 };
-use tunless_tests::scene::{Counters, SOON, Scene, Setup, leased::leases, until};
+use tunless_tests::scene::{Counters, SOON, Scene, Setup, in_time, leased::leases, until};
 
 const PORT: u16 = 7000;
 const CLIENT_PORT: u16 = 5555;
@@ -33,11 +37,40 @@ fn without_checksum(scene: &mut Scene) {
     scene.warm_up();
     scene.police(&[Allow::ALL]);
     let (perf, sit) = scene.pods();
-    let (client, behind) =
-        (SocketAddrV4::new(perf.ip, CLIENT_PORT), SocketAddrV4::new(sit.ip, PORT));
-    serve(scene, behind);
+    serve(scene, SocketAddrV4::new(sit.ip, PORT));
+    // Before the leases can be over.
+    let (moved, frames) =
+        in_time(Duration::from_secs(8), |number| one_by_leases(scene, CLIENT_PORT + number));
+    for (moved, reasons) in moved.iter().zip([
+        [Reason::DecapToPod, Reason::PodEncapsulated],
+        [Reason::PodServiceEncapsulated, Reason::DecapServiceToPod],
+    ]) {
+        for reason in reasons {
+            assert_eq!(moved.get(&reason), Some(&1), "{moved:?}");
+        }
+    }
+    let [at_client, wire, at_server] = frames;
+    let request = sent(&at_client);
+    let become_behind = |ip: &mut Ipv4, ports: &mut [u16; 2]| {
+        (ip.destination, ports[1]) = (sit.ip, PORT);
+    };
+    assert_eq!(inner_of(&wire, perf), rewritten(&request, 1, become_behind));
+    assert_eq!(received(&at_server), delivered(sit, &rewritten(&request, 2, become_behind)));
+    let answer = sent(&at_server);
+    assert_eq!(inner_of(&wire, sit), rewritten(&answer, 1, |_, _| {}));
+    let become_service = |ip: &mut Ipv4, ports: &mut [u16; 2]| {
+        (ip.source, ports[0]) = (*ADDRESS.ip(), ADDRESS.port());
+    };
+    assert_eq!(received(&at_client), delivered(perf, &rewritten(&answer, 2, become_service)));
+}
+
+/// A datagram without checksum and its answer, from this port, once all of the flow's leases are there. Returns
+/// what node1 and node2 counted, and what was captured: in the client, on the wire, in the server.
+fn one_by_leases(scene: &Scene, port: u16) -> ([BTreeMap<Reason, u64>; 2], [Vec<Frame>; 3]) {
+    let (perf, sit) = scene.pods();
+    let (client, behind) = (SocketAddrV4::new(perf.ip, port), SocketAddrV4::new(sit.ip, PORT));
     let options =
-        traffic::udp::Options { checksum: false, source_port: CLIENT_PORT, ..Default::default() };
+        traffic::udp::Options { checksum: false, source_port: port, ..Default::default() };
     let exchange = || {
         let report =
             traffic::udp::exchange(&perf.netns, ADDRESS, &sit.netns, PORT, &options).unwrap();
@@ -58,28 +91,8 @@ fn without_checksum(scene: &mut Scene) {
     let wire = Capture::wire(&scene.lab.router, &scene.lab.node2).unwrap();
     let at_server = Capture::start(&sit.netns, "eth0").unwrap();
     exchange();
-    for (before, daemon, reasons) in [
-        (&before[0], &scene.daemon1, [Reason::DecapToPod, Reason::PodEncapsulated]),
-        (&before[1], &scene.daemon2, [Reason::PodServiceEncapsulated, Reason::DecapServiceToPod]),
-    ] {
-        let moved = before.moved(daemon);
-        for reason in reasons {
-            assert_eq!(moved.get(&reason), Some(&1), "{moved:?}");
-        }
-    }
-    let [at_client, wire, at_server] = [at_client, wire, at_server].map(|it| it.stop().unwrap());
-    let request = sent(&at_client);
-    let become_behind = |ip: &mut Ipv4, ports: &mut [u16; 2]| {
-        (ip.destination, ports[1]) = (sit.ip, PORT);
-    };
-    assert_eq!(inner_of(&wire, perf), rewritten(&request, 1, become_behind));
-    assert_eq!(received(&at_server), delivered(sit, &rewritten(&request, 2, become_behind)));
-    let answer = sent(&at_server);
-    assert_eq!(inner_of(&wire, sit), rewritten(&answer, 1, |_, _| {}));
-    let become_service = |ip: &mut Ipv4, ports: &mut [u16; 2]| {
-        (ip.source, ports[0]) = (*ADDRESS.ip(), ADDRESS.port());
-    };
-    assert_eq!(received(&at_client), delivered(perf, &rewritten(&answer, 2, become_service)));
+    let moved = [before[0].moved(&scene.daemon1), before[1].moved(&scene.daemon2)];
+    (moved, [at_client, wire, at_server].map(|it| it.stop().unwrap()))
 }
 
 /// Node 2 translates the Service to this end.

@@ -68,7 +68,7 @@ fn cut_by(setup: Setup, forbid: impl Fn(&Scene) -> (&Daemon, SocketAddrV4)) {
         let talks = BOTH.map(|protocol| talk(scene, protocol));
         let (daemon, to) = forbid(scene);
         for talk in &talks {
-            wait_lapsed(daemon, talk.client, to);
+            wait_lapsed(daemon, |lease| lease.is(talk.client, to));
             assert!(talk.wait_for_silence(2 * LEASE, SOON), "{setup:?}: it is not cut");
         }
         scene.assert_nothing_plain();

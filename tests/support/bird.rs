@@ -32,6 +32,8 @@ pub struct Watcher {
     pub withdrawn: BTreeSet<String>,
     /// Why it cannot be reached, if so.
     pub down: Option<String>,
+    /// Why it could not be reached, each time since [`Watcher::forget_downs`]; some are over in a moment.
+    downs: Vec<String>,
     /// Whether it has told everything once.
     pub is_synced: bool,
 }
@@ -64,6 +66,7 @@ impl Watcher {
             claims: BTreeMap::new(),
             withdrawn: BTreeSet::new(),
             down: None,
+            downs: Vec::new(),
             is_synced: false,
         }
     }
@@ -100,7 +103,10 @@ impl Watcher {
                 }
                 self.note_withdrawn(before);
             }
-            Report::Down(why) => self.down = Some(why.to_string()),
+            Report::Down(why) => {
+                self.downs.push(why.to_string());
+                self.down = Some(why.to_string());
+            }
             Report::Up => self.down = None,
             Report::Problems(problems) => assert_eq!(problems, [], "everything is understood"),
             Report::Problem(origin, why) => panic!("{origin}: {why:?}"),
@@ -145,11 +151,17 @@ impl Watcher {
         }
     }
 
-    /// Waits until the source says that it is down, with these words.
+    /// Forgets when it was down: [`Watcher::wait_down`] is about what comes from now on.
+    pub fn forget_downs(&mut self) {
+        self.catch_up();
+        self.downs.clear();
+    }
+
+    /// Waits until the source has said that it is down, with these words.
     pub fn wait_down(&mut self, words: &str) {
         until(&format!("the source is down: {words}"), PATIENCE, || {
             self.catch_up();
-            self.down.as_ref().is_some_and(|why| why.contains(words)).then_some(())
+            self.downs.iter().any(|why| why.contains(words)).then_some(())
         });
     }
 }

@@ -34,7 +34,7 @@ pub use self::{
     again::{link_pins, restart_all},
     busy::while_the_kernel_is_busy,
     counters::Counters,
-    until::{SOON, until},
+    until::{SOON, in_time, until},
 };
 
 /// How both nodes are set up.

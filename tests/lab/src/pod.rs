@@ -110,9 +110,11 @@ impl Node {
 }
 
 impl Pod {
-    /// The pod's own side, as the CNI plugin leaves it.
+    /// The pod's own side, as the CNI plugin leaves it; and that it does not ask the node for its MAC
+    /// again while a test counts packets.
     fn configure(&self) -> Result<()> {
         let Self { ip, .. } = self;
+        self.netns.set_sysctl("ipv4/neigh/eth0/delay_first_probe_time", "3600")?;
         self.netns.ip_batch(&format!(
             "link set lo up\n\
              addr add {ip}/32 dev eth0\n\

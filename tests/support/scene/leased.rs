@@ -129,11 +129,11 @@ fn wait_leased(daemon: &Daemon, flows: BothWays) {
     until(&format!("leases for {flows:?}"), SOON, || is_leased(daemon, &flows).then_some(()));
 }
 
-/// Waits until a node's lease for a flow is over, and asserts that nothing extends it until then.
-pub fn wait_lapsed(daemon: &Daemon, from: SocketAddrV4, to: SocketAddrV4) {
+/// Waits until this lease of a node is over, and asserts that nothing extends it until then.
+pub fn wait_lapsed(daemon: &Daemon, is_it: impl Fn(&Lease) -> bool) {
     let mut left = f64::MAX;
-    until(&format!("the end of the lease from {from} to {to}"), SOON, || {
-        let lease = leases(daemon).into_iter().find(|lease| lease.is(from, to));
+    until("the end of the lease", SOON, || {
+        let lease = leases(daemon).into_iter().find(&is_it);
         let Some(lease) = lease else { return Some(()) };
         assert!(lease.expires_in <= left, "extended, after {left} s to go: {lease:?}");
         left = lease.expires_in;

@@ -29,3 +29,18 @@ pub fn until<T>(what: &str, timeout: Duration, mut done: impl FnMut() -> Option<
     thread::sleep(Duration::from_secs(1));
     done().unwrap_or_else(|| panic!("not within {timeout:?}: {what}"))
 }
+
+/// What `observe` saw in a try that was over before `limit`, so that nothing of it had lapsed when it
+/// looked. It asserts nothing that depends on time; that is for the caller, afterwards. Each try gets a
+/// new number, e.g. for a port of its own.
+///
+/// # Panics
+/// When no try was quick enough.
+pub fn in_time<T>(limit: Duration, mut observe: impl FnMut(u16) -> T) -> T {
+    let attempt = |number| {
+        let began = Instant::now();
+        let seen = observe(number);
+        (began.elapsed() < limit).then_some(seen)
+    };
+    (0..20).find_map(attempt).unwrap_or_else(|| panic!("none of 20 tries took less than {limit:?}"))
+}

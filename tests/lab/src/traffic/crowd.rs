@@ -16,6 +16,8 @@ use super::{TIMEOUT, bind, udp};
 use crate::netns::Netns;
 
 const TICK: Duration = Duration::from_millis(20);
+/// Datagrams of one socket that wait for an answer.
+const AT_A_TIME: usize = 25;
 /// Threads of the client: one would mostly wait.
 const CLIENTS: usize = 4;
 
@@ -67,8 +69,8 @@ pub fn connections(
 }
 
 /// From each of `client_ports` sends `rounds` datagrams to each of `server_ports`,
-/// a new one only after all servers have answered the one before. An answer that
-/// does not come is an error.
+/// a few at a time, and more only after the servers have answered those: queues are
+/// finite. An answer that does not come is an error.
 pub fn datagrams(
     (client, client_ports): (&Netns, Range<u16>),
     (server, address, server_ports): (&Netns, Ipv4Addr, Range<u16>),
@@ -92,15 +94,20 @@ pub fn datagrams(
         let result = share(client, client_ports.clone(), |port| {
             let socket = bind(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)))?;
             socket.set_read_timeout(Some(TIMEOUT))?;
+            let ports: Vec<u16> = server_ports.clone().collect();
             for round in 0..rounds {
-                for to in server_ports.clone() {
-                    socket.send_to(&[7; 16], (address, to))?;
-                }
-                for answer in server_ports.clone() {
-                    let missing = server_ports.end - answer;
-                    socket.recv(&mut [0; 64]).with_context(|| {
-                        format!("from port {port}, round {round}: {missing} answers are missing")
-                    })?;
+                for ports in ports.chunks(AT_A_TIME) {
+                    for to in ports {
+                        socket.send_to(&[7; 16], (address, *to))?;
+                    }
+                    for answer in 0..ports.len() {
+                        let missing = ports.len() - answer;
+                        socket.recv(&mut [0; 64]).with_context(|| {
+                            format!(
+                                "port {port}, round {round}: {missing} answers of {ports:?} are missing"
+                            )
+                        })?;
+                    }
                 }
             }
             Ok(())
