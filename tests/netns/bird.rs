@@ -40,7 +40,7 @@ fn watch(birds: &[Bird]) -> Watcher {
 fn blocks_come_move_and_go_with_a_full_mesh() {
     let lab = lab();
     let nodes = lab.nodes();
-    let mut birds = Bird::start_all(&nodes, Sessions::Mesh).unwrap();
+    let mut birds = Bird::start_all_for_good(&nodes, Sessions::Mesh).unwrap();
     let mut watcher = watch(&birds);
     watcher.wait_for("the first table", &all(&nodes));
     assert!(watcher.withdrawn.is_empty());
@@ -67,7 +67,7 @@ fn blocks_come_move_and_go_with_a_full_mesh() {
 fn behind_a_reflector_the_next_hop_is_still_the_node() {
     let lab = lab();
     let nodes = lab.nodes();
-    let mut birds = Bird::start_all(&nodes, Sessions::Reflector).unwrap();
+    let mut birds = Bird::start_all_for_good(&nodes, Sessions::Reflector).unwrap();
     let mut watcher = watch(&birds);
     watcher.wait_for("the first table", &all(&nodes));
 
@@ -90,7 +90,7 @@ fn behind_a_reflector_the_next_hop_is_still_the_node() {
 fn a_restart_of_bird_takes_back_only_what_is_gone() {
     let lab = lab();
     let nodes = lab.nodes();
-    let mut birds = Bird::start_all(&nodes, Sessions::Mesh).unwrap();
+    let mut birds = Bird::start_all_for_good(&nodes, Sessions::Mesh).unwrap();
     let second = "10.20.50.0/26";
     birds[0].announce(&[nodes[0].block, second]).unwrap();
     let mut watcher = watch(&birds);
@@ -148,7 +148,7 @@ fn a_neighbours_restart_is_graceful_and_a_lost_node_is_lost() {
 fn a_node_that_is_lost_while_bird_restarts_is_lost_in_the_end() {
     let lab = lab();
     let nodes = lab.nodes();
-    let mut birds = Bird::start_all(&nodes, Sessions::Mesh).unwrap();
+    let mut birds = Bird::start_all_for_good(&nodes, Sessions::Mesh).unwrap();
     let mut watcher = Watcher::start(birds[1].node(), &birds[1].socket(), 15);
     watcher.wait_for("the first table", &all(&nodes));
     birds[3].kill9().unwrap();
@@ -166,7 +166,7 @@ fn a_node_that_is_lost_while_bird_restarts_is_lost_in_the_end() {
 fn a_bird_that_hangs_is_down_and_keeps_its_word() {
     let lab = lab();
     let nodes = lab.nodes();
-    let birds = Bird::start_all(&nodes[..2], Sessions::Mesh).unwrap();
+    let birds = Bird::start_all_for_good(&nodes[..2], Sessions::Mesh).unwrap();
     let mut watcher = watch(&birds);
     watcher.wait_for("the first table", &all(&nodes[..2]));
     watcher.forget_downs();

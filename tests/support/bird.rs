@@ -20,7 +20,7 @@ use tunless_lab::Node;
 use crate::scene::until;
 
 /// How long BIRDs may take to find each other again: their timers, not our speed.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(200);
 
 /// The source at work in a thread of its own, and the state its reports come to.
 pub struct Watcher {

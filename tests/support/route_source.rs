@@ -37,7 +37,7 @@ impl RouteSource {
         match name {
             "file" => Self::File,
             "kernel" => Self::Kernel,
-            "bird" => Self::Bird(Bird::start_all(&lab.nodes(), Sessions::Mesh).unwrap()),
+            "bird" => Self::Bird(Bird::start_all_for_good(&lab.nodes(), Sessions::Mesh).unwrap()),
             "etcd" => {
                 let etcd = Etcd::new().at(&lab.router, address).start().unwrap();
                 etcd.store(&calico::pool("default-ipv4-ippool", POOL, "Always")).unwrap();

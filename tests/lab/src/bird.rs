@@ -1,7 +1,7 @@
 //! BIRD on nodes, with the configuration that is shipped.
 //!
 //! What is the same on every node is packaging/bird.conf's; what is the node's own
-//! comes after it, with timers that need no patience. Each BIRD is a process in
+//! comes after it, with timers that suit a test. Each BIRD is a process in
 //! its node's namespace, ended by its own id.
 
 use std::{
@@ -25,9 +25,15 @@ use crate::{cmd, topology::Node};
 const SHIPPED: &str = include_str!("../../../packaging/bird.conf");
 /// Where in it the node's own part begins.
 const OWN: &str = "# ---- This node:";
-/// Timers, seconds: as short as BIRD on a busy machine keeps them.
-const TIMERS: &str = "hold time 9; keepalive time 2; graceful restart time 12; \
-                      connect delay time 1; connect retry time 2; error wait time 1, 2;";
+/// Timers, seconds. Sessions come up soon, and a BIRD that is started again is in time, however slow
+/// the machine.
+const TIMERS: &str = "keepalive time 2; graceful restart time 75; connect delay time 1; \
+                      connect retry time 2; error wait time 1, 2;";
+/// After so many seconds without a word a node is lost, as with the configuration that is shipped:
+/// longer than a busy machine stands still.
+const HOLD: u32 = 30;
+/// The same where no node is to be lost.
+const LONG_HOLD: u32 = 75;
 /// How long BIRD may take to start or to stop.
 const SOON: Duration = Duration::from_secs(60);
 
@@ -55,13 +61,25 @@ pub struct Bird {
     node: Node,
     dir: PathBuf,
     neighbours: Vec<Neighbour>,
+    /// Seconds.
+    hold: u32,
     blocks: Vec<String>,
     child: Option<Child>,
 }
 
 impl Bird {
-    /// Starts one on each node, each announcing its node's block.
+    /// Starts one on each node, each announcing its node's block. A node that falls silent is lost
+    /// after half a minute.
     pub fn start_all(nodes: &[&Node], sessions: Sessions) -> Result<Vec<Self>> {
+        Self::start_all_with(nodes, sessions, HOLD)
+    }
+
+    /// [`Bird::start_all`], where no node is to be lost: what stands still for a minute is not.
+    pub fn start_all_for_good(nodes: &[&Node], sessions: Sessions) -> Result<Vec<Self>> {
+        Self::start_all_with(nodes, sessions, LONG_HOLD)
+    }
+
+    fn start_all_with(nodes: &[&Node], sessions: Sessions, hold: u32) -> Result<Vec<Self>> {
         let others = |index: usize| {
             let others = nodes.iter().enumerate().filter(move |(other, _)| *other != index);
             others
@@ -72,16 +90,16 @@ impl Bird {
                 })
                 .collect()
         };
-        let start = |(index, node): (usize, &&Node)| Self::start(node, others(index));
+        let start = |(index, node): (usize, &&Node)| Self::start(node, others(index), hold);
         nodes.iter().enumerate().map(start).collect()
     }
 
     /// Starts one that announces its node's block.
-    pub fn start(node: &Node, neighbours: Vec<Neighbour>) -> Result<Self> {
+    fn start(node: &Node, neighbours: Vec<Neighbour>, hold: u32) -> Result<Self> {
         let dir = node.shared.id.dir().join(format!("{}-bird", node.label));
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let blocks = vec![node.block.to_owned()];
-        let mut bird = Self { node: node.clone(), dir, neighbours, blocks, child: None };
+        let mut bird = Self { node: node.clone(), dir, neighbours, hold, blocks, child: None };
         bird.write()?;
         bird.restart()?;
         Ok(bird)
@@ -200,7 +218,7 @@ impl Bird {
         let common = common.replace("graceful restart wait 60;", "graceful restart wait 15;");
         let routes: String =
             self.blocks.iter().map(|block| format!("\troute {block} blackhole;\n")).collect();
-        let sessions: String = self.neighbours.iter().map(session).collect();
+        let sessions: String = self.neighbours.iter().map(|it| session(it, self.hold)).collect();
         let text = format!(
             "{common}router id {};\nprotocol static pods {{\n\tipv4;\n{routes}}}\n{sessions}",
             self.node.ip
@@ -224,11 +242,11 @@ impl Drop for Bird {
     }
 }
 
-fn session(neighbour: &Neighbour) -> String {
+fn session(neighbour: &Neighbour, hold: u32) -> String {
     let Neighbour { node, is_client } = neighbour;
     let template = if *is_client { "served" } else { "node" };
     format!(
-        "protocol bgp {} from {template} {{ neighbor {} as 64512; {TIMERS} }}\n",
+        "protocol bgp {} from {template} {{ neighbor {} as 64512; hold time {hold}; {TIMERS} }}\n",
         node.label, node.ip
     )
 }
