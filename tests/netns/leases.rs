@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddrV4, UdpSocket},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use dataplane_common::{Direction, Reason, Verdict};
@@ -23,6 +23,8 @@ use tunless_tests::scene::{
 
 const PORT: u16 = 7000;
 const DENIED: u16 = 7001;
+/// How long a lease lasts by default.
+const LEASE_SECONDS: u64 = 5;
 
 fn lab() -> LabBuilder {
     Lab::new().fabric_filter(true)
@@ -169,6 +171,7 @@ fn a_bulk_flow_goes_by_leases_and_never_stops() {
         let (perf, sit) = scene.pods();
         let before = [Counters::of(&scene.daemon1), Counters::of(&scene.daemon2)];
         let to = SocketAddrV4::new(sit.ip, PORT);
+        let began = Instant::now();
         let flood = Flood::start(&perf.netns, to, &sit.netns, PORT).unwrap();
         let renewals = |before: &Counters, daemon| {
             before.moved(daemon).get(&Reason::PodLeaseExpired).copied().unwrap_or(0)
@@ -180,6 +183,9 @@ fn a_bulk_flow_goes_by_leases_and_never_stops() {
         let report = flood.close().unwrap();
         assert_eq!(report.end, flood::End::Closed, "{report:?}");
         assert!(report.longest_pause < Duration::from_secs(1), "{report:?}");
+        // Those of the handshake and of the end, and one for each lease. On a slow machine there are so
+        // few of the other kind that this may be more than their thousandth.
+        let few = 10 + began.elapsed().as_secs() / LEASE_SECONDS;
         for (before, daemon) in before.iter().zip([&scene.daemon1, &scene.daemon2]) {
             let moved = before.moved(daemon);
             for (direction, fast) in [
@@ -191,7 +197,8 @@ fn a_bulk_flow_goes_by_leases_and_never_stops() {
                 };
                 let all: u64 = moved.keys().filter(is_carried).map(|reason| moved[reason]).sum();
                 let slow = all - moved[&fast];
-                assert!(slow * 1000 < all, "{slow} of {all} met the stack: {moved:?}");
+                let is_little = slow * 1000 < all || slow <= few;
+                assert!(is_little, "{slow} of {all} met the stack: {moved:?}");
             }
             before.assert_nothing_dropped(daemon);
         }
