@@ -10,6 +10,7 @@ use super::{
     client::Client,
     health::{Sessions, Status},
     routes::{Found, Reader},
+    stamped::Stamped,
 };
 use crate::{
     config::BirdConfig,
@@ -40,16 +41,16 @@ pub struct Follower {
     /// What was reported and not taken back: what is gone is found by comparing.
     claims: Claims,
     /// The BIRD whose whole table was reported last, by its start.
-    boot: Option<String>,
+    boot: Option<Stamped>,
     /// One that is not settled yet, and since when we see it.
-    young: Option<(String, Instant)>,
+    young: Option<(Stamped, Instant)>,
 }
 
 /// What one connection has brought so far.
 struct Session {
     client: Client,
     /// The counters when they were last others, and when that was.
-    print: Option<(String, Instant)>,
+    print: Option<(Stamped, Instant)>,
     /// The table, and when it was fetched.
     table: Option<(Found, Instant)>,
     /// The table is to be reported even if no counter changes.
@@ -95,7 +96,8 @@ impl Follower {
     async fn poll(&mut self, session: &mut Session, link: &mut Link) -> Result<()> {
         let sessions = session.sessions().await?;
         let status = session.status().await?;
-        let changed = session.print.as_ref().is_none_or(|(print, _)| *print != sessions.print);
+        let changed =
+            session.print.as_ref().is_none_or(|(print, _)| !print.is_same(&sessions.print));
         if changed {
             session.print = Some((sessions.print.clone(), Instant::now()));
         }
@@ -114,7 +116,7 @@ impl Follower {
             self.report(found, is_settled, session.is_synced)?;
         }
         if is_settled {
-            self.boot = Some(status.boot);
+            self.boot = Some(status.run());
             self.young = None;
             session.is_synced = true;
             session.is_due = false;
@@ -138,14 +140,15 @@ impl Follower {
 
     /// Whether what is not in the table is gone.
     fn is_settled(&mut self, session: &Session, sessions: &Sessions, status: &Status) -> bool {
-        let is_known = self.boot.as_ref() == Some(&status.boot);
+        let run = status.run();
+        let is_known = self.boot.as_ref().is_some_and(|boot| boot.is_same(&run));
         if is_known && !status.is_changing {
             return true;
         }
         let seen = match &self.young {
-            Some((boot, seen)) if *boot == status.boot => seen.elapsed(),
+            Some((boot, seen)) if boot.is_same(&run) => seen.elapsed(),
             _ => {
-                self.young = Some((status.boot.clone(), Instant::now()));
+                self.young = Some((run, Instant::now()));
                 Duration::ZERO
             }
         };

@@ -13,6 +13,7 @@ mod follow;
 mod health;
 mod reply;
 mod routes;
+mod stamped;
 
 use std::time::Duration;
 
