@@ -28,6 +28,5 @@ fn cases(_: Kernel) -> Vec<Case> {
     cases.push(trace::CASE);
     cases.push(attempt::CASE);
     cases.push(boot_order::CASE);
-    cases.insert(1, attempt::CASE);
     cases
 }
