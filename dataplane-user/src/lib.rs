@@ -25,5 +25,6 @@ pub mod privilege;
 pub mod run_dir;
 pub mod sources;
 pub mod tables;
+pub mod top;
 pub mod trace;
 pub mod vocabulary;

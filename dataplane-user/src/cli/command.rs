@@ -5,6 +5,7 @@ use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 use clap::Subcommand;
 
 use super::{attempt, counters, doctor, duration, explain, trace, watch::Watch};
+use crate::top;
 
 /// What a user may ask for.
 #[derive(Subcommand, Debug)]
@@ -98,6 +99,12 @@ pub enum Command {
     /// Why packets left the programs the way they did.
     #[command(subcommand, visible_alias = "counter")]
     Counters(CountersCommand),
+    /// Nodes, pods, reasons and leases with their rates, live, in a terminal.
+    ///
+    /// Each second: packets and bytes a second, and since the counters began. Sorted by any column;
+    /// `1` to `4` or Tab change what is listed, `q` ends it. The figures are those of the lists (`tunless nodes
+    /// list` and so on), and of `/metrics`. Works while the daemon is down.
+    Top(top::Options),
     /// What becomes of packets, live: each program's verdict and reason, and the kernel's drops.
     ///
     /// A line for each program that a packet meets. Packets that a program saw and the kernel then
@@ -244,6 +251,7 @@ impl Command {
             | Self::Endpoints(_)
             | Self::Leases(_)
             | Self::Counters(_)
+            | Self::Top(_)
             | Self::Trace(_)
             | Self::Config(
                 ConfigCommand::Validate { here: true, .. } | ConfigCommand::Show { active: true },

@@ -40,7 +40,7 @@ use crate::{
     exit::{self, Exit},
     kernel::interface_name,
     output::{self, Format},
-    privilege,
+    privilege, top,
 };
 
 /// IP-in-IP between Calico nodes without the kernel's tunl0.
@@ -163,6 +163,7 @@ impl Cli {
             Command::Counters(CountersCommand::Flush) => {
                 counters::flush(&mut global.maps()?, format)
             }
+            Command::Top(options) => block_on(top::run(&global.maps()?, options)),
             Command::Trace(options) => {
                 block_on(trace::trace(&global.pins()?, &global.maps()?, format, options))
             }
@@ -267,7 +268,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// As [`duration`], and not nothing.
-fn pause(text: &str) -> Result<Duration, String> {
+pub(crate) fn pause(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         Duration::ZERO => Err("it has to be longer than nothing".to_owned()),
         pause => Ok(pause),

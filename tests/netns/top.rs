@@ -1,0 +1,49 @@
+//! `tunless top` in a terminal, and without one.
+
+use std::process::{Command, Stdio};
+
+use tunless_lab::{Lab, daemon::Tunless};
+use tunless_tests::scene::{Scene, Setup};
+
+/// What it draws in a terminal of its own until its time is up.
+fn drawn(tunless: &Tunless, view: &str) -> String {
+    let command = tunless.command(&["top", view, "--for", "1s", "-i", "200ms"]).unwrap();
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let words: Vec<_> = words.map(|word| word.to_str().unwrap()).collect();
+    let line = format!("stty cols 160 rows 20 && exec {}", words.join(" "));
+    let mut script = Command::new("script");
+    script.args(["-qec", &line, "/dev/null"]).env("TERM", "xterm").stdin(Stdio::null());
+    let output = script.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}");
+    text
+}
+
+#[test]
+fn each_view_shows_what_its_list_does() {
+    Scene::new(Lab::new().fabric_filter(true), Setup::VERIFIED).case(|scene| {
+        scene.warm_up();
+        let tunless = Tunless::new(&scene.lab.node2, None);
+        let pod = scene.pods().0.ip.to_string();
+        let node = scene.lab.node1.ip.to_string();
+        for (view, words) in [
+            ("nodes", [node.as_str(), "HEARD"]),
+            ("pods", [pod.as_str(), "INTERFACE"]),
+            ("reasons", ["host_encapsulated", "VERDICT"]),
+            ("leases", ["EXPIRES", "DESTINATION"]),
+        ] {
+            let text = drawn(&tunless, view);
+            for word in words.iter().chain(&["quit", "dropped"]) {
+                assert!(text.contains(word), "{view}: no `{word}` in {text:?}");
+            }
+        }
+        let piped = tunless.run(&["top"]).unwrap();
+        assert_eq!(piped.status, Some(1));
+        assert!(piped.stderr.contains("needs a terminal"), "{}", piped.stderr);
+        let never = tunless.run(&["top", "--interval", "1ms"]).unwrap();
+        assert_eq!(never.status, Some(2), "{}", never.stderr);
+        let nowhere = tunless.run(&["top", "--bpffs", "/sys/fs/bpf/nowhere"]).unwrap();
+        assert_eq!(nowhere.status, Some(1));
+        assert!(nowhere.stderr.contains("nothing is pinned at"), "{}", nowhere.stderr);
+    });
+}
