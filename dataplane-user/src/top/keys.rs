@@ -73,10 +73,11 @@ impl Keys {
     /// Takes in a key. There are so many columns and rows.
     pub fn press(&mut self, key: KeyEvent, columns: usize, rows: usize) -> Wish {
         let last = rows.saturating_sub(1);
+        if key.modifiers.contains(KeyModifiers::CONTROL) {
+            // Ctrl-Space is what a terminal makes of a zero, and is no wish.
+            return if key.code == KeyCode::Char('c') { Wish::Leave } else { Wish::Draw };
+        }
         match key.code {
-            KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => {
-                return Wish::Leave;
-            }
             KeyCode::Char('q') | KeyCode::Esc => return Wish::Leave,
             KeyCode::Char(digit @ '1'..='4') => {
                 let at = digit as usize - '1' as usize;
@@ -169,6 +170,9 @@ mod tests {
         }
         let ctrl_c = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
         assert_eq!(keys.press(ctrl_c, COLUMNS, ROWS), Wish::Leave);
+        let ctrl_space = KeyEvent::new(KeyCode::Char(' '), KeyModifiers::CONTROL);
+        assert_eq!(keys.press(ctrl_space, COLUMNS, ROWS), Wish::Draw);
+        assert!(!keys.is_paused());
         press(&mut keys, &[KeyCode::Char(' ')]);
         assert!(keys.is_paused());
         press(&mut keys, &[KeyCode::Tab]);
