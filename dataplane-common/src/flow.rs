@@ -1,5 +1,7 @@
 //! A flow in one direction: what a lease is given for.
 
+use core::net::SocketAddrV4;
+
 use crate::{Direction, Ipv4Be, layout::plain};
 
 plain! {
@@ -92,6 +94,13 @@ impl Flow {
             }
         };
         same && self.protocol == other.protocol && self.direction == other.direction
+    }
+
+    /// Returns the sender and the receiver of its packets.
+    #[must_use]
+    pub fn ends(&self) -> (SocketAddrV4, SocketAddrV4) {
+        let end = |address: Ipv4Be, port| SocketAddrV4::new(address.into(), u16::from_be(port));
+        (end(self.source, self.source_port), end(self.destination, self.destination_port))
     }
 
     /// Returns the flow as two numbers, as they lie in memory: quicker to compare than its fields.

@@ -22,6 +22,8 @@ pub mod object;
 pub mod output;
 pub mod plan;
 pub mod privilege;
+pub mod protocol;
+pub mod rate;
 pub mod run_dir;
 pub mod sources;
 pub mod tables;

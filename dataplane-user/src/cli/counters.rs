@@ -13,6 +13,7 @@ use crate::{
     bpf::Maps,
     exit::Exit,
     output::{self, Format, Row},
+    rate::Rate,
 };
 
 /// Which reasons are listed, and with what.
@@ -44,26 +45,6 @@ struct CounterItem {
     rate: Option<Rate>,
     #[serde(skip)]
     caption: &'static str,
-}
-
-/// So many each second, on average.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
-struct Rate {
-    packets_per_second: f64,
-    bytes_per_second: f64,
-}
-
-impl Rate {
-    /// What came between two looks. Counters that were flushed in between begin at zero.
-    fn between(before: &Counter, now: &Counter, time: Duration) -> Self {
-        let a_second = |before: u64, now: u64| {
-            now.checked_sub(before).unwrap_or(now) as f64 / time.as_secs_f64()
-        };
-        Self {
-            packets_per_second: a_second(before.packets, now.packets),
-            bytes_per_second: a_second(before.bytes, now.bytes),
-        }
-    }
 }
 
 impl Row for CounterItem {
@@ -136,23 +117,4 @@ pub fn flush(maps: &mut Maps, format: Format) -> Result<Exit> {
     maps.flush_counters()?;
     output::done(format, &Flushed { flushed: true }, "all counters are zero")?;
     Ok(Exit::Ok)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_rate_is_what_came_in_between() {
-        let counter = |packets, bytes| Counter { packets, bytes };
-        let rate = |before, now| Rate::between(&before, &now, Duration::from_secs(2));
-        for (before, now, packets_per_second, bytes_per_second) in [
-            (counter(10, 1000), counter(30, 5000), 10.0, 2000.0),
-            (counter(10, 1000), counter(10, 1000), 0.0, 0.0),
-            // Flushed meanwhile.
-            (counter(10, 1000), counter(4, 400), 2.0, 200.0),
-        ] {
-            assert_eq!(rate(before, now), Rate { packets_per_second, bytes_per_second });
-        }
-    }
 }

@@ -6,10 +6,7 @@ use std::{
 };
 
 use anyhow::Result;
-use dataplane_common::{
-    Flow, Lease,
-    ipv4::{PROTOCOL_TCP, PROTOCOL_UDP},
-};
+use dataplane_common::{Flow, Lease, Translation};
 use serde::Serialize;
 
 use crate::{
@@ -17,6 +14,7 @@ use crate::{
     clock,
     exit::Exit,
     output::{self, Format, Row},
+    protocol,
 };
 
 #[derive(Serialize)]
@@ -78,17 +76,14 @@ pub fn list(maps: &Maps, format: Format) -> Result<Exit> {
 }
 
 fn item(flow: &Flow, lease: &Lease, now: Duration) -> LeaseItem {
-    let end = |address: Ipv4Addr, port| SocketAddrV4::new(address, u16::from_be(port));
+    let (source, destination) = flow.ends();
+    let Translation { address, port, .. } = lease.translation;
     LeaseItem {
-        protocol: match flow.protocol {
-            PROTOCOL_TCP => "tcp".into(),
-            PROTOCOL_UDP => "udp".into(),
-            other => other.to_string(),
-        },
-        source: end(flow.source.into(), flow.source_port),
-        destination: end(flow.destination.into(), flow.destination_port),
+        protocol: protocol::name(flow.protocol.into()),
+        source,
+        destination,
         translated_to: (!lease.translation.is_none())
-            .then(|| end(lease.translation.address.into(), lease.translation.port)),
+            .then(|| SocketAddrV4::new(address.into(), u16::from_be(port))),
         direction: flow.direction().as_str(),
         node: lease.node.into(),
         interface: super::interface_name(lease.endpoint),

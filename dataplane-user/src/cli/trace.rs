@@ -24,12 +24,12 @@ use crate::{
     clock,
     exit::Exit,
     output::{self, Format},
+    protocol,
     trace::{
         capture::Capture,
         event::{self, Line, Place},
         filter::{self, Wanted},
         names::Names,
-        protocol,
     },
 };
 

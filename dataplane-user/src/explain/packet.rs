@@ -1,6 +1,6 @@
 //! The packets that are given to the programs, and what they left of them.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::Ipv4Addr;
 
 use dataplane_common::{
     Flow, Mac,
@@ -33,7 +33,7 @@ pub struct Frame {
 /// The packet of a flow from its IP header on: in TCP one from the middle of a connection.
 /// `is_answer` makes an echo request a reply.
 pub fn build(flow: &Flow, ttl: u8, is_answer: bool) -> Vec<u8> {
-    let (from, to) = ends(flow);
+    let (from, to) = flow.ends();
     let payload = [0x74; PAYLOAD];
     let transport: Vec<u8> = match flow.protocol {
         PROTOCOL_TCP => {
@@ -86,15 +86,9 @@ pub fn frame(packet: &[u8], Frame { source, destination }: Frame) -> Vec<u8> {
     ethernet.to_bytes().into_iter().chain(packet.iter().copied()).collect()
 }
 
-/// Sender and receiver of a flow's packets.
-pub fn ends(flow: &Flow) -> (SocketAddrV4, SocketAddrV4) {
-    let end = |address: Ipv4Addr, port| SocketAddrV4::new(address, u16::from_be(port));
-    (end(flow.source.into(), flow.source_port), end(flow.destination.into(), flow.destination_port))
-}
-
 /// The flow in words: `tcp 10.20.1.7:40000 → 10.20.2.8:80`.
 pub fn name(flow: &Flow) -> String {
-    let (from, to) = ends(flow);
+    let (from, to) = flow.ends();
     match flow.protocol {
         PROTOCOL_TCP => format!("tcp {from} → {to}"),
         PROTOCOL_UDP => format!("udp {from} → {to}"),

@@ -7,16 +7,14 @@ use std::{
 };
 
 use anyhow::Result;
-use dataplane_common::{
-    Counter, Endpoint, Flow, Lease, Reason,
-    ipv4::{PROTOCOL_TCP, PROTOCOL_UDP},
-};
+use dataplane_common::{Counter, Endpoint, Flow, Lease, Reason};
 
 use super::View;
 use crate::{
     bpf::Maps,
     clock,
     kernel::{Kernel, interface_name},
+    protocol,
 };
 
 /// By what the same thing is found again in the next look, in the order of a list.
@@ -145,21 +143,14 @@ fn leases(maps: &Maps) -> Result<BTreeMap<Key, Entry>> {
 }
 
 fn leased(flow: &Flow, lease: &Lease, now: Duration) -> (Key, Entry) {
-    let end = |address: Ipv4Addr, port| SocketAddrV4::new(address, u16::from_be(port));
-    let source = end(flow.source.into(), flow.source_port);
-    let destination = end(flow.destination.into(), flow.destination_port);
+    let (source, destination) = flow.ends();
     let direction = flow.direction().as_str();
-    let protocol = match flow.protocol {
-        PROTOCOL_TCP => "tcp".to_owned(),
-        PROTOCOL_UDP => "udp".to_owned(),
-        other => other.to_string(),
-    };
     let left = Duration::from_nanos(lease.expires).saturating_sub(now);
     let entry = Entry {
         names: vec![
             source.to_string(),
             destination.to_string(),
-            protocol,
+            protocol::name(flow.protocol.into()),
             direction.to_owned(),
             Ipv4Addr::from(lease.node).to_string(),
         ],

@@ -8,6 +8,7 @@ use super::{
     View,
     look::{Entry, Look},
 };
+use crate::rate::Rate;
 
 /// A cell: what is sorted by and what is shown.
 #[derive(Clone, PartialEq, Debug)]
@@ -151,28 +152,20 @@ fn row(entry: &Entry, old: Option<Option<&Entry>>, time: Duration) -> Vec<Cell> 
         let rate = old.map(|old| {
             let zero = Counter::default();
             let old = old.and_then(|old| old.counted.get(at)).unwrap_or(&zero);
-            rates(old, counter, time)
+            Rate::between(old, counter, time)
         });
-        cells.push(Cell::Rate(rate.map(|[packets, _]| packets)));
-        cells.push(Cell::Rate(rate.map(|[_, bytes]| bytes)));
+        cells.push(Cell::Rate(rate.map(|rate| rate.packets_per_second)));
+        cells.push(Cell::Rate(rate.map(|rate| rate.bytes_per_second)));
     }
     cells.extend(entry.counted.iter().map(|counter| Cell::Count(counter.packets)));
     cells.push(Cell::Text(entry.more.clone()));
     cells
 }
 
-/// Packets and bytes a second. What was set to zero in between begins there.
-fn rates(before: &Counter, now: &Counter, time: Duration) -> [f64; 2] {
-    [(before.packets, now.packets), (before.bytes, now.bytes)].map(|(before, now)| {
-        let more = now.checked_sub(before).unwrap_or(now) as f64;
-        if time.is_zero() { 0.0 } else { more / time.as_secs_f64() }
-    })
-}
-
 fn totals(before: &[Counter], now: &[Counter], time: Duration) -> Totals {
     let (mut carried, mut fast, mut dropped) = ([0.0; 2], [0.0; 2], 0.0);
     for ((reason, before), now) in Reason::ALL.iter().zip(before).zip(now) {
-        let [packets, _] = rates(before, now, time);
+        let packets = Rate::between(before, now, time).packets_per_second;
         let way = usize::from(reason.direction() == Direction::Decap);
         if reason.is_carried() {
             carried[way] += packets;

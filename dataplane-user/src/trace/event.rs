@@ -10,7 +10,8 @@ use dataplane_common::{
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{names::Names, protocol};
+use super::names::Names;
+use crate::protocol;
 
 /// What made something of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

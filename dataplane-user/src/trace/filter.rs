@@ -9,7 +9,7 @@ use dataplane_common::{
 };
 use ipnet::Ipv4Net;
 
-use super::protocol;
+use crate::protocol;
 
 /// What was typed.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]

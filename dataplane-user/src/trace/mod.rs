@@ -7,4 +7,3 @@ pub mod capture;
 pub mod event;
 pub mod filter;
 pub mod names;
-pub mod protocol;
