@@ -57,7 +57,7 @@ fn tabs(keys: &Keys, rows: usize) -> Line<'static> {
         spans.push(Span::styled(format!(" {} {} ", at + 1, view.as_str()), style));
     }
     let paused = if keys.is_paused() { ", paused" } else { "" };
-    spans.push(Span::raw(format!("  {rows}{paused}")));
+    spans.push(Span::raw(format!("  {rows} listed{paused}")));
     Line::from(spans)
 }
 
@@ -150,7 +150,7 @@ mod tests {
         let mut keys = Keys::new(View::Nodes);
         let lines = shown(&mut keys, (110, 7));
         assert_eq!(lines[0], "out 23.5k/s (98 % fast)   in 7.0/s   dropped 0.5/s");
-        assert_eq!(lines[1], " 1 nodes  2 pods  3 reasons  4 leases   2");
+        assert_eq!(lines[1], " 1 nodes  2 pods  3 reasons  4 leases   2 listed");
         let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(
             words(&lines[2]),
@@ -165,7 +165,7 @@ mod tests {
         keys.press(KeyCode::Char(' ').into(), 10, 2);
         let lines = shown(&mut keys, (110, 7));
         assert!(
-            lines[1].ends_with("2, paused") && lines[3].starts_with("172.16.35.4 "),
+            lines[1].ends_with("2 listed, paused") && lines[3].starts_with("172.16.35.4 "),
             "{lines:?}"
         );
     }
