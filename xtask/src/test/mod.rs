@@ -38,7 +38,7 @@ pub struct Arguments {
     list: bool,
     /// Stop what still runs after this time, and count it as failed.
     ///
-    /// Counted from the start, set-up included; 80 unless given, with `--full` 140.
+    /// Counted from the start, set-up included; 85 unless given, with `--full` 140.
     #[arg(long, value_name = "MINUTES")]
     budget: Option<u64>,
     /// Run only cases whose name contains FILTER (as `cargo test -- FILTER`;
@@ -68,7 +68,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         setup::prometheus()?;
     }
     stream::forward_interrupts()?;
-    let budget = arguments.budget.unwrap_or(if arguments.full { 140 } else { 80 });
+    let budget = arguments.budget.unwrap_or(if arguments.full { 140 } else { 85 });
     let deadline = started + Duration::from_secs(budget.saturating_mul(60));
 
     let before = Traces::find();
