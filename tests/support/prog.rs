@@ -88,6 +88,7 @@ impl Loaded {
         let masks = Masks::new(take("MASKS")).expect("MASKS is of the type we think");
         let nodes = ByAddress::new(take("NODES")).expect("NODES is of the type we think");
         let endpoints = ByAddress::new(take("ENDPOINTS")).expect("ENDPOINTS is, too");
+        let links = Links::new(take("LINKS")).expect("LINKS is, too");
         let leases = map(&mut ebpf, "LEASES");
         let seen = map(&mut ebpf, "SEEN");
         let unanswered = map(&mut ebpf, "UNANSWERED");
@@ -96,8 +97,6 @@ impl Loaded {
         let mut kept_at: Array<_, u64> = map(&mut ebpf, "KEPT_AT");
         kept_at.set(0, u64::MAX, 0).expect("the time can be set");
         let try_ends = map(&mut ebpf, "TRY");
-        let links = Links::new(ebpf.take_map("LINKS").expect("the object has the map"));
-        let links = links.expect("LINKS is of the type we think");
         let counters = map(&mut ebpf, "COUNTERS");
         let node_counters = map(&mut ebpf, "NODE_COUNTERS");
         let trampolines = BTreeMap::new();

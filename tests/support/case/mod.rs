@@ -3,6 +3,7 @@
 
 mod counted;
 mod leases;
+mod tried;
 
 use std::{collections::BTreeMap, fmt::Write as _, net::Ipv4Addr};
 
@@ -49,9 +50,6 @@ pub struct Case {
     counts: Vec<(Reason, u64)>,
     nodes: Vec<(Ipv4Addr, Direction, u64)>,
 }
-
-/// Just after the clock began, nanoseconds.
-const LONG_AGO: u64 = 1;
 
 impl Case {
     /// `packet` meets `program`; fast path on, spoofs dropped, and, until the
@@ -320,46 +318,6 @@ impl Case {
         let bytes = (self.out.len() - ETHERNET) as u64;
         self.counts.push((reason, bytes));
         self
-    }
-
-    /// The same while a `tunless try` goes on, which is over at `end` (`CLOCK_MONOTONIC`, nanoseconds;
-    /// 0: it was kept).
-    #[must_use]
-    pub fn tried(mut self, end: u64) -> Self {
-        self.is_tried = true;
-        self.with(Entry::TryEnds(end))
-    }
-
-    /// The same packet in the same circumstances once a try is over: nothing happens but that it is counted.
-    /// `None` on the tunnel device of our own, without which there is no tunl0 to go back to.
-    #[must_use]
-    pub fn try_over(self) -> Option<Self> {
-        let reason = match self.program {
-            Program::EncapPod => Some(Reason::PodTryOver),
-            Program::EncapHost if self.tunnel_header != 0 => return None,
-            Program::EncapHost => Some(Reason::Tunl0TryOver),
-            Program::DecapTc => Some(Reason::DecapTryOver),
-            Program::DecapXdp => None,
-            Program::GrantDecap => Some(Reason::GrantTryOver),
-        };
-        let mut case = Self {
-            action: Action::Pass,
-            out: self.packet.clone(),
-            metadata: self.context.metadata.clone(),
-            mark: self.context.mark,
-            tag: self.context.tag,
-            phase: self.link.phase,
-            leaves: Vec::new(),
-            leases: Vec::new(),
-            notes: None,
-            counts: Vec::new(),
-            nodes: Vec::new(),
-            ..self
-        };
-        for _ in 0..case.context.repeat {
-            case = reason.into_iter().fold(case, Self::count);
-        }
-        Some(case.tried(LONG_AGO))
     }
 
     fn settings(&self) -> Settings {
