@@ -54,14 +54,17 @@ pub fn begin(length: Duration, left: Option<Duration>, host: &Host) -> Result<Du
     Ok(now + length)
 }
 
-/// Programs that are about to be attached, and those that are, obey this end.
+/// Programs that are about to be attached obey this end. `is_new`: it begins now. An end that our maps
+/// have already is not written again, because `tunless try --keep` may have taken it back meanwhile; what maps
+/// have that do not serve is of an earlier time.
 ///
 /// # Errors
 /// If it cannot be written.
-pub fn arm(pins: &Pins, end: Duration) -> Result<()> {
-    match pins.map(frozen::TRY).exists() {
-        true => frozen::set_try_end(&pins.maps(), Some(end)),
-        // It is written when the map is made, before programs are attached.
+pub fn arm(pins: &Pins, end: Option<Duration>, is_new: bool) -> Result<()> {
+    let serves = pins.active().is_some_and(|active| active == pins.maps());
+    match pins.map(frozen::TRY).exists() && (is_new || !serves) {
+        true => frozen::set_try_end(&pins.maps(), end),
+        // Without a map it is written when that is made, before programs are attached.
         false => Ok(()),
     }
 }
@@ -139,7 +142,7 @@ pub enum Turn {
 
 impl Daemon {
     /// Looks whether a try was kept or is over.
-    pub(super) fn look_at_attempt(&mut self) -> Option<Turn> {
+    pub(super) fn look_at_attempt(&self) -> Option<Turn> {
         let end = self.decider.memory().attempt?;
         // Without the map nothing was said; it is made anew with the same end.
         let is_kept = self.pins.map(frozen::TRY).exists()

@@ -124,9 +124,7 @@ async fn start(path: &Path, bpffs: Option<&Path>, tried: Option<Duration>) -> Re
     let lock = Lock::take(&pins)?;
     pins.settle_active()?;
     memory.attempt = attempt;
-    if let Some(end) = attempt {
-        attempt::arm(&pins, end)?;
-    }
+    attempt::arm(&pins, attempt, tried.is_some())?;
     memory.config = Some(file.text().to_owned());
     memory.secret = serving::secret(&pins, memory.secret)?;
     memory.sysctls.extend(crate::tables::sysctls_of_0_1(&pins));
