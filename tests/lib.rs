@@ -10,6 +10,7 @@
 //! | [`faults`] | what can be wrong with a packet, and in which order it is found |
 //! | [`cost`] | what a run of each program takes |
 //! | [`decap`] | frames both tables of decapsulation are about |
+//! | [`idle`] | what a test run takes by itself |
 //! | [`live`] | the programs attached, for what a test run cannot show |
 //! | [`model`] | what the programs ought to do, written from the design |
 //! | [`fuzz`] | random frames |
@@ -38,6 +39,8 @@ pub mod faults;
 pub mod fuzz;
 #[path = "support/hex.rs"]
 pub mod hex;
+#[path = "support/idle.rs"]
+pub mod idle;
 #[path = "support/live.rs"]
 pub mod live;
 #[path = "support/model/mod.rs"]

@@ -9,6 +9,7 @@ use crate::{
     Translation, Unanswered, UnansweredSet,
     layout::{MAX_ENDPOINTS, MAX_MASKS, MAX_NODES, MAX_ROUTES},
     link::LINK_SLOTS,
+    shadow::Difference,
 };
 
 /// The hash of all shared layouts, map sizes and the reasons' order (FNV-1a, 32 bit).
@@ -36,6 +37,7 @@ pub const ABI: u32 = {
         Unanswered::LAYOUT,
         UnansweredSet::LAYOUT,
         LinkState::LAYOUT,
+        Difference::LAYOUT,
         &[MAX_ROUTES, MAX_MASKS, MAX_NODES, MAX_ENDPOINTS, LINK_SLOTS],
     ];
     let mut i = 0;

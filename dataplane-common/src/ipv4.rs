@@ -181,6 +181,13 @@ impl Ipv4Header {
         half(self.first, 4)
     }
 
+    /// Whether routers may not fragment it (DF, RFC 791 §3.1).
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_dont_fragment(&self) -> bool {
+        self.fragment() & DONT_FRAGMENT != 0
+    }
+
     /// Whether this is a fragment: the first, a middle or the last one.
     #[inline(always)]
     #[must_use]

@@ -28,6 +28,7 @@ pub mod listing;
 pub mod program;
 pub mod reason;
 pub mod settings;
+pub mod shadow;
 pub mod source;
 pub mod trace;
 pub mod unanswered;

@@ -1,4 +1,4 @@
-//! The five programs of the eBPF object.
+//! The programs of the eBPF object: five that serve, two that only watch.
 
 use core::fmt;
 
@@ -21,12 +21,28 @@ pub enum Program {
     GrantDecap,
     /// TC ingress of a pod's interface: encapsulates on the fast path.
     EncapPod,
+    /// TC ingress of an underlay interface, in `mode: shadow`: looks at what tunl0 receives.
+    ShadowIn,
+    /// TC egress of an underlay interface, in `mode: shadow`: looks at what tunl0 sends.
+    ShadowOut,
 }
 
 impl Program {
-    /// All of them, in order.
-    pub const ALL: [Self; 5] =
+    /// Those that carry packets, in order.
+    pub const SERVING: [Self; 5] =
         [Self::DecapTc, Self::DecapXdp, Self::EncapHost, Self::GrantDecap, Self::EncapPod];
+    /// Those that only look, in order.
+    pub const SHADOW: [Self; 2] = [Self::ShadowIn, Self::ShadowOut];
+    /// All of them, in order.
+    pub const ALL: [Self; 7] = [
+        Self::DecapTc,
+        Self::DecapXdp,
+        Self::EncapHost,
+        Self::GrantDecap,
+        Self::EncapPod,
+        Self::ShadowIn,
+        Self::ShadowOut,
+    ];
 
     /// Returns its name in the object, in pins, tables and JSON.
     #[must_use]
@@ -37,6 +53,8 @@ impl Program {
             Self::EncapHost => "encap_host",
             Self::GrantDecap => "grant_decap",
             Self::EncapPod => "encap_pod",
+            Self::ShadowIn => "shadow_in",
+            Self::ShadowOut => "shadow_out",
         }
     }
 
@@ -44,11 +62,12 @@ impl Program {
     #[must_use]
     pub const fn hook(self) -> &'static str {
         match self {
-            Self::DecapTc => "underlay, tc ingress",
+            Self::DecapTc | Self::ShadowIn => "underlay, tc ingress",
             Self::DecapXdp => "underlay, xdp",
             Self::EncapHost => "tunnel device, tc egress",
             Self::GrantDecap => "pod, tc egress",
             Self::EncapPod => "pod, tc ingress",
+            Self::ShadowOut => "underlay, tc egress",
         }
     }
 
@@ -58,13 +77,19 @@ impl Program {
         Self::ALL.into_iter().find(|program| program.as_str() == name)
     }
 
+    /// Whether it only looks, and changes no packet.
+    #[must_use]
+    pub const fn is_shadow(self) -> bool {
+        matches!(self, Self::ShadowIn | Self::ShadowOut)
+    }
+
     /// Returns the direction of the packets it sees.
     #[inline(always)]
     #[must_use]
     pub const fn direction(self) -> Direction {
         match self {
-            Self::EncapPod | Self::EncapHost => Direction::Encap,
-            Self::DecapTc | Self::DecapXdp | Self::GrantDecap => Direction::Decap,
+            Self::EncapPod | Self::EncapHost | Self::ShadowOut => Direction::Encap,
+            Self::DecapTc | Self::DecapXdp | Self::GrantDecap | Self::ShadowIn => Direction::Decap,
         }
     }
 }
@@ -90,5 +115,9 @@ mod tests {
     #[test]
     fn all_are_in_order() {
         assert!(Program::ALL.is_sorted());
+        let all = [&Program::SERVING[..], &Program::SHADOW].concat();
+        assert_eq!(all, Program::ALL);
+        assert!(Program::SERVING.iter().all(|program| !program.is_shadow()));
+        assert!(Program::SHADOW.iter().all(|program| program.is_shadow()));
     }
 }

@@ -286,6 +286,9 @@ mod tests {
                 Program::DecapTc => "decap_",
                 Program::DecapXdp => "xdp_",
                 Program::GrantDecap => "grant_",
+                Program::ShadowIn | Program::ShadowOut => {
+                    panic!("{name}: its findings are no reasons")
+                }
             };
             assert!(name.starts_with(prefix), "{name}");
             assert_eq!(Reason::from_name(name), Some(*reason));

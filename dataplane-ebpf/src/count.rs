@@ -1,13 +1,30 @@
 //! Counting: per CPU, so a plain addition is enough.
 
-use dataplane_common::{NodeIndex, Reason};
+use dataplane_common::{Counter, NodeIndex, Reason, shadow::Finding};
 
 use crate::{maps, packet::ETHERNET};
 
 /// Counts one frame of `length` bytes (Ethernet header included) under `reason`.
 #[inline(always)]
 pub fn reason(reason: Reason, length: u32) {
-    if let Some(counter) = maps::counter(reason) {
+    frame(maps::counter(reason), length);
+}
+
+/// Counts one frame of `length` bytes under the reason that a program which serves would have named.
+#[inline(always)]
+pub fn would(reason: Reason, length: u32) {
+    frame(maps::would(reason), length);
+}
+
+/// Counts one frame of `length` bytes under what `mode: shadow` found out about it.
+#[inline(always)]
+pub fn finding(finding: Finding, length: u32) {
+    frame(maps::finding(finding), length);
+}
+
+#[inline(always)]
+fn frame(counter: Option<&mut Counter>, length: u32) {
+    if let Some(counter) = counter {
         counter.packets += 1;
         counter.bytes += u64::from(length - ETHERNET as u32);
     }

@@ -216,6 +216,13 @@ pub fn now() -> u64 {
     unsafe { generated::bpf_ktime_get_coarse_ns() }
 }
 
+/// A number that nobody can foresee.
+#[inline(always)]
+pub fn random() -> u32 {
+    // SAFETY: no memory is passed.
+    unsafe { generated::bpf_get_prandom_u32() }
+}
+
 /// Reads a value back from the stack, where the compiler then has to keep it.
 ///
 /// It would compare it as soon as it is known, and the verifier would follow everything after that

@@ -7,6 +7,7 @@
 //! | [`decap_tc`](programs::decap_tc) | TC ingress of the underlay NIC | [`decap`]: wire → pod or stack |
 //! | [`decap_xdp`](programs::decap_xdp) | XDP of the underlay NIC | [`decap`]: checks and unwrap before an skb exists |
 //! | [`grant_decap`](programs::grant_decap) | TC egress of a pod's `cali*` | [`decap`]: leases for what netfilter let in |
+//! | [`shadow_out`](programs::shadow_out), [`shadow_in`](programs::shadow_in) | TC of the underlay NIC | [`shadow`]: in `mode: shadow` alone, beside tunl0; they only look |
 //!
 //! Every step either goes on or names the [`dataplane_common::Reason`] to
 //! leave; [`exit`] counts the reason, which decides the verdict, and nothing else does.
@@ -26,6 +27,7 @@ mod packet;
 mod programs;
 mod routes;
 mod settings;
+mod shadow;
 mod skb;
 mod wide;
 

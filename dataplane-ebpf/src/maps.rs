@@ -17,6 +17,7 @@ use dataplane_common::{
     epochs::SLOTS,
     layout::{DEFAULT_LEASES, KEPT_FOR, MAX_ENDPOINTS, MAX_MASKS, MAX_NODES, MAX_ROUTES, MAX_SEEN},
     link::LINK_SLOTS,
+    shadow::{Difference, Finding},
 };
 
 use crate::{helpers, settings};
@@ -94,6 +95,27 @@ pub fn is_try_over() -> bool {
 /// programs.
 #[btf_map]
 static LINKS: Array<LinkState, LINK_SLOTS> = Array::new();
+
+/// Finding → packets, bytes. As the four that follow: of `mode: shadow`, written by its programs.
+#[btf_map]
+static FINDINGS: PerCpuArray<Counter, { Finding::COUNT }> = PerCpuArray::new();
+
+/// Reason → packets, bytes that a program which serves would have counted there.
+#[btf_map]
+static WOULD: PerCpuArray<Counter, { Reason::COUNT }> = PerCpuArray::new();
+
+/// Finding → the last packet with it.
+#[btf_map]
+static DIFFERENCES: Array<Difference, { Finding::COUNT }> = Array::new();
+
+/// A node's index → how many hops it is away. The loader gives this and the next map their size in
+/// `mode: shadow`.
+#[btf_map]
+static HOPS: Array<u32, 1> = Array::new();
+
+/// Flow → packets, bytes of those that were sampled. User space empties it.
+#[btf_map]
+static SAMPLES: LruHashMap<Flow, Counter, 1> = LruHashMap::new();
 
 /// The mask at `index`, the longest first.
 #[inline(always)]
@@ -242,4 +264,52 @@ pub fn node_counter(node: NodeIndex) -> Option<&'static mut NodeCounter> {
     let counter = NODE_COUNTERS.get_ptr_mut(node.0)?;
     // SAFETY: as in `counter`.
     Some(unsafe { &mut *counter })
+}
+
+/// This CPU's counter of a finding.
+#[inline(always)]
+pub fn finding(finding: Finding) -> Option<&'static mut Counter> {
+    let counter = FINDINGS.get_ptr_mut(finding as u32)?;
+    // SAFETY: as in `counter`.
+    Some(unsafe { &mut *counter })
+}
+
+/// This CPU's counter of what would have been counted under a reason.
+#[inline(always)]
+pub fn would(reason: Reason) -> Option<&'static mut Counter> {
+    let counter = WOULD.get_ptr_mut(reason as u32)?;
+    // SAFETY: as in `counter`.
+    Some(unsafe { &mut *counter })
+}
+
+/// Where the last packet with a finding is kept.
+#[inline(always)]
+pub fn difference(finding: Finding) -> Option<&'static mut Difference> {
+    let last = DIFFERENCES.get_ptr_mut(finding as u32)?;
+    // SAFETY: an element of an array. Other CPUs write it, too: at worst the headers shown are of two
+    // packets with the same finding.
+    Some(unsafe { &mut *last })
+}
+
+/// How many hops a node is away.
+#[inline(always)]
+pub fn hops(node: NodeIndex) -> Option<&'static mut u32> {
+    let hops = HOPS.get_ptr_mut(node.0)?;
+    // SAFETY: an element of an array. Other CPUs write it, too: each writes a whole number.
+    Some(unsafe { &mut *hops })
+}
+
+/// What was counted of a sampled flow.
+#[inline(always)]
+pub fn sampled(flow: &Flow) -> Option<&'static mut Counter> {
+    let counter = SAMPLES.get_ptr_mut(flow)?;
+    // SAFETY: the memory stays a counter while the program runs. Other CPUs write it, too: see
+    // `shadow::sample`.
+    Some(unsafe { &mut *counter })
+}
+
+/// Begins to count a sampled flow.
+#[inline(always)]
+pub fn sample(flow: &Flow, counter: &Counter) {
+    let _ = SAMPLES.insert(flow, counter, u64::from(BPF_ANY));
 }

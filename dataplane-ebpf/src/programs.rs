@@ -2,12 +2,12 @@
 #![expect(clippy::needless_pass_by_value, reason = "the macros pass contexts by value")]
 
 use aya_ebpf::{
-    bindings::xdp_action,
+    bindings::{TC_ACT_UNSPEC, xdp_action},
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
 
-use crate::{decap, encap, exit, packet::Frame, skb};
+use crate::{decap, encap, exit, packet::Frame, shadow, skb};
 
 /// Fast path from a pod; whatever it does not take goes to the stack untouched.
 #[classifier]
@@ -43,4 +43,18 @@ pub fn decap_xdp(ctx: XdpContext) -> u32 {
 #[classifier]
 pub fn grant_decap(ctx: TcContext) -> i32 {
     exit::tc(skb::length(&ctx), decap::into_pod(&ctx))
+}
+
+/// Beside tunl0: what leaves, compared with what we would have sent.
+#[classifier]
+pub fn shadow_out(ctx: TcContext) -> i32 {
+    shadow::out(&ctx);
+    TC_ACT_UNSPEC
+}
+
+/// Beside tunl0: what arrives, and what we would have made of it.
+#[classifier]
+pub fn shadow_in(ctx: TcContext) -> i32 {
+    shadow::into(&ctx);
+    TC_ACT_UNSPEC
 }

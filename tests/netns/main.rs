@@ -61,6 +61,7 @@ mod services_floods;
 mod services_shapes;
 mod services_traps;
 mod services_withheld;
+mod shadow;
 mod size;
 mod source_bird;
 mod source_etcd;

@@ -23,5 +23,6 @@ mod live_leased;
 mod load;
 mod routes;
 mod services;
+mod shadow;
 mod tried;
 mod unanswered;

@@ -89,10 +89,10 @@ fn pairs(program: Program) -> [(Ipv4Addr, Ipv4Addr); 2] {
     match program {
         Program::EncapPod => [(world::POD, world::REMOTE), (world::POD, world::SERVICE)],
         Program::GrantDecap => [(world::REMOTE, world::POD), (world::SERVICE, world::POD)],
-        Program::EncapHost => {
+        Program::EncapHost | Program::ShadowOut => {
             [(world::POD, world::REMOTE), (world::TUNNEL_ADDRESS, world::REMOTE3)]
         }
-        Program::DecapTc | Program::DecapXdp => {
+        Program::DecapTc | Program::DecapXdp | Program::ShadowIn => {
             [(world::REMOTE, world::POD), (world::REMOTE, world::TUNNEL_ADDRESS)]
         }
     }
@@ -103,7 +103,10 @@ fn sound(random: &mut Random, program: Program) -> Frame {
         Program::EncapPod => world::from_pod(),
         Program::GrantDecap => world::to_pod(),
         Program::EncapHost => world::from_stack(),
-        Program::DecapTc | Program::DecapXdp => world::from_wire().ipv4(world::NODE2, world::NODE1),
+        Program::DecapTc | Program::DecapXdp | Program::ShadowIn => {
+            world::from_wire().ipv4(world::NODE2, world::NODE1)
+        }
+        Program::ShadowOut => world::to_wire().ipv4(world::NODE1, world::NODE2),
     };
     if random.one_in(200) {
         frame = eth();

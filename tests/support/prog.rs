@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     io::{Error, ErrorKind},
     net::Ipv4Addr,
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    os::fd::AsFd as _,
     time::Duration,
 };
 
@@ -20,19 +20,25 @@ use dataplane_common::{
     NodeEntry, Reason, Settings, Unanswered, UnansweredSet,
 };
 use dataplane_user::{
-    bpf::{by_address::ByAddress, handovers::Links, masks::Masks, routes::Routes},
+    bpf::{
+        by_address::ByAddress,
+        handovers::Links,
+        masks::Masks,
+        routes::Routes,
+        shadow::{self, ShadowMaps},
+    },
     clock,
     object::DATAPLANE,
 };
 use ipnet::Ipv4Net;
-use tunless_lab::bpf;
 
 pub use dataplane_common::Program;
 
 pub use super::run::{Action, Context, Counters, Ran, Size};
 use super::{
+    idle::{time, time_xdp},
     signed::{read, written},
-    test_run::{Run, test_run},
+    test_run::Run,
     trampoline::Trampoline,
     world::{self, Entry},
 };
@@ -70,11 +76,11 @@ impl Loaded {
     #[must_use]
     pub fn with(settings: Settings, entries: &[Entry]) -> Self {
         let silent = 0_u8;
-        let mut ebpf = EbpfLoader::new()
-            .override_global("SETTINGS", &settings, true)
-            .override_global("AYA_LOG_LEVEL", &silent, true)
-            .load(DATAPLANE)
-            .expect("the object loads: these tests run as root");
+        let mut loader = EbpfLoader::new();
+        loader.override_global("SETTINGS", &settings, true);
+        loader.override_global("AYA_LOG_LEVEL", &silent, true);
+        shadow::size(&mut loader);
+        let mut ebpf = loader.load(DATAPLANE).expect("the object loads: these tests run as root");
         for (name, program) in ebpf.programs_mut() {
             let loaded = match program {
                 AyaProgram::SchedClassifier(program) => program.load(),
@@ -263,6 +269,11 @@ impl Loaded {
         self.links.all().expect("LINKS can be read")[&IfIndex(ifindex)]
     }
 
+    /// What the programs of `mode: shadow` write.
+    pub fn shadow(&mut self) -> ShadowMaps {
+        ShadowMaps::take(&mut self.ebpf).expect("nothing else has taken the maps")
+    }
+
     /// A TC program, to attach it or to look at it.
     pub fn classifier(&mut self, program: Program) -> &mut SchedClassifier {
         let program =
@@ -327,7 +338,7 @@ impl Loaded {
         took(program, packet, tag)
     }
 
-    /// How long `program` runs for `packet`, with all that [`Idle`] takes, too.
+    /// How long `program` runs for `packet`, with all that [`super::idle::Idle`] takes, too.
     #[must_use]
     pub fn time(&mut self, program: Program, packet: &[u8], context: &Context) -> Duration {
         if program == Program::DecapXdp {
@@ -420,51 +431,6 @@ impl Loaded {
             self.node_counters.set(index.0, zeros(), 0).expect("a counter can be set");
         }
     }
-}
-
-/// Programs that do nothing, run as ours are: what a test run takes by itself.
-pub struct Idle {
-    classifier: Trampoline,
-    xdp: OwnedFd,
-}
-
-impl Idle {
-    /// Loads them.
-    #[must_use]
-    pub fn load() -> Self {
-        const PASS: i32 = 2;
-        let program = |returned| {
-            [
-                bpf::instruction(bpf::opcode::MOVE, 0, 0, 0, returned),
-                bpf::instruction(bpf::opcode::EXIT, 0, 0, 0, 0),
-            ]
-        };
-        let classifier = bpf::load_classifier(&program(-1)).expect("it does nothing");
-        let xdp = bpf::load_xdp(&program(PASS)).expect("it does nothing");
-        Self { classifier: Trampoline::new(classifier.as_fd()), xdp }
-    }
-
-    /// How long the one in the place of `program` runs.
-    #[must_use]
-    pub fn time(&self, program: Program, packet: &[u8], context: &Context) -> Duration {
-        match program {
-            Program::DecapXdp => time_xdp(self.xdp.as_fd(), packet, context),
-            _ => time(&self.classifier, packet, context),
-        }
-    }
-}
-
-fn time(program: &Trampoline, packet: &[u8], context: &Context) -> Duration {
-    let (mut out, mut skb) = (vec![0; packet.len() + 512], context.skb());
-    let tc_index = context.tag;
-    let mut run = Run { packet, out: &mut out, context: &mut skb, tc_index, repeat: 1 };
-    program.run(&mut run).expect("a test run takes the frame").took
-}
-
-fn time_xdp(program: BorrowedFd<'_>, packet: &[u8], context: &Context) -> Duration {
-    let (mut out, mut xdp) = (vec![0; packet.len() + 512], context.xdp(packet.len()));
-    let mut run = Run { packet, out: &mut out, context: &mut xdp, tc_index: 0, repeat: 1 };
-    test_run(program, &mut run, 1).expect("a test run takes the frame").took
 }
 
 fn net(prefix: Ipv4Addr, length: u8) -> Ipv4Net {

@@ -11,16 +11,18 @@ const fn interface(program: Program) -> u32 {
     match program {
         Program::EncapPod | Program::GrantDecap => world::POD_IF,
         Program::EncapHost => world::TUNNEL_IF,
-        Program::DecapTc | Program::DecapXdp => world::NIC_IF,
+        Program::DecapTc | Program::DecapXdp | Program::ShadowIn | Program::ShadowOut => {
+            world::NIC_IF
+        }
     }
 }
 
 /// Returns the index of the interface by which what `program` sees usually came in.
 const fn came_by(program: Program) -> u32 {
     match program {
-        Program::EncapPod | Program::EncapHost => world::POD_IF,
+        Program::EncapPod | Program::EncapHost | Program::ShadowOut => world::POD_IF,
         Program::GrantDecap => world::TUNNEL_IF,
-        Program::DecapTc | Program::DecapXdp => world::NIC_IF,
+        Program::DecapTc | Program::DecapXdp | Program::ShadowIn => world::NIC_IF,
     }
 }
 

@@ -384,3 +384,9 @@ pub fn from_stack() -> Frame {
 pub fn from_wire() -> Frame {
     eth().macs(NIC_MAC, ROUTER_MAC)
 }
+
+/// A frame as tunl0 and the stack send it to the other nodes of this network.
+#[must_use]
+pub fn to_wire() -> Frame {
+    eth().macs(ROUTER_MAC, NIC_MAC)
+}

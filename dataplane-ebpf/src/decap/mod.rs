@@ -19,8 +19,8 @@ use dataplane_common::{
     ipv4::{Ipv4Header, OUTER_LENGTH, Room},
 };
 
-pub use self::grant::into_pod;
 use self::handover::Vouched;
+pub use self::{check::Checked, grant::into_pod};
 use crate::{
     exit::{Exit, Steps},
     flow, helpers, lease, maps,
@@ -31,7 +31,7 @@ use crate::{
 /// Where the inner header is while the outer one is on.
 const INNER: usize = ETHERNET + OUTER_LENGTH;
 /// Both IP headers, and what tells the flow.
-const ALL_HEADERS: u32 = (INNER + flow::HEADERS) as u32;
+pub const ALL_HEADERS: u32 = (INNER + flow::HEADERS) as u32;
 
 /// From the NIC (TC ingress): wrapped, or unwrapped and vouched for by [`xdp`].
 #[inline(always)]
@@ -52,12 +52,8 @@ fn encapsulated(ctx: &TcContext) -> Steps {
     let frame = Frame::linear(ctx, ALL_HEADERS);
     let outer = check::ipip(frame, skb::is_in_vlan(ctx))
         .map_err(|reason| handover::lost(ctx, frame, reason))?;
-    if !skb::is_for_host(ctx) {
-        return Err(beside_tunl0::not_for_host(ctx, &outer));
-    }
-    beside_tunl0::refuse(ctx, frame, &outer)?;
-    let length = skb::length(ctx) - ETHERNET as u32;
-    let room = if skb::gso_size(ctx) == 0 { Room::bytes(length) } else { Room::UNKNOWN };
+    addressed_to_us(ctx, frame, &outer)?;
+    let room = room(ctx);
     // Once, for the lease and for when the node was last seen.
     let now = helpers::now();
     let mut slot = lease::Slot::uninit();
@@ -71,6 +67,29 @@ fn encapsulated(ctx: &TcContext) -> Steps {
     unwrap::tc(ctx, &checked)?;
     let suspicion = checked.suspicion.or(to_stack);
     deliver::deliver(ctx, &checked.inner, Some(checked.node), suspicion, lookup, now)
+}
+
+/// Whether [`encapsulated`] goes on, before anything is looked up.
+#[inline(always)]
+fn addressed_to_us(ctx: &TcContext, frame: Frame, outer: &Ipv4Header) -> Result<(), Reason> {
+    if !skb::is_for_host(ctx) {
+        return Err(beside_tunl0::not_for_host(ctx, outer));
+    }
+    beside_tunl0::refuse(ctx, frame, outer)
+}
+
+/// From the outer header to the end of the frame.
+#[inline(always)]
+fn room(ctx: &TcContext) -> Room {
+    let length = skb::length(ctx) - ETHERNET as u32;
+    if skb::gso_size(ctx) == 0 { Room::bytes(length) } else { Room::UNKNOWN }
+}
+
+/// What [`tc`] would make of a tunnel packet without leases. It only looks.
+#[inline(always)]
+pub fn judge(ctx: &TcContext, frame: Frame, outer: &Ipv4Header) -> Result<Checked, Reason> {
+    addressed_to_us(ctx, frame, outer)?;
+    check::all(ctx, frame, outer, room(ctx), None, None)
 }
 
 /// Returns whether the stack may forward the packet while NICs and the next tunnel take it for a

@@ -27,13 +27,17 @@ pub struct Inner {
     pub tcp: u16,
 }
 
+/// Makes the headers readable, without options; the first is `at` bytes into the frame.
+#[inline(always)]
+pub fn frame(ctx: &TcContext, at: usize) -> Frame {
+    Frame::linear(ctx, (at + OUTER_LENGTH + 20) as u32)
+}
+
 /// Reads and checks the headers; the first is `at` bytes into the frame: behind an
 /// Ethernet header, or at its start on a device that has none. An IPv4 packet shorter
 /// than its length field, or with an impossible header, goes no further.
 #[inline(always)]
-pub fn parse(ctx: &TcContext, at: usize, reasons: &Reasons) -> Result<Inner, Reason> {
-    // IP and TCP headers without options.
-    let frame = Frame::linear(ctx, (at + OUTER_LENGTH + 20) as u32);
+pub fn parse(ctx: &TcContext, frame: Frame, at: usize, reasons: &Reasons) -> Result<Inner, Reason> {
     if !skb::is_ipv4(ctx) || skb::is_in_vlan(ctx) {
         return Err(reasons.not_ipv4);
     }

@@ -15,13 +15,14 @@ mod suitable;
 mod to_wire;
 
 use aya_ebpf::programs::TcContext;
-use dataplane_common::{NodeEntry, Reason};
+use dataplane_common::{NodeEntry, Reason, ipv4::Ipv4Header};
 
+pub use self::inner::Inner;
 use crate::{
     exit::{Exit, Sent, Steps},
     lease::{Approval, Epoch, Slot},
     maps,
-    packet::ETHERNET,
+    packet::{ETHERNET, Frame},
     settings, skb,
 };
 
@@ -39,7 +40,7 @@ pub fn pod(ctx: &TcContext) -> Exit {
 fn verified(ctx: &TcContext) -> Steps {
     // What a pod's own programs may have left there proves nothing.
     skb::set_flow_tag(ctx, 0);
-    let inner = inner::parse(ctx, ETHERNET, &POD)?;
+    let inner = inner::parse(ctx, inner::frame(ctx, ETHERNET), ETHERNET, &POD)?;
     addressed_to_host(ctx)?;
     let mut slot = Slot::uninit();
     let hit = by_lease::lookup(ctx, &inner, &mut slot)?;
@@ -57,7 +58,7 @@ fn verified(ctx: &TcContext) -> Steps {
 /// To any known route, whoever would have forbidden it.
 #[inline(always)]
 fn trusted(ctx: &TcContext) -> Steps {
-    let inner = inner::parse(ctx, ETHERNET, &POD)?;
+    let inner = inner::parse(ctx, inner::frame(ctx, ETHERNET), ETHERNET, &POD)?;
     addressed_to_host(ctx)?;
     sender::owns_source(ctx, &inner)?;
     let NodeEntry { address, node, index } = node::lookup(&inner, &POD)?;
@@ -105,16 +106,12 @@ pub fn frame_length(ctx: &TcContext) -> u32 {
 #[inline(always)]
 fn from_stack(ctx: &TcContext, at: usize, reasons: &Reasons) -> Steps {
     let approval = settings::is_verified().then(|| Approval::take(ctx));
-    let inner = inner::parse(ctx, at, reasons)?;
+    let inner = inner::parse(ctx, inner::frame(ctx, at), at, reasons)?;
     // Before anything is looked up that a lease will hold.
     let asks = approval
         .map(|approval| (approval, Epoch::read(inner.header.destination(), inner.header.source())));
-    let to = node::lookup(&inner, reasons)?;
+    let to = destined(&inner, reasons)?;
     let NodeEntry { address, node, index } = to;
-    if inner.header.ttl() == 0 {
-        return Err(reasons.ttl_expired);
-    }
-    suitable::fits(&inner, node.mtu, reasons)?;
     let reason = match asks {
         Some((approval, epoch)) => by_lease::settle(ctx, &inner, approval, epoch, &to),
         None => Reason::HostEncapsulated,
@@ -122,6 +119,34 @@ fn from_stack(ctx: &TcContext, at: usize, reasons: &Reasons) -> Steps {
     push_outer::push(ctx, &inner, address, inner.header.ttl(), reasons)?;
     let action = to_wire::send(ctx, &inner, index, &node.hop);
     Ok(Sent { reason, action })
+}
+
+/// The node, if the packet may be wrapped for it.
+#[inline(always)]
+fn destined(inner: &Inner, reasons: &Reasons) -> Result<NodeEntry, Reason> {
+    let to = node::lookup(inner, reasons)?;
+    if inner.header.ttl() == 0 {
+        return Err(reasons.ttl_expired);
+    }
+    suitable::fits(inner, to.node.mtu, reasons)?;
+    Ok(to)
+}
+
+/// What [`host`] would do.
+pub struct Planned {
+    pub inner: Inner,
+    pub to: NodeEntry,
+    pub outer: Ipv4Header,
+}
+
+/// What [`host`] would do on tunl0 with the packet whose inner header is `at` bytes into the frame, which
+/// tunl0 has wrapped already. It only looks.
+#[inline(always)]
+pub fn plan(ctx: &TcContext, frame: Frame, at: usize) -> Result<Planned, Reason> {
+    let inner = inner::parse(ctx, frame, at, &TUNL0)?;
+    let to = destined(&inner, &TUNL0)?;
+    let outer = push_outer::header(&inner, inner.header.ttl(), to.address);
+    Ok(Planned { inner, to, outer })
 }
 
 /// The reasons of one hook for the "no" of a shared step.

@@ -41,9 +41,15 @@ pub fn push(
             Err(_) => Err(Reason::HostCannotEncapsulate),
         };
     }
-    let outer = Ipv4Header::outer(inner.header.tos(), ttl, inner.length, settings::node(), node);
+    let outer = header(inner, ttl, node);
     // There is room: the Ethernet and the inner header were readable before.
     Frame::of_tc(ctx).write_ipv4(ETHERNET, &outer).ok_or(reasons.cannot_encapsulate)
+}
+
+/// The outer header for a packet to that node.
+#[inline(always)]
+pub fn header(inner: &Inner, ttl: u8, node: Ipv4Be) -> Ipv4Header {
+    Ipv4Header::outer(inner.header.tos(), ttl, inner.length, settings::node(), node)
 }
 
 /// The hop we are. Only after the push: had that failed, the stack would take

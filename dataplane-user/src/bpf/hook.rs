@@ -15,16 +15,16 @@ pub trait Hook {
 impl Hook for Program {
     fn place(self) -> &'static str {
         match self {
-            Self::EncapPod | Self::DecapTc => "tc ingress",
-            Self::EncapHost | Self::GrantDecap => "tc egress",
+            Self::EncapPod | Self::DecapTc | Self::ShadowIn => "tc ingress",
+            Self::EncapHost | Self::GrantDecap | Self::ShadowOut => "tc egress",
             Self::DecapXdp => "xdp",
         }
     }
 
     fn tc(self) -> Option<TcAttachType> {
         match self {
-            Self::EncapPod | Self::DecapTc => Some(TcAttachType::Ingress),
-            Self::EncapHost | Self::GrantDecap => Some(TcAttachType::Egress),
+            Self::EncapPod | Self::DecapTc | Self::ShadowIn => Some(TcAttachType::Ingress),
+            Self::EncapHost | Self::GrantDecap | Self::ShadowOut => Some(TcAttachType::Egress),
             Self::DecapXdp => None,
         }
     }

@@ -18,6 +18,7 @@ pub mod node_counters;
 pub mod pins;
 pub mod programs;
 pub mod routes;
+pub mod shadow;
 pub mod sys;
 pub mod tracing;
 pub mod verdict;

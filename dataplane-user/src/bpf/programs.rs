@@ -17,7 +17,11 @@ use dataplane_common::{Program, Settings};
 use nix::net::if_::if_nametoindex;
 use tokio::task::JoinHandle;
 
-use super::{Attachment, Hook as _, Maps, Pins, features, filters, links, maps, pins, verifier};
+use super::{
+    Attachment, Hook as _, Maps, Pins, features, filters, links, maps, pins,
+    shadow::{self, ShadowMaps},
+    verifier,
+};
 use crate::{config::Attach, object, run_dir};
 
 /// How often what the programs logged is printed. A full ring loses lines,
@@ -28,10 +32,31 @@ const LOG_INTERVAL: Duration = Duration::from_millis(200);
 pub struct Programs {
     ebpf: Ebpf,
     settings: Settings,
+    family: Family,
     /// Capacity of `LEASES`.
     leases: u32,
     /// Prints what the programs log; ends with them.
     log: Option<Printer>,
+}
+
+/// Programs that are loaded together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Family {
+    /// Those that carry packets.
+    Serving,
+    /// Those that only look.
+    Shadow,
+}
+
+impl Family {
+    /// Its programs.
+    #[must_use]
+    pub const fn programs(self) -> &'static [Program] {
+        match self {
+            Self::Serving => &Program::SERVING,
+            Self::Shadow => &Program::SHADOW,
+        }
+    }
 }
 
 /// A task that ends with its owner.
@@ -44,13 +69,19 @@ impl Drop for Printer {
 }
 
 impl Programs {
-    /// Loads the programs onto the pinned maps, making those that are missing;
-    /// `leases`: how many there may be.
+    /// Loads the programs onto the pinned maps, making those that are missing: those that serve, or
+    /// those of `mode: shadow`. `leases`: how many there may be.
     ///
     /// # Errors
     /// If pinned maps differ, or the verifier refuses a program: then with the end of
     /// its log.
-    pub fn load(pins: &Pins, settings: Settings, leases: u32, logs_spoofs: bool) -> Result<Self> {
+    pub fn load(
+        pins: &Pins,
+        settings: Settings,
+        family: Family,
+        leases: u32,
+        logs_spoofs: bool,
+    ) -> Result<Self> {
         Maps::check_pins(pins)?;
         maps::forget_other_size(pins, leases)?;
         let paths: Vec<_> = Maps::names().map(|name| (name, pins.map(name))).collect();
@@ -68,6 +99,9 @@ impl Programs {
             loader.map_max_entries(maps::SEEN, 1);
         }
         loader.map_max_entries(maps::UNANSWERED, settings.unanswered_sets);
+        if family == Family::Shadow {
+            shadow::size(&mut loader);
+        }
         for (name, path) in &paths {
             loader.map_pin_path(name, path);
         }
@@ -75,7 +109,8 @@ impl Programs {
         for (_, path) in &paths {
             pins::restrict(path)?;
         }
-        for (name, program) in ebpf.programs_mut() {
+        let is_needed = |name: &str| family.programs().iter().any(|it| it.as_str() == name);
+        for (name, program) in ebpf.programs_mut().filter(|(name, _)| is_needed(name)) {
             match program {
                 Loaded::SchedClassifier(program) => program.load(),
                 Loaded::Xdp(program) => program.load(),
@@ -86,13 +121,34 @@ impl Programs {
         // Of an earlier refusal.
         run_dir::remove(&verifier::log_file(pins))?;
         let log = logs_spoofs.then(|| print_logs(&mut ebpf)).transpose()?;
-        Ok(Self { ebpf, settings, leases, log })
+        Ok(Self { ebpf, settings, family, leases, log })
     }
 
     /// Whether these are the programs for that.
     #[must_use]
-    pub fn are_for(&self, settings: &Settings, leases: u32, logs_spoofs: bool) -> bool {
-        self.settings == *settings && self.leases == leases && self.log.is_some() == logs_spoofs
+    pub fn are_for(
+        &self,
+        settings: &Settings,
+        family: Family,
+        leases: u32,
+        logs_spoofs: bool,
+    ) -> bool {
+        (self.settings, self.family, self.leases) == (*settings, family, leases)
+            && self.log.is_some() == logs_spoofs
+    }
+
+    /// Which of them are loaded.
+    #[must_use]
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    /// Takes the maps of `mode: shadow`, which no pin leads to.
+    ///
+    /// # Errors
+    /// If they were taken before.
+    pub fn take_shadow(&mut self) -> Result<ShadowMaps> {
+        ShadowMaps::take(&mut self.ebpf)
     }
 
     /// What they were loaded with.

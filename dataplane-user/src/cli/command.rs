@@ -4,7 +4,9 @@ use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 
 use clap::Subcommand;
 
-use super::{attempt, counters, doctor, duration, explain, trace, watch::Watch};
+use super::{
+    attempt, counters, doctor, duration, explain, shadow::ShadowCommand, trace, watch::Watch,
+};
 use crate::top;
 
 /// What a user may ask for.
@@ -105,6 +107,13 @@ pub enum Command {
     /// `1` to `4` or Tab change what is listed, `q` ends it. The figures are those of the lists (`tunless nodes
     /// list` and so on), and of `/metrics`. Works while the daemon is down.
     Top(top::Options),
+    /// What tunless would do with the packets that tunl0 carries: the report of `mode: shadow`.
+    ///
+    /// With `mode: shadow` in its file the daemon attaches programs to the underlay's interfaces that only look:
+    /// no packet, sysctl, route or nft table is changed. They compare the outer headers that tunl0 writes
+    /// with those that tunless would write, judge what arrives, and count what would skip the kernel's stack.
+    #[command(subcommand)]
+    Shadow(ShadowCommand),
     /// What becomes of packets, live: each program's verdict and reason, and the kernel's drops.
     ///
     /// A line for each program that a packet meets. Packets that a program saw and the kernel then
@@ -251,6 +260,7 @@ impl Command {
             | Self::Endpoints(_)
             | Self::Leases(_)
             | Self::Counters(_)
+            | Self::Shadow(_)
             | Self::Top(_)
             | Self::Trace(_)
             | Self::Config(

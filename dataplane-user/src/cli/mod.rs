@@ -13,6 +13,7 @@ mod leases;
 mod nodes;
 mod routes;
 mod routes_diff;
+mod shadow;
 mod status;
 mod trace;
 mod version;
@@ -163,6 +164,7 @@ impl Cli {
             Command::Counters(CountersCommand::Flush) => {
                 counters::flush(&mut global.maps()?, format)
             }
+            Command::Shadow(command) => shadow::run(&command, &global.pins()?, format),
             Command::Top(options) => block_on(top::run(&global.maps()?, options)),
             Command::Trace(options) => {
                 block_on(trace::trace(&global.pins()?, &global.maps()?, format, options))

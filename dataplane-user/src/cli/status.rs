@@ -63,6 +63,8 @@ struct Status {
     problems: Vec<Problem>,
     daemon: DaemonStatus,
     mode: Option<TunnelMode>,
+    /// tunl0 carries every packet, and tunless only looks (`mode: shadow`).
+    shadow: bool,
     /// Why that mode, for people.
     mode_ground: Option<String>,
     fastpath: Option<Fastpath>,
@@ -196,6 +198,7 @@ async fn look(pins: &Pins) -> Result<Status> {
             last_round_seconds: heartbeat.map(|at| clock::monotonic().as_secs_f64() - at),
         },
         mode: decided.as_ref().map(|decided| decided.mode),
+        shadow: decided.as_ref().is_some_and(|decided| decided.is_shadow),
         mode_ground: decided.as_ref().map(|decided| decided.mode_ground.clone()),
         fastpath: decided.as_ref().map(|decided| decided.fastpath),
         fastpath_share: maps.as_ref().map(FastpathShare::of).transpose()?.unwrap_or_default(),

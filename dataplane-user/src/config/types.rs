@@ -24,6 +24,21 @@ pub enum Mode {
     Replace,
     /// Beside tunl0, whose device, address and routes stay others'.
     Accelerate,
+    /// Beside tunl0, which carries every packet: tunless only looks, and reports what it would have done.
+    Shadow,
+}
+
+impl Mode {
+    /// As it is written in the file.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Replace => "replace",
+            Self::Accelerate => "accelerate",
+            Self::Shadow => "shadow",
+        }
+    }
 }
 
 /// What becomes of packets whose inner source is a proven lie.

@@ -74,11 +74,16 @@ pub fn arm(pins: &Pins, end: Option<Duration>, is_new: bool) -> Result<()> {
 /// # Errors
 /// If the file rules out what a try needs.
 pub fn adapt(file: &mut ConfigFile) -> Result<()> {
-    if file.config.mode == Mode::Replace {
+    let against = match file.config.mode {
+        Mode::Replace => "leaves no tunl0 to go back to, so `tunless try` cannot end by itself",
+        Mode::Shadow => "only looks on, and `tunless try` carries packets",
+        Mode::Auto | Mode::Accelerate => "",
+    };
+    if !against.is_empty() {
         bail!(
-            "{}: mode: `replace` leaves no tunl0 to go back to, so `tunless try` cannot end by itself; \
-             use `auto` or `accelerate`",
-            file.path.display()
+            "{}: mode: `{}` {against}; use `auto` or `accelerate`",
+            file.path.display(),
+            file.config.mode.as_str()
         );
     }
     // Attaching XDP resets most NICs, and RPS outlives a daemon that is killed.

@@ -26,6 +26,7 @@ mod reconcile;
 mod reload;
 pub mod report;
 mod service;
+mod shadow;
 mod spread;
 mod start;
 pub mod survey;
@@ -136,6 +137,13 @@ impl Daemon {
             if let Wake::Stop(signal) = wake {
                 service::stopping();
                 self.reporter.write_pending();
+                if self.is_shadow() {
+                    self.end_shadow().await;
+                    tracing::info!(
+                        "{signal}: stopped; nothing of `mode: shadow` is attached any more"
+                    );
+                    return Ok(());
+                }
                 tracing::info!(
                     "{signal}: stopped; forwarding goes on without the daemon (`tunless detach` \
                      ends it)"

@@ -182,8 +182,11 @@ impl Daemon {
         outcome.postponed = applied.postponed;
         self.decider.refuse_xdp(&applied.refused_xdp, self.observer.host());
         let ifindex = decision.desired.settings.tunnel_ifindex;
-        let tidied = tunnel::tidy_up(&self.observer, &decision.facts, ifindex, &self.pins).await;
-        outcome.failures.extend(tidied.err().map(|error| format!("{error:#}")));
+        if decision.desired.shadow.is_none() {
+            let (facts, pins) = (&decision.facts, &self.pins);
+            let tidied = tunnel::tidy_up(&self.observer, facts, ifindex, pins).await;
+            outcome.failures.extend(tidied.err().map(|error| format!("{error:#}")));
+        }
         self.scope.send_replace(Scope::new(&decision.desired, self.observer.host()));
         // A daemon that does not find it makes the table anew.
         if self.decider.memory().marks != record {
@@ -412,6 +415,7 @@ impl Daemon {
 
     /// Before everything is compared once more: what costs more to look at.
     pub(super) async fn resync(&mut self) {
+        self.watch_shadow().await;
         if let Some(applier) = &mut self.applier {
             applier.refresh_next_hops(&self.observer).await;
             let looked = applier.maps().decapsulated_by_cpu();

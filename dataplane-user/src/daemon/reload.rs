@@ -3,7 +3,9 @@
 use anyhow::{Result, bail};
 
 use super::{
-    Daemon, attempt,
+    Daemon,
+    apply::shadow,
+    attempt,
     decide::{Fitness, NodeAddress},
     observe::fitness::{self, Depth},
     report::{Code, ConfigState, Problem, Stage},
@@ -61,6 +63,7 @@ impl Daemon {
         } else if file.config.bpffs != running.config.bpffs {
             bail!("{}: bpffs: changes only with a restart", file.path.display());
         }
+        shadow::refuse_beside_serving(&file, &self.pins)?;
         let kernel = self.observer.kernel();
         let host = kernel.look().await?;
         let node = check_host(kernel, &host, &file, self.decider.memory()).await?;

@@ -9,7 +9,10 @@ use super::{
     },
     observe::receive_queues,
 };
-use crate::{config::Spread, kernel::Host};
+use crate::{
+    config::{Mode, Spread},
+    kernel::Host,
+};
 
 /// Looks at the underlay's receive queues and decides which CPUs go on with their packets.
 ///
@@ -17,7 +20,11 @@ use crate::{config::Spread, kernel::Host};
 /// If sysfs cannot be read. Then the last decision stays.
 pub fn spread(decider: &mut Decider, host: &Host, heat: Heat) -> Result<()> {
     let Some(last) = decider.last() else { return Ok(()) };
-    let setting = decider.file().config.underlay.spread;
+    let config = &decider.file().config;
+    let setting = match config.mode {
+        Mode::Shadow => Spread::Off,
+        _ => config.underlay.spread,
+    };
     let before = decider.memory().spreading.clone();
     let is_off = setting == Spread::Off && before == Spreading::default();
     let seen = match is_off {

@@ -9,7 +9,7 @@ use super::{
     CHECK, Daemon, Lock, RETRY,
     apply::{
         memory::{self, MemoryStore},
-        serving,
+        serving, shadow,
     },
     attempt,
     config_watch::ConfigWatch,
@@ -219,6 +219,7 @@ async fn read(
         directory.clone_into(&mut file.config.bpffs.0);
     }
     let remembered = memory::read(pins).unwrap_or_default();
+    shadow::refuse_beside_serving(&file, pins)?;
     let node = check_host(kernel, host, &file, &remembered).await?;
     Ok((file, node))
 }

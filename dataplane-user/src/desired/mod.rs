@@ -24,6 +24,7 @@ use crate::{
     config::{Config, Fastpath, Mode, Spoof, TunnelMtu},
     kernel::{Host, Link, Path, TUNL0, TUNNEL, TunnelDevice},
     netfilter::{MarkRules, ServiceFitness, UnansweredFitness},
+    shadow::Exclusions,
     sources::table::{ChosenRoute, Surroundings},
 };
 
@@ -119,6 +120,9 @@ pub struct Desired {
     pub mark_rules: Option<MarkRules>,
     /// When all of it is over, `CLOCK_MONOTONIC`, if it is only tried.
     pub try_end: Option<Duration>,
+    /// `mode: shadow`: tunl0 carries every packet and programs only look; whose packets would have had no
+    /// lease.
+    pub shadow: Option<Exclusions>,
 }
 
 /// The nodes the file names.
@@ -285,7 +289,9 @@ impl Desired {
     pub fn new(inputs: Inputs<'_>, routes: &ChosenRoutes, tunnel: &Link, terms: Terms<'_>) -> Self {
         let Inputs { config, host, facts, tunnel: tunnel_ifindex, .. } = inputs;
         let tables = RouteTables::whole(inputs, routes);
+        let is_shadow = config.mode == Mode::Shadow;
         Self {
+            shadow: is_shadow.then(|| exclusions(config, facts, terms)),
             settings: Settings {
                 lease: u64::from(config.leases.seconds) * 1_000_000_000,
                 node: facts.node.into(),
@@ -310,10 +316,16 @@ impl Desired {
                 unanswered_sets: unanswered_sets(config),
                 rest: REST_MS,
             },
-            attachments: desired_attachments(config, host, facts, tunnel_ifindex, terms),
-            may_stay: xdp::that_may_stay(config, host, facts, terms),
+            attachments: match is_shadow {
+                true => shadow_attachments(facts),
+                false => desired_attachments(config, host, facts, tunnel_ifindex, terms),
+            },
+            may_stay: match is_shadow {
+                true => BTreeSet::new(),
+                false => xdp::that_may_stay(config, host, facts, terms),
+            },
             tables,
-            mark_rules: (terms.fastpath == Fastpath::Verified)
+            mark_rules: (terms.fastpath == Fastpath::Verified && !is_shadow)
                 .then(|| desired_mark_rules(config, facts, terms)),
             endpoints: facts.pods.clone(),
             try_end: terms.try_end,
@@ -376,6 +388,24 @@ fn desired_attachments(
         }
     }
     attachments
+}
+
+fn exclusions(config: &Config, facts: &Facts, terms: Terms<'_>) -> Exclusions {
+    let pods = facts.pods.iter().filter(|(_, pod)| terms.unleased.contains(&pod.hop.ifindex));
+    Exclusions {
+        pods: pods.map(|(address, _)| *address).collect(),
+        prefixes: config.leases.exclude.iter().map(|cidr| cidr.0).collect(),
+        services: config.leases.services && terms.services.against.is_empty(),
+    }
+}
+
+/// Where tunnel packets leave, and where they may arrive. No XDP: attaching it resets most NICs.
+fn shadow_attachments(facts: &Facts) -> BTreeSet<Attachment> {
+    let watched = facts.receiving.union(&facts.underlay);
+    let both = |ifindex: &IfIndex| {
+        Program::SHADOW.map(|program| Attachment { program, ifindex: *ifindex })
+    };
+    watched.flat_map(both).collect()
 }
 
 /// Never leased: what the configuration excludes, and pods of which something has to see every

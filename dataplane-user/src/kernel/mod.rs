@@ -3,6 +3,7 @@
 //! Everything here acts in the network namespace the process is in.
 
 mod announcements;
+pub mod conntrack;
 mod device;
 mod events;
 mod filters;

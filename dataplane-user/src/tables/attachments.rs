@@ -110,15 +110,17 @@ impl<'a> Attachments<'a> {
         as_filters: bool,
     ) -> Result<BTreeMap<Attachment, AttachedLink>> {
         let mut ids = BTreeMap::new();
-        for program in Program::ALL {
-            ids.insert(program, programs.id(program)?);
+        for program in programs.family().programs() {
+            ids.insert(*program, programs.id(*program)?);
         }
-        let live = |at: &Attachment| AttachedLink {
-            program_id: ids[&at.program],
-            is_live: true,
-            is_filter: as_filters && at.program.tc().is_some(),
+        let live = |at: &Attachment| {
+            Some(AttachedLink {
+                program_id: *ids.get(&at.program)?,
+                is_live: true,
+                is_filter: as_filters && at.program.tc().is_some(),
+            })
         };
-        Ok(attachments.into_iter().map(|at| (at, live(&at))).collect())
+        Ok(attachments.into_iter().filter_map(|at| Some((at, live(&at)?))).collect())
     }
 
     fn name(&self, at: &Attachment) -> &'a str {

@@ -280,10 +280,10 @@ impl Case {
         self.action = Action::Redirect;
         self.out = out;
         let (outer, inner, direction) = match self.program {
-            Program::EncapPod | Program::EncapHost => {
+            Program::EncapPod | Program::EncapHost | Program::ShadowOut => {
                 (&self.out, self.out.len() - ETHERNET - IPV4, Direction::Encap)
             }
-            Program::DecapTc | Program::DecapXdp | Program::GrantDecap => {
+            Program::DecapTc | Program::DecapXdp | Program::GrantDecap | Program::ShadowIn => {
                 (&self.packet, total_length(&self.out[ETHERNET..]), Direction::Decap)
             }
         };

@@ -29,7 +29,7 @@ impl Case {
             Program::EncapHost if self.tunnel_header != 0 => return None,
             Program::EncapHost => Some(Reason::Tunl0TryOver),
             Program::DecapTc => Some(Reason::DecapTryOver),
-            Program::DecapXdp => None,
+            Program::DecapXdp | Program::ShadowIn | Program::ShadowOut => None,
             Program::GrantDecap => Some(Reason::GrantTryOver),
         };
         let mut case = Self {

@@ -10,8 +10,9 @@ use tunless_vm::figures::TestRun;
 
 use self::{maps::Filled, scenes::Scene};
 use super::{
+    idle::Idle,
     netns,
-    prog::{Idle, Loaded},
+    prog::Loaded,
     world::{self, Entry},
 };
 

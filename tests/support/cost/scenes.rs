@@ -7,7 +7,7 @@ use super::super::{
     prog::{Context, Program},
     world::{
         self, MARK, NODE1, NODE2, POD, REMOTE, SECRET, STRANGER, TUNNEL_ADDRESS, flow, from_pod,
-        from_stack, from_wire, to_pod, way_to_pod,
+        from_stack, from_wire, to_pod, to_wire, way_to_pod,
     },
 };
 use dataplane_common::{
@@ -46,12 +46,12 @@ pub struct Scene {
 
 /// Every program in every mode it is there for, with a hit and a miss.
 pub fn all() -> Vec<Scene> {
-    use Program::{DecapTc, DecapXdp, EncapHost, EncapPod, GrantDecap};
+    use Program::{DecapTc, DecapXdp, EncapHost, EncapPod, GrantDecap, ShadowIn, ShadowOut};
     let (off, trusted, verified) = (Settings::OFF, Settings::TRUSTED, Settings::VERIFIED);
     let hit = |program, fastpath, reason| {
         let (from, to) = match program {
-            EncapPod | EncapHost => (POD, REMOTE),
-            DecapTc | DecapXdp | GrantDecap => (REMOTE, POD),
+            EncapPod | EncapHost | ShadowOut => (POD, REMOTE),
+            DecapTc | DecapXdp | GrantDecap | ShadowIn => (REMOTE, POD),
         };
         let reason = Some(reason);
         Scene { program, fastpath, reason, hit: true, leased: false, from, to, marked: false }
@@ -94,7 +94,10 @@ impl Scene {
         let outside = match self.program {
             Program::EncapPod => from_pod(),
             Program::EncapHost => from_stack(),
-            Program::DecapTc | Program::DecapXdp => from_wire().ipv4(NODE2, NODE1),
+            Program::DecapTc | Program::DecapXdp | Program::ShadowIn => {
+                from_wire().ipv4(NODE2, NODE1)
+            }
+            Program::ShadowOut => to_wire().ipv4(NODE1, NODE2),
             Program::GrantDecap => to_pod(),
         };
         let inside: Frame = outside.ipv4(self.from, self.to);

@@ -135,6 +135,9 @@ impl Model {
             Program::DecapTc => self.decap(false, frame, &mut prediction),
             Program::DecapXdp => self.decap(true, frame, &mut prediction),
             Program::GrantDecap => Err(No::Pass(self.grant(frame, context, &mut prediction))),
+            Program::ShadowIn | Program::ShadowOut => {
+                panic!("{program} counts findings, not reasons")
+            }
         };
         let bytes = (frame.len() - ETHERNET) as u64;
         match verdict {

@@ -29,7 +29,12 @@ pub fn text(status: &Status, detail: Detail) -> String {
     }
     let unknown = || "unknown".to_owned();
     let _ = writeln!(text, "daemon:     {}", daemon(status));
-    if let (Some(mode), Some(fastpath), Some(spoof)) = (status.mode, status.fastpath, status.spoof)
+    if status.shadow {
+        text.push_str(
+            "mode:       shadow (tunl0 carries every packet, tunless only looks: `tunless shadow report`)\n",
+        );
+    } else if let (Some(mode), Some(fastpath), Some(spoof)) =
+        (status.mode, status.fastpath, status.spoof)
     {
         let ground = status.mode_ground.as_deref().unwrap_or("?");
         let (mode, fastpath, spoof) = (mode.as_str(), fastpath.as_str(), spoof.as_str());
@@ -45,7 +50,7 @@ pub fn text(status: &Status, detail: Detail) -> String {
             tunnel.address.map_or_else(|| "without address".to_owned(), |it| it.to_string());
         let _ = writeln!(text, "tunnel:     {} {address} mtu {}", tunnel.interface, tunnel.mtu);
     }
-    if status.fastpath.is_some_and(|fastpath| fastpath != Fastpath::Off) {
+    if !status.shadow && status.fastpath.is_some_and(|fastpath| fastpath != Fastpath::Off) {
         let percent = |share: Option<f64>, of_services: Option<f64>, direction: &str| match share {
             Some(share) => format!(
                 "{:.2} % of {direction} packets{}",

@@ -23,6 +23,7 @@ use crate::{
         receive_queues::{Cpus, is_shown},
     },
     netfilter, output, run_dir,
+    shadow::Report,
     tables::{KernelRoutes, forget_sysctls_of_0_1, restore_sysctls, sysctls_of_0_1},
 };
 
@@ -107,6 +108,7 @@ pub async fn remove_all(pins: &Pins, lock: Lock) -> Result<Removed> {
         ));
     }
     State::remove(pins)?;
+    Report::remove(pins)?;
     FailedStart::forget(pins)?;
     run_dir::remove(&verifier::log_file(pins))?;
     // Of 0.1.

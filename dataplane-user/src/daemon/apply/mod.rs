@@ -10,6 +10,7 @@ pub mod memory;
 mod order;
 mod other_tunl0;
 pub mod serving;
+pub mod shadow;
 pub mod tunnel;
 
 use std::{
@@ -41,6 +42,7 @@ use crate::{
         receive_queues::{Cpus, Queue},
     },
     netfilter::{MarkRules, conntrack},
+    shadow::Watch,
     tables::{
         Attachments, Backstops, Endpoints, Handovers, KernelRoutes, Keys, KnownRules, Marks,
         ReceiveQueues, Round, Sysctls,
@@ -59,6 +61,8 @@ pub struct Applier {
     leaving: Leaving,
     /// Our nft table, as far as it is known.
     rules: KnownRules,
+    /// In `mode: shadow`, once programs have counted.
+    shadow: Option<Watch>,
     /// What was attached before: what is missing then was detached by another program.
     attached: BTreeSet<Attachment>,
 }
@@ -119,6 +123,7 @@ impl Applier {
             next_hops: NextHops::default(),
             leaving: Leaving::default(),
             rules: KnownRules::Unknown(recorded_rules),
+            shadow: None,
             attached: BTreeSet::new(),
         };
         // Programs may come before the first comparison ends.
@@ -140,12 +145,14 @@ impl Applier {
     /// Why they do not load.
     pub fn reload(&mut self, config: &Config, desired: &Desired) -> Result<()> {
         let leases = config.leases.size;
-        if self.programs.are_for(&desired.settings, leases, config.log_spoofs)
+        let family = shadow::family(desired);
+        if self.programs.are_for(&desired.settings, family, leases, config.log_spoofs)
             && self.pins.have_maps()
         {
             return Ok(());
         }
         (self.programs, self.maps) = load(&self.pins, config, desired)?;
+        self.shadow = None;
         Ok(())
     }
 
@@ -186,6 +193,9 @@ impl Applier {
         let Whole { config, host, desired, rules_may_differ, new_sysctls, masks, is_first } = whole;
         let mut round = Round::default();
         let mut refused_xdp = BTreeSet::new();
+        if desired.shadow.is_none() {
+            self.end_shadow(kernel, host).await?;
+        }
         let Self { pins, programs, maps, leases_end, leaving, rules: known, attached, .. } = self;
         let deadline = Instant::now() + if is_first { FIRST_SLICE } else { SLICE };
         let names: BTreeMap<IfIndex, String> =
@@ -304,7 +314,9 @@ fn load(pins: &Pins, config: &Config, desired: &Desired) -> Result<(Programs, Ma
     // The directories may have been removed, or the bpffs mounted anew.
     pins.prepare()?;
     let has_end = pins.map(frozen::TRY).exists();
-    let programs = Programs::load(pins, desired.settings, config.leases.size, config.log_spoofs)?;
+    let family = shadow::family(desired);
+    let programs =
+        Programs::load(pins, desired.settings, family, config.leases.size, config.log_spoofs)?;
     let maps = Maps::open(pins)?;
     if !has_end {
         // Before a program is attached. In a map that was there, `tunless try --keep` may have written.

@@ -21,6 +21,8 @@ use crate::{
 pub enum Ground {
     /// `mode` in the file.
     Configured,
+    /// `mode: shadow` in the file.
+    Shadow,
     /// `tunless try`.
     Tried,
     /// `auto`: tunl0 carries the routes to pods.
@@ -37,6 +39,7 @@ impl Ground {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Configured => "as the file says",
+            Self::Shadow => "shadow: tunl0 carries every packet, tunless only looks",
             Self::Tried => "tunless try",
             Self::Tunl0Routes => "auto: tunl0 carries the routes to pods",
             Self::Remembered => "auto: tunl0 carried the routes to pods before",
@@ -68,12 +71,13 @@ pub fn mode(
         // Where there is no tunl0 there would be nothing to go back to.
         _ if is_tried => (TunnelMode::Accelerate, Ground::Tried),
         Mode::Accelerate => (TunnelMode::Accelerate, Ground::Configured),
+        Mode::Shadow => (TunnelMode::Accelerate, Ground::Shadow),
         Mode::Replace => (TunnelMode::Replace, Ground::Configured),
         Mode::Auto => {
-            // A file that says `accelerate`, and a try, leave no decision of `auto` behind.
+            // A file that says `accelerate` or `shadow`, and a try, leave no decision of `auto` behind.
             let was_chosen = active.is_some_and(|active| {
                 active.mode == TunnelMode::Accelerate
-                    && !matches!(active.ground, Ground::Configured | Ground::Tried)
+                    && !matches!(active.ground, Ground::Configured | Ground::Shadow | Ground::Tried)
             });
             if covers(&host.tunl0_routes(), routes) {
                 (TunnelMode::Accelerate, Ground::Tunl0Routes)

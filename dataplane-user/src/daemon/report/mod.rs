@@ -137,6 +137,7 @@ impl Reporter {
         let Decision { facts, mode, node, desired } = decision;
         self.state.decided = Some(Decided {
             mode: mode.mode,
+            is_shadow: desired.shadow.is_some(),
             mode_ground: mode.ground.as_str().to_owned(),
             fastpath: Fastpath::from(settings.fastpath),
             spoof: Spoof::from_number(settings.spoof),

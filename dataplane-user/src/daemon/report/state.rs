@@ -88,6 +88,9 @@ impl ConfigState {
 pub struct Decided {
     /// With tunl0 or without.
     pub mode: TunnelMode,
+    /// `mode: shadow`: tunl0 carries every packet, and programs only look.
+    #[serde(default)]
+    pub is_shadow: bool,
     /// Why, for people.
     pub mode_ground: String,
     /// The fast path that the loaded programs use.
@@ -222,6 +225,7 @@ mod tests {
             problems: vec![Problem::new(super::super::Code::ForwardingOff, "eth0", "off")],
             decided: Some(Decided {
                 mode: TunnelMode::Replace,
+                is_shadow: false,
                 mode_ground: "the file".into(),
                 fastpath: Fastpath::Verified,
                 spoof: Spoof::Drop,

@@ -30,6 +30,10 @@ pub struct Scope {
 impl Scope {
     /// From what the programs work with now.
     pub fn new(desired: &Desired, host: &Host) -> Self {
+        if desired.shadow.is_some() {
+            // tunl0 relays them itself.
+            return Self::default();
+        }
         let networks = host.addresses.iter().map(|(_, network)| network.trunc());
         Self {
             node: Some(desired.settings.node.into()),

@@ -9,6 +9,7 @@ pub mod hosts;
 pub mod interop;
 pub mod ipsec;
 pub mod parity;
+pub mod shadow_report;
 pub mod smoke;
 pub mod spread;
 pub mod underlay;

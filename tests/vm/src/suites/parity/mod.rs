@@ -43,6 +43,7 @@ const CASES: &[Case] = &[
     Case { name: "replace_verified", loads_tunless: true, run: replace_verified },
     Case { name: "accelerate_off", loads_tunless: true, run: accelerate_off },
     Case { name: "accelerate_trusted", loads_tunless: true, run: accelerate_trusted },
+    Case { name: "shadow", loads_tunless: true, run: shadow },
     Case { name: "accelerate_verified", loads_tunless: true, run: accelerate_verified },
 ];
 
@@ -65,6 +66,10 @@ fn replace_trusted(_: &Guest) -> Result<()> {
 
 fn replace_verified(_: &Guest) -> Result<()> {
     run::tunless(Setup::tunless(Mode::Replace, "verified", Conntrack::On))
+}
+
+fn shadow(_: &Guest) -> Result<()> {
+    run::shadow()
 }
 
 fn accelerate_off(_: &Guest) -> Result<()> {

@@ -6,7 +6,7 @@ use serde_json::Value;
 use tunless_lab::{Daemon, Lab};
 
 use super::probe::{NODE, PEER, POD, POD_MTU, THIRD, THIRD_BLOCK};
-use crate::tunl0;
+use crate::{suites::shadow_report, tunl0};
 
 /// How tunless is beside tunl0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -15,6 +15,8 @@ pub enum Mode {
     Replace,
     /// It takes packets from tunl0.
     Accelerate,
+    /// It only looks at tunl0's packets.
+    Shadow,
 }
 
 impl Mode {
@@ -22,6 +24,7 @@ impl Mode {
         match self {
             Self::Replace => "replace",
             Self::Accelerate => "accelerate",
+            Self::Shadow => "shadow",
         }
     }
 }
@@ -63,7 +66,7 @@ impl Setup {
 
     /// Whether packets skip the stack.
     pub fn has_fast_path(self) -> bool {
-        self.tunless.is_some_and(|(_, fastpath)| fastpath != "off")
+        self.tunless.is_some_and(|(mode, fastpath)| mode != Mode::Shadow && fastpath != "off")
     }
 
     /// Whether tunl0 is up.
@@ -117,6 +120,13 @@ impl UnderTest {
         let items = counters["items"].as_array().context("no counters are listed")?;
         let item = items.iter().find(|item| item["reason"] == reason.as_str());
         Ok(item.and_then(|item| item["packets"].as_u64()).unwrap_or(0))
+    }
+
+    /// What `mode: shadow` reports once it has seen so many packets.
+    pub fn shadow_report(&self, packets: u64) -> Result<Value> {
+        let daemon = self.daemon.as_ref().context("tunless does not run")?;
+        let are_seen = |report: &Value| report["compared"].as_u64() >= Some(packets);
+        shadow_report::wait(daemon, are_seen)
     }
 
     /// Every counter of tunl0 that is not 0: name and value.

@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use dataplane_common::Reason;
+use serde_json::Value;
 use tunless_lab::capture::Capture;
 
 use super::{
@@ -15,7 +16,7 @@ use super::{
     decap,
     difference::Difference,
     encap,
-    node::{Conntrack, Setup, UnderTest},
+    node::{Conntrack, Mode, Setup, UnderTest},
     observe::{Observed, Observer, Tunl0Capture},
     probe::{Probe, Way},
 };
@@ -25,6 +26,8 @@ const ENCAP: u16 = 1;
 const DECAP: u16 = 10_000;
 /// How long the daemon may take to know what a fast path needs.
 const WARM: Duration = Duration::from_secs(30);
+/// Of the probes so many at least leave or arrive encapsulated.
+const SEEN: u64 = 3_000;
 /// So many differing probes are shown.
 const SHOWN: usize = 25;
 
@@ -37,6 +40,8 @@ struct Outcome {
     counters: Vec<(String, u64)>,
     /// Meanwhile, on tunl0.
     capture: Option<Tunl0Capture>,
+    /// What `mode: shadow` found.
+    shadow: Option<Value>,
 }
 
 /// The kernel's outcomes, without conntrack and with it: looked at once.
@@ -89,6 +94,29 @@ pub fn tunless(setup: Setup) -> Result<()> {
     Ok(())
 }
 
+/// With `mode: shadow` every byte is the kernel's, and what is sent differs in nothing that is not known.
+pub fn shadow() -> Result<()> {
+    let setup = Setup::tunless(Mode::Shadow, "verified", Conntrack::On);
+    let probes = all_probes();
+    let tested = run(setup, &probes)?;
+    compare_all(&kernel(setup.conntrack)?, &tested, &probes, None)?;
+    let report = tested.shadow.context("it reports")?;
+    let findings = report["findings"].as_object().context("findings")?;
+    println!("parity: shadow found {findings:?}");
+    for name in ["out_same", "out_known", "in_same", "in_dropped", "in_ttl", "in_left"] {
+        ensure!(findings.contains_key(name), "nothing is {name}: {report:#}");
+    }
+    // Of what arrives the probes themselves write other TTLs.
+    let is_expected = |name: &String| {
+        ["out_same", "out_known", "out_left", "out_aside"].contains(&name.as_str())
+            || name.starts_with("in_")
+            || name.starts_with("sample_")
+    };
+    let unexplained: Vec<_> = findings.iter().filter(|(name, _)| !is_expected(name)).collect();
+    ensure!(unexplained.is_empty(), "{unexplained:?}: {:#}", report["last"]);
+    Ok(())
+}
+
 fn run(setup: Setup, probes: &[(Way, Vec<Probe>)]) -> Result<Outcome> {
     let under_test = UnderTest::start(setup)?;
     let lab = &under_test.lab;
@@ -109,8 +137,10 @@ fn run(setup: Setup, probes: &[(Way, Vec<Probe>)]) -> Result<Outcome> {
         observer.send(*way, &left)?;
     }
     let observed = observer.finish()?;
+    let is_shadow = setup.mode() == Some(Mode::Shadow);
+    let shadow = is_shadow.then(|| under_test.shadow_report(SEEN)).transpose()?;
     under_test.finish()?;
-    Ok(Outcome { observed, counters, capture })
+    Ok(Outcome { observed, counters, capture, shadow })
 }
 
 /// Sends plain datagrams both ways until they take the fast path, if there is

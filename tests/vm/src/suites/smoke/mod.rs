@@ -5,6 +5,7 @@ pub mod boot_order;
 pub mod interop;
 mod machine;
 mod services;
+mod shadow;
 mod trace;
 mod watcher;
 
@@ -27,6 +28,7 @@ fn cases(_: Kernel) -> Vec<Case> {
     cases.push(watcher::CASE);
     cases.push(trace::CASE);
     cases.push(attempt::CASE);
+    cases.push(shadow::CASE);
     cases.push(boot_order::CASE);
     cases
 }
