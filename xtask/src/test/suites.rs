@@ -2,7 +2,9 @@
 
 use std::{
     env,
+    num::NonZero,
     process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -191,7 +193,10 @@ fn demo(outcome: &mut Outcome, arguments: [&str; 2], deadline: Instant) {
 fn vm(outcome: &mut Outcome, all: bool, deadline: Instant) {
     let ended = env::current_exe().context("this program's own path is unknown").and_then(|this| {
         let mut command = Command::new(this);
-        command.args(["vm", "test", "--kernel", "all"]);
+        // A guest keeps one processor busy.
+        let processors = thread::available_parallelism().map_or(1, NonZero::get);
+        let jobs = processors.min(Kernel::ALL.len()).to_string();
+        command.args(["vm", "test", "--kernel", "all", "--jobs", &jobs]);
         if all {
             command.args(["--suite", "all"]);
         }
