@@ -4,7 +4,11 @@ use core::fmt;
 
 /// An interface's index; 0 is none.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-#[cfg_attr(feature = "user", derive(serde::Deserialize, serde::Serialize), serde(transparent))]
+#[cfg_attr(
+    feature = "user",
+    derive(schemars::JsonSchema, serde::Deserialize, serde::Serialize),
+    serde(transparent)
+)]
 #[repr(transparent)]
 pub struct IfIndex(pub u32);
 
@@ -22,7 +26,11 @@ impl IfIndex {
 
 /// How large a packet an interface or a path takes, bytes of IP packet.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-#[cfg_attr(feature = "user", derive(serde::Deserialize, serde::Serialize), serde(transparent))]
+#[cfg_attr(
+    feature = "user",
+    derive(schemars::JsonSchema, serde::Deserialize, serde::Serialize),
+    serde(transparent)
+)]
 #[repr(transparent)]
 pub struct Mtu(pub u32);
 

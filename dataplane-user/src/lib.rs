@@ -25,6 +25,7 @@ pub mod privilege;
 pub mod protocol;
 pub mod rate;
 pub mod run_dir;
+pub mod schema;
 pub mod shadow;
 pub mod sources;
 pub mod tables;

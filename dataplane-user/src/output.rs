@@ -8,6 +8,7 @@ use std::{
 use anyhow::Result;
 use clap::ValueEnum;
 use comfy_table::{Table, TableStyle};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// How results are printed.
@@ -33,17 +34,22 @@ impl Format {
 }
 
 /// What a list command prints.
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct List<'a, T> {
+pub(crate) struct List<'a, T> {
+    /// The form of all documents: see `docs/schema.md`.
+    #[schemars(extend("const" = API_VERSION))]
     api_version: &'static str,
+    /// One for each row.
     items: &'a [T],
 }
 
 /// What a command about one thing prints.
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Object<'a, T> {
+pub(crate) struct Object<'a, T> {
+    /// The form of all documents: see `docs/schema.md`.
+    #[schemars(extend("const" = API_VERSION))]
     api_version: &'static str,
     #[serde(flatten)]
     item: &'a T,

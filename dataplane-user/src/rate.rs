@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use dataplane_common::Counter;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// So many each second, on average.
-#[derive(Clone, Copy, PartialEq, Default, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Default, Debug, JsonSchema, Serialize)]
 pub struct Rate {
     /// Packets.
     pub packets_per_second: f64,

@@ -6,10 +6,13 @@
 use std::fmt;
 
 use dataplane_common::Route;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A source of routes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Deserialize, Serialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Deserialize, JsonSchema, Serialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum SourceKind {
     /// The configuration file.
@@ -82,7 +85,9 @@ impl fmt::Display for SourceKind {
 }
 
 /// How packets travel to a node.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Deserialize, Serialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Deserialize, JsonSchema, Serialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Encap {
     /// Encapsulated (Calico's `ipipMode: Always`).

@@ -12,6 +12,7 @@ use tunless_lab::{
     Daemon, Lab, LabBuilder,
     daemon::Tunless,
     felix::Allow,
+    schemas,
     traffic::{ping, udp},
 };
 use tunless_tests::scene::{Counters, SOON, Scene, Setup, until};
@@ -37,6 +38,7 @@ fn a_list_is_printed_again_until_its_reader_has_gone() {
                 let document = documents.next().expect("another one").unwrap();
                 assert_eq!(document["apiVersion"], "tunless/v1", "{noun}");
                 assert!(document["items"].is_array(), "{noun}");
+                schemas::check(&args, &document.to_string());
             }
             drop(documents);
             assert!(child.wait().unwrap().success(), "{noun}");

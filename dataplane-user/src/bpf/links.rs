@@ -8,15 +8,19 @@ use std::{fs, io, os::fd::AsRawFd as _, path::Path};
 
 use anyhow::{Context as _, Result};
 use dataplane_common::{IfIndex, Program};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Pins, sys};
 
 /// A program on an interface.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Deserialize, Serialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Deserialize, JsonSchema, Serialize,
+)]
 pub struct Attachment {
     /// The program, and so the hook.
     #[serde(with = "super::hook::by_name")]
+    #[schemars(with = "String", extend("enum" = crate::schema::programs()))]
     pub program: Program,
     /// The interface.
     pub ifindex: IfIndex,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::duration;
@@ -46,12 +47,12 @@ fn length(text: &str) -> Result<Duration, String> {
     Err("it has to be from 5s to 1440m (a day)".to_owned())
 }
 
-#[derive(Serialize)]
-struct Kept {
-    /// What there is to say about it.
-    kept: String,
-    /// A daemon keeps the tables up to date.
-    daemon_runs: bool,
+#[derive(JsonSchema, Serialize)]
+pub(super) struct Kept {
+    /// What goes on, for people.
+    pub(super) kept: String,
+    /// Whether a daemon runs, which keeps the tables up to date.
+    pub(super) daemon_runs: bool,
 }
 
 /// `tunless try --keep`.

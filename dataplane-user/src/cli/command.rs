@@ -5,7 +5,7 @@ use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 use clap::Subcommand;
 
 use super::{
-    attempt, counters, doctor, duration, explain, shadow::ShadowCommand, trace, watch::Watch,
+    attempt, counters, doctor, duration, explain, schema, shadow::ShadowCommand, trace, watch::Watch,
 };
 use crate::top;
 
@@ -137,6 +137,16 @@ pub enum Command {
     ///
     /// After an upgrade they differ until the daemon is restarted. What another user may not see is left out.
     Version,
+    /// The JSON Schema of what a command prints with `-o json`.
+    ///
+    /// Schemas are those of this version (draft 2020-12), so that a program that reads the output can check
+    /// it. What `-o yaml` prints has the same one. Without a command the names of all are listed; `report` is
+    /// the file that the daemon leaves in its run directory.
+    #[command(after_help = schema::EXAMPLES)]
+    Schema {
+        /// Such as `status` or `routes list`.
+        command: Vec<String>,
+    },
     /// Completions for a shell: `source <(tunless completions bash)`.
     Completions {
         /// Which shell.
@@ -272,6 +282,7 @@ impl Command {
                 | ConfigCommand::Show { active: false }
                 | ConfigCommand::Example,
             )
+            | Self::Schema { .. }
             | Self::Version
             | Self::Completions { .. } => false,
         }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
@@ -16,13 +17,16 @@ use crate::{
     output::{self, Format},
 };
 
-#[derive(Serialize)]
-struct Validated {
+#[derive(JsonSchema, Serialize)]
+pub(super) struct Validated {
+    /// Always true: a file that is refused is an error, and no JSON.
+    #[schemars(extend("const" = true))]
     valid: bool,
-    /// Routes and nodes in the file itself.
+    /// Routes in the file itself.
     routes: usize,
+    /// Nodes in the file itself.
     nodes: usize,
-    /// What the daemon would do; only if the host was looked at.
+    /// What the daemon would do on this host; only with `--here`.
     #[serde(skip_serializing_if = "Option::is_none")]
     here: Option<Preview>,
 }

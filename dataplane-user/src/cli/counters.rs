@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::Result;
 use dataplane_common::{Counter, Reason, Verdict};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
@@ -14,6 +15,7 @@ use crate::{
     exit::Exit,
     output::{self, Format, Row},
     rate::Rate,
+    schema,
 };
 
 /// Which reasons are listed, and with what.
@@ -31,16 +33,28 @@ pub struct Options {
     rate: Option<Duration>,
 }
 
-#[derive(Serialize)]
-struct CounterItem {
+#[derive(JsonSchema, Serialize)]
+pub(super) struct CounterItem {
+    /// Why packets left the program so: `docs/counters.md` has what it means.
+    #[schemars(extend("enum" = schema::reasons()))]
     reason: &'static str,
+    /// The program that counts it.
+    #[schemars(extend("enum" = schema::programs()))]
     program: &'static str,
+    /// The program's hook.
+    #[schemars(extend("enum" = schema::places()))]
     hook: &'static str,
+    /// The program's direction.
+    #[schemars(extend("enum" = schema::directions()))]
     direction: &'static str,
+    /// What became of the packets.
+    #[schemars(extend("enum" = schema::verdicts()))]
     verdict: &'static str,
+    /// Packets since the counters were last flushed; a GSO or GRO packet counts as one.
     packets: u64,
+    /// Bytes of these packets.
     bytes: u64,
-    /// Only where it is asked for.
+    /// Only with `--rate`.
     #[serde(flatten)]
     rate: Option<Rate>,
     #[serde(skip)]
@@ -108,8 +122,9 @@ fn look(maps: &Maps) -> Result<Vec<Counter>> {
     Reason::ALL.iter().map(|reason| maps.counter(*reason)).collect()
 }
 
-#[derive(Serialize)]
-struct Flushed {
+#[derive(JsonSchema, Serialize)]
+pub(super) struct Flushed {
+    /// Always true.
     flushed: bool,
 }
 

@@ -5,6 +5,7 @@
 
 use anyhow::Result;
 use dataplane_common::{Counter, Reason};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
@@ -223,12 +224,16 @@ const LINES: &[Line] = {
 };
 
 /// A line with its figures; none where they cannot be known.
-#[derive(PartialEq, Eq, Debug, Serialize)]
-struct SummaryItem {
+#[derive(PartialEq, Eq, Debug, JsonSchema, Serialize)]
+pub(super) struct SummaryItem {
+    /// Where packets were counted.
     place: &'static str,
+    /// What became of them, for people.
     outcome: &'static str,
+    /// Packets since the counters were last flushed; `null` where no program counts them.
     packets: Option<u64>,
-    /// As the program got them: from the wire with the outer header. A difference of them would tell nothing.
+    /// As the program got them: from the wire with the outer header. `null` also where `packets` is a
+    /// difference, because one of bytes would mean nothing.
     bytes: Option<u64>,
     /// Whether the figure is the least that it can be, because it is a difference.
     is_least: bool,

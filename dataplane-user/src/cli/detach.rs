@@ -1,6 +1,7 @@
 //! `tunless detach`.
 
 use anyhow::Result;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
@@ -11,9 +12,9 @@ use crate::{
     output::{self, Format},
 };
 
-#[derive(Serialize)]
-struct Detached {
-    /// What there was, for people.
+#[derive(JsonSchema, Serialize)]
+pub(super) struct Detached {
+    /// What there was and is removed, for people.
     removed: Vec<String>,
 }
 

@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::Result;
 use dataplane_common::{Endpoint, IfIndex};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
@@ -14,14 +15,19 @@ use crate::{
     exit::Exit,
     kernel::{Kernel, PodTraffic},
     output::{self, Format, Row},
+    schema,
 };
 
-#[derive(Serialize)]
-struct EndpointItem {
+#[derive(JsonSchema, Serialize)]
+pub(super) struct EndpointItem {
+    /// The pod's address.
     ip: Ipv4Addr,
+    /// The host's end of its interface.
     interface: String,
+    /// The index of that interface.
     ifindex: IfIndex,
-    /// The pod's MAC; `None` until the kernel has resolved it.
+    /// The pod's MAC; `null` until the kernel has resolved it.
+    #[schemars(extend("pattern" = schema::MAC))]
     mac: Option<String>,
     /// What the pod's interface has counted, pods of this node and the host included; `null`: it cannot be
     /// asked.
@@ -29,11 +35,15 @@ struct EndpointItem {
 }
 
 /// Frames and their bytes since the pod's interface was made.
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 struct Traffic {
+    /// Frames that the pod sent.
     from_pod_packets: u64,
+    /// Bytes that the pod sent.
     from_pod_bytes: u64,
+    /// Frames that the pod got.
     into_pod_packets: u64,
+    /// Bytes that the pod got.
     into_pod_bytes: u64,
 }
 

@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::Result;
 use dataplane_common::{Flow, Lease, Translation};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
@@ -14,22 +15,35 @@ use crate::{
     clock,
     exit::Exit,
     output::{self, Format, Row},
-    protocol,
+    protocol, schema,
 };
 
-#[derive(Serialize)]
-struct LeaseItem {
+#[derive(JsonSchema, Serialize)]
+pub(super) struct LeaseItem {
+    /// The protocol's name.
     protocol: String,
+    /// The source of the flow's packets, as they come: address and port.
+    #[schemars(extend("pattern" = schema::ADDRESS_AND_PORT))]
     source: SocketAddrV4,
+    /// The destination of the flow's packets, as they come: address and port.
+    #[schemars(extend("pattern" = schema::ADDRESS_AND_PORT))]
     destination: SocketAddrV4,
-    /// Of a flow to a Service: what a packet's destination becomes (encap), or its source (decap).
+    /// Of a flow to a Service: what a packet's destination becomes (encap), or its source (decap); `null`
+    /// for every other flow.
+    #[schemars(extend("pattern" = schema::ADDRESS_AND_PORT))]
     translated_to: Option<SocketAddrV4>,
+    /// `encap` from a pod of this node, `decap` to one.
+    #[schemars(extend("enum" = schema::directions()))]
     direction: &'static str,
+    /// The other node's underlay address.
     node: Ipv4Addr,
     /// The local pod's interface.
     interface: String,
+    /// How long it is good for, seconds.
     expires_in_seconds: f64,
+    /// Packets that used it.
     packets: u64,
+    /// Bytes of these packets.
     bytes: u64,
 }
 
@@ -93,8 +107,9 @@ fn item(flow: &Flow, lease: &Lease, now: Duration) -> LeaseItem {
     }
 }
 
-#[derive(Serialize)]
-struct Flushed {
+#[derive(JsonSchema, Serialize)]
+pub(super) struct Flushed {
+    /// How many leases ended.
     flushed: usize,
 }
 

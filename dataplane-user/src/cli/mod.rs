@@ -13,6 +13,7 @@ mod leases;
 mod nodes;
 mod routes;
 mod routes_diff;
+mod schema;
 mod shadow;
 mod status;
 mod trace;
@@ -184,6 +185,7 @@ impl Cli {
                 let pins = global.pins()?;
                 block_on(detach::detach(&pins, format))
             }
+            Command::Schema { command } => schema::print(&command),
             Command::Version => version::version(global.pins().ok().as_ref(), format),
             Command::Completions { shell } => {
                 let mut command = Self::command();

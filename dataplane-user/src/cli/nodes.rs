@@ -9,45 +9,60 @@ use std::{
 use anyhow::Result;
 use dataplane_common::{Ipv4Be, Mtu, Node};
 use ipnet::Ipv4Net;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
     bpf::{Maps, Pins},
     clock,
+    config::Cidr,
     daemon::{
         report::{State, unix_now},
         underlay_errors::{HeardError, LatestErrors},
     },
     exit::Exit,
     output::{self, Format, Row},
+    schema,
 };
 
-#[derive(Serialize)]
-struct NodeItem {
+#[derive(JsonSchema, Serialize)]
+pub(super) struct NodeItem {
+    /// Its underlay address.
     node: Ipv4Addr,
     /// Pod CIDRs there.
+    #[schemars(with = "BTreeSet<Cidr>")]
     prefixes: BTreeSet<Ipv4Net>,
-    /// `None` while the kernel has no way to it, or IPsec protects it.
+    /// Out of which interface; `null` while the kernel has no path to it, or IPsec protects it.
     interface: Option<String>,
     /// Whether IPsec protects it: the programs send nothing to it and accept nothing from it.
     protected: bool,
-    /// Largest outer packet, bytes.
+    /// Largest outer packet, bytes; `null` where `interface` is.
     mtu: Option<Mtu>,
+    /// The next hop's MAC; `null`: the kernel finds it for each packet.
+    #[schemars(extend("pattern" = schema::MAC))]
     next_hop_mac: Option<String>,
+    /// Packets to it since the counters began.
     encap_packets: u64,
+    /// Bytes of these packets.
     encap_bytes: u64,
+    /// Packets from it since the counters began.
     decap_packets: u64,
+    /// Bytes of these packets.
     decap_bytes: u64,
-    /// Seconds since a packet last came from it.
+    /// Seconds since a packet last came from it; `null`: none ever did.
     last_seen_seconds: Option<f64>,
     /// The latest error of the underlay about packets to it; `null`: none since the daemon started.
     last_error: Option<LastError>,
 }
 
-#[derive(Serialize)]
+/// An error of the underlay.
+#[derive(JsonSchema, Serialize)]
 struct LastError {
+    /// The router or host that reported it.
     from: Ipv4Addr,
+    /// What it reported, for people.
     what: String,
+    /// How long ago, seconds.
     seconds_ago: u64,
 }
 

@@ -5,11 +5,13 @@ use std::net::Ipv4Addr;
 use anyhow::Result;
 use dataplane_common::{Ipv4Be, Mtu, Node, Route};
 use ipnet::Ipv4Net;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
     bpf::{Maps, Pins},
     clock,
+    config::Cidr,
     daemon::{
         observe::foreign::{foreign_routes, hop},
         report::State,
@@ -18,22 +20,34 @@ use crate::{
     exit::Exit,
     kernel::{Kernel, TUNNEL},
     output::{self, Format, Row},
+    schema,
     sources::SourceKind,
 };
 
-#[derive(Serialize)]
-struct RouteItem {
+#[derive(JsonSchema, Serialize)]
+pub(super) struct RouteItem {
+    /// The pods' prefix.
+    #[schemars(with = "Cidr")]
     cidr: Ipv4Net,
+    /// The node's underlay address.
     node: Ipv4Addr,
-    /// How packets get there: `ipip`; plain, `direct`; `local` for our own; `none` for a
+    /// How packets get there: `ipip`; unencapsulated, `direct`; `local` for our own; `none` for a
     /// source-only prefix.
+    #[schemars(extend("enum" = ["ipip", "direct", "local", "none"]))]
     encap: &'static str,
-    /// Where the route was learnt.
+    /// Where the route was learnt: a source's name, `local` for our own, or `unknown`.
+    #[schemars(extend("enum" = sources()))]
     source: &'static str,
-    /// `active`, or `unreachable` while the kernel has no way to the node.
+    /// `active`, or `unreachable` while the kernel has no path to the node.
+    #[schemars(extend("enum" = ["active", "unreachable"]))]
     state: &'static str,
     /// Since when it has been so, seconds; `null` for our own addresses.
     age_seconds: Option<u64>,
+}
+
+/// What the source of a route may be, by name.
+fn sources() -> Vec<&'static str> {
+    SourceKind::ALL.map(SourceKind::as_str).into_iter().chain(["local", "unknown"]).collect()
 }
 
 impl RouteItem {
@@ -94,36 +108,55 @@ pub fn list(maps: &Maps, format: Format) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
+/// What [`get`] found.
+#[derive(JsonSchema, Serialize)]
+#[serde(untagged)]
+pub(super) enum Got<'a> {
+    /// A route covers the address.
+    Covered(&'a Answer),
+    /// No route covers the address.
+    Uncovered(Uncovered),
+}
+
 /// No route covers the address.
-#[derive(Serialize)]
-struct Uncovered {
+#[derive(JsonSchema, Serialize)]
+#[schemars(inline)]
+pub(super) struct Uncovered {
+    /// The address that was asked for.
     ip: Ipv4Addr,
     /// Always false.
+    #[schemars(extend("const" = false))]
     found: bool,
 }
 
-#[derive(Serialize)]
-struct Answer {
+/// A route covers the address.
+#[derive(JsonSchema, Serialize)]
+#[schemars(inline)]
+pub(super) struct Answer {
+    /// The address that was asked for.
     ip: Ipv4Addr,
-    /// Always true: see [`Uncovered`].
+    /// Always true.
+    #[schemars(extend("const" = true))]
     found: bool,
     #[serde(flatten)]
     route: RouteItem,
-    /// Out of which interface, if that is known.
+    /// Out of which interface; `null`: it is not known.
     interface: Option<String>,
-    /// Largest inner packet, bytes.
+    /// Largest inner packet, bytes; `null`: it is not known.
     mtu: Option<Mtu>,
-    /// The next hop's MAC, if it is cached.
+    /// The next hop's MAC; `null`: it is not cached.
+    #[schemars(extend("pattern" = schema::MAC))]
     next_hop_mac: Option<String>,
     /// What takes packets to this address past us; `null`: nothing.
     foreign_route: Option<PastUs>,
 }
 
 /// Where the kernel sends packets that should come to us.
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 struct PastUs {
     /// The kernel's route; `null` if it is not in the main table, but in one that a rule
     /// leads to.
+    #[schemars(with = "Option<Cidr>")]
     cidr: Option<Ipv4Net>,
     /// Where it leads, as `ip route` shows it.
     leads: String,
@@ -136,7 +169,7 @@ struct PastUs {
 pub async fn get(pins: &Pins, maps: &Maps, format: Format, ip: Ipv4Addr) -> Result<Exit> {
     let Some((cidr, route)) = maps.route_to(ip)? else {
         let text = format!("no route covers {ip}: its packets are not ours");
-        output::done(format, &Uncovered { ip, found: false }, &text)?;
+        output::done(format, &Got::Uncovered(Uncovered { ip, found: false }), &text)?;
         return Ok(Exit::No);
     };
     let item = RouteItem::new(maps, cidr, &route);
@@ -160,7 +193,7 @@ pub async fn get(pins: &Pins, maps: &Maps, format: Format, ip: Ipv4Addr) -> Resu
             false => None,
         },
     };
-    output::object(format, &answer, || describe(&answer))?;
+    output::object(format, &Got::Covered(&answer), || describe(&answer))?;
     if answer.foreign_route.is_some() {
         return Ok(Exit::No);
     }

@@ -14,6 +14,7 @@ use std::{
 use anyhow::Result;
 use dataplane_common::{Direction, IfIndex, Reason, Route};
 use ipnet::Ipv4Net;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
@@ -29,6 +30,7 @@ use crate::{
     kernel::receive_queues::Cpus,
     netfilter::conntrack,
     output::{self, Format},
+    schema,
     sources::status::SourcesStatus,
 };
 
@@ -55,21 +57,25 @@ pub struct Options {
     pub detail: Detail,
 }
 
-#[derive(Serialize)]
-struct Status {
+#[derive(JsonSchema, Serialize)]
+pub(super) struct Status {
     /// No problem of the level *down* lasts. The daemon need not be running for that.
     ready: bool,
     /// What is wrong, the gravest first.
     problems: Vec<Problem>,
+    /// The daemon.
     daemon: DaemonStatus,
+    /// With tunl0 or without; `null` before the daemon decided it.
     mode: Option<TunnelMode>,
     /// tunl0 carries every packet, and tunless only looks (`mode: shadow`).
     shadow: bool,
-    /// Why that mode, for people.
+    /// Why that mode, for people; `null` where `mode` is.
     mode_ground: Option<String>,
+    /// The fast path that the loaded programs use; `null` before the daemon decided it.
     fastpath: Option<Fastpath>,
+    /// How many packets skip the kernel's stack.
     fastpath_share: FastpathShare,
-    /// Flows with a good lease, each direction for itself.
+    /// Flows with a good lease, each direction for itself; `null`: there are no maps.
     leased_flows: Option<usize>,
     /// Conntrack's sysctls that leases need otherwise than the kernel has them; `null`: none here.
     sysctls: BTreeMap<&'static str, Option<u32>>,
@@ -77,34 +83,45 @@ struct Status {
     decapsulated_by_cpu: Vec<u64>,
     /// Over which CPUs received packets are spread (`underlay.spread`); `null`: over none.
     spread: Option<Cpus>,
+    /// What the loaded programs do with spoofed packets; `null` before the daemon decided it.
     spoof: Option<Spoof>,
+    /// This node's underlay address; `null` before the daemon decided it.
     node: Option<Ipv4Addr>,
-    /// Why that address, for people.
+    /// Why that address, for people; `null` where `node` is.
     node_ground: Option<String>,
+    /// The tunnel device; `null` before the daemon decided it.
     tunnel: Option<Tunnel>,
+    /// The programs that are attached, or were.
     attachments: Vec<AttachmentStatus>,
+    /// Routes to pods of other nodes; `null`: there are no maps.
     routes: Option<usize>,
+    /// Pods of this node; `null`: there are no maps.
     endpoints: Option<usize>,
+    /// The other nodes; `null`: there are no maps.
     nodes: Option<usize>,
-    /// Where routes come from; `null`: no daemon reported it.
+    /// Where routes come from; missing: no daemon reported it.
     #[serde(flatten)]
     sources: Option<SourcesStatus>,
 }
 
-/// Of the packets between pods and the wire, those that skipped the stack, since
-/// the counters were last flushed; `null`: there were none.
-#[derive(Serialize, Default)]
+/// Of the packets between pods and the wire, those that skipped the stack since the counters were last
+/// flushed: from 0 to 1; `null`: there were none.
+#[derive(JsonSchema, Serialize, Default)]
 struct FastpathShare {
+    /// From pods to the wire.
     encap: Option<f64>,
+    /// From the wire to pods.
     decap: Option<f64>,
     /// Those of them that were translated for a Service.
     services: ServiceShare,
 }
 
-/// The part for Services of the shares.
-#[derive(Serialize, Default)]
+/// The part for Services of the shares: from 0 to 1; `null`: there were no packets.
+#[derive(JsonSchema, Serialize, Default)]
 struct ServiceShare {
+    /// From pods to the wire.
     encap: Option<f64>,
+    /// From the wire to pods.
     decap: Option<f64>,
 }
 
@@ -132,21 +149,33 @@ impl FastpathShare {
     }
 }
 
-#[derive(Serialize)]
+/// The daemon.
+#[derive(JsonSchema, Serialize)]
 struct DaemonStatus {
+    /// Whether it runs.
     running: bool,
+    /// Its process id, in its own namespace; `null`: it does not run.
     pid: Option<u32>,
+    /// The version that reported last; `null`: none did.
     version: Option<String>,
-    /// Seconds since it last compared everything.
+    /// Seconds since it last compared everything; `null`: it never did.
     last_round_seconds: Option<f64>,
 }
 
-#[derive(Serialize)]
+/// A program on an interface.
+#[derive(JsonSchema, Serialize)]
 struct AttachmentStatus {
+    /// The program.
+    #[schemars(extend("enum" = schema::programs()))]
     program: &'static str,
+    /// Its hook.
+    #[schemars(extend("enum" = schema::hooks()))]
     hook: &'static str,
+    /// The interface.
     interface: String,
+    /// The interface's index.
     ifindex: IfIndex,
+    /// Whether the kernel runs it there.
     live: bool,
 }
 

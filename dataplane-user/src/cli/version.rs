@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use dataplane_common::abi::ABI;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
@@ -9,23 +10,31 @@ use crate::{
     daemon::{self, report::State},
     exit::Exit,
     output::{self, Format},
+    schema,
 };
 
-#[derive(Serialize)]
-struct Version {
+#[derive(JsonSchema, Serialize)]
+pub(super) struct Version {
+    /// The version of this program.
     version: &'static str,
     /// The layout of the maps: two programs with the same number read each other's.
+    #[schemars(extend("pattern" = schema::ABI))]
     abi: String,
     /// The daemon that runs; `null`: none does, or its report cannot be read.
     daemon: Option<Running>,
     /// The layout of the maps by which packets go; `null`: none, or they cannot be seen.
+    #[schemars(extend("pattern" = schema::ABI))]
     serving: Option<String>,
 }
 
-#[derive(Serialize)]
+/// The daemon that runs.
+#[derive(JsonSchema, Serialize)]
 struct Running {
+    /// Its version.
     version: String,
+    /// The layout of its maps.
     abi: String,
+    /// Its process id, in its own namespace.
     pid: u32,
 }
 

@@ -5,13 +5,14 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
 };
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// The port, when the file names no other.
 pub const PORT: u16 = 9469;
 
 /// Metrics and health over HTTP.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default, expecting = "a mapping of keys to values like {listen: off}")]
 pub struct HttpConfig {
     /// Where requests are answered.

@@ -20,6 +20,7 @@ use std::{
 };
 
 use dataplane_common::{Mtu, layout::DEFAULT_LEASES};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::vocabulary::Encap;
@@ -39,7 +40,7 @@ pub const DEFAULT_PATH: &str = "/etc/tunless/config.yaml";
 pub const EXAMPLE: &str = include_str!("../../../packaging/config.yaml");
 
 /// The whole file. Everything but the routes has a default or is found out.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default, expecting = "a mapping of keys to values")]
 pub struct Config {
     /// This node.
@@ -52,7 +53,7 @@ pub struct Config {
     pub mode: Mode,
     /// How TC programs are attached.
     pub attach: Attach,
-    /// What becomes of packets whose inner source is a proven lie.
+    /// What becomes of packets whose inner source is spoofed.
     pub spoof: Spoof,
     /// Whether packets may skip the stack.
     pub fastpath: Fastpath,
@@ -77,7 +78,7 @@ pub struct Config {
 }
 
 /// This node.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default, expecting = "a mapping of keys to values")]
 pub struct NodeConfig {
     /// The name of this node's object in a datastore; default: the host's name.
@@ -94,7 +95,7 @@ pub struct NodeConfig {
 }
 
 /// The interfaces towards the other nodes.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default, expecting = "a mapping of keys to values")]
 pub struct UnderlayConfig {
     /// Their names; empty: those the kernel's routes to the nodes use.
@@ -121,7 +122,7 @@ impl Default for UnderlayConfig {
 }
 
 /// The interfaces towards the pods.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default, expecting = "a mapping of keys to values")]
 pub struct WorkloadConfig {
     /// Names, `*` standing for any rest.
@@ -143,7 +144,7 @@ impl WorkloadConfig {
 }
 
 /// Leave for flows to skip the stack.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default, expecting = "a mapping of keys to values")]
 pub struct LeasesConfig {
     /// How long a lease is good for.
@@ -154,8 +155,8 @@ pub struct LeasesConfig {
     pub mark: u32,
     /// Whether flows are leased that conntrack translates for a Service.
     pub services: bool,
-    /// The bit of `skb->mark` by which our nft table tells the programs of such flows; left out, see
-    /// [`LeasesConfig::service_mark`].
+    /// The bit of `skb->mark` by which our nft table tells the programs of such flows; left out: of
+    /// 0x0800 and 0x1000 the one that `mark` leaves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service_mark: Option<u32>,
     /// Whether UDP flows are leased that get no answer: conntrack never calls them established.
@@ -203,7 +204,7 @@ impl LeasesConfig {
 }
 
 /// Where pods live.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default, expecting = "a mapping of keys to values")]
 pub struct RoutesConfig {
     /// Pod CIDRs and the nodes that carry them.
@@ -219,7 +220,7 @@ pub struct RoutesConfig {
 }
 
 /// How packets travel to pods of a pool.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, expecting = "a mapping of keys to values")]
 pub struct PoolConfig {
     /// Its addresses.
@@ -229,7 +230,7 @@ pub struct PoolConfig {
 }
 
 /// A pod CIDR and the node that carries it.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, expecting = "a mapping of keys to values")]
 pub struct StaticRoute {
     /// The block, or a borrowed address as a /32.
@@ -243,7 +244,7 @@ pub struct StaticRoute {
 }
 
 /// What else there is to say of a node.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, expecting = "a mapping of keys to values")]
 pub struct NodeExtras {
     /// The node's underlay address.
@@ -255,7 +256,7 @@ pub struct NodeExtras {
 }
 
 /// The directory for pins.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(transparent)]
 pub struct BpffsDir(pub PathBuf);
 

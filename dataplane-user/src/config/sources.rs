@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, net::Ipv4Addr, path::PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Cidr, given::some_mapping};
@@ -11,7 +12,7 @@ use crate::{
 };
 
 /// Each is off until it has a key of its own.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default, expecting = "a mapping of keys to values")]
 pub struct SourcesConfig {
     /// Who is right where two sources name different nodes for one prefix, first
@@ -80,7 +81,7 @@ impl SourcesConfig {
 }
 
 /// Routes that Felix or Calico's BIRD put into the kernel's main table.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default, expecting = "a mapping of keys to values")]
 pub struct KernelConfig {
     /// The numbers they carry (rtnetlink's `RTPROT_*`): BIRD's 12, Felix's 80.
@@ -97,7 +98,7 @@ impl Default for KernelConfig {
 }
 
 /// BIRD's routing table, read by its control socket.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default, expecting = "a mapping of keys to values")]
 pub struct BirdConfig {
     /// The control socket.
@@ -128,7 +129,7 @@ impl Default for BirdConfig {
 }
 
 /// Calico's datastore in etcd (v3 API).
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, expecting = "a mapping of keys to values")]
 pub struct EtcdConfig {
     /// `https://172.16.35.4:2379` …; all of one cluster.
@@ -168,7 +169,7 @@ fn calico() -> String {
 }
 
 /// Calico's datastore in the Kubernetes API.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default, expecting = "a mapping of keys to values")]
 pub struct KubernetesConfig {
     /// Who we are and where the API is; left out: as a pod of the cluster.
@@ -187,7 +188,7 @@ pub struct KubernetesConfig {
 }
 
 /// How changes of Nodes are learnt. Each kubelet rewrites its Node every five minutes at least.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Nodes {
     /// Followed in a small cluster, polled in a large one.
@@ -202,7 +203,7 @@ pub enum Nodes {
 
 /// How addresses are learnt that a node borrowed from another node's block. Only blocks name them,
 /// and each pod that comes or goes rewrites a block.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Borrowed {
     /// Followed in a small cluster, polled in a large one.
@@ -217,7 +218,7 @@ pub enum Borrowed {
 }
 
 /// A group of Calico's resources.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CalicoApi {
     /// Whichever is there: `v3`, then `v1`, then `none`.

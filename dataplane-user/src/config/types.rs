@@ -8,12 +8,13 @@ use std::{
 
 use dataplane_common::{Mtu, Settings, ipv4::OUTER_LENGTH};
 use ipnet::{IpNet, Ipv4Net};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::address::{Unreadable, parse_address, parse_prefix};
 
 /// With or without the kernel's tunl0.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// Beside tunl0 where one carries pod routes when the daemon starts, else
@@ -41,14 +42,14 @@ impl Mode {
     }
 }
 
-/// What becomes of packets whose inner source is a proven lie.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+/// What becomes of packets whose inner source is spoofed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Spoof {
     /// Dropped and counted.
     #[default]
     Drop,
-    /// Unwrapped for the kernel's rules to judge: for clusters where blocks move
+    /// Decapsulated, and left to the kernel's rules: for clusters where blocks move
     /// faster than routes.
     Stack,
 }
@@ -71,7 +72,7 @@ impl Spoof {
 }
 
 /// Whether packets may skip the stack.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fastpath {
     /// Never: netfilter sees every packet.
@@ -116,7 +117,7 @@ impl From<u8> for Fastpath {
 }
 
 /// Where packets are unwrapped.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DecapHook {
     /// XDP where the driver is native and supports metadata, else TC.
@@ -128,8 +129,8 @@ pub enum DecapHook {
     Xdp,
 }
 
-/// Whether received packets are spread over the CPUs by RPS (see [`crate::kernel::receive_queues`]).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+/// Whether received packets are spread over the CPUs by RPS, Receive Packet Steering.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Spread {
     /// They stay with the CPU that their receive queue interrupts.
@@ -154,7 +155,7 @@ impl Spread {
 }
 
 /// How TC programs are attached.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Attach {
     /// TCX links where the kernel has them (6.6), else filters.
@@ -333,7 +334,7 @@ pub fn some_address<'de, D: Deserializer<'de>>(
 }
 
 /// An interface name in which a trailing `*` stands for any rest.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(transparent)]
 pub struct Pattern(String);
 

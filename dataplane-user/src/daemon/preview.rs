@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::Result;
 use dataplane_common::{IfIndex, Mtu};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
@@ -39,21 +40,21 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the daemon would do.
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 pub struct Preview {
-    /// This node's underlay address; `None`: nothing names one.
+    /// This node's underlay address; `null`: nothing names one.
     pub node: Option<Ipv4Addr>,
-    /// Why that one, for people.
+    /// Why that one, for people; `null` where `node` is.
     pub node_ground: Option<&'static str>,
-    /// With tunl0 or without.
+    /// With tunl0 or without; `null`: it cannot be decided yet.
     pub mode: Option<TunnelMode>,
-    /// Why, for people.
+    /// Why, for people; `null` where `mode` is.
     pub mode_ground: Option<&'static str>,
     /// The fast path.
     pub fastpath: Fastpath,
-    /// The tunnel device's address.
+    /// The tunnel device's address; `null`: it would have none.
     pub tunnel_address: Option<Ipv4Addr>,
-    /// The tunnel device's MTU, bytes.
+    /// The tunnel device's MTU, bytes; `null` where `mode` is.
     pub tunnel_mtu: Option<Mtu>,
     /// How closely the datastores are followed, as far as they have answered.
     pub reads: BTreeMap<SourceKind, Reads>,

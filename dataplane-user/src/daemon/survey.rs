@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use dataplane_common::Route;
 use ipnet::Ipv4Net;
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 
@@ -23,7 +24,7 @@ use super::{
 };
 use crate::{
     bpf::{Maps, Pins},
-    config::ConfigFile,
+    config::{Cidr, ConfigFile},
     desired::{Facts, RouteTables, TunnelMode},
     kernel::{Host, Kernel, TUNNEL, TunnelRoute},
     sources::{Me, SourceKind, hub::Hub, status::State, table::RouteTable},
@@ -41,9 +42,10 @@ pub struct Survey {
 }
 
 /// Something that is not as it should be.
-#[derive(Serialize)]
+#[derive(JsonSchema, Serialize)]
 pub struct Difference {
     /// The prefix.
+    #[schemars(with = "Cidr")]
     pub cidr: Ipv4Net,
     /// Where it differs: `map`, `kernel`, or the name of a source.
     pub place: String,

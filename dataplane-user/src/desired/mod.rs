@@ -16,6 +16,7 @@ use dataplane_common::{
     Endpoint, Hop, IfIndex, Mtu, Program, Settings, ipv4::OUTER_LENGTH, unanswered,
 };
 use ipnet::Ipv4Net;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -65,7 +66,7 @@ pub struct Facts {
 pub type ChosenRoutes = BTreeMap<Ipv4Net, ChosenRoute>;
 
 /// Whose the tunnel device is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TunnelMode {
     /// Ours, with our routes.

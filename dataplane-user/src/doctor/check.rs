@@ -1,12 +1,13 @@
 //! What `tunless doctor` checks.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Defines [`Check`]: each check's name in JSON, with what it looks at.
 macro_rules! checks {
     ($(#[doc = $doc:literal] $name:ident = $text:literal,)*) => {
         /// A check. The names are an interface: scripts match them.
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, JsonSchema, Serialize)]
         pub enum Check { $(#[doc = $doc] #[serde(rename = $text)] $name,)* }
 
         impl Check {

@@ -1,12 +1,13 @@
 //! What `tunless doctor` prints: one row for each thing that was looked at.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Check;
 use crate::{daemon::report::Problem, output};
 
 /// What came of a check.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Verdict {
     /// Packets are lost, or would be with the next change.
@@ -33,7 +34,7 @@ impl Verdict {
 }
 
 /// One row.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize)]
 pub struct Row {
     /// Which check.
     pub check: Check,

@@ -3,10 +3,13 @@
 use std::net::Ipv4Addr;
 
 use dataplane_common::{Reason, Verdict};
+use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::schema;
+
 /// What became of the packet in a step.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, JsonSchema, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// Encapsulated or decapsulated, and sent on its way.
@@ -41,19 +44,21 @@ impl From<Verdict> for Outcome {
 }
 
 /// A step of the packet's way.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize)]
 pub struct Step {
     /// The program, or `kernel`.
+    #[schemars(extend("enum" = schema::programs_and_kernel()))]
     pub by: &'static str,
     /// The interface on which it meets the packet.
     pub interface: String,
     /// What became of it.
     pub outcome: Outcome,
-    /// What the program would count.
+    /// What the program would count; `null` for a step of the kernel.
+    #[schemars(extend("enum" = schema::or_null(schema::reasons())))]
     pub reason: Option<&'static str>,
     /// Why, in a sentence.
     pub text: String,
-    /// The headers of what left the program, the outer one first.
+    /// The headers of what left the program, the outer one first; `null` if they are as before.
     pub leaves: Option<String>,
     /// What the program, or the kernel, went by.
     pub facts: Vec<String>,
@@ -86,13 +91,14 @@ impl Step {
 }
 
 /// One direction.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize)]
 pub struct Way {
     /// What is sent: protocol, source, destination.
     pub packet: String,
     /// Whether it arrives, as far as it can be known.
     pub is_carried: bool,
-    /// `fast`, `stack` or, if it does not arrive, nothing.
+    /// `fast`, `stack` or, if it does not arrive, `null`.
+    #[schemars(extend("enum" = schema::or_null(vec!["fast", "stack"])))]
     pub path: Option<&'static str>,
     /// What happens to it, in order.
     pub steps: Vec<Step>,
@@ -109,7 +115,7 @@ impl Way {
 }
 
 /// All of it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize)]
 pub struct Report {
     /// Who sends.
     pub from: Ipv4Addr,
@@ -121,7 +127,7 @@ pub struct Report {
     pub verdict: String,
     /// The packet's way.
     pub there: Way,
-    /// The answer's, where a node of the cluster sends it or gets it.
+    /// The answer's way; `null` where no node of the cluster sends it or gets it.
     pub back: Option<Way>,
     /// What this command did not look at.
     pub not_looked_at: Vec<&'static str>,

@@ -5,6 +5,7 @@
 
 use std::{fmt, time::Duration};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// From more nodes than this on a cluster is large.
@@ -31,7 +32,7 @@ pub enum Owners {
 }
 
 /// How a part of a datastore is read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Pace {
     /// Watched: each change is heard of.
@@ -80,11 +81,11 @@ impl Size {
 }
 
 /// How closely a datastore is followed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, JsonSchema, Serialize)]
 pub struct Reads {
     /// The nodes.
     pub nodes: Pace,
-    /// Borrowed addresses; `None`: they are not read.
+    /// Borrowed addresses; `null`: they are not read.
     pub borrowed: Option<Pace>,
 }
 

@@ -5,6 +5,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Origin, SourceKind, reads::Reads};
@@ -13,14 +14,15 @@ use super::{Origin, SourceKind, reads::Reads};
 const TOLD: usize = 20;
 
 /// How much a source can be relied upon.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[schemars(rename = "SourceState")]
 pub enum State {
-    /// It told all it knows, and every change since.
+    /// It reported all it knows, and every change since.
     Synced,
-    /// It told all it knew, but cannot be reached now: that stays in force.
+    /// It reported all it knew, but cannot be reached now: that stays active.
     Stale,
-    /// It has not told anything yet; meanwhile nothing is deleted.
+    /// It has not reported anything yet; meanwhile nothing is deleted.
     Waiting,
 }
 
@@ -37,15 +39,15 @@ impl State {
 }
 
 /// One source.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, JsonSchema, Serialize)]
 pub struct SourceStatus {
     /// Which.
     pub source: SourceKind,
     /// How much it can be relied upon.
     pub state: State,
-    /// Since when it cannot be reached, Unix seconds.
+    /// Since when it cannot be reached, Unix seconds; `null`: it can.
     pub stale_since: Option<u64>,
-    /// Why it cannot be reached.
+    /// Why it cannot be reached; `null`: it can.
     pub reason: Option<String>,
     /// How closely it is followed, if it is a datastore that may be polled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -82,7 +84,7 @@ impl SourceStatus {
 }
 
 /// All of them.
-#[derive(Clone, PartialEq, Eq, Default, Debug, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Eq, Default, Debug, Deserialize, JsonSchema, Serialize)]
 pub struct SourcesStatus {
     /// One by one.
     pub sources: Vec<SourceStatus>,

@@ -8,10 +8,11 @@ use dataplane_common::{
     trace::{Event, Identity, KERNEL},
 };
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::names::Names;
-use crate::protocol;
+use crate::{protocol, schema};
 
 /// What made something of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,32 +36,34 @@ impl Place {
 }
 
 /// What is printed of an event.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, JsonSchema, Serialize)]
 pub struct Line {
-    /// When the program, or the kernel, had the packet.
+    /// When the program, or the kernel, had the packet; UTC.
     pub time: Timestamp,
     /// The same number is the same packet at another hook. Before there is an `sk_buff` (`decap_xdp`), and
     /// where the kernel makes a copy, a packet gets another number.
     pub packet: u64,
     /// A program's name, or `kernel`.
+    #[schemars(extend("enum" = schema::programs_and_kernel()))]
     pub hook: &'static str,
-    /// The interface, where it is known.
+    /// The interface; `null` where it is not known.
     pub interface: Option<String>,
-    /// `forwarded`, `passed` or `dropped`.
+    /// What became of the packet.
+    #[schemars(extend("enum" = schema::verdicts()))]
     pub verdict: &'static str,
     /// The reason's name as in `tunless counters list`, or the kernel's (`enum skb_drop_reason`).
     pub reason: String,
     /// What the reason means, or the kernel's function that dropped the packet.
     pub meaning: String,
-    /// Of the inner packet.
+    /// The inner packet's protocol: its name, or its number; `non-ipv4` for anything else.
     pub protocol: String,
-    /// Of the inner packet.
+    /// The inner packet's source.
     pub source: Ipv4Addr,
-    /// Of TCP and UDP.
+    /// Of TCP and UDP, in host byte order; `null` for other protocols.
     pub source_port: Option<u16>,
-    /// Of the inner packet.
+    /// The inner packet's destination.
     pub destination: Ipv4Addr,
-    /// Of TCP and UDP.
+    /// Of TCP and UDP, in host byte order; `null` for other protocols.
     pub destination_port: Option<u16>,
     /// Bytes of the frame as the program got it.
     pub bytes: u32,

@@ -52,6 +52,8 @@ mod pod;
 pub mod prometheus;
 pub mod qos;
 pub mod scale;
+#[cfg(feature = "schemas")]
+pub mod schemas;
 pub mod sent;
 pub mod service;
 pub mod systemd;

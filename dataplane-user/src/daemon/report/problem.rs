@@ -1,9 +1,12 @@
 //! What can be wrong on a node: one list for `status`, its exit code, systemd, and the log.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How much a problem matters.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Deserialize, Serialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Deserialize, JsonSchema, Serialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     /// Worth knowing; no packet suffers.
@@ -30,7 +33,7 @@ impl Level {
 macro_rules! codes {
     ($(#[doc = $doc:literal] $name:ident = $text:literal: $level:ident,)*) => {
         /// What kind of problem it is. The names are an interface: alerts match them.
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Deserialize, Serialize)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Deserialize, JsonSchema, Serialize)]
         pub enum Code { $(#[doc = $doc] #[serde(rename = $text)] $name,)* }
 
         impl Code {
@@ -168,7 +171,7 @@ codes! {
 }
 
 /// Something that is not as it should be.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, JsonSchema, Serialize)]
 pub struct Problem {
     /// Which kind.
     pub code: Code,
@@ -179,7 +182,7 @@ pub struct Problem {
     pub subject: String,
     /// What is wrong and why, in one sentence.
     pub what: String,
-    /// What to do about it.
+    /// What to do about it; `null` where `what` is all there is.
     pub remedy: Option<String>,
     /// Since when, Unix seconds; `null` while it was only just seen.
     pub since: Option<u64>,

@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use dataplane_common::{IfIndex, Mtu};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{super::underlay_errors::LatestErrors, Problem, Work};
@@ -28,9 +29,10 @@ use crate::{
 pub const SCHEMA: u32 = 1;
 
 /// The daemon's report.
-#[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Debug, Deserialize, JsonSchema, Serialize)]
 pub struct State {
-    /// [`SCHEMA`].
+    /// The form of the file: raised where a field is removed or changed, not where one is added.
+    #[schemars(extend("const" = SCHEMA))]
     pub schema: u32,
     /// A random number of this run: a process id means nothing in a container.
     pub run: String,
@@ -46,9 +48,9 @@ pub struct State {
     pub config: ConfigState,
     /// What is wrong, the gravest first.
     pub problems: Vec<Problem>,
-    /// What it decided; `None` before the first reconcile.
+    /// What it decided; `null` before the first reconcile.
     pub decided: Option<Decided>,
-    /// Over which CPUs received packets are spread; `None`: over none.
+    /// Over which CPUs received packets are spread; `null`: over none.
     #[serde(default)]
     pub spread: Option<Cpus>,
     /// The sources of routes.
@@ -62,7 +64,7 @@ pub struct State {
 }
 
 /// Which configuration is active.
-#[derive(Clone, PartialEq, Eq, Default, Debug, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Eq, Default, Debug, Deserialize, JsonSchema, Serialize)]
 pub struct ConfigState {
     /// Its path.
     pub path: PathBuf,
@@ -84,7 +86,7 @@ impl ConfigState {
 }
 
 /// What the daemon decided for this node.
-#[derive(Clone, PartialEq, Debug, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Debug, Deserialize, JsonSchema, Serialize)]
 pub struct Decided {
     /// With tunl0 or without.
     pub mode: TunnelMode,
@@ -118,13 +120,13 @@ pub struct Decided {
 }
 
 /// The tunnel device.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, JsonSchema, Serialize)]
 pub struct Tunnel {
     /// Its name.
     pub interface: String,
     /// Its interface index.
     pub ifindex: IfIndex,
-    /// Its address, if it has one.
+    /// Its address; `null`: it has none.
     pub address: Option<Ipv4Addr>,
     /// Its MTU, bytes.
     pub mtu: Mtu,

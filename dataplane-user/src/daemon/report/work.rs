@@ -5,13 +5,14 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::unix_now;
 use crate::vocabulary::SourceKind;
 
 /// What it has done.
-#[derive(Clone, PartialEq, Default, Debug, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Default, Debug, Deserialize, JsonSchema, Serialize)]
 pub struct Work {
     /// When it started, Unix seconds.
     pub started: u64,
@@ -21,14 +22,14 @@ pub struct Work {
     pub changes: u64,
     /// How often, when it compared everything, not all could be put in place.
     pub failures: u64,
-    /// The last time it compared everything.
+    /// The last time it compared everything; `null`: it has not yet.
     pub last: Option<Last>,
     /// When each source last reported anything, Unix seconds.
     pub heard: BTreeMap<SourceKind, u64>,
 }
 
 /// A comparison of everything.
-#[derive(Clone, Copy, PartialEq, Debug, Deserialize, Serialize)]
+#[derive(Clone, Copy, PartialEq, Debug, Deserialize, JsonSchema, Serialize)]
 pub struct Last {
     /// When it ended, Unix seconds.
     pub at: f64,

@@ -24,6 +24,7 @@ use std::{
 };
 
 use dataplane_common::Mtu;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{mpsc, watch},
@@ -59,7 +60,7 @@ pub struct UnderlayErrors {
 pub type LatestErrors = BTreeMap<Ipv4Addr, HeardError>;
 
 /// An error of the underlay that was heard.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, JsonSchema, Serialize)]
 pub struct HeardError {
     /// Who reported it.
     pub from: Ipv4Addr,

@@ -33,8 +33,17 @@ impl Tunless {
     }
 
     /// Runs `tunless ARGS`, see [`Self::command`]. A failing exit code is an answer.
+    ///
+    /// # Panics
+    /// With the feature `schemas`, if it prints JSON that is not as its schema says.
     pub fn run(&self, args: &[&str]) -> Result<Output> {
-        cmd::run(&mut self.command(args)?, b"", cmd::DEADLINE)
+        let output = cmd::run(&mut self.command(args)?, b"", cmd::DEADLINE)?;
+        // Of a stand-in there are no schemas.
+        #[cfg(feature = "schemas")]
+        if self.node.shared.tunless.is_none() {
+            crate::schemas::check(args, &output.stdout);
+        }
+        Ok(output)
     }
 
     /// `tunless ARGS` in the node's namespace. `--config` and `--bpffs` are added unless `args`

@@ -103,8 +103,14 @@ impl Systemd {
 
     /// Runs `tunless ARGS` as an operator does, with no option for where things are.
     /// A failing exit code is an answer.
+    ///
+    /// # Panics
+    /// As [`crate::daemon::Tunless::run`].
     pub fn tunless(&self, args: &[&str]) -> Result<Output> {
-        self.try_exec("tunless", args)
+        let output = self.try_exec("tunless", args)?;
+        #[cfg(feature = "schemas")]
+        crate::schemas::check(args, &output.stdout);
+        Ok(output)
     }
 
     /// Runs `tunless ARGS -o json`; the exit code may tell of problems.
