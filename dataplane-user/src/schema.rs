@@ -8,7 +8,7 @@ use dataplane_common::{Direction, Program, Reason, Verdict};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::{
-    bpf::Hook as _,
+    bpf::Hook,
     config::{Cidr, Listen, TunnelMtu},
     kernel::receive_queues::Cpus,
 };
@@ -43,7 +43,7 @@ pub fn programs_and_kernel() -> Vec<&'static str> {
 /// Returns the hooks of all programs, as `tunless status` has them, each once.
 #[must_use]
 pub fn hooks() -> Vec<&'static str> {
-    let mut hooks = Program::ALL.map(|program| program.place()).to_vec();
+    let mut hooks = Program::ALL.map(Hook::place).to_vec();
     hooks.sort_unstable();
     hooks.dedup();
     hooks

@@ -1,12 +1,6 @@
 //! Leases while daemons die, tables vanish, sysctls change, pods come and go.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    net::SocketAddrV4,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeMap, fs, net::SocketAddrV4, path::PathBuf, time::Duration};
 
 use dataplane_common::Reason;
 use nix::{
@@ -338,9 +332,7 @@ fn a_new_pod_gets_nothing_that_was_leased_to_the_old() {
 
 /// The file that 0.1 restores sysctls from: it writes each name that it finds there.
 fn file_of_0_1(node: &Node) -> PathBuf {
-    let root = node.bpffs.display().to_string();
-    let name = root.trim_start_matches('/').replace('/', "%2F");
-    Path::new("/run/tunless").join(format!("{name}.sysctls"))
+    node.run_file("sysctls")
 }
 
 /// Values from before are recorded where 0.1 finds them, too. Where both records are lost, the

@@ -8,7 +8,7 @@
 //! | Leases | [`leases`], [`lease_policy`], [`lease_services`], [`services`], [`services_traps`], [`services_floods`], [`services_shapes`], [`services_withheld`], [`lease_traps`], [`lease_life`], [`lease_load`], [`lease_config`], [`qos`], [`watchers`], [`flowtable`], [`lease_conntrack`], [`unanswered`] |
 //! | Where routes come from | [`sources`], [`bird`], [`source_bird`], [`source_etcd`], [`source_kubernetes`], [`own_node`], [`source_scale`] |
 //! | The daemon's life | [`daemon`], [`restart`], [`upgrade`], [`bad_pins`], [`reload`], [`config`], [`underlay`], [`pods`], [`attach`], [`attempt`] |
-//! | What an operator sees | [`cli`], [`cli_lists`], [`here`], [`top`], [`explain`], [`lease_cli`], [`problems`], [`journal`], [`metrics`], [`http`] |
+//! | What an operator sees | [`cli`], [`cli_lists`], [`schemas`], [`here`], [`top`], [`explain`], [`lease_cli`], [`problems`], [`journal`], [`metrics`], [`http`] |
 //! | The host around it | [`host_links`], [`host_shapes`], [`host_ipsec`], [`outer_rules`], [`security`], [`packaging`], [`systemd`], [`systemd_problems`] |
 
 mod attach;
@@ -54,6 +54,7 @@ mod regressions;
 mod reload;
 mod restart;
 mod safety;
+mod schemas;
 mod security;
 mod service;
 mod services;

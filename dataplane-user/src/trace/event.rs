@@ -190,6 +190,18 @@ mod tests {
         assert_eq!(line(&event(KERNEL, 99, 1)).reason, "99");
     }
 
+    /// Not every kernel lets a program be watched, so that not every machine can be asked for a trace.
+    #[test]
+    fn both_kinds_of_lines_have_their_schema() {
+        let spoofed = line(&event(Program::DecapTc as u32, Reason::DecapForgedSource as u32, 17));
+        let unknown = Line { interface: None, ..line(&event(KERNEL, 99, 1)) };
+        for line in [spoofed, unknown] {
+            let document = serde_json::to_value(line).unwrap();
+            let faults = tunless_lab::schemas::faults("trace", &document);
+            assert_eq!(faults, Vec::<String>::new(), "{document}");
+        }
+    }
+
     #[test]
     fn what_another_version_wrote_is_no_event() {
         assert_eq!(Place::of(&event(KERNEL + 1, 0, 17)), None);

@@ -17,14 +17,26 @@ static VALIDATORS: LazyLock<BTreeMap<String, Validator>> = LazyLock::new(|| {
 });
 
 fn validator(path: &Path) -> (String, Validator) {
-    let shown = path.display();
-    let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{shown}: {error}"));
+    let (shown, text) = (path.display(), read(path));
     let mut schema: Value =
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{shown}: {error}"));
     close(&mut schema);
     let options = jsonschema::options().should_validate_formats(true);
     let validator = options.build(&schema).unwrap_or_else(|error| panic!("{shown}: {error}"));
     (path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), validator)
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The published schema of this name.
+///
+/// # Panics
+/// If there is none.
+#[must_use]
+pub fn text(name: &str) -> String {
+    read(&Path::new(DIRECTORY).join(name).with_extension("json"))
 }
 
 /// Lets each object that a schema describes have the fields alone that it names.

@@ -14,7 +14,11 @@
 //! The router knows no pod: a pod's packet that is not encapsulated has
 //! nowhere to go, as in a real fabric.
 
-use std::{net::Ipv4Addr, path::PathBuf, sync::Arc};
+use std::{
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::Result;
 
@@ -208,6 +212,14 @@ impl Node {
     #[must_use]
     pub fn cidr(&self) -> String {
         format!("{}/24", self.ip)
+    }
+
+    /// A file of its daemon in the run directory, by what its name ends with: `state.json`.
+    #[must_use]
+    pub fn run_file(&self, extension: &str) -> PathBuf {
+        let root = self.bpffs.display().to_string();
+        let name = root.trim_start_matches('/').replace('/', "%2F");
+        Path::new("/run/tunless").join(format!("{name}.{extension}"))
     }
 
     /// A veth to the router.
