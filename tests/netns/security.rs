@@ -130,6 +130,7 @@ fn without_root_there_is_one_honest_line() {
     for arguments in [
         ["version"].as_slice(),
         &["completions", "bash"],
+        &["schema", "status"],
         &["config", "example"],
         &["config", "show"],
         &["config", "validate"],

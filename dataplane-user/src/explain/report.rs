@@ -53,7 +53,7 @@ pub struct Step {
     pub interface: String,
     /// What became of it.
     pub outcome: Outcome,
-    /// What the program would count; `null` for a step of the kernel.
+    /// What the program would count; `null`: nothing, or the kernel does it.
     #[schemars(extend("enum" = schema::or_null(schema::reasons())))]
     pub reason: Option<&'static str>,
     /// Why, in a sentence.
