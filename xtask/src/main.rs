@@ -8,6 +8,7 @@ mod bench;
 mod demo;
 mod interrupt;
 mod mirror;
+mod package;
 mod progress;
 mod setup;
 mod test;
@@ -41,6 +42,7 @@ enum Command {
     Demo(demo::Arguments),
     Test(test::Arguments),
     Bench(bench::Arguments),
+    Package(package::Arguments),
     #[command(subcommand)]
     Vm(vm::Command),
     #[command(hide = true)]
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
         Command::DemoServer(arguments) => demo::serve(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Package(arguments) => package::run(&arguments),
         Command::Vm(command) => vm::run(&command),
     };
     match outcome {

@@ -152,6 +152,12 @@ pub enum Command {
         /// Which shell.
         shell: clap_complete::Shell,
     },
+    /// Writes the manual pages, one for each command, into a directory: for packages.
+    #[command(hide = true)]
+    Man {
+        /// Where; it has to be there.
+        directory: PathBuf,
+    },
 }
 
 #[derive(Subcommand, Debug)]
@@ -284,7 +290,8 @@ impl Command {
             )
             | Self::Schema { .. }
             | Self::Version
-            | Self::Completions { .. } => false,
+            | Self::Completions { .. }
+            | Self::Man { .. } => false,
         }
     }
 }

@@ -10,6 +10,7 @@ mod doctor;
 mod endpoints;
 mod explain;
 mod leases;
+mod man;
 mod nodes;
 mod routes;
 mod routes_diff;
@@ -194,6 +195,7 @@ impl Cli {
                 output::text(&String::from_utf8_lossy(&script))?;
                 Ok(Exit::Ok)
             }
+            Command::Man { directory } => man::write(Self::command(), &directory),
         }
     }
 }

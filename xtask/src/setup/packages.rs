@@ -20,6 +20,7 @@ pub const BASE: &[Package] = &[
     tool("bpftool", "bpftool", "tests detach programs behind our back"),
     tool("conntrack", "conntrack", "tests list and flush connection tracking"),
     tool("curl", "curl", "the demo fetches a page from its service"),
+    tool("dpkg-dev", "dpkg-shlibdeps", "which libraries a package of tunless depends on"),
     tool("etcd-client", "etcdctl", "the lab writes Calico's keys as an operator would"),
     daemon("etcd-server", "etcd", "etcd", "tests and demo learn routes from a real datastore"),
     tool("ethtool", "ethtool", "tests switch offloads of the lab's interfaces"),

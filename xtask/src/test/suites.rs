@@ -21,8 +21,8 @@ use super::{
 use crate::workspace;
 
 /// Packages whose tests need no kernel of their own.
-const HOST_PACKAGES: [&str; 5] =
-    ["dataplane-common", "dataplane-user", "xtask", "tunless-lab", "tunless-vm"];
+const HOST_PACKAGES: [&str; 6] =
+    ["dataplane-common", "dataplane-user", "xtask", "tunless-lab", "tunless-package", "tunless-vm"];
 /// The package with the tests against a kernel.
 const TESTS_PACKAGE: &str = "tunless-tests";
 
