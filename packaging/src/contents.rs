@@ -58,7 +58,7 @@ pub fn files(project: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
 pub fn below(from: &Path, to: &Path, files: &mut Vec<(PathBuf, PathBuf)>) -> Result<()> {
     let context = || format!("cannot read {}", from.display());
     let mut entries = fs::read_dir(from)
-        .and_then(|entries| entries.collect::<Result<Vec<_>, _>>())
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .with_context(context)?;
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {

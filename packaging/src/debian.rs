@@ -111,7 +111,7 @@ fn architecture(rust: &str) -> Result<&'static str> {
     }
 }
 
-/// Who made the package: as Debian's tools are told, `DEBFULLNAME` and `DEBEMAIL`.
+/// Who made the package: as for Debian's own tools, `DEBFULLNAME` and `DEBEMAIL`.
 pub(crate) fn maintainer() -> String {
     let given = |name: &str| env::var(name).ok().filter(|it| !it.is_empty());
     match (given("DEBFULLNAME"), given("DEBEMAIL")) {
@@ -235,6 +235,36 @@ mod tests {
             "1cb251ec0d568de6a929b520c4aed8d1  usr/share/a b\n"
         );
         assert_eq!(size(directory.path()).unwrap(), 15);
+    }
+
+    #[test]
+    fn the_package_has_every_file_with_its_owner_and_mode() {
+        let tree = Tree::of(Path::new("/bin/true")).unwrap();
+        let output = tempfile::tempdir().unwrap();
+        let version = Version::new("0.2.0-rc.1", 1).unwrap();
+        let package = || build(&tree, &version, output.path(), Compression::Fast).unwrap();
+        let path = package();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        assert!(name.starts_with("tunless_0.2.0~rc.1-1_"), "{name}");
+        let ask = |what: &str| tool::text(Command::new("dpkg-deb").arg(what).arg(&path)).unwrap();
+        let listing = ask("--contents");
+        let files = tree.files().unwrap();
+        let ours =
+            ["usr/share/doc/tunless/changelog.Debian.gz", "usr/share/lintian/overrides/tunless"];
+        for file in files.iter().map(PathBuf::as_path).chain(ours.map(Path::new)) {
+            let mode = if file == Path::new(BINARY) { "-rwxr-xr-x" } else { "-rw-r--r--" };
+            let ending = format!(" ./{}", file.display());
+            let line = listing.lines().find(|line| line.ends_with(&ending));
+            let line = line.unwrap_or_else(|| panic!("no {ending} in\n{listing}"));
+            assert!(line.starts_with(&format!("{mode} root/root ")), "{line}");
+        }
+        let directories = listing.lines().filter(|line| line.starts_with('d'));
+        assert!(directories.clone().all(|line| line.starts_with("drwxr-xr-x root/root ")));
+        assert_eq!(listing.lines().count(), files.len() + ours.len() + directories.count());
+        assert!(ask("--info").contains(" Depends: libc6 (>= "), "{}", ask("--info"));
+
+        let once = fs::read(&path).unwrap();
+        assert!(once == fs::read(package()).unwrap(), "the same source gives the same package");
     }
 
     #[test]

@@ -57,7 +57,7 @@ pub fn build(tree: &Tree, version: &Version, output: &Path) -> Result<PathBuf> {
         builder.requires(Dependency::greater_eq("glibc", oldest));
     }
     for file in tree.files()? {
-        let place = format!("/{}", file.display());
+        let place = place(&file);
         let options = FileOptions::new(&place);
         let options =
             if file == Path::new(CONFIG) { options.config().noreplace() } else { options };
@@ -72,6 +72,11 @@ pub fn build(tree: &Tree, version: &Version, output: &Path) -> Result<PathBuf> {
         .and_then(|built| built.write_file(&package))
         .with_context(|| format!("cannot make {}", package.display()))?;
     Ok(package)
+}
+
+/// Where a file goes: zsh looks for completions of packages elsewhere than on Debian.
+fn place(file: &Path) -> String {
+    format!("/{}", file.display()).replace("/zsh/vendor-completions/", "/zsh/site-functions/")
 }
 
 const POSTINST: &str = include_str!("../scripts/postinst");
@@ -91,12 +96,55 @@ fn glibc(depends: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use rpm::FileFlags;
+
     use super::*;
+
+    #[test]
+    fn zsh_finds_its_completions() {
+        assert_eq!(
+            place(Path::new("usr/share/zsh/vendor-completions/_tunless")),
+            "/usr/share/zsh/site-functions/_tunless"
+        );
+        assert_eq!(place(Path::new(BINARY)), "/usr/bin/tunless");
+    }
 
     #[test]
     fn the_libraries_version_is_debians() {
         assert_eq!(glibc("libgcc-s1 (>= 4.2), libc6 (>= 2.34)"), Some("2.34"));
         assert_eq!(glibc("libc6"), None);
+    }
+
+    #[test]
+    fn the_package_has_every_file_and_keeps_the_configuration() {
+        let tree = Tree::of(Path::new("/bin/true")).unwrap();
+        let output = tempfile::tempdir().unwrap();
+        let version = Version::new("0.2.0-rc.1", 2).unwrap();
+        let path = build(&tree, &version, output.path()).unwrap();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        assert_eq!(name, format!("tunless-0.2.0~rc.1-2.{}.rpm", env::consts::ARCH));
+        let package = rpm::Package::open(&path).unwrap().metadata;
+        assert_eq!(package.get_version().unwrap(), "0.2.0~rc.1");
+        assert_eq!(package.get_release().unwrap(), "2");
+
+        let entries = package.get_file_entries().unwrap();
+        let files = tree.files().unwrap();
+        assert_eq!(entries.len(), files.len());
+        for file in &files {
+            let place = PathBuf::from(super::place(file));
+            let entry = entries.iter().find(|entry| entry.path() == place);
+            let entry = entry.unwrap_or_else(|| panic!("no {}", place.display()));
+            let wanted = if file == Path::new(BINARY) { 0o755 } else { 0o644 };
+            assert_eq!(entry.mode().permissions(), wanted, "{}", place.display());
+            assert_eq!(entry.user(), "root", "{}", place.display());
+            let is_kept = entry.flags().contains(FileFlags::CONFIG | FileFlags::NOREPLACE);
+            assert_eq!(is_kept, file == Path::new(CONFIG), "{}", place.display());
+        }
+        let requires: Vec<_> =
+            package.get_requires().unwrap().iter().map(ToString::to_string).collect();
+        assert!(requires.iter().any(|it| it.starts_with("glibc >= 2.")), "{requires:?}");
+        let script = package.get_pre_uninstall_script().unwrap().script;
+        assert!(script.ends_with(PRERM), "{script}");
     }
 
     #[test]

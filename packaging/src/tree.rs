@@ -36,6 +36,21 @@ impl Tree {
     /// # Errors
     /// If something cannot be read or written, or a program that does a part of it fails.
     pub fn stage(binary: &Path) -> Result<Self> {
+        let tree = Self::without_program()?;
+        tree.add_program(binary)?;
+        Ok(tree)
+    }
+
+    /// With any program in the place of tunless, and so without pages and completions.
+    #[cfg(test)]
+    pub(crate) fn of(program: &Path) -> Result<Self> {
+        let tree = Self::without_program()?;
+        put(&tree.root(), Path::new(BINARY), &fs::read(program)?, PROGRAM)?;
+        Ok(tree)
+    }
+
+    /// All that the project has as files.
+    fn without_program() -> Result<Self> {
         let project = project();
         let directory = tempfile::tempdir().context("no directory can be made for the package")?;
         let tree = Self { directory, date: date(&project)? };
@@ -51,7 +66,6 @@ impl Tree {
         let (from, to) = CHANGELOG;
         let changelog = fs::read(project.join(from)).with_context(|| format!("no {from}"))?;
         put(&root, Path::new(to), &gzip(&changelog)?, DATA)?;
-        tree.add_program(binary)?;
         Ok(tree)
     }
 

@@ -7,9 +7,9 @@
 //! | Packets between two nodes | [`traffic`], [`frames`], [`size`], [`mtu`], [`handover`], [`errors`], [`spoof`], [`safety`], [`service`], [`regressions`] |
 //! | Leases | [`leases`], [`lease_policy`], [`lease_services`], [`services`], [`services_traps`], [`services_floods`], [`services_shapes`], [`services_withheld`], [`lease_traps`], [`lease_life`], [`lease_load`], [`lease_config`], [`qos`], [`watchers`], [`flowtable`], [`lease_conntrack`], [`unanswered`] |
 //! | Where routes come from | [`sources`], [`bird`], [`source_bird`], [`source_etcd`], [`source_kubernetes`], [`own_node`], [`source_scale`] |
-//! | The daemon's life | [`daemon`], [`restart`], [`upgrade`], [`bad_pins`], [`reload`], [`config`], [`underlay`], [`pods`], [`attach`], [`attempt`] |
+//! | The daemon's life | [`daemon`], [`restart`], [`upgrade`], [`bad_pins`], [`reload`], [`config`], [`underlay`], [`pods`], [`attach`], [`attempt`], [`shadow`] |
 //! | What an operator sees | [`cli`], [`cli_lists`], [`schemas`], [`here`], [`top`], [`explain`], [`lease_cli`], [`problems`], [`journal`], [`metrics`], [`http`] |
-//! | The host around it | [`host_links`], [`host_shapes`], [`host_ipsec`], [`outer_rules`], [`security`], [`packaging`], [`systemd`], [`systemd_problems`] |
+//! | The host around it | [`host_links`], [`host_shapes`], [`host_ipsec`], [`outer_rules`], [`security`], [`packaging`], [`package`], [`systemd`], [`systemd_problems`] |
 
 mod attach;
 mod attempt;
@@ -46,6 +46,7 @@ mod metrics;
 mod mtu;
 mod outer_rules;
 mod own_node;
+mod package;
 mod packaging;
 mod pods;
 mod problems;

@@ -1,7 +1,7 @@
 //! The systemd unit as it is shipped: the daemon works with just the
 //! capabilities it is given there.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use tunless_lab::{Lab, traffic::ping};
 use tunless_tests::scene::{Scene, Setup, scraped::get};
@@ -29,19 +29,4 @@ fn the_daemon_works_with_the_capabilities_of_its_unit() {
             );
         });
     }
-}
-
-/// `systemctl help tunless` opens what the README's commands install.
-#[test]
-fn the_document_that_the_unit_names_is_installed() {
-    let read = |path: &str| {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
-        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-    };
-    let unit = read("packaging/tunless.service");
-    let document = unit.lines().find_map(|line| line.strip_prefix("Documentation=file://"));
-    let document = document.expect("the unit names a file");
-    let readme = read("README.md");
-    let install = format!("install -D -m 644 README.md {document}");
-    assert!(readme.lines().any(|line| line == install), "no `{install}` in the README");
 }

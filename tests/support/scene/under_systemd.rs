@@ -28,6 +28,14 @@ impl UnderSystemd {
         Self { daemon1, systemd, lab }
     }
 
+    /// Boots a node2 on which nothing of tunless is installed.
+    pub fn without_tunless() -> Self {
+        let lab = Lab::new().fabric_filter(true).build().unwrap();
+        let systemd = Systemd::boot_without_tunless(&lab.node2).unwrap();
+        let daemon1 = Daemon::start(&lab.node1, &good(&lab.node1, &lab.node2)).unwrap();
+        Self { daemon1, systemd, lab }
+    }
+
     /// Boots with an accepted configuration, and starts the unit.
     pub fn started() -> Self {
         let scene = Self::boot(good);

@@ -36,7 +36,7 @@ use cgroup::ControlGroup;
 pub use cgroup::control_groups;
 pub(crate) use cgroup::{groups_of, remove_groups};
 pub use journal::Entry;
-use mounts::Image;
+use mounts::{Image, Service};
 
 use crate::{
     cmd::{self, Output},
@@ -70,18 +70,23 @@ impl Systemd {
     /// Boots with this configuration, and waits until systemd has booted. The unit is
     /// installed and does not run yet.
     pub fn boot(node: &Node, yaml: &str) -> Result<Self> {
+        let service = Service { tunless: binary_for(node)?.into(), config: yaml.to_owned() };
+        Self::boot_with(node, Some(service))
+    }
+
+    /// Boots a host on which nothing of tunless is installed.
+    pub fn boot_without_tunless(node: &Node) -> Result<Self> {
+        Self::boot_with(node, None)
+    }
+
+    fn boot_with(node: &Node, service: Option<Service>) -> Result<Self> {
         let tree = tree()?;
         ensure!(tree.is_dir(), "no {}: run `cargo xtask setup`", tree.display());
         let dir = node.shared.id.dir().join(format!("systemd-{}", node.label));
         fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let group = ControlGroup::create(&node.shared.id, node.label)?;
-        let image = Image {
-            tree,
-            hostname: node.name.to_owned(),
-            tunless: binary_for(node)?.into(),
-            config: yaml.to_owned(),
-            group: group.path().to_owned(),
-        };
+        let image =
+            Image { tree, hostname: node.name.to_owned(), service, group: group.path().to_owned() };
         let init = spawn(node, &dir, &image)?;
         let systemd = Self { node: node.clone(), init, group, dir };
         systemd.wait_for_boot()?;

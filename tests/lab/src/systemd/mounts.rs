@@ -34,12 +34,18 @@ pub(super) struct Image {
     /// A Debian root with systemd. It is only read.
     pub tree: PathBuf,
     pub hostname: String,
+    /// tunless as a service; without it the node has none.
+    pub service: Option<Service>,
+    /// The control group that systemd runs in.
+    pub group: PathBuf,
+}
+
+/// tunless as a service that does not run yet.
+pub(super) struct Service {
     /// The `tunless` binary.
     pub tunless: PathBuf,
     /// The text of the configuration.
     pub config: String,
-    /// The control group that systemd runs in.
-    pub group: PathBuf,
 }
 
 /// Moves the calling thread into new namespaces, and its next child into a new PID
@@ -85,18 +91,29 @@ impl Image {
         file_system("tmpfs", &root.join("run"), "mode=0755")?;
         file_system("tmpfs", &root.join("tmp"), "mode=1777")?;
         devices(&root.join("dev"))?;
-        self.install(&root)
-            .with_context(|| format!("cannot install tunless in {}", root.display()))?;
+        self.settle(&root).with_context(|| format!("cannot prepare {}", root.display()))?;
+        if let Some(service) = &self.service {
+            service
+                .install(&root)
+                .with_context(|| format!("cannot install tunless in {}", root.display()))?;
+        }
         Ok(root)
     }
 
+    /// What makes it this host.
+    fn settle(&self, root: &Path) -> Result<()> {
+        fs::write(root.join("etc/hostname"), format!("{}\n", self.hostname))?;
+        for unit in MASKED {
+            symlink("/dev/null", root.join("etc/systemd/system").join(unit))?;
+        }
+        Ok(())
+    }
+}
+
+impl Service {
     /// What a package and an operator put there.
     fn install(&self, root: &Path) -> Result<()> {
         let path = |inside: &str| root.join(inside.trim_start_matches('/'));
-        fs::write(path("/etc/hostname"), format!("{}\n", self.hostname))?;
-        for unit in MASKED {
-            symlink("/dev/null", path("/etc/systemd/system").join(unit))?;
-        }
         fs::write(path(UNIT_PATH), UNIT)?;
         fs::create_dir(path("/etc/tunless"))?;
         config_file::write(&path(CONFIG), &self.config)?;
