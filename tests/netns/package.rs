@@ -1,11 +1,12 @@
 //! The Debian package on a node with a real systemd: installed, upgraded, removed and purged by
 //! dpkg while numbered packets pass.
 //!
-//! All packages here hold the binary under test. That of "another version" leaves maps of
+//! All packages here hold the binary under test. That of another version leaves maps of
 //! another version: when its daemon stops, systemd renames their directory, which is what a daemon
-//! with other layouts would leave (see `upgrade`).
+//! with other layouts would leave (see `upgrade`). `TUNLESS_PREVIOUS` names the binary of a version
+//! that really has other layouts; then the upgrade is from its package, and back to it.
 
-use std::{fs, os::unix::fs::MetadataExt as _, path::PathBuf};
+use std::{env, fs, os::unix::fs::MetadataExt as _, path::PathBuf};
 
 use tunless_lab::{Lab, Systemd, cmd::Output, daemon::tunless_binary, trace::Snapshot};
 use tunless_package::{Compression, Tree, Version};
@@ -27,6 +28,15 @@ struct Packages {
 impl Packages {
     fn stage() -> Self {
         Self { tree: Tree::stage(&tunless_binary().unwrap()).unwrap() }
+    }
+
+    /// With the binary that `TUNLESS_PREVIOUS` names, if it names one. It may be too old to write pages.
+    fn stage_previous() -> Option<Self> {
+        let binary = env::var_os("TUNLESS_PREVIOUS")?;
+        let packages = Self::stage();
+        let program = packages.tree.root().join("usr/bin/tunless");
+        fs::copy(&binary, program).unwrap_or_else(|error| panic!("{}: {error}", binary.display()));
+        Some(packages)
     }
 
     /// Puts the package of a version into the node; returns its path there.
@@ -86,7 +96,14 @@ fn pid(systemd: &Systemd) -> String {
     systemd.property("MainPID").unwrap()
 }
 
-/// Which directory the maps of this version are in, by its inode.
+/// The directories of maps, of whatever version.
+fn versions(systemd: &Systemd) -> Vec<PathBuf> {
+    let entries = fs::read_dir(systemd.pins()).unwrap().map(|entry| entry.unwrap().path());
+    let is_version = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with('v');
+    entries.filter(is_version).collect()
+}
+
+/// Which directory the maps of the installed version are in, by its inode.
 fn maps(systemd: &Systemd) -> u64 {
     let abi = systemd.tunless_json(&["version"]).unwrap()["abi"].as_str().unwrap().to_owned();
     fs::metadata(systemd.pins().join(format!("v{abi}"))).unwrap().ino()
@@ -158,8 +175,12 @@ fn an_upgrade_from_another_version_loses_no_packet() {
     let scene = UnderSystemd::without_tunless();
     let systemd = &scene.systemd;
     let packages = Packages::stage();
-    packages.install_and_start(&scene, "0.1.0");
-    systemd.drop_in(ANOTHER_VERSION).unwrap();
+    let previous = Packages::stage_previous();
+    let older = previous.as_ref().unwrap_or(&packages);
+    older.install_and_start(&scene, "0.1.0");
+    if previous.is_none() {
+        systemd.drop_in(ANOTHER_VERSION).unwrap();
+    }
     let configuration = fs::read_to_string(systemd.path("/etc/tunless/config.yaml")).unwrap();
     let (old, old_maps) = (pid(systemd), maps(systemd));
     let streams = scene.both_ways();
@@ -169,17 +190,19 @@ fn an_upgrade_from_another_version_loses_no_packet() {
     assert_ne!(pid(systemd), old);
     scene.assert_properties(&[("ActiveState", "active"), ("NRestarts", "0")]);
     assert_eq!(systemd.tunless_json(&["status"]).unwrap()["ready"], true);
-    let other = systemd.pins().join("vdeadbeef");
-    until("the other version's maps are gone", SOON, || (!other.exists()).then_some(()));
+    let is_alone = || (versions(systemd).len() == 1).then_some(());
+    until("the other version's maps are gone", SOON, is_alone);
     let kept = fs::read_to_string(systemd.path("/etc/tunless/config.yaml")).unwrap();
     assert_eq!(kept, configuration);
-    assert_ne!(maps(systemd), old_maps, "the directory was made anew");
+    let new_maps = maps(systemd);
+    assert_ne!(new_maps, old_maps, "the directory was made anew");
 
     // And back.
     let new = pid(systemd);
-    packages.install(systemd, "0.1.0");
+    older.install(systemd, "0.1.0");
     assert_ne!(pid(systemd), new);
-    until("the other version's maps are gone", SOON, || (!other.exists()).then_some(()));
+    until("the other version's maps are gone", SOON, is_alone);
+    assert_ne!(maps(systemd), new_maps, "the directory was made anew");
     streams.into_iter().for_each(assert_lossless);
 
     // One that an operator stopped stays stopped.
