@@ -52,7 +52,10 @@ pub fn hooks() -> Vec<&'static str> {
 /// Returns the hooks of all programs with the kinds of their interfaces, as `tunless counters list` has them.
 #[must_use]
 pub fn places() -> Vec<&'static str> {
-    Program::ALL.map(Program::hook).to_vec()
+    let mut places = Program::ALL.map(Program::hook).to_vec();
+    places.sort_unstable();
+    places.dedup();
+    places
 }
 
 /// Returns the names of all verdicts.

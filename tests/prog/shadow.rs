@@ -84,8 +84,7 @@ impl Shadow {
     fn check(&mut self, program: Program, rows: &[(&str, Frame, Finding, Option<Reason>)]) {
         for (what, frame, finding, reason) in rows {
             let found = self.run(program, frame, &Context::new(program));
-            let expected =
-                Found { finding: finding.as_str(), would: reason.map(|reason| reason.as_str()) };
+            let expected = Found { finding: finding.as_str(), would: reason.map(Reason::as_str) };
             assert_eq!(found, expected, "{what}");
         }
     }

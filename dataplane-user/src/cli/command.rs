@@ -5,7 +5,8 @@ use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 use clap::Subcommand;
 
 use super::{
-    attempt, counters, doctor, duration, explain, schema, shadow::ShadowCommand, trace, watch::Watch,
+    attempt, counters, doctor, duration, explain, schema, shadow::ShadowCommand, trace,
+    watch::Watch,
 };
 use crate::top;
 

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{
     Cli, attempt, config, counters, counters_summary, detach, endpoints, leases, nodes, routes,
-    status, version,
+    shadow, status, version,
 };
 use crate::{
     config::Config,
@@ -81,6 +81,8 @@ const ENTRIES: &[Entry] = &[
     list::<counters::CounterItem>("counters list"),
     list::<counters_summary::SummaryItem>("counters summary"),
     object::<counters::Flushed>("counters flush"),
+    object::<shadow::Whole<'_>>("shadow report"),
+    object::<shadow::Begun>("shadow reset"),
     Entry { name: "trace", form: Form::Lines, root: SchemaGenerator::into_root_schema_for::<Line> },
     object::<config::Validated>("config validate"),
     object::<Config>("config show"),

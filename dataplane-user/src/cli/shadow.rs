@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
@@ -25,12 +26,20 @@ pub enum ShadowCommand {
     Reset,
 }
 
-#[derive(Serialize)]
-struct Whole<'a> {
+/// What `report` prints as JSON.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Whole<'a> {
     #[serde(flatten)]
     opinion: &'a Opinion,
     #[serde(flatten)]
     report: &'a Report,
+}
+
+/// What `reset` prints as JSON.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Begun {
+    /// What was found so far is forgotten.
+    begun_anew: bool,
 }
 
 /// Runs one of them.
@@ -39,7 +48,7 @@ pub fn run(command: &ShadowCommand, pins: &Pins, format: Format) -> Result<Exit>
         ShadowCommand::Report => show(pins, format),
         ShadowCommand::Reset => {
             Report::remove(pins)?;
-            output::done(format, &serde_json::json!({ "reset": true }), "the report begins anew")?;
+            output::done(format, &Begun { begun_anew: true }, "the report begins anew")?;
             Ok(Exit::Ok)
         }
     }

@@ -2,6 +2,7 @@
 
 use dataplane_common::Flow;
 use nix::libc::IPPROTO_UDP;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::kernel::conntrack::Tracked;
@@ -15,7 +16,9 @@ const CHANGED: u32 = 0x2070;
 const SERVICE: (u32, u32) = (0x3070, 0x20);
 
 /// What would have become of a flow's packets, or keeps them from the fast path.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Deserialize, Serialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Deserialize, Serialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Fate {
     /// They would have skipped the stack.

@@ -8,6 +8,7 @@ use dataplane_common::{
     ipv4::Ipv4Header,
     shadow::{Class, Difference, Finding},
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::fate::Fate;
@@ -17,9 +18,9 @@ use crate::{bpf::Pins, run_dir};
 pub const SCHEMA: u32 = 1;
 
 /// What `mode: shadow` has found out.
-#[derive(Clone, PartialEq, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Debug, Default, Deserialize, Serialize, JsonSchema)]
 pub struct Report {
-    /// [`SCHEMA`].
+    /// The form of this report.
     pub schema: u32,
     /// Since when, Unix seconds.
     pub since: u64,
@@ -27,7 +28,7 @@ pub struct Report {
     pub until: u64,
     /// For how long programs have watched, seconds.
     pub watched: u64,
-    /// Finding → packets, bytes ([`Finding`]).
+    /// Finding → packets, bytes (docs/shadow.md).
     pub findings: BTreeMap<String, Figures>,
     /// The reasons that programs which serve would have named → packets, bytes (docs/counters.md).
     pub would: BTreeMap<String, Figures>,
@@ -35,12 +36,12 @@ pub struct Report {
     pub last: BTreeMap<String, Packet>,
     /// Of sampled packets: what would have become of them → how many.
     pub fates: BTreeMap<Fate, u64>,
-    /// Why conntrack could not be asked about flows, if it could not.
+    /// Why conntrack could not be asked about flows; `null`: it could.
     pub conntrack: Option<String>,
 }
 
 /// Packets and bytes of IP packets as the programs saw them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize, JsonSchema)]
 pub struct Figures {
     /// Packets.
     pub packets: u64,
@@ -70,7 +71,7 @@ impl Figures {
 }
 
 /// Headers of one packet.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize, JsonSchema)]
 pub struct Packet {
     /// When, Unix seconds.
     pub at: u64,
@@ -78,7 +79,7 @@ pub struct Packet {
     pub interface: String,
     /// The outer header as it was.
     pub outer: Outer,
-    /// As tunless would have written it; `None` for what was received.
+    /// As tunless would have written it; `null` for what was received.
     pub ours: Option<Outer>,
     /// The inner source.
     pub from: Ipv4Addr,
@@ -89,7 +90,7 @@ pub struct Packet {
 }
 
 /// An outer header.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize, Serialize, JsonSchema)]
 pub struct Outer {
     /// The node it is from.
     pub from: Ipv4Addr,
@@ -101,7 +102,7 @@ pub struct Outer {
     pub tos: u8,
     /// Total length, bytes.
     pub length: u32,
-    /// DF.
+    /// Whether routers may not fragment it (DF).
     pub dont_fragment: bool,
 }
 

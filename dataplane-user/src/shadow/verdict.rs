@@ -6,6 +6,7 @@ use dataplane_common::{
     Verdict,
     shadow::{Class, Finding},
 };
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::report::{Figures, Outer, Packet, Report};
@@ -25,7 +26,7 @@ const CORE: f64 = 3e9;
 const FEW: u64 = 1_000;
 
 /// What the report comes to.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, JsonSchema)]
 pub struct Opinion {
     /// Packets whose headers were compared or judged.
     pub compared: u64,
@@ -33,9 +34,10 @@ pub struct Opinion {
     pub different: u64,
     /// Packets that tunless would drop and tunl0 takes: most often forged sources.
     pub dropped: u64,
-    /// The share of packets that would have skipped the stack, 0 to 1.
+    /// The share of packets that would have skipped the stack, 0 to 1; `null`: none were sampled, or conntrack
+    /// could not be asked.
     pub fast_share: Option<f64>,
-    /// About how many cores would be saved, by the cost ratios of docs/performance.md.
+    /// About how many cores would be saved, by the cost ratios of docs/performance.md; `null` where the share is.
     pub cores: Option<f64>,
     /// Codes of the problems that stand against switching on.
     pub against: Vec<String>,

@@ -110,7 +110,9 @@ impl Tracing {
     /// # Errors
     /// If the kernel refuses.
     pub fn follow(&mut self, pins: &Pins) -> Result<usize> {
-        for (attachment, link) in links::list(pins)? {
+        // Those of `mode: shadow` name no reasons.
+        let links = links::list(pins)?.into_iter().filter(|(at, _)| !at.program.is_shadow());
+        for (attachment, link) in links {
             let id = link.program_id;
             if id == 0 || self.watched.contains(&id) {
                 continue;

@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::{Cli, ENTRIES, Entry, REPORT, attempt, print};
 
 /// Commands that print no JSON, whatever `-o` is.
-const WITHOUT: [&str; 5] = ["completions", "config example", "run", "schema", "top"];
+const WITHOUT: [&str; 6] = ["completions", "config example", "man", "run", "schema", "top"];
 
 const DOCUMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs");
 
