@@ -15,7 +15,7 @@ use tunless_tests::scene::{SOON, Scene, Setup, leased::assert_all_answer, until}
 
 /// Of these it takes a kernel with tunl0, or one that lets programs be watched: the library's own tests
 /// compare them with their schemas.
-const ELSEWHERE: [&str; 2] = ["trace", "try"];
+const ELSEWHERE: [&str; 3] = ["shadow report", "trace", "try"];
 
 fn lab() -> LabBuilder {
     Lab::new().fabric_filter(true)

@@ -68,3 +68,10 @@ fn show(pins: &Pins, format: Format) -> Result<Exit> {
     output::object(format, &whole, || describe(&report, &opinion, &problems, unix_now()))?;
     Ok(if opinion.may_switch_on { Exit::Ok } else { Exit::No })
 }
+
+/// A report in which every field has a value.
+#[cfg(test)]
+pub(super) fn example() -> serde_json::Value {
+    let report = Report::example();
+    serde_json::to_value(Whole { opinion: &opinion(&report, &[]), report: &report }).unwrap()
+}

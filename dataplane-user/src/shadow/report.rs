@@ -258,6 +258,40 @@ fn path(pins: &Pins) -> PathBuf {
 }
 
 #[cfg(test)]
+impl Report {
+    /// One in which every field has a value.
+    pub(crate) fn example() -> Self {
+        let outer = |ttl| Outer {
+            from: [172, 16, 0, 1].into(),
+            to: [172, 16, 0, 2].into(),
+            ttl,
+            tos: 0,
+            length: 120,
+            dont_fragment: true,
+        };
+        let last = Packet {
+            at: 90,
+            interface: "eth0".into(),
+            outer: outer(32),
+            ours: Some(outer(63)),
+            from: [10, 1, 0, 2].into(),
+            to: [10, 2, 0, 2].into(),
+            inner_ttl: 63,
+        };
+        let figures = |packets| Figures { packets, bytes: packets * 100 };
+        Self {
+            watched: 10,
+            findings: [("out_same".into(), figures(900)), ("out_ttl".into(), figures(1))].into(),
+            would: [(Reason::HostEncapsulated.as_str().into(), figures(901))].into(),
+            last: [("out_ttl".into(), last)].into(),
+            fates: [(Fate::Leased, 9), (Fate::NoFlow, 1)].into(),
+            conntrack: None,
+            ..Self::begin(100)
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

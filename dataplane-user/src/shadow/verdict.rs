@@ -241,25 +241,10 @@ mod tests {
 
     #[test]
     fn a_difference_is_shown_field_by_field() {
-        let outer = |ttl, tos| Outer {
-            from: [172, 16, 0, 1].into(),
-            to: [172, 16, 0, 2].into(),
-            ttl,
-            tos,
-            length: 120,
-            dont_fragment: true,
-        };
-        let last = Packet {
-            at: 90,
-            interface: "eth0".into(),
-            outer: outer(32, 0),
-            ours: Some(outer(63, 0)),
-            from: [10, 1, 0, 2].into(),
-            to: [10, 2, 0, 2].into(),
-            inner_ttl: 63,
-        };
+        let example = Report::example();
+        let last = &example.last["out_ttl"];
         assert_eq!(
-            describe_packet(&last, 100),
+            describe_packet(last, 100),
             "last 10s ago on eth0: 172.16.0.1 > 172.16.0.2: 10.1.0.2 > 10.2.0.2 (TTL 32, inside 63); \
              TTL 32, tunless writes 63"
         );

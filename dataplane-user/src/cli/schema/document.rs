@@ -11,7 +11,7 @@ use clap::{Command, CommandFactory as _};
 
 use serde_json::Value;
 
-use super::{Cli, ENTRIES, Entry, REPORT, attempt, print};
+use super::{Cli, ENTRIES, Entry, REPORT, attempt, print, shadow};
 
 /// Commands that print no JSON, whatever `-o` is.
 const WITHOUT: [&str; 6] = ["completions", "config example", "man", "run", "schema", "top"];
@@ -70,6 +70,17 @@ fn what_a_kept_try_prints_has_its_schema() {
     document["apiVersion"] = "tunless/v1".into();
     assert_eq!(faults(&document), Vec::<String>::new());
     document["more"] = 1.into();
+    assert_ne!(faults(&document), Vec::<String>::new());
+}
+
+/// Likewise.
+#[test]
+fn what_a_shadow_reports_has_its_schema() {
+    let mut document = shadow::example();
+    let faults = |document: &Value| tunless_lab::schemas::faults("shadow-report", document);
+    document["apiVersion"] = "tunless/v1".into();
+    assert_eq!(faults(&document), Vec::<String>::new(), "{document:#}");
+    document["last"]["out_ttl"]["outer"]["ttl"] = "many".into();
     assert_ne!(faults(&document), Vec::<String>::new());
 }
 
