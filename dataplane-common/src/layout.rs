@@ -13,6 +13,11 @@
 //! | `UNANSWERED` | array of [`crate::unanswered::sets`] | low bits of [`crate::Flow::tag`] → [`crate::UnansweredSet`] |
 //! | `TRY` | array of one | 0 → when a `tunless try` is over: `CLOCK_MONOTONIC`, nanoseconds; 0: never |
 //! | `EPOCH` | array of one | 0 → [`crate::Epochs`], which end leases |
+//! | `FINDINGS` | per-CPU array | [`crate::shadow::Finding`] → [`Counter`] |
+//! | `WOULD` | per-CPU array | [`crate::Reason`] → [`Counter`], in `mode: shadow` |
+//! | `DIFFERENCES` | array | [`crate::shadow::Finding`] → [`crate::shadow::Difference`] |
+//! | `HOPS` | array of [`MAX_NODES`] in `mode: shadow`, else of one | [`NodeIndex`] → hops between the nodes |
+//! | `SAMPLES` | LRU hash of [`crate::shadow::MAX_SAMPLES`] in `mode: shadow`, else of one | [`crate::Flow`] → [`Counter`] |
 //! | `LINKS` | array of [`crate::link::LINK_SLOTS`] | slot → [`crate::LinkState`] |
 
 use crate::{IfIndex, Ipv4Be, Mac, Mtu};

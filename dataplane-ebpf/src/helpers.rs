@@ -216,7 +216,7 @@ pub fn now() -> u64 {
     unsafe { generated::bpf_ktime_get_coarse_ns() }
 }
 
-/// A number that nobody can foresee.
+/// A number by chance.
 #[inline(always)]
 pub fn random() -> u32 {
     // SAFETY: no memory is passed.

@@ -18,8 +18,8 @@ const CE: u8 = 0b11;
 const ECT_0: u8 = 0b10;
 
 /// The first field that differs. DF may, as tunl0 inherits it, and ECT(0) in the place of CE: the packet is
-/// known to differ then (`tests/vm/src/suites/parity/difference.rs`). The identification may: tunl0 numbers its packets, and with DF nobody
-/// reads that (RFC 6864 §4.1); so may the checksum with it. Of a GSO packet neither length counts, because
+/// known to differ then (`tests/vm/src/suites/parity/difference.rs`). The identification may: tunl0 numbers its packets, and with DF that
+/// means nothing (RFC 6864 §4.1); so may the checksum with it. Of a GSO packet neither length counts, because
 /// the kernel writes that of each segment.
 #[inline(always)]
 pub fn headers(

@@ -181,12 +181,8 @@ impl Daemon {
         let record = applier.record_of_rules();
         outcome.postponed = applied.postponed;
         self.decider.refuse_xdp(&applied.refused_xdp, self.observer.host());
-        let ifindex = decision.desired.settings.tunnel_ifindex;
-        if decision.desired.shadow.is_none() {
-            let (facts, pins) = (&decision.facts, &self.pins);
-            let tidied = tunnel::tidy_up(&self.observer, facts, ifindex, pins).await;
-            outcome.failures.extend(tidied.err().map(|error| format!("{error:#}")));
-        }
+        let tidied = tunnel::tidy_up(&self.observer, &decision, &self.pins).await;
+        outcome.failures.extend(tidied.err().map(|error| format!("{error:#}")));
         self.scope.send_replace(Scope::new(&decision.desired, self.observer.host()));
         // A daemon that does not find it makes the table anew.
         if self.decider.memory().marks != record {
@@ -492,7 +488,7 @@ impl Daemon {
             decided.node,
             decided.node_ground,
             decided.tunnel.address.map_or_else(|| "none".to_owned(), |address| address.to_string()),
-            decided.mode.as_str(),
+            decided.mode_name(),
             decided.mode_ground,
             crate::output::count(self.decider.table().nodes().count(), "node"),
             crate::output::count(decided.attachments.len(), "program"),

@@ -165,7 +165,7 @@ fn daemon(pid: u32, state: &State) -> Option<String> {
 fn tunnel(decided: &Decided) -> String {
     let tunnel = &decided.tunnel;
     let address = tunnel.address.map_or_else(|| "without address".to_owned(), |it| it.to_string());
-    let (mode, ground) = (decided.mode.as_str(), &decided.mode_ground);
+    let (mode, ground) = (decided.mode_name(), &decided.mode_ground);
     format!("{} {address}, mode {mode} ({ground})", tunnel.interface)
 }
 

@@ -30,7 +30,7 @@ pub fn add(samples: &mut Samples, state: &State, problems: &[Problem], now: Dura
     }
     work(samples, state);
     if let Some(decided) = &state.decided {
-        let mode = decided.mode.as_str().into();
+        let mode = decided.mode_name().into();
         let (fastpath, spoof) = (decided.fastpath.as_str().into(), decided.spoof.as_str().into());
         samples.add(Metric::Settings, [mode, fastpath, spoof], true);
         let mut programs: BTreeMap<Program, usize> =

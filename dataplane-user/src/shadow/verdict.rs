@@ -16,7 +16,9 @@ use crate::{
 };
 
 /// What a packet takes on tunl0's way through one node with the rules of 50 endpoints, instructions; what is
-/// left of it by a lease and without one (docs/performance.md, `accelerate`, 64-byte UDP on 6.12).
+/// left of it by a lease and without one (docs/performance.md, `accelerate`, 64-byte UDP on 6.12: 14.1 thousand
+/// packets a second by tunl0 and 48.5 thousand by leases are 27,600 instructions for both nodes, at two
+/// nanoseconds an instruction).
 const TUNL0: f64 = 13_800.0;
 const BY_LEASE: f64 = 0.09;
 const BY_STACK: f64 = 0.76;

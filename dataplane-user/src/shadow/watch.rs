@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// About so many flows conntrack is asked at one look, the busiest first; those that are left out count
-/// as these do. A question takes some 3 µs.
+/// as these do.
 const MOST_ASKED: usize = 2_048;
 
 /// Whose packets would never have had a lease.

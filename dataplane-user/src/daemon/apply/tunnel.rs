@@ -2,11 +2,10 @@
 //! anything else is applied, because programs are loaded for its interface index.
 
 use anyhow::Result;
-use dataplane_common::IfIndex;
 
 use crate::{
     bpf::Pins,
-    daemon::observe::Observer,
+    daemon::{decide::Decision, observe::Observer},
     desired::{Facts, TunnelMode},
 };
 
@@ -28,15 +27,15 @@ pub async fn ensure(observer: &mut Observer, facts: &Facts, pins: &Pins) -> Resu
 ///
 /// # Errors
 /// If the kernel refuses.
-pub async fn tidy_up(
-    observer: &Observer,
-    facts: &Facts,
-    tunnel: IfIndex,
-    pins: &Pins,
-) -> Result<()> {
+pub async fn tidy_up(observer: &Observer, decision: &Decision, pins: &Pins) -> Result<()> {
+    let Decision { facts, desired, .. } = decision;
     let (kernel, host) = (observer.kernel(), observer.host());
     match facts.mode {
-        TunnelMode::Replace => kernel.trim_addresses(host, tunnel, facts.tunnel.address).await,
+        _ if desired.shadow.is_some() => Ok(()),
+        TunnelMode::Replace => {
+            let tunnel = desired.settings.tunnel_ifindex;
+            kernel.trim_addresses(host, tunnel, facts.tunnel.address).await
+        }
         // It may be there from a time without tunl0.
         TunnelMode::Accelerate => kernel.delete_tunnel(host, pins.root()).await.map(drop),
     }

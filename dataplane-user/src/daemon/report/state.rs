@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::{super::underlay_errors::LatestErrors, Problem, Work};
 use crate::{
     bpf::{Attachment, Pins},
-    config::{Fastpath, Spoof},
+    config::{Fastpath, Mode, Spoof},
     desired::TunnelMode,
     kernel::receive_queues::Cpus,
     run_dir,
@@ -117,6 +117,14 @@ pub struct Decided {
     /// Interfaces by which unencapsulated packets for pods arrive, by index.
     #[serde(default)]
     pub plain_underlay: BTreeSet<IfIndex>,
+}
+
+impl Decided {
+    /// Returns the mode as the file would name it.
+    #[must_use]
+    pub const fn mode_name(&self) -> &'static str {
+        if self.is_shadow { Mode::Shadow.as_str() } else { self.mode.as_str() }
+    }
 }
 
 /// The tunnel device.
