@@ -6,6 +6,8 @@
 mod apt;
 mod bench;
 mod demo;
+#[cfg(test)]
+mod docs;
 mod interrupt;
 mod mirror;
 mod package;
