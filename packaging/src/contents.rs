@@ -27,7 +27,7 @@ pub const COMPLETIONS: [(&str, &str); 3] = [
 
 /// Files of the project that are installed as they are: from the project's top level, to below
 /// the root.
-const FILES: [(&str, &str); 10] = [
+const FILES: [(&str, &str); 11] = [
     ("packaging/tunless.service", UNIT),
     ("packaging/config.yaml", CONFIG),
     ("packaging/bird.conf", "usr/share/doc/tunless/examples/bird.conf"),
@@ -38,6 +38,7 @@ const FILES: [(&str, &str); 10] = [
     ("README.md", DOCUMENT),
     ("ARCHITECTURE.md", "usr/share/doc/tunless/ARCHITECTURE.md"),
     ("CONTRIBUTING.md", "usr/share/doc/tunless/CONTRIBUTING.md"),
+    ("SECURITY.md", "usr/share/doc/tunless/SECURITY.md"),
 ];
 
 /// The changelog, which package managers want compressed.
