@@ -104,6 +104,7 @@ pub struct UnderlayConfig {
     pub decap: DecapHook,
     /// No path MTU that the kernel learns from ICMP messages counts below this, bytes.
     #[serde(deserialize_with = "types::path_mtu")]
+    #[schemars(with = "u32", range(min = 68, max = 65_535))]
     pub min_path_mtu: Mtu,
     /// Whether received packets are spread over the CPUs.
     pub spread: Spread,
@@ -147,9 +148,11 @@ impl WorkloadConfig {
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default, expecting = "a mapping of keys to values")]
 pub struct LeasesConfig {
-    /// How long a lease is good for.
+    /// How long a lease is good for, seconds.
+    #[schemars(range(min = 1, max = 9))]
     pub seconds: u32,
     /// How many there may be, two to a conversation.
+    #[schemars(range(min = 1024, max = 16_777_216))]
     pub size: u32,
     /// The bit of `skb->mark` by which our nft table tells the programs.
     pub mark: u32,

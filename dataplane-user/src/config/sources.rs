@@ -106,9 +106,11 @@ pub struct BirdConfig {
     /// The table in it that holds the pods' routes.
     pub table: String,
     /// How often BIRD is asked whether anything changed, milliseconds.
+    #[schemars(range(min = 100, max = 60_000))]
     pub poll_milliseconds: u64,
     /// After a start of BIRD's: how long at most its sessions are waited for, seconds,
     /// before what it does not have counts as gone.
+    #[schemars(range(min = 1, max = 3600))]
     pub settle_seconds: u64,
     /// The pods' addresses: only prefixes inside count. Empty: all but the default
     /// route, for a BIRD that knows nothing else.

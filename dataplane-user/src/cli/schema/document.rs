@@ -16,7 +16,7 @@ use super::{Cli, ENTRIES, Entry, REPORT, attempt, print, shadow};
 /// Commands that print no JSON, whatever `-o` is.
 const WITHOUT: [&str; 6] = ["completions", "config example", "man", "run", "schema", "top"];
 
-const DOCUMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs");
+pub(super) const DOCUMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs");
 
 /// The names of all commands that have none below them.
 fn leaves(command: &Command, above: &str) -> BTreeSet<String> {
