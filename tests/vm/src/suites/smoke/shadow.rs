@@ -128,10 +128,15 @@ fn switched_on(lab: &Lab, mut daemon: Daemon, yaml: &str, before: &Host) -> Resu
     super::interop::finish(lab, daemon)
 }
 
-/// The pins of programs.
+/// The pins of programs. Before 6.6 there are others that tell of a qdisc, which stays until `detach`:
+/// to remove it stops the link for a moment.
 fn attached(node: &Node) -> Result<Vec<String>> {
     let Ok(entries) = std::fs::read_dir(node.bpffs.join("links")) else { return Ok(Vec::new()) };
-    entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    let name = |entry: std::io::Result<std::fs::DirEntry>| {
+        Ok(entry?.file_name().to_string_lossy().into_owned())
+    };
+    let names: Result<Vec<String>> = entries.map(name).collect();
+    Ok(names?.into_iter().filter(|name| !name.starts_with("clsact_")).collect())
 }
 
 /// What tunless changes of a host when it serves.
