@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
+    time::Duration,
 };
 
 use anyhow::Result;
@@ -89,8 +90,10 @@ impl Watch {
         self.report.add(&self.counted, &counted);
         self.keep_last(host)?;
         self.counted = counted;
-        self.report.watched += self.looked.elapsed().as_secs();
-        self.looked = Instant::now();
+        let passed = self.looked.elapsed().as_secs();
+        self.report.watched += passed;
+        // What is left of a second counts with the next look.
+        self.looked += Duration::from_secs(passed);
         self.report.until = unix_now();
         self.report.write(pins)
     }
@@ -148,10 +151,15 @@ impl Watch {
             }
             if let Some((at, kept)) = self.maps.last(*finding)? {
                 let ago = clock::monotonic().saturating_sub(at).as_secs();
+                let at = unix_now().saturating_sub(ago);
+                if at < self.report.since {
+                    // Of the time before `tunless shadow reset`.
+                    continue;
+                }
                 let index = dataplane_common::IfIndex(kept.ifindex);
                 let link = host.links.get(&index);
                 let name = link.map_or_else(|| index.to_string(), |link| link.name.clone());
-                let packet = Packet::new(unix_now().saturating_sub(ago), name, &kept);
+                let packet = Packet::new(at, name, &kept);
                 self.report.last.insert(finding.as_str().to_owned(), packet);
             }
         }
