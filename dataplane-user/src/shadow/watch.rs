@@ -75,9 +75,9 @@ impl Watch {
     /// # Errors
     /// If the kernel refuses, or the run directory cannot be written.
     pub async fn look(&mut self, pins: &Pins, host: &Host, exclusions: &Exclusions) -> Result<()> {
-        // `tunless shadow reset` removes it.
+        // `tunless shadow reset` removes it. What came since the last look belongs to the new one.
         if Report::read(pins).is_ok_and(|report| report.is_none()) {
-            self.report = Report::begin(unix_now());
+            self.report = Report::begin(self.report.until);
         }
         let figures = |found: BTreeMap<&'static str, Counter>| {
             found.into_iter().map(|(name, counter)| (name, counter.into())).collect()
