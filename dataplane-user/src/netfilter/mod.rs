@@ -10,7 +10,7 @@ mod lease_fitness;
 pub mod legacy;
 pub mod limits;
 pub mod outer;
-mod rules;
+pub(crate) mod rules;
 mod service_rules;
 mod services;
 pub mod unanswered;

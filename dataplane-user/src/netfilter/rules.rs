@@ -59,14 +59,14 @@ const SET: &str = "unleased";
 /// latest that others use is 300 (`NF_IP_PRI_SELINUX_LAST` is 225).
 const PRIORITY: i32 = 300;
 /// The conntrack status bits of a flow that is never leased.
-const CHANGED_BY_CONNTRACK: u32 = 0x2070;
+pub(crate) const CHANGED_BY_CONNTRACK: u32 = 0x2070;
 /// Those that tell a Service's flow, and what they are for one.
-const SERVICE: (u32, u32) = (0x3070, 0x20);
+pub(crate) const SERVICE: (u32, u32) = (0x3070, 0x20);
 /// Those that tell a flow without an answer from its first packet and from what conntrack changes, and what
 /// they are for one: `IPS_CONFIRMED`.
 const UNANSWERED: (u32, u32) = (0x3078, 0x8);
 /// `IPS_ASSURED`.
-const ASSURED: u32 = 0x4;
+pub(crate) const ASSURED: u32 = 0x4;
 /// TCP's FIN, SYN, RST and ACK (RFC 9293 §3.1).
 const CONTROL_OR_ACK: u32 = 0x17;
 /// SYN and ACK: a connection is accepted.

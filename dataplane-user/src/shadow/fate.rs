@@ -5,15 +5,13 @@ use nix::libc::IPPROTO_UDP;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::kernel::conntrack::Tracked;
+use crate::{
+    kernel::conntrack::Tracked,
+    netfilter::rules::{ASSURED, CHANGED_BY_CONNTRACK, SERVICE},
+};
 
-/// `IPS_SEEN_REPLY`, `IPS_ASSURED` (`enum ip_conntrack_status`).
+/// `IPS_SEEN_REPLY` (`enum ip_conntrack_status`): what `ct state established` asks.
 const ANSWERED: u32 = 1 << 1;
-const ASSURED: u32 = 1 << 2;
-/// As in our nft table (`netfilter/rules.rs`): what conntrack changes in packets.
-const CHANGED: u32 = 0x2070;
-/// An exchanged destination and nothing else; not the loser of a race, which lives for a second.
-const SERVICE: (u32, u32) = (0x3070, 0x20);
 
 /// What would have become of a flow's packets, or keeps them from the fast path.
 #[derive(
@@ -73,7 +71,7 @@ pub fn fate(flow: &Flow, tracked: Option<Tracked>, is_excluded: bool, services: 
     if status & ANSWERED == 0 {
         return Fate::Unanswered;
     }
-    if status & CHANGED == 0 {
+    if status & CHANGED_BY_CONNTRACK == 0 {
         return Fate::Leased;
     }
     let is_service = services && status & SERVICE.0 == SERVICE.1;
