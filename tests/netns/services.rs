@@ -1,7 +1,7 @@
 //! Leases of flows that conntrack translates for a Service, on the node of the client.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
     time::Duration,
 };
 
@@ -9,7 +9,10 @@ use dataplane_common::Reason;
 use tunless_lab::{
     Lab, LabBuilder, Netns, conntrack,
     felix::Allow,
-    service::{Protocol, Service, kube_proxy, kube_proxy_nft},
+    service::{
+        Affinity, Protocol, Service, kube_proxy, kube_proxy_nft, kube_proxy_nft_with,
+        kube_proxy_with,
+    },
     traffic::{conversation::Conversation, udp},
 };
 use tunless_tests::scene::{
@@ -124,6 +127,74 @@ fn one_socket_may_ask_two_services_and_the_pod_behind_them() {
         }
         scene.assert_nothing_plain();
     });
+}
+
+/// `sessionAffinity: ClientIP`, in both of kube-proxy's modes: each connection of the client is led to the pod
+/// that had its first, by leases as without them.
+#[test]
+fn a_client_stays_with_its_pod_where_the_service_asks_for_it() {
+    for proxy in [
+        (|node, services| kube_proxy_with(node, services, Affinity::ClientIp).unwrap())
+            as KubeProxy,
+        |node, services| kube_proxy_nft_with(node, services, Affinity::ClientIp).unwrap(),
+    ] {
+        scene(Setup::VERIFIED).case(|scene| {
+            scene.police(&[Allow::ALL]);
+            let (perf, sit) = scene.pods();
+            let pods = [0, 1, 2, 3].map(|number| SocketAddrV4::new(sit.ip, PORT + number));
+            proxy(&scene.lab.node2.netns, &BOTH.map(|protocol| service(protocol, ADDRESS, &pods)));
+            for protocol in BOTH {
+                let first = first_choice(protocol, &perf.netns, &sit.netns, &pods);
+                for _ in 0..3 {
+                    let port = first.port();
+                    let talk =
+                        Conversation::start(protocol, &perf.netns, ADDRESS, &sit.netns, port);
+                    let talk = talk.unwrap();
+                    assert!(talk.wait_for(20, SOON), "{protocol:?} to {first}");
+                    wait_leased_by_service(&scene.daemon2, talk.client, ADDRESS, first);
+                    assert!(talk.wait_for(100, SOON), "{protocol:?} to {first}, leased");
+                }
+            }
+            scene.assert_nothing_plain();
+        });
+    }
+}
+
+/// To which of these a client is led that asks for the first time. All of them listen.
+fn first_choice(
+    protocol: Protocol,
+    client: &Netns,
+    server: &Netns,
+    pods: &[SocketAddrV4],
+) -> SocketAddrV4 {
+    let every = || pods.iter().copied();
+    match protocol {
+        Protocol::Udp => {
+            let listen = |pod: SocketAddrV4| {
+                let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, pod.port()))?;
+                socket.set_nonblocking(true)?;
+                Ok((pod, socket))
+            };
+            let sockets: Vec<_> = server.run(|| every().map(listen).collect()).unwrap();
+            let socket = client.run(|| Ok(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?)).unwrap();
+            socket.send_to(b"first", ADDRESS).unwrap();
+            until("one of them hears it", SOON, || {
+                sockets.iter().find_map(|(pod, it)| it.recv(&mut [0; 8]).is_ok().then_some(*pod))
+            })
+        }
+        Protocol::Tcp => {
+            let listen = |pod: SocketAddrV4| {
+                let socket = TcpListener::bind((Ipv4Addr::UNSPECIFIED, pod.port()))?;
+                socket.set_nonblocking(true)?;
+                Ok((pod, socket))
+            };
+            let sockets: Vec<_> = server.run(|| every().map(listen).collect()).unwrap();
+            let _connection = client.run(|| Ok(TcpStream::connect(ADDRESS)?)).unwrap();
+            until("one of them accepts it", SOON, || {
+                sockets.iter().find_map(|(pod, it)| it.accept().is_ok().then_some(*pod))
+            })
+        }
+    }
 }
 
 /// Conntrack forgets the flow, and its next packet goes to another pod behind the Service.

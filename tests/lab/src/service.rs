@@ -19,6 +19,9 @@ use crate::{
     netns::Netns,
 };
 
+/// `sessionAffinityConfig.clientIP.timeoutSeconds`, unless a Service says another.
+const AFFINITY_SECONDS: u32 = 10_800;
+
 /// TCP or UDP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
@@ -43,6 +46,15 @@ impl Protocol {
             Self::Udp => protocol::UDP,
         }
     }
+}
+
+/// Does a client stay with the pod that answered it first (`sessionAffinity` of a Service)?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Affinity {
+    /// Each connection is led to a pod of its own.
+    None,
+    /// By the client's address, for three hours: `ClientIP` with its default timeout.
+    ClientIp,
 }
 
 /// A service with a cluster IP.
@@ -95,10 +107,15 @@ impl Service {
 
 /// Makes the node's rules those of exactly these services.
 pub fn kube_proxy(node: &Netns, services: &[Service]) -> Result<()> {
+    kube_proxy_with(node, services, Affinity::None)
+}
+
+/// As [`kube_proxy`], all services with this affinity.
+pub fn kube_proxy_with(node: &Netns, services: &[Service], affinity: Affinity) -> Result<()> {
     let mut chains = String::new();
     let mut rules = String::new();
     for service in services {
-        rules_of(service, &mut chains, &mut rules)?;
+        rules_of(service, affinity, &mut chains, &mut rules)?;
     }
     // Declaring a chain empties it, and the whole is one transaction.
     restore(
@@ -127,7 +144,12 @@ pub fn kube_proxy(node: &Netns, services: &[Service]) -> Result<()> {
     Ok(())
 }
 
-fn rules_of(service: &Service, chains: &mut String, rules: &mut String) -> Result<()> {
+fn rules_of(
+    service: &Service,
+    affinity: Affinity,
+    chains: &mut String,
+    rules: &mut String,
+) -> Result<()> {
     let Service { name, protocol, address, endpoints } = service;
     let (protocol, svc) = (protocol.name(), format!("KUBE-SVC-{}", service.hash(None)));
     let to_service = format!(
@@ -140,8 +162,21 @@ fn rules_of(service: &Service, chains: &mut String, rules: &mut String) -> Resul
     writeln!(rules, "-A KUBE-SERVICES {to_service} -j {svc}")?;
     // Who is no pod (the host above all) must get its answer back here.
     writeln!(rules, "-A {svc} ! -s {POD_CIDR} {to_service} -j KUBE-MARK-MASQ")?;
+    let sep_of = |endpoint| format!("KUBE-SEP-{}", service.hash(Some(endpoint)));
+    if affinity == Affinity::ClientIp {
+        for sep in endpoints.iter().copied().map(sep_of) {
+            writeln!(
+                rules,
+                "-A {svc} -m recent --name {sep} --rcheck --seconds {AFFINITY_SECONDS} --reap -j {sep}"
+            )?;
+        }
+    }
     for (number, endpoint) in endpoints.iter().enumerate() {
-        let sep = format!("KUBE-SEP-{}", service.hash(Some(*endpoint)));
+        let sep = sep_of(*endpoint);
+        let remember = match affinity {
+            Affinity::None => String::new(),
+            Affinity::ClientIp => format!("-m recent --name {sep} --set "),
+        };
         let left = endpoints.len() - number;
         let share = match left {
             1 => String::new(),
@@ -153,7 +188,7 @@ fn rules_of(service: &Service, chains: &mut String, rules: &mut String) -> Resul
         writeln!(rules, "-A {sep} -s {}/32 -j KUBE-MARK-MASQ", endpoint.ip())?;
         writeln!(
             rules,
-            "-A {sep} -p {protocol} -m {protocol} -j DNAT --to-destination {endpoint}"
+            "-A {sep} -p {protocol} {remember}-m {protocol} -j DNAT --to-destination {endpoint}"
         )?;
     }
     Ok(())
@@ -161,20 +196,40 @@ fn rules_of(service: &Service, chains: &mut String, rules: &mut String) -> Resul
 
 /// As [`kube_proxy`], in kube-proxy's nftables mode.
 pub fn kube_proxy_nft(node: &Netns, services: &[Service]) -> Result<()> {
+    kube_proxy_nft_with(node, services, Affinity::None)
+}
+
+/// As [`kube_proxy_with`], in kube-proxy's nftables mode.
+pub fn kube_proxy_nft_with(node: &Netns, services: &[Service], affinity: Affinity) -> Result<()> {
     let (mut elements, mut chains) = (Vec::new(), String::new());
     for service in services {
         let Service { protocol, address, endpoints, .. } = service;
         let (protocol, hash) = (protocol.name(), service.hash(None));
         let (ip, port) = (address.ip(), address.port());
         elements.push(format!("{ip} . {protocol} . {port} : goto service-{hash}"));
-        let mut choices = Vec::new();
+        let (mut choices, mut remembered) = (Vec::new(), String::new());
         for (number, endpoint) in endpoints.iter().enumerate() {
-            let name = format!("endpoint-{}", service.hash(Some(*endpoint)));
+            let id = service.hash(Some(*endpoint));
+            let name = format!("endpoint-{id}");
             choices.push(format!("{number} : goto {name}"));
+            let mut remember = String::new();
+            if affinity == Affinity::ClientIp {
+                writeln!(
+                    chains,
+                    "set affinity-{id} {{
+                         type ipv4_addr
+                         flags dynamic,timeout
+                         timeout {AFFINITY_SECONDS}s
+                     }}"
+                )?;
+                writeln!(remembered, "ip saddr @affinity-{id} goto {name}")?;
+                remember = format!("update @affinity-{id} {{ ip saddr }}");
+            }
             writeln!(
                 chains,
                 "chain {name} {{
                      ip saddr {} jump mark-for-masquerade
+                     {remember}
                      meta l4proto {protocol} dnat to {endpoint}
                  }}",
                 endpoint.ip()
@@ -184,6 +239,7 @@ pub fn kube_proxy_nft(node: &Netns, services: &[Service]) -> Result<()> {
             chains,
             "chain service-{hash} {{
                  ip daddr {ip} {protocol} dport {port} ip saddr != {POD_CIDR} jump mark-for-masquerade
+                 {remembered}
                  numgen random mod {} vmap {{ {} }}
              }}",
             endpoints.len(),
