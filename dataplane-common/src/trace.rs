@@ -117,11 +117,9 @@ plain! {
         /// Bytes of the frame as the program got it.
         pub length: u32,
         /// How many of them are in `data`.
-        pub captured: u16,
+        pub captured: u32,
         /// Where the IP header begins in it; 14 behind Ethernet, 0 on a tunnel device.
-        pub network: u16,
-        /// What the program returned.
-        pub action: u32,
+        pub network: u32,
         /// The packet's addresses, ports and protocol.
         pub identity: Identity,
         /// The frame before the program changed it.

@@ -107,9 +107,9 @@ macro_rules! around {
         #[doc = concat!("Behind `", stringify!($program), "`: reports what became of it.")]
         #[unsafe(no_mangle)]
         #[unsafe(link_section = $behind)]
-        pub extern "C" fn $leave(context: *mut c_void) -> i32 {
+        pub extern "C" fn $leave(_context: *mut c_void) -> i32 {
             const REASONS: (u32, u32) = reasons_of(Program::$program);
-            let _ = leave(context, Program::$program as u32, REASONS);
+            let _ = leave(Program::$program as u32, REASONS);
             0
         }
     )*};
@@ -185,7 +185,7 @@ fn enter(
 }
 
 #[inline(always)]
-fn leave(context: *mut c_void, hook: u32, (first, count): (u32, u32)) -> Option<()> {
+fn leave(hook: u32, (first, count): (u32, u32)) -> Option<()> {
     let run = run(hook)?;
     if !run.is_traced {
         return None;
@@ -204,7 +204,6 @@ fn leave(context: *mut c_void, hook: u32, (first, count): (u32, u32)) -> Option<
         return None;
     }
     run.event.reason = reason;
-    run.event.action = returned(context);
     report(&run.event)
 }
 
@@ -230,7 +229,6 @@ fn kernel_drop(context: *mut c_void) -> Option<()> {
     event.location = argument(context, 1);
     event.reason = argument(context, 2) as u32;
     event.time = now();
-    event.action = 0;
     fill(event, &frame)?;
     let _ = PACKETS.remove(skb);
     report(event)
@@ -326,8 +324,8 @@ fn fill(event: &mut Event, frame: &Frame) -> Option<()> {
     }
     event.length = frame.length;
     event.ifindex = frame.ifindex;
-    event.captured = captured as u16;
-    event.network = frame.network.wrapping_sub(frame.start) as u16;
+    event.captured = captured;
+    event.network = frame.network.wrapping_sub(frame.start) as u32;
     // SAFETY: `data` has room for that many. What cannot be read is an error.
     let result = unsafe {
         generated::bpf_probe_read_kernel(
@@ -428,15 +426,6 @@ fn run(hook: u32) -> Option<&'static mut Run> {
 fn argument(context: *mut c_void, index: usize) -> u64 {
     // SAFETY: the kernel gives an array of arguments, and has that many of them.
     unsafe { *context.cast::<u64>().wrapping_add(index) }
-}
-
-/// What the program returned (`bpf_get_func_ret`, from Linux 5.17 on).
-#[inline(always)]
-fn returned(context: *mut c_void) -> u32 {
-    let mut value = 0_u64;
-    // SAFETY: `value` is a number for the kernel to write.
-    unsafe { generated::bpf_get_func_ret(context, &raw mut value) };
-    value as u32
 }
 
 #[inline(always)]

@@ -10,7 +10,7 @@ use dataplane_user::bpf::{Pins, links, sys};
 use serde_json::{Value, json};
 use tunless_lab::{
     Daemon, Lab, LabBuilder, Node,
-    felix::Allow,
+    felix::{Allow, Endpoint, enforce},
     service::{Protocol, Service, kube_proxy},
     traffic::conversation::Conversation,
 };
@@ -229,9 +229,21 @@ fn a_service_is_translated_by_its_lease() {
                 &["--protocol", "udp"],
             )
         };
+        // Without a lease the rules say to which pod a new connection is led.
         let before = ask();
-        assert_eq!(before.steps("there")[0], ("encap_pod", "passed", "pod_no_lease"));
-        assert_eq!(before.steps("there").last().unwrap().1, "unknown");
+        assert_eq!(
+            before.steps("there"),
+            [
+                ("encap_pod", "passed", "pod_no_lease"),
+                ("kernel", "passed", ""),
+                ("encap_host", "forwarded", "host_unmarked"),
+            ]
+        );
+        let facts = before.answer["there"]["steps"][1]["facts"].to_string();
+        assert!(facts.contains(&format!("netfilter leads it to {behind}")), "{facts}");
+        let leaves = before.answer["there"]["steps"][2]["leaves"].as_str().unwrap();
+        assert!(leaves.contains(&format!(" | {} → {} udp ", perf.ip, sit.ip)), "{leaves}");
+        assert_eq!(before.steps("back")[0], ("decap_tc", "forwarded", "decap_no_lease_to_stack"));
         let talk =
             Conversation::start(Protocol::Udp, &perf.netns, ADDRESS, &sit.netns, PORT).unwrap();
         wait_leased_by_service(&scene.daemon2, talk.client, ADDRESS, behind);
@@ -245,6 +257,83 @@ fn a_service_is_translated_by_its_lease() {
         let leaves = leased.answer["there"]["steps"][0]["leaves"].as_str().unwrap();
         assert!(leaves.contains(&format!(" | {} → {} udp ", perf.ip, sit.ip)), "{leaves}");
         assert_eq!(leased.status, Some(0));
+    });
+}
+
+/// A NetworkPolicy drops it on this node, on the way out and on the way in: the rule is named. Nothing of the
+/// host's rules changes, and no packet counts in them.
+#[test]
+fn the_rule_that_drops_it_is_named() {
+    Scene::new(lab(), Setup::VERIFIED).case(|scene| {
+        scene.warm_up();
+        let (perf, sit) = scene.pods();
+        let node2 = &scene.lab.node2;
+        enforce(&node2.netns, &[Endpoint::allowing(perf, Allow::port(PORT))]).unwrap();
+        let rules = || {
+            let saved = node2.netns.exec("iptables-save", &["-c"]).unwrap();
+            let listed = node2.netns.exec("nft", &["list", "ruleset"]).unwrap();
+            let without_times = |text: String| -> Vec<String> {
+                text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+            };
+            (without_times(saved), without_times(listed))
+        };
+        let before = rules();
+        let links = node2.netns.exec("ip", &["-o", "link"]).unwrap();
+        let ask = |from: Ipv4Addr, to: Ipv4Addr, port: u16, protocol: &str| {
+            let to = format!("{to}:{port}");
+            Explained::between(&scene.daemon2, from, &to, &["--protocol", protocol])
+        };
+        for protocol in ["tcp", "udp"] {
+            let open = ask(sit.ip, perf.ip, PORT, protocol);
+            assert_eq!(open.status, Some(0), "{:#}", open.answer);
+            let met = &open.answer["there"]["steps"][1]["rules"];
+            let chains: Vec<&str> =
+                met.as_array().unwrap().iter().filter_map(|rule| rule["chain"].as_str()).collect();
+            assert!(chains.iter().any(|chain| chain.starts_with("cali-tw-")), "{chains:?}");
+
+            let shut = ask(sit.ip, perf.ip, PORT + 1, protocol);
+            assert_eq!(shut.status, Some(3), "{:#}", shut.answer);
+            assert_eq!(
+                shut.steps("there"),
+                [("decap_tc", "forwarded", "decap_no_lease_to_stack"), ("kernel", "dropped", "")]
+            );
+            let step = &shut.answer["there"]["steps"][1];
+            let last = step["rules"].as_array().unwrap().last().unwrap();
+            assert_eq!(last["verdict"], "drop");
+            assert_eq!(last["table"], "ip filter");
+            let text = step["text"].as_str().unwrap();
+            assert!(
+                text.contains("drops the first packet of such a connection: ip filter"),
+                "{text}"
+            );
+            assert!(text.contains(last["rule"].as_str().unwrap()), "{text}");
+            let verdict = format!("does not reach {}: dropped at kernel on tunless0", perf.ip);
+            assert_eq!(shut.verdict(), verdict);
+        }
+        // nft's own tables, with a set, and a rule that is about the interface by which it leaves.
+        let table = "table inet mine {
+            set closed {
+                type inet_service
+                elements = { 9999 }
+            }
+            chain forward {
+                type filter hook forward priority 10
+                oifname \"tunless0\" tcp dport @closed counter drop comment \"closed for a test\"
+            }
+        }
+        ";
+        node2.netns.exec_with_input("nft", &["-f", "-"], table).unwrap();
+        let out = ask(perf.ip, sit.ip, 9999, "tcp");
+        let last = out.answer["there"]["steps"][1]["rules"].as_array().unwrap().last().unwrap();
+        assert_eq!(last["chain"], "forward");
+        let rule = last["rule"].as_str().unwrap();
+        assert!(rule.contains("@closed") && rule.contains("closed for a test"), "{rule}");
+        assert_eq!(out.status, Some(3), "{:#}", out.answer);
+        let other = ask(perf.ip, sit.ip, 9998, "tcp");
+        assert_eq!(other.status, Some(0), "{:#}", other.answer);
+        node2.netns.exec("nft", &["delete table inet mine"]).unwrap();
+        assert_eq!(rules(), before, "no rule changed, no packet was counted");
+        assert_eq!(node2.netns.exec("ip", &["-o", "link"]).unwrap(), links);
     });
 }
 

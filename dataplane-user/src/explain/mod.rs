@@ -1,13 +1,16 @@
 //! What happens to a packet, and why: the attached programs, run over the live maps.
 //!
 //! [`copies`] runs them without side effects, [`question`] decides which packet they get, [`walk`] goes
-//! from hook to hook as the packet would, [`report`] says what came of it.
+//! from hook to hook as the packet would, with what the kernel does between them by [`stack`], and [`report`]
+//! says what came of it.
 
 pub mod copies;
 mod facts;
 pub mod packet;
 pub mod question;
+mod rehearsal;
 pub mod report;
+mod stack;
 mod walk;
 
 use anyhow::{Result, ensure};
@@ -45,13 +48,21 @@ pub async fn explain(pins: &Pins, maps: &Maps, question: &Question) -> Result<Re
             copies.copy_lease(flow, lease);
         }
     }
-    let Case { pod, out, into, node, is_out_first, source, to } = case;
+    let Case { pod, out, mut into, mut node, is_out_first, source, to } = case;
     let mut walk = Walk { maps, kernel: &kernel, copies, attached: &attached, pod };
     let mut ways = Vec::new();
     for is_out in [is_out_first, !is_out_first] {
         let is_answer = is_out != is_out_first;
         ways.extend(match (is_out, out, into, node) {
-            (true, Some(flow), ..) => Some(walk.outward(&flow, is_answer).await?),
+            (true, Some(flow), ..) => {
+                let (way, left) = walk.outward(&flow, is_answer).await?;
+                if into.is_none() && left.destination != flow.destination {
+                    // A Service's, to which no lease leads yet.
+                    node = question::node_of(maps, left.destination.into())?;
+                    into = node.map(|_| left.reverse());
+                }
+                Some(way)
+            }
             (false, _, Some(flow), Some(node)) => Some(walk.inward(&flow, node, is_answer).await?),
             _ => None,
         });

@@ -34,11 +34,25 @@ pub struct Frame {
 /// `is_answer` makes an echo request a reply.
 pub fn build(flow: &Flow, ttl: u8, is_answer: bool) -> Vec<u8> {
     let (from, to) = flow.ends();
+    let mut tcp = TcpHeader::new(from.port(), to.port(), 1, 1024);
+    (tcp.ack, tcp.acknowledgment_number) = (true, 1);
+    packet(flow, ttl, is_answer, tcp)
+}
+
+/// The first packet of a flow: in TCP the one that asks for a connection (SYN).
+pub fn first(flow: &Flow, ttl: u8) -> Vec<u8> {
+    let (from, to) = flow.ends();
+    let mut tcp = TcpHeader::new(from.port(), to.port(), 1, 1024);
+    tcp.syn = true;
+    packet(flow, ttl, false, tcp)
+}
+
+/// `tcp`: the header, without its checksum, if the flow is of TCP.
+fn packet(flow: &Flow, ttl: u8, is_answer: bool, mut tcp: TcpHeader) -> Vec<u8> {
+    let (from, to) = flow.ends();
     let payload = [0x74; PAYLOAD];
     let transport: Vec<u8> = match flow.protocol {
         PROTOCOL_TCP => {
-            let mut tcp = TcpHeader::new(from.port(), to.port(), 1, 1024);
-            (tcp.ack, tcp.acknowledgment_number) = (true, 1);
             let sum = tcp.calc_checksum_ipv4_raw(from.ip().octets(), to.ip().octets(), &payload);
             tcp.checksum = sum.unwrap_or_default();
             tcp.to_bytes().to_vec()
@@ -122,7 +136,7 @@ pub fn headers(frame: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use dataplane_common::Direction;
-    use etherparse::SlicedPacket;
+    use etherparse::{SlicedPacket, TransportSlice};
 
     use super::*;
 
@@ -150,6 +164,11 @@ mod tests {
             let flow = flow(protocol);
             assert_eq!(name(&flow), named);
             let packet = build(&flow, TTL, false);
+            let opening = first(&flow, TTL);
+            let opening = SlicedPacket::from_ip(&opening).unwrap().transport;
+            let is_opening =
+                |it| matches!(it, Some(TransportSlice::Tcp(tcp)) if tcp.syn() && !tcp.ack());
+            assert_eq!(is_opening(opening), protocol == 6);
             let frame_ = frame(&packet, macs);
             assert_eq!(headers(&frame_).unwrap(), format!("10.20.1.7 → 10.20.2.8 {line}"));
             assert!(SlicedPacket::from_ethernet(&frame_).is_ok());

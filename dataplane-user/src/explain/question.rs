@@ -242,7 +242,10 @@ fn pod_on(maps: &Maps, name: &str) -> Result<Pod> {
 }
 
 /// The node that carries an address, if it is another one's pod to which packets are encapsulated.
-fn node_of(maps: &Maps, address: Ipv4Addr) -> Result<Option<Ipv4Addr>> {
+///
+/// # Errors
+/// If the maps cannot be read.
+pub fn node_of(maps: &Maps, address: Ipv4Addr) -> Result<Option<Ipv4Addr>> {
     let route = maps.route_to(address)?.map(|(_, route)| route);
     let route = route.filter(|route| route.is_destination() && !route.is_direct());
     Ok(route.map(|route| route.node.into()))

@@ -6,6 +6,7 @@ use dataplane_common::{Reason, Verdict};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::rehearsal::RuleMet;
 use crate::schema;
 
 /// What became of the packet in a step.
@@ -62,6 +63,9 @@ pub struct Step {
     pub leaves: Option<String>,
     /// What the program, or the kernel, went by.
     pub facts: Vec<String>,
+    /// Rules of netfilter that the first packet of such a connection meets, in order; `null`: they were not
+    /// tried.
+    pub rules: Option<Vec<RuleMet>>,
 }
 
 impl Step {
@@ -73,7 +77,8 @@ impl Step {
     /// A step without a reason that is counted.
     pub fn plain(by: &'static str, interface: &str, outcome: Outcome, text: String) -> Self {
         let interface = interface.to_owned();
-        Self { by, interface, outcome, reason: None, text, leaves: None, facts: Vec::new() }
+        let facts = Vec::new();
+        Self { by, interface, outcome, reason: None, text, leaves: None, facts, rules: None }
     }
 
     /// A step of a program that counts this.
@@ -87,6 +92,33 @@ impl Step {
     pub fn with(mut self, facts: impl IntoIterator<Item = String>) -> Self {
         self.facts.extend(facts);
         self
+    }
+
+    /// The same with the rules that it met.
+    pub fn met(self, rules: Vec<RuleMet>) -> Self {
+        Self { rules: Some(rules), ..self }
+    }
+
+    /// The same, and why its rules were not tried.
+    pub fn not_asked(self, error: &anyhow::Error) -> Self {
+        self.with([format!("rules of netfilter were not tried: {error:#}")])
+    }
+
+    /// The rules for people: table by table, the chains and the last rule.
+    fn rules_in_words(&self) -> Vec<String> {
+        let Some(rules) = &self.rules else { return Vec::new() };
+        if rules.is_empty() {
+            return vec!["rules of netfilter: none concerns it".to_owned()];
+        }
+        let tables = rules.chunk_by(|before, rule| before.table == rule.table);
+        let in_words = |met: &[RuleMet]| {
+            let mut chains: Vec<&str> = met.iter().map(|rule| rule.chain.as_str()).collect();
+            chains.dedup();
+            let last = met.last()?;
+            let RuleMet { table, rule, verdict, .. } = last;
+            Some(format!("rules of {table}: {}; the last: {rule} ({verdict})", chains.join(" → ")))
+        };
+        tables.filter_map(in_words).collect()
     }
 }
 
@@ -133,19 +165,36 @@ pub struct Report {
     pub not_looked_at: Vec<&'static str>,
 }
 
-/// What no run of the programs tells.
-const NOT_LOOKED_AT: [&str; 2] = [
-    "rules of netfilter, which may drop or translate what goes by the kernel's stack: \
-     `nft list ruleset` and `iptables-save` show them, `nft monitor trace` what they do with a packet",
-    "netfilter's mark for a lease: without it, a packet on the stack gets none here",
-];
+/// Where the rules could not be tried.
+const RULES: &str = "rules of netfilter, which may drop or translate what goes by the kernel's stack: \
+                     `nft list ruleset` and `iptables-save` show them, `nft monitor trace` what they do \
+                     with a packet";
+/// Of an answer on the stack.
+const RULES_OF_ANSWERS: &str = "rules that the answer meets: most let it pass by the connection that it \
+                                belongs to";
+/// Of any packet on the stack.
+const MARK: &str = "netfilter's mark for a lease: without it, a packet on the stack gets none here";
+
+/// What the steps do not tell.
+fn not_looked_at(there: &Way, back: Option<&Way>) -> Vec<&'static str> {
+    let on_stack = |way: &Way| way.steps.iter().any(|step| step.by == "kernel");
+    let untried =
+        |way: &Way| way.steps.iter().any(|step| step.by == "kernel" && step.rules.is_none());
+    let is_back_on_stack = back.is_some_and(on_stack);
+    let found = [
+        untried(there).then_some(RULES),
+        is_back_on_stack.then_some(RULES_OF_ANSWERS),
+        (on_stack(there) || is_back_on_stack).then_some(MARK),
+    ];
+    found.into_iter().flatten().collect()
+}
 
 impl Report {
     /// Puts both ways together.
     pub fn new(from: Ipv4Addr, to: Ipv4Addr, there: Way, back: Option<Way>) -> Self {
         let is_carried = there.is_carried && back.as_ref().is_none_or(|back| back.is_carried);
         let verdict = verdict(to, &there, back.as_ref());
-        let not_looked_at = NOT_LOOKED_AT.to_vec();
+        let not_looked_at = not_looked_at(&there, back.as_ref());
         Self { from, to, is_carried, verdict, there, back, not_looked_at }
     }
 
@@ -165,10 +214,13 @@ impl Report {
                 let Step { by, interface, text, .. } = step;
                 lines.push(format!("{number:>2}. {by} on {interface}: {outcome}{reason}: {text}"));
                 lines.extend(step.facts.iter().map(|fact| format!("      {fact}")));
+                lines.extend(step.rules_in_words().iter().map(|rules| format!("      {rules}")));
                 lines.extend(step.leaves.iter().map(|leaves| format!("      leaves: {leaves}")));
             }
         }
-        lines.push("not looked at:".to_owned());
+        if !self.not_looked_at.is_empty() {
+            lines.push("not looked at:".to_owned());
+        }
         lines.extend(self.not_looked_at.iter().map(|what| format!("    - {what}")));
         lines.push(self.verdict.clone());
         lines.join("\n")
@@ -235,6 +287,47 @@ mod tests {
             let report = Report::new(TO, TO, there, back);
             assert_eq!(report.verdict, expected);
             assert_eq!(report.is_carried, !expected.contains("dropped"));
+        }
+    }
+
+    #[test]
+    fn rules_are_summed_up_table_by_table() {
+        let met = |table: &str, chain: &str, rule: &str, verdict: &str| {
+            let [table, chain, rule, verdict] = [table, chain, rule, verdict].map(str::to_owned);
+            RuleMet { table, chain, rule, verdict }
+        };
+        let step = kernel(Outcome::Passed).met(vec![
+            met("ip nat", "PREROUTING", "-j KUBE-SERVICES", "jump KUBE-SERVICES"),
+            met("ip filter", "FORWARD", "-j cali-FORWARD", "jump cali-FORWARD"),
+            met("ip filter", "cali-FORWARD", "-j MARK --or-mark 1", "continue"),
+            met("ip filter", "cali-FORWARD", "-j ACCEPT", "accept"),
+        ]);
+        let lines = step.rules_in_words();
+        assert_eq!(
+            lines,
+            [
+                "rules of ip nat: PREROUTING; the last: -j KUBE-SERVICES (jump KUBE-SERVICES)",
+                "rules of ip filter: FORWARD → cali-FORWARD; the last: -j ACCEPT (accept)",
+            ]
+        );
+        assert_eq!(kernel(Outcome::Passed).rules_in_words(), [""; 0]);
+        let none = kernel(Outcome::Passed).met(Vec::new()).rules_in_words();
+        assert_eq!(none, ["rules of netfilter: none concerns it"]);
+    }
+
+    #[test]
+    fn what_was_not_looked_at_depends_on_the_way() {
+        let fast = || way(vec![Step::counted("encap_pod", "cali1", Reason::PodEncapsulated)]);
+        let stack = || way(vec![kernel(Outcome::Passed)]);
+        let tried = || way(vec![kernel(Outcome::Passed).met(Vec::new())]);
+        for (there, back, expected) in [
+            (fast(), Some(fast()), vec![]),
+            (tried(), None, vec![MARK]),
+            (stack(), None, vec![RULES, MARK]),
+            (tried(), Some(stack()), vec![RULES_OF_ANSWERS, MARK]),
+            (fast(), Some(stack()), vec![RULES_OF_ANSWERS, MARK]),
+        ] {
+            assert_eq!(not_looked_at(&there, back.as_ref()), expected);
         }
     }
 

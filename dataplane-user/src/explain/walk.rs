@@ -11,6 +11,7 @@ use super::{
     packet::{self, ETHERNET, Frame, TTL},
     question::Pod,
     report::{Outcome, Step, Way},
+    stack::{Forwarded, Stack},
 };
 use crate::{
     bpf::{AttachedLink, Attachment, Maps},
@@ -32,8 +33,8 @@ pub struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// What the pod sends.
-    pub async fn outward(&mut self, flow: &Flow, is_answer: bool) -> Result<Way> {
+    /// What the pod sends; with the flow as it leaves, which netfilter may have translated.
+    pub async fn outward(&mut self, flow: &Flow, is_answer: bool) -> Result<(Way, Flow)> {
         let name = packet::name(flow);
         let hop = self.pod.endpoint.hop;
         let source = Ipv4Addr::from(flow.source);
@@ -50,15 +51,22 @@ impl Walk<'_> {
             let is_over = step.outcome != Outcome::Passed;
             steps.push(step.with(facts).with(facts::route(self.maps, destination)));
             if is_over {
-                return Ok(Way::of(name, steps));
+                return Ok((Way::of(name, steps), *flow));
             }
         }
-        let routed = self.route(destination, source, hop.ifindex).await?;
-        let (step, oif) = routed;
+        let routed = self.stack().forward(flow, hop.ifindex, is_answer).await?;
+        let Forwarded { mut step, oif, flow: left } = routed;
+        let (was, destination) = (destination, Ipv4Addr::from(left.destination));
+        if destination != was {
+            let service =
+                format!("netfilter leads it to {}, if it is a new connection", left.ends().1);
+            step = step.with([service]);
+        }
+        let is_tried = step.rules.is_some();
         steps.push(step);
         let tunnel = self.copies.settings().tunnel_ifindex;
         if oif == Some(tunnel) {
-            steps.push(self.at_tunnel(flow, is_answer)?);
+            steps.push(self.at_tunnel(&left, is_answer)?);
         } else if let Some(oif) = oif
             && self.is_for_node(destination)
         {
@@ -70,14 +78,14 @@ impl Walk<'_> {
             let past = interface_name(oif);
             let text = "the packet leaves plain, past tunless".to_owned();
             steps.push(Step::kernel(&past, Outcome::Unknown, text).with([fact]));
-        } else if oif.is_some() && self.has_no_route(destination) {
+        } else if oif.is_some() && !is_tried && self.has_no_route(destination) {
             let text =
                 "netfilter may translate it for a Service before the route is chosen, and no \
                         lease tells to which pod"
                     .to_owned();
             steps.push(Step::kernel(&interface, Outcome::Unknown, text));
         }
-        Ok(Way::of(name, steps))
+        Ok((Way::of(name, steps), left))
     }
 
     /// At the tunnel device.
@@ -163,7 +171,7 @@ impl Walk<'_> {
                 steps.push(Step::kernel(&underlay, self.unwrapped_by_tunl0(), text));
             }
             Outcome::Forwarded if reason.is_some_and(|reason| reason.ends_with("_to_stack")) => {
-                self.deliver(flow, &left, &mut steps).await?;
+                self.deliver(flow, is_answer, &left, &mut steps).await?;
             }
             _ => {}
         }
@@ -174,12 +182,12 @@ impl Walk<'_> {
     async fn deliver(
         &mut self,
         flow: &Flow,
+        is_answer: bool,
         unwrapped: &[u8],
         steps: &mut Vec<Step>,
     ) -> Result<()> {
         let tunnel = self.copies.settings().tunnel_ifindex;
-        let destination = Ipv4Addr::from(flow.destination);
-        let (step, oif) = self.route(destination, flow.source.into(), tunnel).await?;
+        let Forwarded { step, oif, .. } = self.stack().forward(flow, tunnel, is_answer).await?;
         steps.push(step);
         let Some(oif) = oif.filter(|oif| self.is_on(Program::GrantDecap, *oif)) else {
             return Ok(());
@@ -193,48 +201,9 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// The kernel's route, and out of which interface; none if there is none, or it ends here.
-    async fn route(
-        &self,
-        destination: Ipv4Addr,
-        source: Ipv4Addr,
-        came_by: IfIndex,
-    ) -> Result<(Step, Option<IfIndex>)> {
-        let interface = interface_name(came_by);
-        let routed = match self.kernel.forward(destination, source, came_by).await? {
-            Ok(routed) => routed,
-            Err(refused) => {
-                return Ok((Step::kernel(&interface, Outcome::Dropped, refused.text()), None));
-            }
-        };
-        if routed.is_for_host {
-            let text =
-                format!("{destination} is an address of this node: it takes the packet itself");
-            return Ok((Step::kernel(&interface, Outcome::Passed, text), None));
-        }
-        let path = routed.path;
-        let via = match path.next_hop == destination {
-            true => String::new(),
-            false => format!(" via {}", path.next_hop),
-        };
-        let mtu = path.mtu.map(|mtu| format!(" mtu {mtu}")).unwrap_or_default();
-        let text = format!("routes it dev {}{via}{mtu}", interface_name(path.ifindex));
-        let step = Step::kernel(&interface, Outcome::Passed, text).with(self.chains().await);
-        Ok((step, Some(path.ifindex)))
-    }
-
-    /// The chains of nft, iptables-nft's among them, that see a forwarded packet.
-    async fn chains(&self) -> Option<String> {
-        const HOOKS: [(u32, &str); 3] = [(0, "prerouting"), (2, "forward"), (4, "postrouting")];
-        let chains = self.kernel.nft_base_chains().await.ok()?;
-        let named = HOOKS.iter().filter_map(|(hook, name)| {
-            let seen = chains.iter().filter(|chain| chain.hook == *hook);
-            let seen: Vec<_> =
-                seen.map(|chain| format!("{} {}", chain.table, chain.name)).collect();
-            (!seen.is_empty()).then(|| format!("{name}: {}", seen.join(", ")))
-        });
-        let named: Vec<_> = named.collect();
-        (!named.is_empty()).then(|| format!("nft chains on its way: {}", named.join("; ")))
+    fn stack(&self) -> Stack<'_> {
+        let settings = self.copies.settings();
+        Stack { kernel: self.kernel, node: settings.node.into(), tunnel: settings.tunnel_ifindex }
     }
 
     /// Runs a program's copy.

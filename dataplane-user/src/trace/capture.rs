@@ -62,7 +62,7 @@ impl Capture {
 /// A packet as an Ethernet frame, and how long it was before it was cut: a tunnel device has no Ethernet
 /// header, nor has what the kernel drops.
 fn frame(event: &Event) -> (Vec<u8>, u32) {
-    let captured = usize::from(event.captured).min(SNAPSHOT);
+    let captured = (event.captured as usize).min(SNAPSHOT);
     let mut data: Vec<u8> = event.data.iter().flat_map(|word| word.to_ne_bytes()).collect();
     data.truncate(captured);
     if event.network != 0 {
@@ -78,7 +78,7 @@ mod tests {
 
     use super::*;
 
-    fn event(network: u16, captured: u16) -> Event {
+    fn event(network: u32, captured: u32) -> Event {
         Event {
             length: 1500,
             captured,
@@ -94,7 +94,7 @@ mod tests {
         let path = directory.path().join("trace.pcap");
         let time = Duration::new(1_800_000_000, 123_456_789);
         let mut capture = Capture::create(&path).unwrap();
-        for event in [event(14, 128), event(0, 40), event(14, u16::MAX)] {
+        for event in [event(14, 128), event(0, 40), event(14, u32::MAX)] {
             capture.write(&event, time).unwrap();
         }
         drop(capture);
