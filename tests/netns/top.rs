@@ -1,22 +1,18 @@
 //! `tunless top` in a terminal, and without one.
 
-use std::process::{Command, Stdio};
-
-use tunless_lab::{Lab, daemon::Tunless};
+use tunless_lab::{
+    Lab,
+    daemon::Tunless,
+    terminal::{self, Size},
+};
 use tunless_tests::scene::{SOON, Scene, Setup, until};
 
 /// What it draws in a terminal of its own until its time is up.
 fn drawn(tunless: &Tunless, view: &str) -> String {
     let command = tunless.command(&["top", view, "--for", "1s", "-i", "200ms"]).unwrap();
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
-    let words: Vec<_> = words.map(|word| word.to_str().unwrap()).collect();
-    let line = format!("stty cols 160 rows 20 && exec {}", words.join(" "));
-    let mut script = Command::new("script");
-    script.args(["-qec", &line, "/dev/null"]).env("TERM", "xterm").stdin(Stdio::null());
-    let output = script.output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{text}");
-    text
+    let output = terminal::run(&command, Size { columns: 160, rows: 20 }).unwrap();
+    assert!(output.success(), "{}", output.stdout);
+    output.stdout
 }
 
 #[test]

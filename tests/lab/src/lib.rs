@@ -5,7 +5,7 @@
 //! [`inject`] puts hand-made frames on it, [`service`] plays kube-proxy, [`felix`]
 //! Calico's agent, [`bird`] runs BIRD, [`etcd`] a datastore with [`calico`]'s objects,
 //! [`conntrack`] tells what the kernel remembers, [`scale`] has a large cluster's routes,
-//! [`daemon`] runs `tunless`, [`systemd`] runs its unit, and [`trace`] tells
+//! [`daemon`] runs `tunless`, [`terminal`] runs commands in a terminal, [`systemd`] runs its unit, and [`trace`] tells
 //! whether it left anything.
 //!
 //! It needs root, and a kernel with network namespaces. It knows the `tunless`
@@ -31,6 +31,7 @@ pub mod cmd;
 mod config_file;
 pub mod conntrack;
 pub mod daemon;
+pub mod dashboard;
 pub mod etcd;
 mod fabric;
 pub mod felix;
@@ -57,6 +58,7 @@ pub mod schemas;
 pub mod sent;
 pub mod service;
 pub mod systemd;
+pub mod terminal;
 mod topology;
 pub mod trace;
 pub mod traffic;

@@ -45,7 +45,7 @@ pub fn promtool(args: &[&str], input: &str) -> Result<Output> {
     cmd::run(Command::new(program(TOOL)?).args(args), input.as_bytes(), cmd::DEADLINE)
 }
 
-/// A Prometheus that scrapes its own node's daemon.
+/// A Prometheus on a node that scrapes daemons.
 #[derive(Debug)]
 pub struct Prometheus {
     node: Node,
@@ -54,16 +54,16 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts one that scrapes `target` each second and evaluates the rules in `rules`, and waits until
-    /// it answers.
-    pub fn start(node: &Node, target: &str, rules: &Path) -> Result<Self> {
+    /// Starts one that scrapes `targets`, addresses with ports, each second and evaluates the rules in
+    /// `rules`, and waits until it answers.
+    pub fn start(node: &Node, targets: &[String], rules: &Path) -> Result<Self> {
         let dir = node.shared.id.dir().join(format!("{}-prometheus", node.label));
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let (config, log) = (dir.join("prometheus.yml"), dir.join("prometheus.log"));
         let text = format!(
             "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\n\
              rule_files: [{}]\n\
-             scrape_configs:\n- {{job_name: tunless, static_configs: [{{targets: [\"{target}\"]}}]}}\n",
+             scrape_configs:\n- {{job_name: tunless, static_configs: [{{targets: {targets:?}}}]}}\n",
             rules.display()
         );
         fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
@@ -98,6 +98,26 @@ impl Prometheus {
     /// The answer to a query now: a list of series, each with its labels and its value.
     pub fn query(&self, query: &str) -> Result<Vec<Value>> {
         let answer = self.ask("query", &["--data-urlencode", &format!("query={query}")])?;
+        let found = answer["data"]["result"].as_array().context("no list of results")?;
+        Ok(found.clone())
+    }
+
+    /// The answer to a query over time, from `start` to `end` (seconds of Unix time) each `step` seconds: a list
+    /// of series, each with its labels and its values.
+    pub fn query_range(
+        &self,
+        query: &str,
+        (start, end): (f64, f64),
+        step: u32,
+    ) -> Result<Vec<Value>> {
+        let [query, start, end, step] = [
+            format!("query={query}"),
+            format!("start={start:.3}"),
+            format!("end={end:.3}"),
+            format!("step={step}"),
+        ];
+        let data = [&query, &start, &end, &step].map(|it| ["--data-urlencode", it]);
+        let answer = self.ask("query_range", &data.concat())?;
         let found = answer["data"]["result"].as_array().context("no list of results")?;
         Ok(found.clone())
     }
