@@ -12,6 +12,7 @@ mod interrupt;
 mod mirror;
 mod package;
 mod progress;
+mod screens;
 mod setup;
 mod test;
 mod vm;
@@ -45,6 +46,7 @@ enum Command {
     Test(test::Arguments),
     Bench(bench::Arguments),
     Package(package::Arguments),
+    Screens(screens::Arguments),
     #[command(subcommand)]
     Vm(vm::Command),
     #[command(hide = true)]
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Package(arguments) => package::run(&arguments),
+        Command::Screens(arguments) => screens::run(&arguments),
         Command::Vm(command) => vm::run(&command),
     };
     match outcome {

@@ -83,7 +83,7 @@ pub fn read(file: &Path) -> Result<Vec<Panel>> {
     let text =
         fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     let dashboard: Value =
-        serde_json::from_str(&text).with_context(|| format!("{} is no JSON", file.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("{} is not JSON", file.display()))?;
     let panels = dashboard["panels"].as_array().context("no panels")?;
     panels.iter().map(panel).collect()
 }

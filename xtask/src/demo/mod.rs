@@ -15,7 +15,10 @@ mod stage;
 mod steps;
 mod wrap;
 
-use std::time::{Duration, Instant};
+use std::{
+    env,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -28,6 +31,7 @@ use self::{
 pub use self::{
     page::{PROVED, REFUTED},
     server::{Arguments as ServerArguments, serve},
+    steps::narrow_path,
 };
 use crate::{interrupt, progress, setup, workspace};
 
@@ -85,7 +89,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
 }
 
-fn build() -> Result<()> {
+/// Builds the tunless that the lab runs, unless `TUNLESS_BIN` names one.
+pub fn build() -> Result<()> {
+    if env::var_os("TUNLESS_BIN").is_some() {
+        return Ok(());
+    }
     let mut command = workspace::cargo(["build", "--release", "--package", "dataplane-user"]);
     let built = progress::run("build tunless (cargo build --release)", &mut command)?;
     if !built.success {

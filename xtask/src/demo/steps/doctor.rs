@@ -13,12 +13,18 @@ pub const STEP: Step = Step {
     show,
 };
 
-fn show(page: &mut Page, stage: &mut Stage) -> Result<String> {
-    let (peer, port) = (stage.lab.node1.ip, stage.lab.node1.router_port.clone());
-    line(page, &stage.router, &format!("ip link set {port} mtu 1400"))?;
+/// What is typed on the router so that its link `port` is narrow, and nothing is heard of it.
+pub fn narrow_path(port: &str) -> [String; 2] {
     let silence = "table ip silence { chain out { type filter hook output priority 0; \
                    icmp type destination-unreachable drop; }; }";
-    line(page, &stage.router, &format!("echo '{silence}' | nft -f -"))?;
+    [format!("ip link set {port} mtu 1400"), format!("echo '{silence}' | nft -f -")]
+}
+
+fn show(page: &mut Page, stage: &mut Stage) -> Result<String> {
+    let (peer, port) = (stage.lab.node1.ip, stage.lab.node1.router_port.clone());
+    for typed in narrow_path(&port) {
+        line(page, &stage.router, &typed)?;
+    }
 
     let doctor = format!("tunless doctor --peer {peer}");
     let said = try_line(page, &stage.node2.place, &doctor)?;

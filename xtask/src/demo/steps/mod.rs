@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
+pub use self::doctor::narrow_path;
 use super::{
     options::{Fastpath, Options, Source},
     page::Page,
