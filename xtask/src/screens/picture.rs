@@ -1,6 +1,6 @@
 //! The pictures, each with the command that it shows.
 
-use std::{path::Path, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
@@ -142,11 +142,16 @@ fn take(cluster: &Cluster, shot: &Shot) -> Result<Option<String>> {
 }
 
 /// What was printed, with the paths that an operator has: nodes of a lab share one disk, so their files have
-/// other names in each run.
+/// other names in each run. Of the kernel's release its version is shown, without the name of its build.
 fn as_on_a_host(printed: &str, config: &Path, pins: &Path) -> String {
     let config = config.display().to_string();
     let printed = printed.replace(&config, "/etc/tunless/config.yaml");
-    printed.replace(&pins.display().to_string(), "/sys/fs/bpf/tunless")
+    let printed = printed.replace(&pins.display().to_string(), "/sys/fs/bpf/tunless");
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    match release.trim().split_once('-') {
+        Some((version, _)) => printed.replace(release.trim(), version),
+        None => printed,
+    }
 }
 
 #[cfg(test)]
@@ -172,5 +177,8 @@ mod tests {
             shown,
             "PASS /etc/tunless/config.yaml is active\r\nFAIL /sys/fs/bpf/tunless/links"
         );
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        let shown = as_on_a_host(release.trim(), Path::new("/x"), Path::new("/y"));
+        assert_eq!(Some(shown.as_str()), release.trim().split('-').next());
     }
 }
