@@ -26,7 +26,7 @@ use crate::{IfIndex, Ipv4Be, Mac, Mtu};
 pub const MAX_ROUTES: usize = 131_072;
 /// Capacity of `MASKS`: one for each length.
 pub const MAX_MASKS: usize = 33;
-/// Capacity of `NODES` and `NODE_COUNTERS`; the latter takes 640 KiB for each CPU.
+/// Capacity of `NODES` and `NODE_COUNTERS`; the latter takes 768 KiB for each CPU.
 pub const MAX_NODES: usize = 16_384;
 /// Capacity of `ENDPOINTS`: pods of one host, at most.
 pub const MAX_ENDPOINTS: usize = 4_096;
@@ -347,6 +347,9 @@ plain! {
         pub decap: Counter,
         /// When a packet last came from it: `CLOCK_MONOTONIC`, ns; 0 never.
         pub last_seen: u64,
+        /// Packets from it with an inner source that is not its own: of another node, of this one, or
+        /// of no host at all. In none of the counters above, unless the kernel is to check them.
+        pub forged: u64,
     }
 }
 

@@ -113,6 +113,21 @@ impl Reason {
         matches!(self.verdict(), Verdict::Forwarded) || self.is_left_to_tunl0()
     }
 
+    /// Whether a node sent the packet from an inner source that is not its own.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_forged_by_node(self) -> bool {
+        matches!(
+            self,
+            Self::DecapMartianSource
+                | Self::DecapOwnSource
+                | Self::DecapForgedSource
+                | Self::DecapMartianToStack
+                | Self::DecapOwnToStack
+                | Self::DecapForgedToStack
+        )
+    }
+
     /// Whether tunl0 encapsulates the packet in our place: on a tunnel device of
     /// our own `encap_host` passes nothing.
     #[must_use]

@@ -48,3 +48,11 @@ pub fn decap(node: NodeIndex, bytes: u32, now: u64) {
         counter.last_seen = now;
     }
 }
+
+/// Counts a packet of that node with an inner source that is not its own. Others never come by here.
+#[inline(always)]
+pub fn forged(node: NodeIndex) {
+    if let Some(counter) = maps::node_counter(node) {
+        counter.forged += 1;
+    }
+}

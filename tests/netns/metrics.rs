@@ -111,6 +111,8 @@ fn each_node(daemon: &Daemon, own: &Node, figures: &BTreeMap<String, f64>) {
         assert_eq!(figures[&series], item[key].as_f64().unwrap(), "{series}");
         assert!(figures[&series] > 0.0);
     }
+    let forged = format!("tunless_node_forged_packets_total{{node=\"{node}\"}}");
+    assert_eq!(figures[&forged], item["forged_packets"].as_f64().unwrap());
     let mtu = format!("tunless_node_path_mtu_bytes{{node=\"{node}\"}}");
     assert_eq!(figures[&mtu], item["mtu"].as_f64().unwrap());
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();

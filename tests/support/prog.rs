@@ -412,6 +412,7 @@ impl Loaded {
                 encap: add(sum.encap, cpu.encap),
                 decap: add(sum.decap, cpu.decap),
                 last_seen: sum.last_seen.max(cpu.last_seen),
+                forged: sum.forged + cpu.forged,
             });
             (Ipv4Addr::from(address), sum)
         });

@@ -15,13 +15,14 @@ mod unwrap;
 
 use aya_ebpf::programs::{TcContext, XdpContext};
 use dataplane_common::{
-    Duty, Ipv4Be, Reason, Verdict,
+    Duty, Ipv4Be, NodeEntry, Reason, Verdict,
     ipv4::{Ipv4Header, OUTER_LENGTH, Room},
 };
 
 use self::handover::Vouched;
 pub use self::{check::Checked, grant::into_pod};
 use crate::{
+    count,
     exit::{Exit, Steps},
     flow, helpers, lease, maps,
     packet::{ETHERNET, Ethernet, Frame},
@@ -52,21 +53,36 @@ fn encapsulated(ctx: &TcContext) -> Steps {
     let frame = Frame::linear(ctx, ALL_HEADERS);
     let outer = check::ipip(frame, skb::is_in_vlan(ctx))
         .map_err(|reason| handover::lost(ctx, frame, reason))?;
-    addressed_to_us(ctx, frame, &outer)?;
+    addressed_to_us(ctx, frame, &outer).map_err(|reason| counted(reason, &outer))?;
     let room = room(ctx);
     // Once, for the lease and for when the node was last seen.
     let now = helpers::now();
     let mut slot = lease::Slot::uninit();
     let lookup = by_lease::lookup(frame, INNER, outer.source(), now, &mut slot);
-    let checked = check::all(ctx, frame, &outer, room, None, lookup.vouched())?;
+    let checked = check::all(ctx, frame, &outer, room, None, lookup.vouched())
+        .map_err(|reason| counted(reason, &outer))?;
     let stale = stays_a_tunnel_packet(ctx, &checked.inner);
     if stale && !settings::tunnel_has_ethernet() {
         return Err(Reason::DecapGsoToTunl0);
     }
     let to_stack = if stale { Some(Reason::DecapGsoToStack) } else { None };
     unwrap::tc(ctx, &checked)?;
+    if checked.suspicion.is_some() {
+        count::forged(checked.node);
+    }
     let suspicion = checked.suspicion.or(to_stack);
     deliver::deliver(ctx, &checked.inner, Some(checked.node), suspicion, lookup, now)
+}
+
+/// A lie about the inner source is counted for the node that sent it, too.
+#[inline(always)]
+fn counted(reason: Reason, outer: &Ipv4Header) -> Reason {
+    if reason.is_forged_by_node()
+        && let Some(NodeEntry { index, .. }) = maps::node(outer.source())
+    {
+        count::forged(index);
+    }
+    reason
 }
 
 /// Whether [`encapsulated`] goes on, before anything is looked up.
@@ -139,7 +155,9 @@ pub fn xdp(ctx: &XdpContext) -> Option<Reason> {
         match check::all(ctx, frame, &outer, Room::bytes(length), Some(ethernet.destination), None)
         {
             Ok(checked) if checked.suspicion.is_none() => checked,
-            Err(reason) if reason.verdict() == Verdict::Dropped => return Some(reason),
+            Err(reason) if reason.verdict() == Verdict::Dropped => {
+                return Some(counted(reason, &outer));
+            }
             _ => return None,
         };
     let link = maps::link(helpers::xdp_ifindex(ctx)).filter(|link| !link.is_given_up())?;

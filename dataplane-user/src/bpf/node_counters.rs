@@ -40,6 +40,7 @@ impl NodeCounters {
             add(&mut sum.encap, &cpu.encap);
             add(&mut sum.decap, &cpu.decap);
             sum.last_seen = sum.last_seen.max(cpu.last_seen);
+            sum.forged += cpu.forged;
         }
         Ok(sum)
     }

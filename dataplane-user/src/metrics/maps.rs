@@ -178,6 +178,7 @@ fn each_node(
         samples.add(Metric::NodePackets, labels(), counter.packets);
         samples.add(Metric::NodeBytes, labels(), counter.bytes);
     }
+    samples.add(Metric::NodeForged, [label()], counted.forged);
     if counted.last_seen != 0 {
         let ago = now.saturating_sub(Duration::from_nanos(counted.last_seen));
         samples.add(Metric::NodeSeen, [label()], unix.saturating_sub(ago).as_secs_f64());

@@ -177,6 +177,8 @@ metrics! {
     NodePackets = "node_packets" none Counter Nodes ["node" "direction"],
     /// Bytes to (`encap`) and from (`decap`) a node.
     NodeBytes = "node" bytes Counter Nodes ["node" "direction"],
+    /// Packets from a node with an inner source that is not its own.
+    NodeForged = "node_forged_packets" none Counter Nodes ["node"],
     /// When a packet last came from the node, Unix time. Missing until one has.
     NodeSeen = "node_last_seen_timestamp" seconds Gauge Nodes ["node"],
     /// The largest encapsulated packet that the path to the node takes. Missing where no path is known.

@@ -6,6 +6,16 @@ use dataplane_common::{Counter, Direction, NodeCounter, Reason};
 
 use crate::prog::Counters;
 
+/// What is counted for the node, too, as a packet with a source that is not its own.
+const LIES: [Reason; 6] = [
+    Reason::DecapMartianSource,
+    Reason::DecapOwnSource,
+    Reason::DecapForgedSource,
+    Reason::DecapMartianToStack,
+    Reason::DecapOwnToStack,
+    Reason::DecapForgedToStack,
+];
+
 /// A node is seen when its packet comes, by the clock of leases.
 pub fn judge_last_seen(counters: &Counters, now: RangeInclusive<u64>) -> String {
     let mut wrong = String::new();
@@ -34,8 +44,13 @@ pub fn difference(
     if counters.reasons != expected {
         let _ = writeln!(wrong, "counted {:?}\nexpected {expected:?}", counters.reasons);
     }
+    let forged: u64 = counters.nodes.values().map(|node| node.forged).sum();
+    let lies = counts.iter().filter(|(reason, _)| LIES.contains(reason)).count() as u64;
+    if forged != lies {
+        let _ = writeln!(wrong, "{forged} forged packets counted for nodes, expected {lies}");
+    }
     for (address, node) in &counters.nodes {
-        let mut expected = NodeCounter::default();
+        let mut expected = NodeCounter { forged: node.forged, ..NodeCounter::default() };
         for (_, direction, bytes) in nodes.iter().filter(|(node, ..)| node == address) {
             let counter = match direction {
                 Direction::Encap => &mut expected.encap,
