@@ -9,7 +9,7 @@ use std::{
 
 use dataplane_user::{
     config::BirdConfig,
-    sources::{Me, Report, Reporter, SourceKind, bird},
+    sources::{Me, Report, Reporter, SourceKind, bird, names::NodeNames},
 };
 use tokio::sync::{
     mpsc::{UnboundedReceiver, unbounded_channel},
@@ -30,6 +30,8 @@ pub struct Watcher {
     claims: BTreeMap<(String, String), String>,
     /// Prefixes that were taken back at some time.
     pub withdrawn: BTreeSet<String>,
+    /// What it calls the nodes.
+    pub names: NodeNames,
     /// Why it cannot be reached, if so.
     pub down: Option<String>,
     /// Why it could not be reached, each time since [`Watcher::forget_downs`]; some are over in a moment.
@@ -65,6 +67,7 @@ impl Watcher {
             thread: Some(thread),
             claims: BTreeMap::new(),
             withdrawn: BTreeSet::new(),
+            names: NodeNames::new(),
             down: None,
             downs: Vec::new(),
             is_synced: false,
@@ -110,6 +113,7 @@ impl Watcher {
             Report::Up => self.down = None,
             Report::Problems(problems) => assert_eq!(problems, [], "everything is understood"),
             Report::Problem(origin, why) => panic!("{origin}: {why:?}"),
+            Report::Names(names) => self.names = names,
             Report::OwnNode(own) => panic!("BIRD has no Nodes: {own:?}"),
             Report::Reads(reads) => panic!("BIRD is always polled: {reads}"),
             Report::Servers(servers) | Report::Backends(servers) => {

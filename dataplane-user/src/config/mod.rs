@@ -244,6 +244,9 @@ pub struct StaticRoute {
     /// How packets travel there; left out: as the pool says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encap: Option<Encap>,
+    /// What lists call the node; left out: as the datastore or BIRD calls it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
 }
 
 /// What else there is to say of a node.

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -10,6 +11,7 @@ use ipnet::Ipv4Net;
 
 use super::{
     Change, Claim, OwnNode, Report, SourceKind,
+    names::{Names, NodeNames},
     reads::Pace,
     reported::Reported,
     servers::ServerAddresses,
@@ -24,6 +26,8 @@ pub struct Claims {
     known: BTreeMap<SourceKind, Reported>,
     /// What datastores record about this node.
     own_nodes: BTreeMap<SourceKind, OwnNode>,
+    /// What each calls the nodes.
+    names: Names,
     /// The servers of the sources that have reported theirs.
     servers: BTreeMap<SourceKind, ServerAddresses>,
     /// What serves behind them.
@@ -44,6 +48,7 @@ impl Claims {
             table: RouteTable::new(active),
             known: BTreeMap::new(),
             own_nodes: BTreeMap::new(),
+            names: Names::default(),
             servers: BTreeMap::new(),
             backends: BTreeMap::new(),
             rules: Rules::default(),
@@ -72,6 +77,7 @@ impl Claims {
         {
             self.known.remove(&gone);
             self.own_nodes.remove(&gone);
+            self.names.forget(gone);
             self.servers.remove(&gone);
             self.backends.remove(&gone);
             self.table.replace(gone, Vec::new());
@@ -87,6 +93,9 @@ impl Claims {
         });
         let claims = claims.collect();
         self.take(SourceKind::File, Report::Snapshot { claims, problems: Vec::new() });
+        let named = config.routes.fixed.iter();
+        let names = named.filter_map(|route| Some((route.node, route.name.clone()?)));
+        self.names.set(SourceKind::File, names.collect());
     }
 
     /// Takes in a report; it counts after the table is settled.
@@ -104,6 +113,7 @@ impl Claims {
             Report::Snapshot { claims, .. } => self.table.replace(kind, claims),
             Report::Changes(changes) => self.table.apply(kind, changes),
             Report::OwnNode(own) => drop(self.own_nodes.insert(kind, own)),
+            Report::Names(names) => self.names.set(kind, names),
             Report::Servers(servers) => drop(self.servers.insert(kind, servers)),
             Report::Backends(backends) => drop(self.backends.insert(kind, backends)),
             Report::Reads(_)
@@ -121,6 +131,12 @@ impl Claims {
 
     fn set_rules(&mut self) {
         self.table.set_rules(self.rules.clone().without_borrowed(self.without_borrowed()));
+    }
+
+    /// What nodes are called, as far as any source knows.
+    #[must_use]
+    pub const fn names(&self) -> &Arc<NodeNames> {
+        self.names.all()
     }
 
     /// Returns the datastores that may not have reported all borrowed addresses.

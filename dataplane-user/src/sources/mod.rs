@@ -13,6 +13,7 @@
 //! | [`table`] | all claims, and the route chosen for each prefix |
 //! | `feed`, `backoff` | the loop that etcd, kubernetes and bird share |
 //! | [`reads`] | how closely a datastore is followed |
+//! | [`names`] | what nodes are called |
 //! | [`servers`] | which addresses a source's servers have |
 //! | [`error`] | what goes wrong in a source |
 //! | [`calico`] | Calico's objects, whatever datastore they come from |
@@ -28,6 +29,7 @@ pub mod hub;
 pub mod kernel;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
+pub mod names;
 pub mod reads;
 pub mod reported;
 pub mod servers;
@@ -40,7 +42,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::mpsc::UnboundedSender, task::JoinHandle};
 
-use self::{error::Outage, reads::Reads, servers::ServerAddresses};
+use self::{error::Outage, names::NodeNames, reads::Reads, servers::ServerAddresses};
 use crate::config::SourcesConfig;
 pub use crate::vocabulary::{Encap, SourceKind};
 
@@ -84,6 +86,8 @@ pub enum Report {
     },
     /// What a datastore records about this node. It comes before the first `Snapshot`.
     OwnNode(OwnNode),
+    /// What it calls the nodes, all of them.
+    Names(NodeNames),
     /// How closely a datastore is followed. It comes before the first `Snapshot`.
     Reads(Reads),
     /// All hosts of the source's servers, with their addresses.

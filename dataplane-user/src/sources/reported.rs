@@ -97,9 +97,11 @@ impl Reported {
                 was_down.then(line).into_iter().collect()
             }
             Report::Reads(reads) => self.set_reads(*reads).into_iter().collect(),
-            Report::Changes(_) | Report::OwnNode(_) | Report::Servers(_) | Report::Backends(_) => {
-                Vec::new()
-            }
+            Report::Changes(_)
+            | Report::OwnNode(_)
+            | Report::Names(_)
+            | Report::Servers(_)
+            | Report::Backends(_) => Vec::new(),
         }
     }
 

@@ -11,8 +11,8 @@ use std::{
 use dataplane_user::{
     config::{EtcdConfig, sources::Borrowed},
     sources::{
-        Claim, Encap, Me, Origin, OwnNode, Report, Reporter, SourceKind, etcd, reads::Reads,
-        reported::Reported, servers::ServerAddresses,
+        Claim, Encap, Me, Origin, OwnNode, Report, Reporter, SourceKind, etcd, names::NodeNames,
+        reads::Reads, reported::Reported, servers::ServerAddresses,
     },
 };
 use ipnet::Ipv4Net;
@@ -37,6 +37,8 @@ pub struct Listener {
     pub down: Option<String>,
     /// What etcd records about this node.
     pub own: Option<OwnNode>,
+    /// What it calls the nodes.
+    pub names: NodeNames,
     /// The hosts of its servers.
     pub servers: ServerAddresses,
     /// The cluster's members.
@@ -94,6 +96,7 @@ impl Listener {
             reported: Reported::new(SourceKind::Etcd),
             down: None,
             own: None,
+            names: NodeNames::new(),
             servers: ServerAddresses::new(),
             backends: ServerAddresses::new(),
             snapshots: 0,
@@ -226,6 +229,7 @@ impl Listener {
                 let why = why.to_string();
                 assert!(!why.contains('\n') && why.starts_with("etcd http"), "{why}");
             }
+            Report::Names(names) => self.names = names,
             Report::Reads(_) | Report::Problems(_) | Report::Problem(..) | Report::Up => {}
         }
     }

@@ -103,6 +103,10 @@ fn a_first_list_then_every_change() {
     etcd.store(&node("far", "172.16.34.7/24", TUNNEL)).unwrap();
     let far = "10.20.42.0/26 172.16.34.7 ipip";
     listener.until_claims(&[far, "10.20.43.0/26 172.16.34.7 ipip", &own, me]);
+    let called = |it: &Listener, address: [u8; 4]| it.names.get(&address.into()).cloned();
+    assert_eq!(called(&listener, [172, 16, 34, 7]).as_deref(), Some("far"));
+    assert_eq!(called(&listener, [172, 16, 35, 4]), None, "its address before");
+    assert_eq!(called(&listener, [172, 16, 36, 11]).as_deref(), Some("near"));
 
     // Marked as deleted, then deleted.
     let marked = block("10.20.43.0/26", "far", &[(4, ME)]).with("/deleted", json!(true));

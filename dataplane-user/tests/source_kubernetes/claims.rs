@@ -10,7 +10,7 @@ use tunless_lab::kube_api::{
     objects::{bare_node, block, block_name, host_local_node, node, pool, tunnel_node},
 };
 
-use super::source::{ALL, Source, V1, V3, cluster, fill};
+use super::source::{ALL, Seen, Source, V1, V3, cluster, fill};
 
 const B: &str = "10.65.1.0/26";
 
@@ -63,6 +63,9 @@ async fn what_the_api_has_about_this_node_is_followed() {
     };
     let (address, tunnel) = ("172.17.0.5", "10.65.0.1");
     assert_eq!(source.seen.own, Some(own(address, None)));
+    let called = |seen: &Seen, address: &str| seen.names.get(&address.parse().unwrap()).cloned();
+    assert_eq!(called(&source.seen, address).as_deref(), Some("node-a"));
+    assert_eq!(called(&source.seen, "172.17.0.6").as_deref(), Some("node-b"));
     let cidr = format!("{address}/24");
     server.set(NODES, tunnel_node("node-a", &cidr, tunnel.parse().unwrap()));
     let with_tunnel = Some(own(address, Some(tunnel)));

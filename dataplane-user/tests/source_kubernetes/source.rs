@@ -11,8 +11,8 @@ use std::{
 use dataplane_user::{
     config::{KubernetesConfig, sources::CalicoApi},
     sources::{
-        Change, Encap, Me, OwnNode, Report, Reporter, SourceKind, kubernetes, reads::Reads,
-        reported::Reported, servers::ServerAddresses,
+        Change, Encap, Me, OwnNode, Report, Reporter, SourceKind, kubernetes, names::NodeNames,
+        reads::Reads, reported::Reported, servers::ServerAddresses,
     },
 };
 use tempfile::TempDir;
@@ -57,6 +57,8 @@ pub struct Seen {
     pub own: Option<OwnNode>,
     /// How closely the API is followed.
     pub reads: Option<Reads>,
+    /// What it calls the nodes.
+    pub names: NodeNames,
     /// The hosts of its servers.
     pub servers: ServerAddresses,
     /// What serves behind them, once it was reported.
@@ -165,6 +167,7 @@ impl Seen {
             down: None,
             own: None,
             reads: None,
+            names: NodeNames::new(),
             servers: ServerAddresses::new(),
             backends: None,
             snapshots: 0,
@@ -198,6 +201,7 @@ impl Seen {
         }
         match report {
             Report::OwnNode(own) => self.own = Some(own),
+            Report::Names(names) => self.names = names,
             Report::Servers(servers) => self.servers = servers,
             Report::Backends(backends) => self.backends = Some(backends),
             Report::Reads(reads) => self.reads = Some(reads),

@@ -68,7 +68,9 @@ fn key(root: &Value, path: String, field: &Value, target: &Value) -> Key {
     {
         write!(meaning, " {form}").unwrap();
     }
-    let is_optional = field["anyOf"].is_array();
+    let may_be_null = |types: &Vec<Value>| types.iter().any(|it| it == "null");
+    let is_optional =
+        field["anyOf"].is_array() || field["type"].as_array().is_some_and(may_be_null);
     let is_required = field.get("default").is_none() && path.contains("[]") && !is_optional;
     let default = match &field["default"] {
         Value::Null if is_required => "has to be given".to_owned(),

@@ -18,6 +18,7 @@ use crate::{
         Change, Claim, Me, Origin, Report, Reporter,
         error::{Endpoint, SourceError},
         feed::{Feed, Link},
+        names::NodeNames,
     },
 };
 
@@ -40,6 +41,8 @@ pub struct Follower {
     endpoint: Endpoint,
     /// What was reported and not taken back: what is gone is found by comparing.
     claims: Claims,
+    /// The names that were last reported.
+    names: NodeNames,
     /// The BIRD whose whole table was reported last, by its start.
     boot: Option<Stamped>,
     /// One that is not settled yet, and since when we see it.
@@ -88,6 +91,7 @@ impl Follower {
             me,
             reporter,
             claims: Claims::new(),
+            names: NodeNames::new(),
             boot: None,
             young: None,
         }
@@ -96,6 +100,10 @@ impl Follower {
     async fn poll(&mut self, session: &mut Session, link: &mut Link) -> Result<()> {
         let sessions = session.sessions().await?;
         let status = session.status().await?;
+        if sessions.names != self.names {
+            self.names.clone_from(&sessions.names);
+            self.reporter.send(Report::Names(sessions.names.clone()));
+        }
         let changed =
             session.print.as_ref().is_none_or(|(print, _)| !print.is_same(&sessions.print));
         if changed {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::civil::DateTime;
 
 use super::{reply::Line, stamped::Stamped};
+use crate::sources::names::NodeNames;
 
 /// The answer to `show status`.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -58,6 +59,10 @@ pub struct Sessions {
     pub print: Stamped,
     /// BGP sessions that are not up though they should be.
     pub awaited: usize,
+    /// What the sessions are called, by the neighbour's address.
+    pub names: NodeNames,
+    /// The BGP session that is being read.
+    session: Option<String>,
 }
 
 /// A protocol's own line.
@@ -69,11 +74,20 @@ impl Sessions {
         let text = line.text.trim();
         if line.code == PROTOCOL {
             self.print.push(text);
-            let mut words = text.split_whitespace().skip(1);
-            let (kind, _table, state) = (words.next(), words.next(), words.next());
+            let mut words = text.split_whitespace();
+            let (name, kind) = (words.next(), words.next());
+            let (_table, state) = (words.next(), words.next());
+            self.session = name.filter(|_| kind == Some("BGP")).map(str::to_owned);
             let is_up = text.contains("Established");
             let is_off = state == Some("down");
             self.awaited += usize::from(kind == Some("BGP") && !is_up && !is_off);
+            return;
+        }
+        if let (Some(session), Some(address)) =
+            (&self.session, text.strip_prefix("Neighbor address:"))
+            && let Ok(neighbour) = address.trim().parse()
+        {
+            self.names.entry(neighbour).or_insert_with(|| session.clone());
             return;
         }
         // Timers and exports change all the time, and mean nothing here.
@@ -153,19 +167,34 @@ mod tests {
      Routes:         1 imported, 0 exported, 1 preferred
 1002-m1         BGP        ---        up     23:15:15.863  Established   
 1006-  BGP state:          Established
+     Neighbor address: 172.16.35.4
      Hold timer:       188.258/240
      Routes:         2 imported, 1 exported, 2 preferred
        Import updates:              2          0          0          0          2
        Import withdraws:            0          0        ---          0          0
        Export updates:              5          4          0        ---          1
 1002-m2         BGP        ---        start  21:04:49.802  Active        Socket: No route to host
+1006-    Neighbor address: 172.16.34.7
 1002-m3         BGP        ---        down   21:04:49.802  
+1006-    Neighbor address: fd00::7
+1002-again      BGP        ---        start  21:04:49.802  Active
+1006-    Neighbor address: 172.16.35.4
 0000 
 ";
 
     #[test]
     fn sessions_that_are_not_up_are_awaited_unless_they_are_switched_off() {
-        assert_eq!(sessions(PROTOCOLS).awaited, 1);
+        assert_eq!(sessions(PROTOCOLS).awaited, 2);
+    }
+
+    #[test]
+    fn neighbours_are_called_as_their_sessions() {
+        let expected: NodeNames = [
+            ([172, 16, 35, 4].into(), "m1".to_owned()),
+            ([172, 16, 34, 7].into(), "m2".to_owned()),
+        ]
+        .into();
+        assert_eq!(sessions(PROTOCOLS).names, expected);
     }
 
     #[test]

@@ -48,6 +48,8 @@ pub struct Resolver {
     before: BTreeMap<(Origin, Ipv4Net), Option<Claim>>,
     /// What was last reported about this node.
     reported_own: Option<OwnNode>,
+    /// Nodes have come, gone or moved since their names were last reported.
+    are_names_new: bool,
     problems: Problems,
 }
 
@@ -76,6 +78,7 @@ impl Resolver {
             claims: BTreeMap::new(),
             before: BTreeMap::new(),
             reported_own: None,
+            are_names_new: false,
             problems: Problems::default(),
         }
     }
@@ -150,10 +153,13 @@ impl Resolver {
             return;
         }
         let before = self.node_address(name);
+        let was_there = self.nodes.contains_key(name);
         match node {
             Some(node) => self.nodes.insert(name.to_owned(), node),
             None => self.nodes.remove(name),
         };
+        self.are_names_new |=
+            before != self.node_address(name) || was_there != self.nodes.contains_key(name);
         for beside in self.addresses.moved(name, before, self.node_address(name)) {
             self.judge_node(&beside);
         }
@@ -277,9 +283,11 @@ impl Resolver {
         self.problems.take_changes();
         let own = self.own_node();
         self.reported_own = Some(own.clone());
+        self.are_names_new = false;
+        let names = Report::Names(self.addresses.names(&self.own_name));
         // First, so that no decision takes the claims in without it.
         let all = Report::Snapshot { claims: self.snapshot(), problems: self.problems() };
-        vec![Report::OwnNode(own), all]
+        vec![Report::OwnNode(own), names, all]
     }
 
     /// Reports what has changed since this was last called.
@@ -290,9 +298,11 @@ impl Resolver {
         if own.is_some() {
             self.reported_own.clone_from(&own);
         }
+        let names = std::mem::take(&mut self.are_names_new)
+            .then(|| Report::Names(self.addresses.names(&self.own_name)));
         let changes = (!changes.is_empty()).then_some(Report::Changes(changes));
         let problems = problems.into_iter().map(|(origin, text)| Report::Problem(origin, text));
-        own.map(Report::OwnNode).into_iter().chain(changes).chain(problems).collect()
+        own.map(Report::OwnNode).into_iter().chain(names).chain(changes).chain(problems).collect()
     }
 
     /// Returns problems that came, changed or went (`None`) since the last call.

@@ -299,6 +299,7 @@ mod tests {
                 Report::Problem(key, text) => vec![problem(key, text.as_deref())],
                 // No test here is about it.
                 Report::OwnNode(_)
+                | Report::Names(_)
                 | Report::Servers(_)
                 | Report::Backends(_)
                 | Report::Reads(_) => Vec::new(),

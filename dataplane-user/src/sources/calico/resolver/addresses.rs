@@ -5,6 +5,8 @@ use std::{
     net::Ipv4Addr,
 };
 
+use crate::sources::names::NodeNames;
+
 /// Names of nodes by their address.
 #[derive(Debug, Default)]
 pub struct Addresses(BTreeMap<Ipv4Addr, BTreeSet<String>>);
@@ -31,6 +33,13 @@ impl Addresses {
             names.insert(name.to_owned());
         }
         beside
+    }
+
+    /// Returns what each address is called; of several nodes with one address the first counts, but the
+    /// own one before all.
+    pub fn names(&self, own: &str) -> NodeNames {
+        let first = |names: &BTreeSet<String>| names.get(own).or_else(|| names.first()).cloned();
+        self.0.iter().filter_map(|(address, names)| Some((*address, first(names)?))).collect()
     }
 
     /// Another node with this address, the own one first.

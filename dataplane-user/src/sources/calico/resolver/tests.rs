@@ -108,6 +108,41 @@ impl Scene {
     }
 }
 
+/// All names, each time one comes, moves or goes.
+#[test]
+fn names_of_nodes_are_reported_with_their_addresses() {
+    let names = |reports: Vec<Report>| {
+        let mut names = reports.into_iter().filter_map(|report| match report {
+            Report::Names(names) => Some(names),
+            _ => None,
+        });
+        let found = names.next().map(|names| {
+            let shown = names.iter().map(|(address, name)| format!("{address} {name}"));
+            shown.collect::<Vec<_>>()
+        });
+        assert_eq!(names.next(), None, "once");
+        found
+    };
+    let mut resolver = Resolver::new(ME);
+    resolver.set_node("far", Some(node("172.16.35.4/24")));
+    resolver.set_node("nowhere", Some(nowhere()));
+    assert_eq!(names(resolver.report_all()).unwrap(), ["172.16.35.4 far"]);
+    assert_eq!(names(resolver.take_reports()), None);
+    resolver.set_node(ME, Some(node("172.16.36.10/24")));
+    resolver.set_node("double", Some(node("172.16.36.10/24")));
+    let shown = names(resolver.take_reports()).unwrap();
+    assert_eq!(shown, ["172.16.35.4 far", "172.16.36.10 me"], "the own one of two");
+    resolver.set_node("far", Some(node("172.16.35.9/24")));
+    resolver.set_node("double", None);
+    let shown = names(resolver.take_reports()).unwrap();
+    assert_eq!(shown, ["172.16.35.9 far", "172.16.36.10 me"]);
+    // Another subnet, and the same address.
+    resolver.set_node("far", Some(node("172.16.35.9/16")));
+    assert_eq!(names(resolver.take_reports()), None);
+    resolver.set_node("far", None);
+    assert_eq!(names(resolver.take_reports()).unwrap(), ["172.16.36.10 me"]);
+}
+
 #[test]
 fn a_block_is_its_hosts_and_a_lent_address_the_borrowers() {
     let mut scene = Scene::new(Some(Encap::Ipip));
