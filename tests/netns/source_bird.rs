@@ -110,16 +110,28 @@ fn four_nodes_behind_a_reflector_talk_by_what_bird_says() {
 }
 
 fn run(sessions: Sessions) {
+    let is_mesh = matches!(sessions, Sessions::Mesh);
     let mut cluster = Cluster::new(sessions);
-    talk_by_what_bird_says(&mut cluster);
+    talk_by_what_bird_says(&mut cluster, is_mesh);
     restart_all(&mut cluster.daemons.iter_mut().collect::<Vec<_>>());
-    talk_by_what_bird_says(&mut cluster);
+    talk_by_what_bird_says(&mut cluster, is_mesh);
     cluster.finish();
 }
 
 /// What comes goes again, and the other way round.
-fn talk_by_what_bird_says(cluster: &mut Cluster) {
+fn talk_by_what_bird_says(cluster: &mut Cluster, is_mesh: bool) {
     cluster.assert_all_talk();
+    until("lists call nodes as BIRD calls its sessions", PATIENCE, || {
+        let listed = cluster.daemons[1].cli_json(&["nodes", "list"]).unwrap();
+        let named = listed["items"].as_array()?.iter().filter(|item| {
+            let nodes = cluster.lab.nodes();
+            let node = nodes.into_iter().find(|node| item["node"] == json!(node.ip));
+            node.is_some_and(|node| item["name"] == node.label)
+        });
+        // Behind a reflector there is one session.
+        let expected = if is_mesh { 3 } else { 1 };
+        (named.count() == expected).then_some(())
+    });
     let stream = stream_between(&cluster.pods[1], &cluster.pods[2], 5001);
     let back = stream_between(&cluster.pods[2], &cluster.pods[1], 5002);
 

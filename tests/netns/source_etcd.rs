@@ -128,6 +128,16 @@ fn talk_by_what_etcd_says(cluster: &mut Cluster) {
     let (first, third) = ((node1.block, &node1), (node3.block, &node3));
     wait_for_routes(&cluster.daemon2, "ipip", &[first, third]);
     let (perf, sit) = (cluster.lab.perf().clone(), cluster.lab.sit().clone());
+    until("lists call nodes as the datastore does", SOON, || {
+        let nodes = cluster.daemon2.cli_json(&["nodes", "list"]).unwrap();
+        let items = nodes["items"].as_array()?.iter();
+        let mut named: Vec<_> =
+            items.map(|item| (item["node"].clone(), item["name"].clone())).collect();
+        let mut expected = [&node1, &node3].map(|node| (json!(node.ip), json!(node.name)));
+        named.sort_by_key(|(node, _)| node.to_string());
+        expected.sort_by_key(|(node, _)| node.to_string());
+        (named == expected).then_some(())
+    });
     let stream = stream_between(&perf, &sit, 5001);
     let back = stream_between(&sit, &perf, 5002);
 

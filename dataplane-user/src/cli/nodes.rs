@@ -16,10 +16,7 @@ use crate::{
     bpf::{Maps, Pins},
     clock,
     config::Cidr,
-    daemon::{
-        report::{State, unix_now},
-        underlay_errors::{HeardError, LatestErrors},
-    },
+    daemon::{heard::Heard, report::unix_now, underlay_errors::HeardError},
     exit::Exit,
     output::{self, Format, Row},
     schema,
@@ -29,6 +26,8 @@ use crate::{
 pub(super) struct NodeItem {
     /// Its underlay address.
     node: Ipv4Addr,
+    /// What the datastore, the file or BIRD calls it; `null`: none of them has a name for it.
+    name: Option<String>,
     /// Pod CIDRs there.
     #[schemars(with = "BTreeSet<Cidr>")]
     prefixes: BTreeSet<Ipv4Net>,
@@ -49,9 +48,16 @@ pub(super) struct NodeItem {
     decap_packets: u64,
     /// Bytes of these packets.
     decap_bytes: u64,
+    /// Packets from it since the counters began whose inner source is not its own.
+    forged_packets: u64,
     /// Seconds since a packet last came from it; `null`: none ever did.
     last_seen_seconds: Option<f64>,
-    /// The latest error of the underlay about packets to it; `null`: none since the daemon started.
+    /// Packets to it since one last came from it, without those of the first ten seconds, in which the
+    /// daemon has not looked yet; `null`: that is not known, because no daemon looks.
+    sent_since_heard: Option<u64>,
+    /// Errors of the underlay about packets to it since the daemon started.
+    underlay_errors: u64,
+    /// The latest of these errors; `null`: there was none.
     last_error: Option<LastError>,
 }
 
@@ -69,7 +75,8 @@ struct LastError {
 impl Row for NodeItem {
     const COLUMNS: &'static [&'static str] = &[
         "NODE",
-        "PODS",
+        "NAME",
+        "PREFIXES",
         "DEV",
         "MTU",
         "NEXT HOP",
@@ -77,7 +84,10 @@ impl Row for NodeItem {
         "ENCAP BYTES",
         "DECAP PACKETS",
         "DECAP BYTES",
+        "FORGED",
         "LAST SEEN",
+        "SENT SINCE",
+        "ERRORS",
         "LAST ERROR",
     ];
 
@@ -85,7 +95,8 @@ impl Row for NodeItem {
         let dash = || "-".to_owned();
         vec![
             self.node.to_string(),
-            prefixes(&self.prefixes),
+            self.name.clone().unwrap_or_else(dash),
+            self.prefixes.len().to_string(),
             match &self.interface {
                 Some(interface) => interface.clone(),
                 None if self.protected => "IPsec".into(),
@@ -97,20 +108,14 @@ impl Row for NodeItem {
             self.encap_bytes.to_string(),
             self.decap_packets.to_string(),
             self.decap_bytes.to_string(),
+            self.forged_packets.to_string(),
             self.last_seen_seconds.map_or_else(|| "never".into(), |ago| format!("{ago:.1}s ago")),
+            self.sent_since_heard.map_or_else(dash, |packets| packets.to_string()),
+            self.underlay_errors.to_string(),
             self.last_error.as_ref().map_or_else(dash, |LastError { from, what, seconds_ago }| {
                 format!("{what} ({from}), {} ago", output::age(*seconds_ago))
             }),
         ]
-    }
-}
-
-/// The first, and how many more there are.
-fn prefixes(all: &BTreeSet<Ipv4Net>) -> String {
-    match (all.first(), all.len()) {
-        (None, _) => "-".to_owned(),
-        (Some(first), 1) => first.to_string(),
-        (Some(first), count) => format!("{first} +{}", count - 1),
     }
 }
 
@@ -128,9 +133,7 @@ pub fn list(pins: &Pins, maps: &Maps, format: Format) -> Result<Exit> {
             carried.entry(route.node.into()).or_default().insert(prefix);
         }
     }
-    // What the daemon heard is an extra: the maps say the rest.
-    let errors = State::read(pins).ok().flatten().map(|state| state.underlay_errors);
-    let known = Known { carried, errors: errors.unwrap_or_default(), now: clock::monotonic() };
+    let known = Known { carried, heard: Heard::read(pins), now: clock::monotonic() };
     let items: Vec<NodeItem> = nodes.iter().map(|(at, node)| known.item(maps, *at, node)).collect();
     output::list(format, &items)?;
     Ok(Exit::Ok)
@@ -139,7 +142,7 @@ pub fn list(pins: &Pins, maps: &Maps, format: Format) -> Result<Exit> {
 /// What is known of nodes beside the map of nodes.
 struct Known {
     carried: BTreeMap<Ipv4Addr, BTreeSet<Ipv4Net>>,
-    errors: LatestErrors,
+    heard: Heard,
     now: Duration,
 }
 
@@ -148,8 +151,10 @@ impl Known {
         let counters = maps.node_counter(Ipv4Be::from(address)).unwrap_or_default();
         let reachable = !node.hop.ifindex.is_none();
         let seen = Duration::from_nanos(counters.last_seen);
+        let error = self.heard.errors.get(&address);
         NodeItem {
             node: address,
+            name: self.heard.names.get(&address).cloned(),
             prefixes: self.carried.get(&address).cloned().unwrap_or_default(),
             protected: node.is_protected(),
             interface: reachable.then(|| super::interface_name(node.hop.ifindex)),
@@ -159,26 +164,16 @@ impl Known {
             encap_bytes: counters.encap.bytes,
             decap_packets: counters.decap.packets,
             decap_bytes: counters.decap.bytes,
+            forged_packets: counters.forged,
             last_seen_seconds: (counters.last_seen != 0)
                 .then(|| self.now.saturating_sub(seen).as_secs_f64()),
-            last_error: self.errors.get(&address).map(|HeardError { from, what, at }| LastError {
+            sent_since_heard: self.heard.sent_since(address, &counters),
+            underlay_errors: error.map_or(0, |error| error.count),
+            last_error: error.map(|HeardError { from, what, at, .. }| LastError {
                 from: *from,
                 what: what.clone(),
                 seconds_ago: unix_now().saturating_sub(*at),
             }),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn many_prefixes_are_counted() {
-        let all = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
-        assert_eq!(prefixes(&all(&[])), "-");
-        assert_eq!(prefixes(&all(&["10.20.42.0/26"])), "10.20.42.0/26");
-        assert_eq!(prefixes(&all(&["10.20.43.0/26", "10.20.42.0/26"])), "10.20.42.0/26 +1");
     }
 }

@@ -210,7 +210,7 @@ fn is_over(deadline: Option<Option<Instant>>) -> bool {
 }
 
 async fn look(pins: &Pins) -> Result<Status> {
-    let Outside { running, state, maps, routes, host: _, seen, problems } =
+    let Outside { running, state, maps, routes, host: _, seen, heard: _, problems } =
         outside::look(pins).await?;
     let decided = state.as_ref().and_then(|state| state.decided.clone());
     let heartbeat = state.as_ref().map(|state| state.heartbeat);

@@ -17,6 +17,7 @@ mod config_watch;
 mod debounce;
 pub mod decide;
 pub mod failed_start;
+pub mod heard;
 mod http;
 mod lock;
 pub mod observe;
@@ -27,6 +28,7 @@ mod reload;
 pub mod report;
 mod service;
 mod shadow;
+pub mod silence;
 mod spread;
 mod start;
 pub mod survey;
@@ -47,6 +49,7 @@ use self::{
     observe::{Observer, cores::Cores, elsewhere::Elsewhere},
     reconcile::Extent,
     report::{Reporter, Stage},
+    silence::Silence,
     underlay_errors::Scope,
     wakes::{Alarms, Wake, Wakes},
 };
@@ -108,6 +111,8 @@ struct Daemon {
     /// Reads programs of others.
     programs: Reader,
     alarms: Alarms,
+    /// Which nodes are sent to and not heard.
+    silence: Silence,
     /// Hears encapsulated packets on links without programs.
     elsewhere: Elsewhere,
     lock: Lock,
@@ -131,6 +136,7 @@ impl Daemon {
     async fn run(mut self) -> Result<()> {
         loop {
             service::alive();
+            self.name_nodes();
             self.alarms.leases = self.applier.as_ref().and_then(Applier::leases_end_at);
             self.alarms.report = self.reporter.write_at();
             let wake = self.wakes.next(self.alarms).await?;
@@ -242,6 +248,7 @@ impl Daemon {
                     self.reload().await;
                 }
                 self.resync().await;
+                self.look_at_nodes();
                 Some(Extent::Whole { resync: true })
             }
         }

@@ -10,8 +10,9 @@ use ipnet::Ipv4Net;
 
 use super::{
     failed_start::FailedStart,
+    heard::Heard,
     observe::health::{self, Seen},
-    report::{self, Code, Decided, Problem, State, unix_now},
+    report::{self, Code, Decided, Problem, State, names, unix_now},
     running,
 };
 use crate::{
@@ -34,6 +35,8 @@ pub struct Outside {
     pub host: Host,
     /// What of tunless is at work.
     pub seen: Seen,
+    /// What the daemon noticed of the other nodes.
+    pub heard: Heard,
     /// What is wrong, the gravest first.
     pub problems: Vec<Problem>,
 }
@@ -75,7 +78,8 @@ pub async fn look(pins: &Pins) -> Result<Outside> {
         problems.extend(current(&state.problems, decided, &seen, running.is_some()));
     }
     problems.sort_by_key(|problem| std::cmp::Reverse(problem.level));
-    Ok(Outside { running, state, maps, routes, host, seen, problems })
+    let heard = Heard::of(state.as_ref(), names::read(pins));
+    Ok(Outside { running, state, maps, routes, host, seen, heard, problems })
 }
 
 async fn see(

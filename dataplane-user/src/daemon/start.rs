@@ -24,6 +24,7 @@ use super::{
     },
     reload::refused,
     report::{ConfigState, Reporter, Stage},
+    silence::Silence,
     underlay_errors::{Scope, UnderlayErrors},
     wakes::{Alarms, Wakes},
 };
@@ -173,6 +174,7 @@ async fn start(path: &Path, bpffs: Option<&Path>, tried: Option<Duration>) -> Re
         cores: Cores::default(),
         programs,
         alarms: Alarms { look: now, check: now + CHECK, resume: None, leases: None, report: None },
+        silence: Silence::default(),
         elsewhere: Elsewhere::open(),
         lock,
         ends_with_attempt: tried.is_some(),

@@ -16,7 +16,7 @@ use crate::{
         Lock,
         decide::{Memory, spread::Spreading},
         failed_start::FailedStart,
-        report::State,
+        report::{State, names},
     },
     kernel::{
         Host, Kernel, PROTOCOL, TUNNEL, is_tunnel_of,
@@ -108,6 +108,7 @@ pub async fn remove_all(pins: &Pins, lock: Lock) -> Result<Removed> {
         ));
     }
     State::remove(pins)?;
+    names::remove(pins)?;
     Report::remove(pins)?;
     FailedStart::forget(pins)?;
     run_dir::remove(&verifier::log_file(pins))?;

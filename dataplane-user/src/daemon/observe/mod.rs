@@ -12,7 +12,7 @@ pub mod outer_rules;
 pub mod path_mtu;
 mod paths;
 mod policy;
-mod policy_routing;
+pub mod policy_routing;
 mod programs;
 pub mod receive_queues;
 mod rules;

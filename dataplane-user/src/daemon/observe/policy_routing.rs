@@ -8,7 +8,7 @@ use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
 use crate::kernel::Host;
 
 /// Calico's WireGuard device (`felix/config`, `WireguardInterfaceName`).
-const WIREGUARD: &str = "wireguard.cali";
+pub const WIREGUARD: &str = "wireguard.cali";
 
 /// What may send pods' packets another way than the main table, in words.
 #[must_use]

@@ -5,6 +5,7 @@ mod check;
 mod current;
 mod forwarding;
 mod ledger;
+pub mod names;
 mod pace;
 mod problem;
 mod state;
@@ -27,13 +28,13 @@ pub use self::{
     work::{Last, Work},
 };
 use self::{ledger::Ledger, pace::Pace};
-use super::{decide::Decision, service, underlay_errors::LatestErrors};
+use super::{decide::Decision, service, silence::SilentNodes, underlay_errors::LatestErrors};
 use crate::{
     bpf::{Attachment, Pins, Programs},
     clock,
     config::{Fastpath, Spoof},
     kernel::receive_queues::Cpus,
-    sources::status::SourcesStatus,
+    sources::{names::NodeNames, status::SourcesStatus},
     vocabulary::SourceKind,
 };
 
@@ -70,6 +71,8 @@ pub struct Reporter {
     /// The same for the thread that serves metrics and health.
     shared: watch::Sender<Arc<State>>,
     underlay_errors: Option<watch::Receiver<LatestErrors>>,
+    /// What nodes are called, as it was last written.
+    names: Option<Arc<NodeNames>>,
     pace: Pace,
 }
 
@@ -91,6 +94,7 @@ impl Reporter {
             spread: None,
             sources: SourcesStatus::default(),
             underlay_errors: LatestErrors::new(),
+            silent: SilentNodes::new(),
             work: Work::begun(),
         };
         let starting = Problem::new(Code::Starting, "", "the daemon has not reconciled yet");
@@ -104,6 +108,7 @@ impl Reporter {
             state,
             written: None,
             underlay_errors: None,
+            names: None,
             pace: Pace::default(),
         }
     }
@@ -169,6 +174,22 @@ impl Reporter {
     /// Where the latest errors of the underlay are found.
     pub fn set_underlay_errors(&mut self, errors: watch::Receiver<LatestErrors>) {
         self.underlay_errors = Some(errors);
+    }
+
+    /// Which nodes are sent to and not heard.
+    pub fn set_silent(&mut self, silent: &SilentNodes) {
+        self.state.silent.clone_from(silent);
+    }
+
+    /// Writes what nodes are called, if that is not what was written last.
+    pub fn name_nodes(&mut self, names: &Arc<NodeNames>) {
+        if self.names.as_ref().is_some_and(|written| Arc::ptr_eq(written, names)) {
+            return;
+        }
+        self.names = Some(Arc::clone(names));
+        if let Err(error) = names::write(&self.pins, names) {
+            tracing::warn!("lists will have old names of nodes: {error:#}");
+        }
     }
 
     /// Over which CPUs received packets are spread.

@@ -14,7 +14,10 @@ use dataplane_common::{IfIndex, Mtu};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{super::underlay_errors::LatestErrors, Problem, Work};
+use super::{
+    super::{silence::SilentNodes, underlay_errors::LatestErrors},
+    Problem, Work,
+};
 use crate::{
     bpf::{Attachment, Pins},
     config::{Fastpath, Mode, Spoof},
@@ -58,6 +61,9 @@ pub struct State {
     /// The latest error of the underlay about packets to each node.
     #[serde(default)]
     pub underlay_errors: LatestErrors,
+    /// Nodes that packets were sent to since they were last heard.
+    #[serde(default)]
+    pub silent: SilentNodes,
     /// What it has done since it started.
     #[serde(default)]
     pub work: Work,
@@ -195,6 +201,7 @@ impl State {
             spread: None,
             sources: SourcesStatus::default(),
             underlay_errors: LatestErrors::new(),
+            silent: SilentNodes::new(),
             work: Work::default(),
         }
     }
@@ -256,6 +263,7 @@ mod tests {
             spread: Some(Cpus([0, 2].into())),
             sources: SourcesStatus::default(),
             underlay_errors: LatestErrors::new(),
+            silent: SilentNodes::new(),
             work: Work {
                 started: 1,
                 last: Some(Last { at: 2.5, seconds: 0.25 }),

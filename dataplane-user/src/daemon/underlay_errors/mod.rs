@@ -68,6 +68,9 @@ pub struct HeardError {
     pub what: String,
     /// When, Unix seconds.
     pub at: u64,
+    /// How many there were about this node since the daemon started.
+    #[serde(default)]
+    pub count: u64,
 }
 
 impl UnderlayErrors {
@@ -127,7 +130,12 @@ async fn serve(
             };
             let consequence = judge(&buffer[..length], &scope.borrow());
             match consequence {
-                Ok(Consequence::AskAgain { node, mtu }) => drop(narrowed.try_send((node, mtu))),
+                Ok(Consequence::AskAgain { node, mtu }) => {
+                    errors.send_modify(|latest| {
+                        note(latest, node, &buffer[..length], &scope.borrow());
+                    });
+                    let _ = narrowed.try_send((node, mtu));
+                }
                 Ok(Consequence::Tell { node, to, message }) => {
                     errors.send_modify(|latest| {
                         note(latest, node, &buffer[..length], &scope.borrow());
@@ -152,5 +160,6 @@ fn note(latest: &mut LatestErrors, node: Ipv4Addr, packet: &[u8], scope: &Scope)
     if !latest.contains_key(&node) {
         latest.retain(|node, _| scope.knows(*node));
     }
-    latest.insert(node, HeardError { from, what: what.to_owned(), at: unix_now() });
+    let count = latest.get(&node).map_or(0, |known| known.count) + 1;
+    latest.insert(node, HeardError { from, what: what.to_owned(), at: unix_now(), count });
 }

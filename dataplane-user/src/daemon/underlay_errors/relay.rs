@@ -98,6 +98,9 @@ pub fn reported(packet: &[u8]) -> Option<(Ipv4Addr, &'static str)> {
         Icmpv4Type::TimeExceeded(_) => "TTL exceeded",
         Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Network) => "network unreachable",
         Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Protocol) => "protocol 4 refused",
+        Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::FragmentationNeeded {
+            ..
+        }) => "packet too big for the path",
         _ => "host unreachable",
     };
     Some((ip.source_addr(), what))
