@@ -36,6 +36,7 @@ fn a_healthy_node_passes_each_check() {
             "capabilities",
             "pins",
             "programs",
+            "hooks",
             "daemon",
             "configuration",
             "node",
@@ -50,6 +51,7 @@ fn a_healthy_node_passes_each_check() {
             "cpus",
             "maps",
             "ipsec",
+            "wireguard",
             "spoofs",
             "peers",
         ] {

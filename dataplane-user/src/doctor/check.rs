@@ -38,6 +38,8 @@ checks! {
     Pins = "pins",
     /// Whether the kernel still runs every program that the daemon attached.
     Programs = "programs",
+    /// Programs and filters on the hooks where ours are: of others, or of a second tunless.
+    Hooks = "hooks",
     /// Whether the daemon runs, and when it last compared everything.
     Daemon = "daemon",
     /// Whether the file on disk is the active one, and fits the host.
@@ -70,11 +72,13 @@ checks! {
     Maps = "maps",
     /// IPsec policies about encapsulated packets.
     Ipsec = "ipsec",
+    /// Calico's encryption between nodes by WireGuard: its device, and the rule that leads packets to it.
+    Wireguard = "wireguard",
     /// Counters of packets with spoofed sources, from pods and from nodes.
     Spoofs = "spoofs",
     /// Packets for pods that the kernel got, and that reached no pod.
     Delivery = "delivery",
-    /// Nodes that packets were sent to and that were not heard.
+    /// Nodes that packets were sent to and that were never heard, or not for five minutes.
     Peers = "peers",
     /// With `--peer`: an unencapsulated ping.
     PeerPlain = "peer-plain",

@@ -86,6 +86,8 @@ pub fn fact(check: Check, outside: &Outside) -> Option<Row> {
     match check {
         Check::Kernel
         | Check::Capabilities
+        | Check::Hooks
+        | Check::Wireguard
         | Check::RpFilter
         | Check::Maps
         | Check::Spoofs

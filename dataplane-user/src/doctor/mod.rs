@@ -54,7 +54,7 @@ pub async fn examine(pins: &Pins, config: &Path, peers: &[String]) -> Vec<Row> {
             }
             // Before packets of our own may be among them.
             let drops = watch.end().await;
-            rows.extend(local::rows(&outside, drops));
+            rows.extend(local::rows(&outside, drops).await);
             for peer in peers {
                 rows.extend(peer::examine(&outside, peer).await);
             }

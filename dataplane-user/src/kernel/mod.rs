@@ -17,6 +17,7 @@ mod routes;
 mod snapshot;
 pub mod socket_filter;
 mod tunl0;
+mod xdp;
 mod xfrm;
 
 use anyhow::{Context as _, Result};

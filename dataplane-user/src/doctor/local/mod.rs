@@ -3,11 +3,13 @@
 
 mod delivery;
 mod fill;
+mod hooks;
 mod ipsec;
 mod peers;
 mod pod_mtu;
 mod rp_filter;
 mod spoofs;
+mod wireguard;
 
 pub use self::rp_filter::Watch;
 use super::{Check, Row, Verdict};
@@ -21,16 +23,17 @@ pub fn place(pins: &Pins) -> Option<Row> {
 }
 
 /// All of them. `drops`: how many packets `rp_filter` was seen to drop.
-pub fn rows(outside: &Outside, drops: Option<u64>) -> Vec<Row> {
+pub async fn rows(outside: &Outside, drops: Option<u64>) -> Vec<Row> {
     let mut rows = Vec::new();
     if let Some(maps) = &outside.maps {
         rows.push(fill::row(maps));
-        let errors = outside.state.as_ref().map(|state| &state.underlay_errors);
-        rows.extend(peers::rows(maps, errors));
+        rows.extend(peers::rows(maps, &outside.heard));
         rows.push(spoofs::row(maps));
         rows.extend(delivery::row(maps, outside.decided()));
     }
     if let Some(decided) = outside.decided() {
+        rows.extend(hooks::rows(decided, outside).await);
+        rows.push(wireguard::row(decided, &outside.host));
         rows.extend(pod_mtu::row(decided, &outside.host));
         rows.extend(ipsec::rows(decided, outside));
         rows.extend(rp_filter::rows(decided, outside, drops));
