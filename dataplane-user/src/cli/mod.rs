@@ -167,7 +167,7 @@ impl Cli {
                 counters::flush(&mut global.maps()?, format)
             }
             Command::Shadow(command) => shadow::run(&command, &global.pins()?, format),
-            Command::Top(options) => block_on(top::run(&global.maps()?, options)),
+            Command::Top(options) => block_on(top::run(&global.pins()?, &global.maps()?, options)),
             Command::Trace(options) => {
                 block_on(trace::trace(&global.pins()?, &global.maps()?, format, options))
             }

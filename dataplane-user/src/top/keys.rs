@@ -21,6 +21,10 @@ pub enum Wish {
 /// The choices so far.
 #[derive(Clone, Debug)]
 pub struct Keys {
+    /// What the rows that are shown contain; empty: all are shown.
+    filter: String,
+    /// The next characters belong to the filter.
+    is_typing: bool,
     view: View,
     column: usize,
     is_descending: bool,
@@ -31,13 +35,23 @@ pub struct Keys {
 
 /// Rows that a page has; the screen may have more or fewer.
 const PAGE: usize = 20;
+/// The longest filter, characters: none of what is searched for is longer.
+const LONGEST: usize = 64;
 
 impl Keys {
     /// A view as it is shown first.
     #[must_use]
     pub fn new(view: View) -> Self {
         let column = table::first_rate(view);
-        Self { view, column, is_descending: true, top: 0, is_paused: false }
+        Self {
+            filter: String::new(),
+            is_typing: false,
+            view,
+            column,
+            is_descending: true,
+            top: 0,
+            is_paused: false,
+        }
     }
 
     /// What is shown.
@@ -64,10 +78,19 @@ impl Keys {
         self.is_paused
     }
 
-    /// Sorts a table as it was chosen.
-    pub fn sort(&mut self, table: &mut Table) {
-        table.sort(self.column, self.is_descending);
-        self.top = self.top.min(table.rows.len().saturating_sub(1));
+    /// What is searched for, and whether it is still being typed; `None`: nothing is.
+    #[must_use]
+    pub fn search(&self) -> Option<(&str, bool)> {
+        (self.is_typing || !self.filter.is_empty())
+            .then_some((self.filter.as_str(), self.is_typing))
+    }
+
+    /// Returns a table with the rows that are searched for, sorted as it was chosen.
+    pub fn arrange(&mut self, table: &Table) -> Table {
+        let mut arranged = table.matching(&self.filter);
+        arranged.sort(self.column, self.is_descending);
+        self.top = self.top.min(arranged.rows.len().saturating_sub(1));
+        arranged
     }
 
     /// Takes in a key. There are so many columns and rows.
@@ -77,8 +100,13 @@ impl Keys {
             // Ctrl-Space is what a terminal makes of a zero, and is no wish.
             return if key.code == KeyCode::Char('c') { Wish::Leave } else { Wish::Draw };
         }
+        if self.is_typing && self.edit(key.code) {
+            return Wish::Draw;
+        }
         match key.code {
+            KeyCode::Esc if !self.filter.is_empty() => self.set_filter(String::new()),
             KeyCode::Char('q') | KeyCode::Esc => return Wish::Leave,
+            KeyCode::Char('/') => self.is_typing = true,
             KeyCode::Char(digit @ '1'..='4') => {
                 let at = digit as usize - '1' as usize;
                 return self.show(View::ALL[at]);
@@ -100,6 +128,34 @@ impl Keys {
             _ => {}
         }
         Wish::Draw
+    }
+
+    /// Takes in a key of the line that is typed. Returns whether it was one.
+    fn edit(&mut self, code: KeyCode) -> bool {
+        match code {
+            KeyCode::Char(character) => {
+                if self.filter.chars().count() < LONGEST {
+                    self.set_filter(format!("{}{character}", self.filter));
+                }
+            }
+            KeyCode::Backspace => {
+                let mut shorter = self.filter.clone();
+                shorter.pop();
+                self.set_filter(shorter);
+            }
+            KeyCode::Enter => self.is_typing = false,
+            KeyCode::Esc => {
+                self.is_typing = false;
+                self.set_filter(String::new());
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    fn set_filter(&mut self, filter: String) {
+        self.filter = filter;
+        self.top = 0;
     }
 
     fn show(&mut self, view: View) -> Wish {
@@ -160,6 +216,43 @@ mod tests {
         // Where there are none.
         assert_eq!(keys.press(KeyCode::End.into(), 0, 0), Wish::Draw);
         assert_eq!(keys.top(), 0);
+    }
+
+    #[test]
+    fn a_slash_searches_until_escape() {
+        let mut keys = Keys::new(View::Nodes);
+        assert_eq!(keys.search(), None);
+        press(&mut keys, &[KeyCode::Down, KeyCode::Char('/')]);
+        assert_eq!(keys.search(), Some(("", true)));
+        // Letters that mean something elsewhere, too.
+        let typed = ['q', 'r', '1', ' ', '/'].map(KeyCode::Char);
+        assert_eq!(press(&mut keys, &typed), [Wish::Draw; 5]);
+        assert_eq!((keys.search(), keys.top()), (Some(("qr1 /", true)), 0));
+        press(&mut keys, &[KeyCode::Backspace, KeyCode::Backspace, KeyCode::Down, KeyCode::Enter]);
+        assert_eq!((keys.search(), keys.top()), (Some(("qr1", false)), 1), "arrows scroll");
+        assert_eq!(press(&mut keys, &[KeyCode::Char('r')]), [Wish::Draw]);
+        assert_eq!(
+            (keys.search(), keys.order().1),
+            (Some(("qr1", false)), false),
+            "typed to its end"
+        );
+        // One Esc clears, the next leaves.
+        assert_eq!(press(&mut keys, &[KeyCode::Esc]), [Wish::Draw]);
+        assert_eq!(keys.search(), None);
+        press(&mut keys, &[KeyCode::Char('/'), KeyCode::Char('x'), KeyCode::Esc]);
+        assert_eq!(keys.search(), None);
+        assert_eq!(press(&mut keys, &[KeyCode::Esc]), [Wish::Leave]);
+        // Too much, nothing, and another view.
+        press(&mut keys, &[KeyCode::Char('/')]);
+        press(&mut keys, &[KeyCode::Char('ü'); 99]);
+        assert_eq!(keys.search().unwrap().0.chars().count(), LONGEST);
+        press(&mut keys, &[KeyCode::Backspace; 99]);
+        assert_eq!(keys.search(), Some(("", true)));
+        press(&mut keys, &[KeyCode::Char('a'), KeyCode::Tab]);
+        assert_eq!((keys.search(), keys.view()), (None, View::Pods));
+        press(&mut keys, &[KeyCode::Char('/')]);
+        let ctrl_c = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
+        assert_eq!(keys.press(ctrl_c, COLUMNS, ROWS), Wish::Leave);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::{
     clock,
     kernel::{Kernel, interface_name},
     protocol,
+    sources::names::NodeNames,
 };
 
 /// By what the same thing is found again in the next look, in the order of a list.
@@ -57,20 +58,20 @@ impl Look {
     ///
     /// # Errors
     /// If a map or the kernel's interfaces cannot be read.
-    pub async fn at(maps: &Maps, kernel: &Kernel, view: View) -> Result<Self> {
+    pub async fn at(maps: &Maps, kernel: &Kernel, called: &NodeNames, view: View) -> Result<Self> {
         let reasons =
             Reason::ALL.iter().map(|reason| maps.counter(*reason)).collect::<Result<Vec<_>>>()?;
         let entries = match view {
-            View::Nodes => nodes(maps)?,
+            View::Nodes => nodes(maps, called)?,
             View::Pods => pods(maps, kernel).await?,
             View::Reasons => by_reason(&reasons),
-            View::Leases => leases(maps)?,
+            View::Leases => leases(maps, called)?,
         };
         Ok(Self { view, at: Instant::now(), reasons, entries })
     }
 }
 
-fn nodes(maps: &Maps) -> Result<BTreeMap<Key, Entry>> {
+fn nodes(maps: &Maps, called: &NodeNames) -> Result<BTreeMap<Key, Entry>> {
     let mut prefixes: BTreeMap<Ipv4Addr, usize> = BTreeMap::new();
     for (_, route) in maps.all_routes()? {
         if route.is_destination() {
@@ -94,7 +95,8 @@ fn nodes(maps: &Maps) -> Result<BTreeMap<Key, Entry>> {
             _ => format!("{:.1}s ago", now.saturating_sub(seen).as_secs_f64()),
         };
         let routes = prefixes.get(&address).copied().unwrap_or_default();
-        let names = vec![address.to_string(), way, routes.to_string()];
+        let name = called.get(&address).cloned().unwrap_or_else(|| "-".to_owned());
+        let names = vec![address.to_string(), name, way, routes.to_string()];
         let counted = vec![counters.encap, counters.decap];
         entries.insert(Key::Address(address), Entry { names, counted, more: heard });
     }
@@ -136,15 +138,15 @@ fn by_reason(counters: &[Counter]) -> BTreeMap<Key, Entry> {
     counted.filter(|(_, (_, counter))| counter.packets > 0).map(entry).collect()
 }
 
-fn leases(maps: &Maps) -> Result<BTreeMap<Key, Entry>> {
+fn leases(maps: &Maps, called: &NodeNames) -> Result<BTreeMap<Key, Entry>> {
     let now = clock::monotonic();
     let leases = maps.good_leases(now)?;
-    Ok(leases.iter().map(|(flow, lease)| leased(flow, lease, now)).collect())
+    Ok(leases.iter().map(|(flow, lease)| leased(flow, lease, called, now)).collect())
 }
 
-fn leased(flow: &Flow, lease: &Lease, now: Duration) -> (Key, Entry) {
+fn leased(flow: &Flow, lease: &Lease, called: &NodeNames, now: Duration) -> (Key, Entry) {
     let (source, destination) = flow.ends();
-    let direction = flow.direction().as_str();
+    let (direction, node) = (flow.direction().as_str(), Ipv4Addr::from(lease.node));
     let left = Duration::from_nanos(lease.expires).saturating_sub(now);
     let entry = Entry {
         names: vec![
@@ -152,7 +154,10 @@ fn leased(flow: &Flow, lease: &Lease, now: Duration) -> (Key, Entry) {
             destination.to_string(),
             protocol::name(flow.protocol.into()),
             direction.to_owned(),
-            Ipv4Addr::from(lease.node).to_string(),
+            match called.get(&node) {
+                Some(name) => format!("{node} {name}"),
+                None => node.to_string(),
+            },
         ],
         counted: vec![Counter { packets: lease.packets, bytes: lease.bytes }],
         more: format!("{:.1}s", left.as_secs_f64()),

@@ -31,7 +31,12 @@ use self::{
     look::Look,
     table::Table,
 };
-use crate::{bpf::Maps, exit::Exit, kernel::Kernel};
+use crate::{
+    bpf::{Maps, Pins},
+    daemon::report::names,
+    exit::Exit,
+    kernel::Kernel,
+};
 
 /// What is listed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -86,7 +91,7 @@ fn interval(text: &str) -> Result<Duration, String> {
 ///
 /// # Errors
 /// Without a terminal, or if maps cannot be read any more.
-pub async fn run(maps: &Maps, options: Options) -> Result<Exit> {
+pub async fn run(pins: &Pins, maps: &Maps, options: Options) -> Result<Exit> {
     if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
         bail!(
             "`tunless top` needs a terminal; `tunless nodes list -w`, `tunless endpoints list -w` and \
@@ -95,24 +100,32 @@ pub async fn run(maps: &Maps, options: Options) -> Result<Exit> {
     }
     let kernel = Kernel::connect()?;
     let mut terminal = ratatui::try_init().context("taking over the terminal")?;
-    let outcome = show(&mut terminal, maps, &kernel, options).await;
+    let outcome = show(&mut terminal, &Sight { pins, maps, kernel }, options).await;
     ratatui::restore();
     outcome.map(|()| Exit::Ok)
 }
 
-async fn show(
-    terminal: &mut DefaultTerminal,
-    maps: &Maps,
-    kernel: &Kernel,
-    options: Options,
-) -> Result<()> {
+/// What is looked at.
+struct Sight<'a> {
+    pins: &'a Pins,
+    maps: &'a Maps,
+    kernel: Kernel,
+}
+
+impl Sight<'_> {
+    async fn look(&self, view: View) -> Result<Look> {
+        Look::at(self.maps, &self.kernel, &names::read(self.pins), view).await
+    }
+}
+
+async fn show(terminal: &mut DefaultTerminal, sight: &Sight<'_>, options: Options) -> Result<()> {
     let end = options.length.map(|length| Instant::now() + length);
     let mut keys = Keys::new(options.view);
     let mut before: Option<Look> = None;
-    let mut now = Look::at(maps, kernel, keys.view()).await?;
+    let mut now = sight.look(keys.view()).await?;
     loop {
-        let mut table = Table::between(before.as_ref(), &now);
-        keys.sort(&mut table);
+        let whole = Table::between(before.as_ref(), &now);
+        let mut table = keys.arrange(&whole);
         terminal.draw(|frame| screen::draw(frame, &keys, &table, &table.totals))?;
         let next = Instant::now() + options.interval;
         loop {
@@ -134,11 +147,11 @@ async fn show(
                 Wish::Leave => return Ok(()),
                 Wish::Look => {
                     before = None;
-                    now = Look::at(maps, kernel, keys.view()).await?;
+                    now = sight.look(keys.view()).await?;
                     break;
                 }
                 Wish::Draw => {
-                    keys.sort(&mut table);
+                    table = keys.arrange(&whole);
                     terminal.draw(|frame| screen::draw(frame, &keys, &table, &table.totals))?;
                 }
             }
@@ -146,7 +159,7 @@ async fn show(
         if keys.is_paused() || Instant::now() < next {
             continue;
         }
-        let later = Look::at(maps, kernel, keys.view()).await?;
+        let later = sight.look(keys.view()).await?;
         before = Some(std::mem::replace(&mut now, later));
     }
 }

@@ -15,7 +15,8 @@ use super::{
 };
 
 const HELP: &str = "1-4 or Tab: view   \u{2190} \u{2192}: sort by   r: reverse   \u{2191} \u{2193}: scroll   \
-                    space: pause   q: quit";
+                    space: pause   /: search   q: quit";
+const TYPING: &str = "type what a row has to contain   Enter: keep it   Esc: show all rows";
 const STRONG: Style = Style::new().add_modifier(Modifier::BOLD);
 const CHOSEN: Style = Style::new().add_modifier(Modifier::REVERSED);
 
@@ -29,9 +30,10 @@ pub fn draw(frame: &mut Frame<'_>, keys: &Keys, table: &Table, totals: &Totals) 
     ])
     .areas(frame.area());
     frame.render_widget(Paragraph::new(sums(totals)), summary);
-    frame.render_widget(Paragraph::new(tabs(keys, table.rows.len())), views);
+    frame.render_widget(Paragraph::new(tabs(keys, table)), views);
     frame.render_widget(rows(keys, table), body);
-    frame.render_widget(Paragraph::new(HELP), help);
+    let is_typing = keys.search().is_some_and(|(_, is_typing)| is_typing);
+    frame.render_widget(Paragraph::new(if is_typing { TYPING } else { HELP }), help);
 }
 
 fn sums(totals: &Totals) -> String {
@@ -50,14 +52,22 @@ fn sums(totals: &Totals) -> String {
     )
 }
 
-fn tabs(keys: &Keys, rows: usize) -> Line<'static> {
+fn tabs(keys: &Keys, table: &Table) -> Line<'static> {
     let mut spans = Vec::new();
     for (at, view) in View::ALL.iter().enumerate() {
         let style = if *view == keys.view() { CHOSEN } else { Style::new() };
         spans.push(Span::styled(format!(" {} {} ", at + 1, view.as_str()), style));
     }
     let paused = if keys.is_paused() { ", paused" } else { "" };
-    spans.push(Span::raw(format!("  {rows} listed{paused}")));
+    let rows = table.rows.len();
+    let listed = match keys.search() {
+        None => format!("{rows} listed"),
+        Some((text, is_typing)) => {
+            let cursor = if is_typing { "_" } else { "" };
+            format!("{rows} of {} listed, /{text}{cursor}", rows + table.hidden)
+        }
+    };
+    spans.push(Span::raw(format!("  {listed}{paused}")));
     Line::from(spans)
 }
 
@@ -111,6 +121,7 @@ mod tests {
         let row = |name: &str, rate| {
             vec![
                 Cell::Text(name.to_owned()),
+                Cell::Text(format!("node{}", &name[name.len() - 1..])),
                 Cell::Text("eth0".to_owned()),
                 Cell::Text("2".to_owned()),
                 Cell::Rate(Some(rate)),
@@ -124,9 +135,11 @@ mod tests {
         };
         Table {
             columns: vec![
-                "NODE", "DEV", "ROUTES", "out/s", "B/s", "in/s", "B/s", "OUT", "IN", "HEARD",
+                "NODE", "NAME", "DEV", "ROUTES", "out/s", "B/s", "in/s", "B/s", "OUT", "IN",
+                "HEARD",
             ],
             rows: vec![row("172.16.35.4", 12.5), row("172.16.35.5", 23_456.0)],
+            hidden: 0,
             totals: Totals {
                 carried: Some([23_468.5, 7.0]),
                 fast: [Some(0.98), None],
@@ -137,8 +150,7 @@ mod tests {
 
     fn shown(keys: &mut Keys, (width, height): (u16, u16)) -> Vec<String> {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-        let mut table = table();
-        keys.sort(&mut table);
+        let table = keys.arrange(&table());
         terminal.draw(|frame| draw(frame, keys, &table, &table.totals)).unwrap();
         let buffer = terminal.backend().buffer().clone();
         let line = |y| (0..width).map(|x| buffer[(x, y)].symbol()).collect::<String>();
@@ -154,10 +166,34 @@ mod tests {
         let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(
             words(&lines[2]),
-            ["NODE", "DEV", "ROUTES", "out/s\u{25bc}", "B/s", "in/s", "B/s", "OUT", "IN", "HEARD"]
+            [
+                "NODE",
+                "NAME",
+                "DEV",
+                "ROUTES",
+                "out/s\u{25bc}",
+                "B/s",
+                "in/s",
+                "B/s",
+                "OUT",
+                "IN",
+                "HEARD"
+            ]
         );
-        let first =
-            ["172.16.35.5", "eth0", "2", "23.5k", "2.3M", "-", "-", "3", "4", "0.1s", "ago"];
+        let first = [
+            "172.16.35.5",
+            "node5",
+            "eth0",
+            "2",
+            "23.5k",
+            "2.3M",
+            "-",
+            "-",
+            "3",
+            "4",
+            "0.1s",
+            "ago",
+        ];
         assert_eq!(words(&lines[3]), first, "the busiest first");
         assert!(lines[4].starts_with("172.16.35.4 "), "{lines:?}");
         assert!(lines[6].ends_with("q: quit"), "{lines:?}");
@@ -168,6 +204,24 @@ mod tests {
             lines[1].ends_with("2 listed, paused") && lines[3].starts_with("172.16.35.4 "),
             "{lines:?}"
         );
+    }
+
+    #[test]
+    fn a_search_is_in_the_status_line() {
+        let mut keys = Keys::new(View::Nodes);
+        for code in ['/', 'N', 'o', 'd', 'e', '4'] {
+            keys.press(KeyCode::Char(code).into(), 11, 2);
+        }
+        let lines = shown(&mut keys, (110, 7));
+        assert!(lines[1].ends_with("  1 of 2 listed, /Node4_"), "{lines:?}");
+        assert!(lines[3].starts_with("172.16.35.4 ") && lines[4].is_empty(), "{lines:?}");
+        assert!(lines[6].contains("Esc: show all rows"), "{lines:?}");
+        keys.press(KeyCode::Enter.into(), 11, 1);
+        let lines = shown(&mut keys, (110, 7));
+        assert!(lines[1].ends_with("  1 of 2 listed, /Node4"), "{lines:?}");
+        assert!(lines[6].ends_with("q: quit"), "{lines:?}");
+        keys.press(KeyCode::Esc.into(), 11, 1);
+        assert!(shown(&mut keys, (110, 7))[1].ends_with("  2 listed"));
     }
 
     /// Nothing panics where there is no room.

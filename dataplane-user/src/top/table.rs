@@ -79,6 +79,8 @@ pub struct Table {
     pub columns: Vec<&'static str>,
     /// Its rows, in the order of the list.
     pub rows: Vec<Vec<Cell>>,
+    /// How many rows more there are, which are not searched for.
+    pub hidden: usize,
     /// What is shown above it.
     pub totals: Totals,
 }
@@ -96,12 +98,25 @@ impl Table {
         Self {
             columns: columns(now.view).to_vec(),
             rows: rows.collect(),
+            hidden: 0,
             totals: before
                 .map(|before| {
                     totals(&before.reasons, &now.reasons, now.at.duration_since(before.at))
                 })
                 .unwrap_or_default(),
         }
+    }
+
+    /// Returns the rows that contain `text` in any of their words; upper and lower case are alike.
+    #[must_use]
+    pub fn matching(&self, text: &str) -> Self {
+        let text = text.to_lowercase();
+        let is_it =
+            |cell: &Cell| matches!(cell, Cell::Text(it) if it.to_lowercase().contains(&text));
+        let is_wanted = |row: &&Vec<Cell>| text.is_empty() || row.iter().any(is_it);
+        let rows: Vec<_> = self.rows.iter().filter(is_wanted).cloned().collect();
+        let hidden = self.rows.len() - rows.len();
+        Self { columns: self.columns.clone(), rows, hidden, totals: self.totals }
     }
 
     /// Sorts by a column. Rows that are equal there stay in the order of the list.
@@ -125,7 +140,7 @@ pub fn first_rate(view: View) -> usize {
 const fn columns(view: View) -> &'static [&'static str] {
     match view {
         View::Nodes => {
-            &["NODE", "DEV", "ROUTES", "out/s", "B/s", "in/s", "B/s", "OUT", "IN", "HEARD"]
+            &["NODE", "NAME", "DEV", "ROUTES", "out/s", "B/s", "in/s", "B/s", "OUT", "IN", "HEARD"]
         }
         View::Pods => {
             &["POD", "INTERFACE", "from/s", "B/s", "into/s", "B/s", "FROM POD", "INTO POD", ""]
@@ -196,7 +211,8 @@ mod tests {
     fn look(view: View, at: Instant, entries: &[(u8, [Counter; 2])]) -> Look {
         let entry = |(last, counted): &(u8, [Counter; 2])| {
             let address = [10, 0, 0, *last].into();
-            let names = vec![format!("10.0.0.{last}"), "eth0".into(), "1".into()];
+            let names =
+                vec![format!("10.0.0.{last}"), format!("Node{last}"), "eth0".into(), "1".into()];
             let entry = Entry { names, counted: counted.to_vec(), more: "now".into() };
             (Key::Address(address), entry)
         };
@@ -223,24 +239,42 @@ mod tests {
         let mut table = Table::between(Some(&before), &now);
         assert_eq!(table.columns.len(), table.rows[0].len());
         assert_eq!(names(&table), ["10.0.0.2", "10.0.0.10"], "in the order of numbers");
-        let rates = |row: &[Cell]| (row[3].clone(), row[4].clone(), row[7].clone());
+        let rates = |row: &[Cell]| (row[4].clone(), row[5].clone(), row[8].clone());
         let rate = |number| Cell::Rate(Some(number));
         assert_eq!(rates(&table.rows[0]), (rate(10.0), rate(200.0), Cell::Count(30)));
         // What was not there before came since.
         assert_eq!(rates(&table.rows[1]), (rate(3.0), rate(30.0), Cell::Count(6)));
-        table.sort(3, false);
+        table.sort(4, false);
         assert_eq!(names(&table), ["10.0.0.10", "10.0.0.2"]);
-        table.sort(3, true);
+        table.sort(4, true);
         assert_eq!(names(&table), ["10.0.0.2", "10.0.0.10"]);
         // No such column.
         table.sort(99, true);
         // Counters were set to zero.
         let flushed = look(View::Nodes, later, &[(2, [counter(4, 40), zero])]);
-        assert_eq!(Table::between(Some(&before), &flushed).rows[0][3], rate(2.0));
+        assert_eq!(Table::between(Some(&before), &flushed).rows[0][4], rate(2.0));
         // One look shows no rates, nor does one at something else.
         for before in [None, Some(&look(View::Pods, start, &[]))] {
             let table = Table::between(before, &now);
-            assert_eq!((&table.rows[0][3], table.totals), (&Cell::Rate(None), Totals::default()));
+            assert_eq!((&table.rows[0][4], table.totals), (&Cell::Rate(None), Totals::default()));
+        }
+    }
+
+    #[test]
+    fn a_search_finds_words_and_hides_the_rest() {
+        let counted = [counter(1, 1), counter(1, 1)];
+        let looked = look(View::Nodes, Instant::now(), &[(2, counted), (10, counted)]);
+        let table = Table::between(None, &looked);
+        for (text, found) in [
+            ("", &["10.0.0.2", "10.0.0.10"][..]),
+            ("10.0.0.1", &["10.0.0.10"]),
+            ("NODE2", &["10.0.0.2"]),
+            ("eth", &["10.0.0.2", "10.0.0.10"]),
+            ("nowhere", &[]),
+        ] {
+            let matching = table.matching(text);
+            assert_eq!(names(&matching), found, "{text:?}");
+            assert_eq!(matching.hidden, 2 - found.len());
         }
     }
 
