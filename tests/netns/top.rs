@@ -24,7 +24,7 @@ fn each_view_shows_what_its_list_does() {
         let node = scene.lab.node1.ip.to_string();
         for (view, words) in [
             ("nodes", [node.as_str(), "HEARD"]),
-            ("nodes", ["NAME", "/: search"]),
+            ("nodes", ["NAME", "search"]),
             ("pods", [pod.as_str(), "INTERFACE"]),
             ("reasons", ["host_encapsulated", "VERDICT"]),
             ("leases", ["EXPIRES", "DESTINATION"]),
