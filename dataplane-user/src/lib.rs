@@ -9,6 +9,7 @@ pub mod bpf;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod container;
 pub mod daemon;
 pub mod desired;
 pub mod doctor;

@@ -264,6 +264,12 @@ impl Command {
         }
     }
 
+    /// Whether it makes or restores what outlives a container.
+    #[must_use]
+    pub fn needs_mounts(&self) -> bool {
+        self.is_daemon() || matches!(self, Self::Detach)
+    }
+
     /// Whether it looks at, or changes, what only root may.
     pub fn needs_root(&self) -> bool {
         match self {

@@ -39,7 +39,7 @@ use self::{
 use crate::{
     bpf::{Maps, Pins},
     config::{BpffsDir, DEFAULT_PATH, file as config_file},
-    daemon,
+    container, daemon,
     exit::{self, Exit},
     kernel::interface_name,
     output::{self, Format},
@@ -108,6 +108,9 @@ impl Cli {
         let format = global.output;
         if command.needs_root() {
             privilege::require()?;
+        }
+        if command.needs_mounts() {
+            container::require_mounts()?;
         }
         match command {
             Command::Run => {

@@ -81,7 +81,8 @@ pub struct Config {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(deny_unknown_fields, default, expecting = "a mapping of keys to values")]
 pub struct NodeConfig {
-    /// The name of this node's object in a datastore; default: the host's name.
+    /// The name of this node's object in a datastore; default: in a container the environment's
+    /// `NODE_NAME`, else the host's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The underlay address; default: that of this node's object in the datastore, if the host has

@@ -31,6 +31,7 @@ use super::{
 use crate::{
     bpf::{Pins, foreign::Reader},
     config::{BpffsDir, ConfigFile, HostFacts, file as config_file},
+    container,
     desired::{self, Paths},
     kernel::{Events, Host, Kernel, TUNNEL, tunnel_owner},
     sources::hub::Hub,
@@ -296,7 +297,10 @@ async fn take_over_other_directory(kernel: &Kernel, host: &Host, pins: &Pins) ->
     lock.remove()
 }
 
-/// This host's name.
+/// This host's name, or what the cluster calls it.
 pub fn host_name() -> String {
+    if let Some(name) = container::node_name() {
+        return name;
+    }
     nix::unistd::gethostname().map_or_else(|_| String::new(), |name| name.to_string_lossy().into())
 }

@@ -16,6 +16,7 @@ use netlink_packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, Link
 use rtnetlink::{AddressMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::{Host, Kernel, Link, errno, explain};
+use crate::container::sysctl;
 
 /// The tunnel device's name.
 pub const TUNNEL: &str = "tunless0";
@@ -242,7 +243,7 @@ fn is_unfinished(host: &Host, ifindex: IfIndex, link: &Link) -> bool {
 /// (`net/ipv4/fib_frontend.c`, `IN_DEV_RPFILTER`).
 fn set_rp_filter(is_loose: bool) {
     const LOOSE: &str = "2";
-    let path = |name: &str| format!("/proc/sys/net/ipv4/conf/{name}/rp_filter");
+    let path = |name: &str| sysctl(&format!("ipv4/conf/{name}/rp_filter"));
     let read = |name: &str| fs::read_to_string(path(name)).map(|value| value.trim().to_owned());
     let (Ok(value), Ok(default)) = (read(TUNNEL), read("default")) else { return };
     let wanted = match (is_loose, value.as_str()) {
@@ -254,7 +255,7 @@ fn set_rp_filter(is_loose: bool) {
     if value != wanted
         && let Err(error) = fs::write(path(TUNNEL), wanted)
     {
-        tracing::debug!("{}: {error}", path(TUNNEL));
+        tracing::debug!("{}: {error}", path(TUNNEL).display());
     }
 }
 
@@ -262,11 +263,11 @@ fn set_rp_filter(is_loose: bool) {
 /// `sysctl net.ipv4.ip_forward=1` sets this for every interface, so it is
 /// looked at each time.
 fn isolate_peer() {
-    let forwarding = format!("/proc/sys/net/ipv4/conf/{TUNNEL_PEER}/forwarding");
+    let forwarding = sysctl(&format!("ipv4/conf/{TUNNEL_PEER}/forwarding"));
     if fs::read_to_string(&forwarding).is_ok_and(|value| value.trim() == "0") {
         return;
     }
     if let Err(error) = fs::write(&forwarding, "0") {
-        tracing::debug!("{forwarding}: {error}");
+        tracing::debug!("{}: {error}", forwarding.display());
     }
 }

@@ -29,11 +29,16 @@
 //! All of this relaxes checks and timers for every connection of the host: of a peer that vanished
 //! without a FIN conntrack keeps the entry for `timeout_established`, not for 300 s.
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{collections::BTreeMap, fs, io, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 
-const DIRECTORY: &str = "/proc/sys/net/netfilter";
+use crate::container;
+
+/// The sysctl of this name, which is below `net.netfilter`.
+fn file(name: &str) -> PathBuf {
+    container::sysctl("netfilter").join(name)
+}
 
 /// How long a silent TCP connection is remembered, seconds.
 pub const ESTABLISHED: &str = "nf_conntrack_tcp_timeout_established";
@@ -178,7 +183,7 @@ pub fn look() -> BTreeMap<&'static str, Found> {
 /// # Errors
 /// If there is none: this kernel, or this namespace, has no conntrack.
 pub fn read(name: &str) -> Result<u32> {
-    let path = Path::new(DIRECTORY).join(name);
+    let path = file(name);
     let text = fs::read_to_string(&path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => anyhow::anyhow!(
             "{} is missing: this kernel has no connection tracking (`modprobe nf_conntrack`), \
@@ -195,7 +200,7 @@ pub fn read(name: &str) -> Result<u32> {
 /// # Errors
 /// If the kernel refuses.
 pub fn write(name: &str, value: u32) -> Result<()> {
-    let path = Path::new(DIRECTORY).join(name);
+    let path = file(name);
     fs::write(&path, value.to_string()).with_context(|| format!("setting {}", path.display()))
 }
 
