@@ -6,11 +6,14 @@
 //! pages, completions ───┘   as it is installed   └── rpm ───── tunless-0.1.1-1.x86_64.rpm
 //! ```
 //!
-//! Both formats run the same scripts (`packaging/scripts`). What installing, upgrading,
+//! Both run the same scripts (`packaging/scripts`). What installing, upgrading,
 //! removing and purging do is in `docs/operations.md`.
+//!
+//! The third form is a container [image]: the program alone, on a few of Debian's files.
 
 mod contents;
 mod debian;
+pub mod image;
 mod rpm;
 mod tool;
 mod tree;

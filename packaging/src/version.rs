@@ -44,6 +44,12 @@ impl Version {
         &self.upstream
     }
 
+    /// As Cargo writes it, `0.2.0-rc.1`: what an image is tagged with, as a tag has no tilde.
+    #[must_use]
+    pub fn tag(&self) -> String {
+        self.upstream.replace('~', "-")
+    }
+
     /// Which package of this version: what rpm calls the release.
     #[must_use]
     pub fn revision(&self) -> u32 {

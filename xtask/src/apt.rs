@@ -97,6 +97,19 @@ impl Apt {
         Ok(depends(&String::from_utf8_lossy(&output.stdout)))
     }
 
+    /// The version of `package` that would be installed.
+    pub fn version(&self, package: &str) -> Result<String> {
+        let output = self
+            .command("apt-cache")
+            .args(["show", "--no-all-versions", package])
+            .output()
+            .context("`apt-cache` does not start")?;
+        let record = String::from_utf8_lossy(&output.stdout);
+        let version = record.lines().find_map(|line| line.strip_prefix("Version: "));
+        let version = version.with_context(|| format!("{} has no {package}", self.source))?;
+        Ok(version.to_owned())
+    }
+
     /// Unpacks packages into `root`: each a name, or `name=version`.
     pub fn unpack(&self, packages: &[String], root: &Path) -> Result<()> {
         let mut arguments = vec!["download"];

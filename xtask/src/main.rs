@@ -8,6 +8,7 @@ mod bench;
 mod demo;
 #[cfg(test)]
 mod docs;
+mod image;
 mod interrupt;
 mod mirror;
 mod package;
@@ -40,13 +41,14 @@ enum Command {
     /// what it installs and why; does nothing where nothing is missing. Other
     /// commands run it first, so it is rarely typed. After it a plain `cargo
     /// build` works. It also makes the system that the tests of the systemd unit
-    /// boot (under `target/systemd-root`), and unpacks Prometheus (`target/prometheus`). Run it as root.
+    /// boot (under `target/systemd-root`), and unpacks Prometheus (`target/prometheus`) and Helm (`target/helm`). Run it as root.
     Setup,
     Demo(demo::Arguments),
     Test(test::Arguments),
     Bench(bench::Arguments),
     Package(package::Arguments),
     Screens(screens::Arguments),
+    Image(image::Arguments),
     #[command(subcommand)]
     Vm(vm::Command),
     #[command(hide = true)]
@@ -55,13 +57,16 @@ enum Command {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Setup => setup::run().and_then(|()| setup::systemd_root()),
+        Command::Setup => {
+            setup::run().and_then(|()| setup::systemd_root()).and_then(|()| setup::helm())
+        }
         Command::Demo(arguments) => demo::run(&arguments),
         Command::DemoServer(arguments) => demo::serve(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Package(arguments) => package::run(&arguments),
         Command::Screens(arguments) => screens::run(&arguments),
+        Command::Image(arguments) => image::run(&arguments),
         Command::Vm(command) => vm::run(&command),
     };
     match outcome {

@@ -3,6 +3,8 @@
 //! [`ENTRIES`] is the list. `docs/schema` has the same files.
 
 #[cfg(test)]
+mod chart;
+#[cfg(test)]
 mod configuration;
 #[cfg(test)]
 mod document;

@@ -7,6 +7,8 @@
 mod bpffs;
 mod checks;
 mod debian;
+mod helm;
+mod image_root;
 mod linker;
 mod packages;
 mod prometheus;
@@ -77,6 +79,21 @@ pub fn systemd_root() -> Result<()> {
 /// Unpacks the Prometheus that tests scrape with, unless it is there.
 pub fn prometheus() -> Result<()> {
     prometheus::make()
+}
+
+/// Puts the Helm that tests render the chart with below `target`, unless it is there.
+pub fn helm() -> Result<()> {
+    helm::make()
+}
+
+/// Makes the base of the container image, unless it is there.
+pub fn image_root() -> Result<()> {
+    image_root::make()
+}
+
+/// Adds what runs and unpacks the container image in tests.
+pub fn container_tools() -> Result<()> {
+    debian::install(packages::CONTAINER).map(drop)
 }
 
 /// Adds the components that `cargo xtask test --only lint` needs: rustup's

@@ -42,6 +42,17 @@ pub const BASE: &[Package] = &[
 pub const KEYRING: Package =
     library("debian-archive-keyring", "the keys that Debian's packages are checked by");
 
+/// What runs the container image in tests.
+pub const CONTAINER: &[Package] = &[
+    tool("crun", "crun", "runs the container image with what its manifest grants"),
+    tool("umoci", "umoci", "unpacks the container image, as another program than made it"),
+];
+
+/// Runs what renders the chart.
+pub const PYTHON: Package = tool("python3", "python3", "calls the library with Helm in it");
+/// Installs it below `target`.
+pub const PIP: Package = tool("python3-pip", "pip3", "fetches the library with Helm in it");
+
 /// Makes the system that the tests of the systemd unit boot.
 pub const DEBOOTSTRAP: Package =
     tool("debootstrap", "debootstrap", "makes the system in which tests run the systemd unit");
@@ -101,8 +112,13 @@ mod tests {
     fn every_package_is_named_once_and_says_why() {
         let mut seen = std::collections::BTreeSet::new();
         let llvm = LLVM.iter().map(|(_, package)| package);
-        for package in
-            BASE.iter().chain(VM).chain([&EMULATOR, &DEBOOTSTRAP]).chain(TOOLCHAIN).chain(llvm)
+        for package in BASE
+            .iter()
+            .chain(VM)
+            .chain(CONTAINER)
+            .chain([&EMULATOR, &DEBOOTSTRAP, &PYTHON, &PIP])
+            .chain(TOOLCHAIN)
+            .chain(llvm)
         {
             assert!(seen.insert(package.name), "{} is there twice", package.name);
             assert!(package.why.len() > 5, "{} needs a reason", package.name);

@@ -63,9 +63,14 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if chosen.contains(&Suite::Lint) {
         setup::lint_tools()?;
     }
+    if chosen.contains(&Suite::Host) {
+        setup::helm()?;
+    }
     if chosen.contains(&Suite::Netns) {
         setup::systemd_root()?;
         setup::prometheus()?;
+        setup::container_tools()?;
+        setup::image_root()?;
     }
     stream::forward_interrupts()?;
     let budget = arguments.budget.unwrap_or(if arguments.full { 140 } else { 85 });
