@@ -9,7 +9,7 @@
 //! | Where routes come from | [`sources`], [`bird`], [`source_bird`], [`source_etcd`], [`source_kubernetes`], [`own_node`], [`source_scale`] |
 //! | The daemon's life | [`daemon`], [`restart`], [`upgrade`], [`bad_pins`], [`reload`], [`config`], [`underlay`], [`pods`], [`attach`], [`attempt`], [`shadow`] |
 //! | What an operator sees | [`cli`], [`cli_lists`], [`schemas`], [`here`], [`top`], [`explain`], [`lease_cli`], [`problems`], [`journal`], [`metrics`], [`http`] |
-//! | The host around it | [`host_links`], [`host_shapes`], [`host_ipsec`], [`outer_rules`], [`security`], [`packaging`], [`package`], [`systemd`], [`systemd_problems`] |
+//! | The host around it | [`host_links`], [`host_shapes`], [`host_ipsec`], [`outer_rules`], [`security`], [`packaging`], [`package`], [`image`], [`systemd`], [`systemd_problems`] |
 
 mod attach;
 mod attempt;
@@ -32,6 +32,7 @@ mod host_ipsec;
 mod host_links;
 mod host_shapes;
 mod http;
+mod image;
 mod journal;
 mod lease_cli;
 mod lease_config;

@@ -7,10 +7,12 @@ use std::fs;
 
 use crate::workspace;
 
-/// The documents whose statements name the tests behind them.
-const DOCUMENTS: [&str; 2] = ["docs/threat-model.md", "docs/compatibility.md"];
+/// The documents whose statements name the tests behind them, and how many they name at least.
+const DOCUMENTS: [(&str, usize); 3] =
+    [("docs/threat-model.md", 31), ("docs/compatibility.md", 31), ("docs/kubernetes.md", 7)];
 /// The documents whose links are followed.
-const LINKED: [&str; 3] = ["docs/threat-model.md", "docs/compatibility.md", "SECURITY.md"];
+const LINKED: [&str; 4] =
+    ["docs/threat-model.md", "docs/compatibility.md", "docs/kubernetes.md", "SECURITY.md"];
 /// Where tests are: of a file there a function has to be named.
 const TESTS: [&str; 3] = ["tests/netns/", "tests/prog/", "tests/vm/src/suites/"];
 /// Where each function that is named has to be a test itself, not a part of one.
@@ -150,10 +152,10 @@ fn problems_and_links_are_found() {
 
 #[test]
 fn documents_name_tests_that_exist() {
-    for document in DOCUMENTS {
+    for (document, least) in DOCUMENTS {
         let text = read(document).expect("the document");
         let cited = citations(&text);
-        assert!(cited.len() > 30, "{document}: only {} tests are cited", cited.len());
+        assert!(cited.len() >= least, "{document}: only {} tests are cited", cited.len());
         let all = cited.iter().flat_map(|it| faults(it, read(it.file).as_deref()));
         let all: Vec<String> = all.map(|fault| format!("{document}, {fault}")).collect();
         assert!(all.is_empty(), "{}", all.join("\n"));
@@ -163,7 +165,7 @@ fn documents_name_tests_that_exist() {
 #[test]
 fn documents_name_problems_that_exist() {
     let listed = read("docs/problems.md").expect("the list of problems");
-    for document in DOCUMENTS {
+    for (document, _) in DOCUMENTS {
         let codes = problems(&read(document).expect("the document"));
         assert!(!codes.is_empty(), "{document} names no problem");
         for code in codes {

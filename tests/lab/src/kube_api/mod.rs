@@ -88,6 +88,11 @@ impl KubeApi {
         Self::start_at(Some(netns.clone()), address, None)
     }
 
+    /// The same by HTTPS.
+    pub fn start_tls_in(netns: &Netns, address: SocketAddr, tls: Tls) -> Result<Self> {
+        Self::start_at(Some(netns.clone()), address, Some(tls))
+    }
+
     fn start_at(netns: Option<Netns>, address: SocketAddr, tls: Option<Tls>) -> Result<Self> {
         let shared = Shared { state: Mutex::new(State::new()), changed: Condvar::new() };
         let mut api = Self { shared: Arc::new(shared), netns, address, tls, listener: None };

@@ -14,7 +14,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
 };
 
-/// A server's certificate, for 127.0.0.1.
+/// A server's certificate.
 #[derive(Clone)]
 pub struct Tls {
     config: Arc<ServerConfig>,
@@ -24,15 +24,20 @@ pub struct Tls {
 impl Tls {
     /// One that is valid.
     pub fn valid() -> Result<Self> {
-        Self::until(4096)
+        Self::until(4096, Ipv4Addr::LOCALHOST)
+    }
+
+    /// One that is valid for a server elsewhere than on loopback.
+    pub fn valid_for(address: Ipv4Addr) -> Result<Self> {
+        Self::until(4096, address)
     }
 
     /// One that was valid until some years ago.
     pub fn expired() -> Result<Self> {
-        Self::until(2020)
+        Self::until(2020, Ipv4Addr::LOCALHOST)
     }
 
-    fn until(year: i32) -> Result<Self> {
+    fn until(year: i32, address: Ipv4Addr) -> Result<Self> {
         let mut params = CertificateParams::new(Vec::<String>::new())?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate()?;
@@ -40,7 +45,7 @@ impl Tls {
         let authority_pem = authority.pem();
         let issuer = Issuer::new(params, key);
 
-        let mut params = CertificateParams::new(vec![Ipv4Addr::LOCALHOST.to_string()])?;
+        let mut params = CertificateParams::new(vec![address.to_string()])?;
         params.not_before = date_time_ymd(2010, 1, 1);
         params.not_after = date_time_ymd(year, 1, 1);
         let key = KeyPair::generate()?;
