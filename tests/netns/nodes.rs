@@ -54,11 +54,10 @@ fn what_a_node_forges_is_counted_for_it() {
         daemon
             .rewrite_config(&good.replace("  static:\n", &format!("  static:\n{third}")))
             .unwrap();
-        let nodes = until("the third node is there", SOON, || {
+        until("the third node is there, with its name", SOON, || {
             let nodes = daemon.cli_json(&["nodes", "list"]).unwrap();
-            (nodes["items"].as_array()?.len() == 2).then_some(nodes)
+            (nodes["items"][1]["name"] == "node3").then_some(())
         });
-        assert_eq!(nodes["items"][1]["name"], "node3");
         assert_eq!(number(daemon, "forged_packets"), 0);
         let (counted, decapsulated) = (Counters::of(daemon), number(daemon, "decap_packets"));
         let attack = Attack::new(&scene);
