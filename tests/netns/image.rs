@@ -12,7 +12,7 @@ use serde::Deserialize as _;
 use serde_json::{Value, json};
 use tunless_lab::{
     Daemon, Lab, Node,
-    container::{self, Container, Pod},
+    container::{self, Container, Pod, Profile},
     daemon::tunless_binary,
     kube_api::{
         KubeApi, NODES, Tls, V1_AFFINITIES, V1_BLOCKS, V1_POOLS,
@@ -191,6 +191,7 @@ fn pods_talk_through_the_container_that_the_manifest_describes() {
         assert_eq!(value(key), granted, "{key}");
     }
     assert_eq!(value("NoNewPrivs"), "1");
+    assert_eq!(value("Seccomp"), "2", "SECCOMP_MODE_FILTER");
     cluster.finish();
 }
 
@@ -285,6 +286,22 @@ fn each_capability_is_needed() {
     cluster.replace(&whole);
     cluster.container.start().unwrap();
     assert!(!cluster.container.log().contains("no raw socket"), "{}", cluster.container.log());
+    cluster.finish();
+}
+
+/// All other tests have containerd's, which goes by CAP_BPF.
+#[test]
+fn a_default_profile_without_bpf_is_seen() {
+    let mut cluster = Cluster::new();
+    let whole = cluster.pod.clone();
+    cluster.replace(&Pod { profile: Profile::CriO, ..whole.clone() });
+    let status = cluster.container.run().unwrap();
+    let log = cluster.container.log();
+    assert_eq!(status.code(), Some(1), "{log}");
+    // As docs/kubernetes.md quotes it.
+    assert!(log.contains("TCX on ") && log.contains(": Operation not permitted"), "{log}");
+    cluster.replace(&whole);
+    cluster.container.start().unwrap();
     cluster.finish();
 }
 

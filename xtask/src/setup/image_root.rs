@@ -28,11 +28,13 @@ const PACKAGES: [&str; 3] = [
     "iptables",
 ];
 /// What is needed without what they depend on: data, and one program.
-const ALONE: [&str; 3] = [
+const ALONE: [&str; 4] = [
     // Authorities for the API and etcd, where the configuration names none.
     "ca-certificates",
     // What a container runs after `tunless detach`.
     "coreutils",
+    // Not for the image: the default seccomp profile, by which tests run it.
+    "golang-github-containers-common",
     // The names of protocols and ports, which nft prints.
     "netbase",
 ];
@@ -58,6 +60,9 @@ const PLACES: [&str; 7] =
 /// Since Debian 12 these are links, and packages that do not follow yet are put behind them.
 const MERGED: [&str; 4] = ["bin", "lib", "lib64", "sbin"];
 
+/// The profile, in its package.
+const SECCOMP: &str = "usr/share/containers/seccomp.json";
+
 /// A file in the directory above the tree that holds the versions of its packages.
 const RECIPE: &str = "recipe";
 
@@ -71,7 +76,9 @@ pub fn make() -> Result<()> {
     let apt = Apt::of_machine(&work.path().join("downloads"))?;
     let mut packages = closure(&apt)?;
     let recipe = recipe(&packages);
-    if fs::read_to_string(parent.join(RECIPE)).is_ok_and(|found| found == recipe) && place.is_dir()
+    if fs::read_to_string(parent.join(RECIPE)).is_ok_and(|found| found == recipe)
+        && place.is_dir()
+        && container::seccomp_file()?.is_file()
     {
         return Ok(());
     }
@@ -87,6 +94,9 @@ pub fn make() -> Result<()> {
     fs::create_dir(&root)?;
     gather(&unpacked, &root).context("the base of the container image cannot be made")?;
     check(&root)?;
+    let profile = unpacked.join(SECCOMP);
+    fs::copy(&profile, container::seccomp_file()?)
+        .with_context(|| format!("no {}", profile.display()))?;
     if place.exists() {
         fs::remove_dir_all(&place).with_context(|| format!("cannot remove {}", place.display()))?;
     }

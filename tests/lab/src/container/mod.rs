@@ -11,6 +11,7 @@
 //! the lab: the BPF file system to a directory in the machine's, `/run/tunless` to one in the lab's.
 
 mod image;
+mod seccomp;
 mod spec;
 
 use std::{
@@ -25,7 +26,10 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-pub use self::image::{base, unpacked};
+pub use self::{
+    image::{base, unpacked},
+    seccomp::{Profile, file as seccomp_file},
+};
 use crate::{
     cmd::{self, Output},
     daemon::{READY, STOP, ensure_bpffs},
@@ -51,6 +55,8 @@ pub struct Pod {
     pub without_mounts: Vec<String>,
     /// Capabilities that are left out.
     pub without_capabilities: Vec<String>,
+    /// What `RuntimeDefault` means.
+    pub profile: Profile,
 }
 
 /// A container of a node. Dropping it ends it, and leaves what the daemon attached; what is left of it

@@ -61,6 +61,10 @@ pub fn runtime(pod: &Pod, host: &Host, image: &Path) -> Result<Value> {
     let security = &container["securityContext"];
     ensure!(security["privileged"] == false, "the container is privileged");
     let granted = capabilities(pod, security)?;
+    let seccomp = match text_of(&security["seccompProfile"], "type")? {
+        "RuntimeDefault" => pod.profile.of(&granted)?,
+        other => bail!("the lab has no seccomp profile {other}"),
+    };
     Ok(json!({
         "ociVersion": "1.0.0",
         "root": {
@@ -86,6 +90,7 @@ pub fn runtime(pod: &Pod, host: &Host, image: &Path) -> Result<Value> {
                 {"type": "pid"}, {"type": "ipc"}, {"type": "mount"},
                 {"type": "network", "path": host.netns},
             ],
+            "seccomp": seccomp,
             "maskedPaths": MASKED,
             "readonlyPaths": READ_ONLY,
         },

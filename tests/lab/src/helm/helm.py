@@ -10,7 +10,11 @@ try:
     with helm.Chart.load(ask["chart"]) as chart:
         release = {"name": ask["name"], "namespace": ask["namespace"]}
         answer["files"] = chart.render(ask["values"], **release)
-    answer["lint"] = helm.lint(ask["chart"], ask["values"], strict=True, namespace=ask["namespace"])
+    # The oldest that the chart allows, the last without a field that it uses, and the engine's own.
+    answer["lint"] = [
+        helm.lint(ask["chart"], ask["values"], strict=True, namespace=ask["namespace"], **version)
+        for version in ({"kube_version": "v1.25.0"}, {"kube_version": "v1.29.0"}, {})
+    ]
 except helm.HelmError as error:
     answer["refused"] = str(error)
 json.dump(answer, sys.stdout)

@@ -52,8 +52,10 @@ pub fn render(chart: &Path, name: &str, namespace: &str, values: &Value) -> Resu
     if let Some(refused) = answer["refused"].as_str() {
         return Ok(Rendered::Refused(refused.to_owned()));
     }
-    let errors = answer["lint"]["errors"].as_array().context("Helm's lint found no list")?;
-    ensure!(errors.is_empty(), "`helm lint --strict`: {errors:?}");
+    for lint in answer["lint"].as_array().context("Helm's lint did not run")? {
+        let errors = lint["errors"].as_array().context("Helm's lint found no list")?;
+        ensure!(errors.is_empty(), "`helm lint --strict`: {errors:?}");
+    }
     let Value::Object(files) = &answer["files"] else { bail!("Helm rendered nothing: {answer}") };
     let prefix = "tunless/templates/";
     let files = files.iter().map(|(path, text)| {
