@@ -289,7 +289,7 @@ fn each_capability_is_needed() {
     cluster.finish();
 }
 
-/// All other tests have containerd's, which goes by CAP_BPF.
+/// All other tests have containerd's, which goes by `CAP_BPF`.
 #[test]
 fn a_default_profile_without_bpf_is_seen() {
     let mut cluster = Cluster::new();
