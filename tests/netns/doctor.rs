@@ -65,7 +65,11 @@ fn a_healthy_node_passes_each_check() {
         rows.one("mtu", "PASS", &["tunless0 1480, underlay 1500, pods 1480"]);
         rows.one("peers", "PASS", &["1 of 1 node heard"]);
         let text = scene.daemon2.cli(&["doctor"]).unwrap();
-        assert!(text.stdout.ends_with("0 failed, 0 warnings\n"), "{}", text.stdout);
+        let last = text.stdout.lines().last().unwrap();
+        assert!(
+            last.contains(" rows: 0 failed, 0 warnings, in ") && last.ends_with(" s"),
+            "{last}"
+        );
         let wide = scene.daemon2.cli(&["doctor", "-o", "wide"]).unwrap();
         assert!(wide.stdout.starts_with("CHECK"), "{}", wide.stdout);
         scene.finish();
@@ -119,7 +123,14 @@ fn what_the_kernel_keeps_from_pods_is_counted() {
     let rows = Rows::of(&scene.daemon2, &[]);
     rows.assert_only(&[]);
     let row = rows.one("delivery", "WARN", &["the kernel kept", "policy, rp_filter or forwarding"]);
-    assert!(row["remedy"].as_str().unwrap().contains("NetworkPolicy"), "{row:#}");
+    assert!(row["remedy"].as_str().unwrap().contains("tunless explain --from"), "{row:#}");
+    // What it advises names the rule.
+    let (from, to) = (sit.ip.to_string(), format!("{}:80", perf.ip));
+    let explained = scene.daemon2.cli(&["explain", "--from", &from, "--to", &to]).unwrap();
+    assert_eq!(explained.status, Some(3), "{}", explained.stdout);
+    let says =
+        "a rule of netfilter drops the first packet of such a connection: ip filter cali-tw-";
+    assert!(explained.stdout.contains(says), "{}", explained.stdout);
     scene.finish();
 }
 

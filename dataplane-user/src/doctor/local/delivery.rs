@@ -55,8 +55,8 @@ fn judge(given: u64, arrived: u64) -> Row {
          pod, so they are for this host itself, or policy, rp_filter or forwarding keeps them"
     );
     Row::new(Check::Delivery, Verdict::Warn, "", what).remedy(
-        "look at the rows `rp-filter` and `forwarding`, then at NetworkPolicy: the counters of \
-         `nft list ruleset` or `iptables -vnL` show which rule drops",
+        "look at the rows `rp-filter` and `forwarding`, then at NetworkPolicy: `tunless explain --from \
+         REMOTE-POD --to POD:PORT` names the rule that drops a new connection",
     )
 }
 
