@@ -105,7 +105,9 @@ impl Cluster {
         let has_all = |leases: &serde_json::Value| {
             leases["items"].as_array().is_some_and(|items| items.len() >= wanted)
         };
-        self.daemon().wait_json(&["leases", "list"], SOON, has_all).map(drop)
+        self.daemon().wait_json(&["leases", "list"], SOON, has_all)?;
+        // What came before the pods had their programs is not what the pictures are about.
+        self.daemon().cli(&["counters", "flush"]).map(drop)
     }
 
     /// Puts packets to a pod of node2 on its wire, as if node1 had sent them in the name of a pod of node3, until
@@ -157,7 +159,10 @@ impl Cluster {
 /// A node's configuration: a route to each other node's pods.
 fn config(node: &Node, nodes: &[&Node]) -> String {
     let others = nodes.iter().filter(|other| other.ip != node.ip);
-    let route = |other: &&Node| format!("    - {{cidr: {}, node: {}}}\n", other.block, other.ip);
+    let route = |other: &&Node| {
+        let Node { block, ip, label, .. } = other;
+        format!("    - {{cidr: {block}, node: {ip}, name: {label}}}\n")
+    };
     let routes: String = others.map(route).collect();
     let Node { name, tunnel, ip, .. } = node;
     format!(

@@ -56,7 +56,8 @@ fn judge(given: u64, arrived: u64) -> Row {
     );
     Row::new(Check::Delivery, Verdict::Warn, "", what).remedy(
         "look at the rows `rp-filter` and `forwarding`, then at NetworkPolicy: `tunless explain --from \
-         REMOTE-POD --to POD:PORT` names the rule that drops a new connection",
+         REMOTE-POD --to POD:PORT` names the rule that drops a new connection. What came before a pod had \
+         its program counts as kept: `tunless counters flush` begins anew",
     )
 }
 
