@@ -6,8 +6,8 @@ use nix::net::if_::if_nametoindex;
 use tunless_lab::{
     Daemon, Lab, LabBuilder,
     bpf::{
-        Hook, attach_tcx, id_of, instruction, load_named_classifier, load_xdp,
-        opcode::{EXIT, IF_EQUAL, LOAD_WORD, MOVE},
+        Hook, attach_tcx, id_of, instruction, judge_by_length, load_named_classifier, load_xdp,
+        opcode::{EXIT, MOVE},
         pin,
     },
 };
@@ -21,19 +21,6 @@ fn lab() -> LabBuilder {
 fn passing(name: &str) -> OwnedFd {
     let program = [instruction(MOVE, 0, 0, 0, -1), instruction(EXIT, 0, 0, 0, 0)];
     load_named_classifier(name, &program).unwrap()
-}
-
-/// Drops packets of a length that there are none of, so that it is not proven to drop nothing.
-fn dropping() -> OwnedFd {
-    let program = [
-        instruction(LOAD_WORD, 2, 1, 0, 0),
-        instruction(MOVE, 0, 0, 0, -1),
-        instruction(IF_EQUAL, 2, 0, 1, 1),
-        instruction(EXIT, 0, 0, 0, 0),
-        instruction(MOVE, 0, 0, 0, 2),
-        instruction(EXIT, 0, 0, 0, 0),
-    ];
-    load_named_classifier("judge_by_length", &program).unwrap()
 }
 
 /// Attaches it behind what is on node2's underlay, arriving packets first.
@@ -55,7 +42,7 @@ fn programs_of_others_on_our_hooks_are_named() {
     Rows::of(&scene.daemon2, &[]).one("hooks", "PASS", &["no program of others on 3 hooks"]);
 
     // Behind ours.
-    let dropping = dropping();
+    let dropping = judge_by_length().unwrap();
     let id = id_of(&dropping).unwrap();
     let link = attach(&scene, &dropping);
     let rows = Rows::of(&scene.daemon2, &[]);

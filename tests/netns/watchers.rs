@@ -8,10 +8,8 @@ use nix::net::if_::if_nametoindex;
 use tunless_lab::{
     Daemon, Lab, LabBuilder, Pod,
     bpf::{
-        Hook, attach_tcx, id_of, instruction, load_named_classifier,
-        opcode::{
-            ADD, ATOMIC_ADD, CALL, COPY, EXIT, IF_EQUAL, LOAD_MAP, LOAD_WORD, MOVE, STORE_NUMBER,
-        },
+        Hook, attach_tcx, id_of, instruction, judge_by_length, load_named_classifier,
+        opcode::{ADD, ATOMIC_ADD, CALL, COPY, EXIT, IF_EQUAL, LOAD_MAP, MOVE, STORE_NUMBER},
         pin, raw, watcher,
     },
 };
@@ -61,19 +59,6 @@ impl Watcher {
         sys::lookup(&self.counter, &[0; 4], &mut value).unwrap();
         u64::from_ne_bytes(value)
     }
-}
-
-/// Drops packets of a length that there are none of, so that it is not proven to drop nothing.
-fn dropper() -> OwnedFd {
-    let program = [
-        instruction(LOAD_WORD, 2, 1, 0, 0),
-        instruction(MOVE, 0, 0, 0, -1),
-        instruction(IF_EQUAL, 2, 0, 1, 1),
-        instruction(EXIT, 0, 0, 0, 0),
-        instruction(MOVE, 0, 0, 0, 2),
-        instruction(EXIT, 0, 0, 0, 0),
-    ];
-    load_named_classifier("judge_by_length", &program).unwrap()
 }
 
 fn attach(pod: &Pod, program: &OwnedFd, hook: Hook) -> OwnedFd {
@@ -169,7 +154,7 @@ fn other_programs_are_accepted_by_name_only() {
             let (node1, node2) = (scene.lab.node1.clone(), scene.lab.node2.clone());
             let perf = scene.lab.perf().clone();
             let program = match hook {
-                Hook::Ingress => dropper(),
+                Hook::Ingress => judge_by_length().unwrap(),
                 Hook::Egress => Watcher::load().program,
             };
             let link = attach(&perf, &program, hook);

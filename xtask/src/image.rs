@@ -29,16 +29,8 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<()> {
     setup::root()?;
     setup::image_root()?;
-    let binary = match &arguments.binary {
-        Some(binary) => binary.clone(),
-        None => {
-            workspace::build_release()?;
-            workspace::root().join("target/release/tunless")
-        }
-    };
-    let output =
-        arguments.output.clone().unwrap_or_else(|| workspace::root().join("target/package"));
-    fs::create_dir_all(&output).with_context(|| format!("cannot make {}", output.display()))?;
+    let binary = workspace::program(arguments.binary.as_deref())?;
+    let output = workspace::package_directory(arguments.output.as_deref())?;
     let version = Version::this()?;
     let tree = Tree::stage(&binary)?;
     let image = image::build(&container::base()?, &tree, &version, &output, Compression::Best)?;

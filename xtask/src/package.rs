@@ -48,16 +48,8 @@ enum Format {
 /// Builds them, and prints where they are.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let version = Version::new(env!("CARGO_PKG_VERSION"), arguments.revision)?;
-    let binary = match &arguments.binary {
-        Some(binary) => binary.clone(),
-        None => {
-            workspace::build_release()?;
-            workspace::root().join("target/release/tunless")
-        }
-    };
-    let output =
-        arguments.output.clone().unwrap_or_else(|| workspace::root().join("target/package"));
-    fs::create_dir_all(&output).with_context(|| format!("cannot make {}", output.display()))?;
+    let binary = workspace::program(arguments.binary.as_deref())?;
+    let output = workspace::package_directory(arguments.output.as_deref())?;
     let tree = Tree::stage(&binary)?;
     if arguments.format != Format::Rpm {
         let package = tunless_package::debian(&tree, &version, &output, Compression::Best)?;

@@ -1,7 +1,7 @@
 //! Where the project lies, and its cargo.
 
 use std::{
-    env,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -35,6 +35,23 @@ pub fn cargo<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
 /// Builds the `tunless` binary that the lab runs.
 pub fn build_release() -> Result<()> {
     build_release_of("dataplane-user")
+}
+
+/// The program that is packed: this one, or else a release build.
+pub fn program(given: Option<&Path>) -> Result<PathBuf> {
+    if let Some(given) = given {
+        return Ok(given.to_owned());
+    }
+    build_release()?;
+    Ok(root().join("target/release/tunless"))
+}
+
+/// Where packages and images go: there, or else below `target`. Makes the directory.
+pub fn package_directory(given: Option<&Path>) -> Result<PathBuf> {
+    let directory = given.map_or_else(|| root().join("target/package"), Path::to_owned);
+    fs::create_dir_all(&directory)
+        .with_context(|| format!("cannot make {}", directory.display()))?;
+    Ok(directory)
 }
 
 /// Builds one package for release.

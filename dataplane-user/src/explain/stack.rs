@@ -85,7 +85,8 @@ impl Stack<'_> {
         self.kernel.forward(destination, flow.source.into(), came_by).await
     }
 
-    /// Where there is no route, the address may be a Service's: its pods are mostly behind the tunnel device.
+    /// The interface by which the packet leaves. An address without a route may be a Service's, and most pods
+    /// behind a Service are on other nodes: the tunnel device.
     fn leaves_by(&self, routed: &Routed) -> IfIndex {
         match routed {
             Ok(routed) if !routed.is_for_host => routed.path.ifindex,

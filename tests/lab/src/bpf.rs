@@ -61,6 +61,20 @@ pub fn load_named_classifier(name: &str, program: &[u64]) -> io::Result<OwnedFd>
     load(SCHED_CLS, program, name)
 }
 
+/// Loads a TC program that drops packets of a length that no packet has, so that it cannot be proven to drop
+/// nothing.
+pub fn judge_by_length() -> io::Result<OwnedFd> {
+    let program = [
+        instruction(opcode::LOAD_WORD, 2, 1, 0, 0),
+        instruction(opcode::MOVE, 0, 0, 0, -1),
+        instruction(opcode::IF_EQUAL, 2, 0, 1, 1),
+        instruction(opcode::EXIT, 0, 0, 0, 0),
+        instruction(opcode::MOVE, 0, 0, 0, 2),
+        instruction(opcode::EXIT, 0, 0, 0, 0),
+    ];
+    load_named_classifier("judge_by_length", &program)
+}
+
 /// Puts a TC program behind all others on an interface, by its number, in the network namespace of
 /// this thread. It stays as long as the descriptor.
 pub fn attach_tcx(program: &OwnedFd, ifindex: u32, hook: Hook) -> io::Result<OwnedFd> {
