@@ -14,10 +14,7 @@ use tunless_lab::{
     Daemon, Lab, Node,
     container::{self, Container, Pod, Profile},
     daemon::tunless_binary,
-    kube_api::{
-        KubeApi, NODES, Tls, V1_AFFINITIES, V1_BLOCKS, V1_POOLS,
-        objects::{affinity, block, pool, tunnel_node},
-    },
+    kube_api::{KubeApi, Tls},
     service::Protocol,
     traffic::{conversation::Conversation, stream::Stream},
 };
@@ -119,13 +116,7 @@ fn api_of(lab: &Lab, address: Ipv4Addr) -> (KubeApi, Pod) {
     let at = SocketAddr::from((address, API_PORT));
     let api = KubeApi::start_tls_in(&lab.router, at, tls).unwrap();
     api.want_token(TOKEN);
-    api.serve_calico(V1_BLOCKS, V1_POOLS);
-    api.set(V1_POOLS, pool("default-ipv4-ippool", "10.20.0.0/16", "Always"));
-    for one in lab.nodes() {
-        api.set(NODES, tunnel_node(one.name, &format!("{}/24", one.ip), one.tunnel));
-        api.set(V1_BLOCKS, block(V1_BLOCKS, one.block, one.name, &[]));
-        api.set(V1_AFFINITIES, affinity(V1_AFFINITIES, one.block, one.name));
-    }
+    api.serve_lab(lab);
     let owned = |pairs: [(&str, &str); 2]| {
         pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
     };

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use tunless_lab::{
     Daemon, Lab, Node,
     kube_api::{
-        ENDPOINT_SLICES, KubeApi, NODES, V1_AFFINITIES, V1_BLOCKS, V1_POOLS,
-        objects::{affinity, block, block_name, endpoint_slice, pool, tunnel_node},
+        ENDPOINT_SLICES, KubeApi, NODES, V1_AFFINITIES, V1_BLOCKS,
+        objects::{affinity, block, block_name, endpoint_slice, tunnel_node},
     },
     service::{Service, kube_proxy},
 };
@@ -44,13 +44,7 @@ impl Cluster {
         let address = SocketAddr::from((lab.node1.gateway, 6443));
         let api = KubeApi::start_in(&lab.router, address).unwrap();
         api.want_token("secret");
-        api.serve_calico(V1_BLOCKS, V1_POOLS);
-        api.set(V1_POOLS, pool("default-ipv4-ippool", "10.20.0.0/16", "Always"));
-        for one in lab.nodes() {
-            api.set(NODES, tunnel_node(one.name, &format!("{}/24", one.ip), one.tunnel));
-            api.set(V1_BLOCKS, block(V1_BLOCKS, one.block, one.name, &[]));
-            api.set(V1_AFFINITIES, affinity(V1_AFFINITIES, one.block, one.name));
-        }
+        api.serve_lab(&lab);
         let path = lab.dir().join("kubeconfig");
         fs::write(&path, api.kubeconfig("secret")).unwrap();
         let start = |node| Daemon::start(node, &config(setup, node, &path, reads)).unwrap();

@@ -22,9 +22,12 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use socket2::SockRef;
 
-use crate::netns::Netns;
+use crate::{Lab, netns::Netns};
 
-use self::store::State;
+use self::{
+    objects::{affinity, block, pool, tunnel_node},
+    store::State,
+};
 pub use self::{
     store::{Collection, Traffic, Trouble},
     tls::Tls,
@@ -139,6 +142,19 @@ impl KubeApi {
         self.serve(blocks, "IPAMBlock");
         self.serve(&blocks.replace("ipamblocks", "blockaffinities"), "BlockAffinity");
         self.serve(pools, "IPPool");
+    }
+
+    /// Serves what Calico has of a lab: a pool with IPIP, and of each node its object, its block and that the
+    /// block is its own.
+    pub fn serve_lab(&self, lab: &Lab) {
+        self.serve_calico(V1_BLOCKS, V1_POOLS);
+        self.set(V1_POOLS, pool("default-ipv4-ippool", "10.20.0.0/16", "Always"));
+        for node in lab.nodes() {
+            let address = format!("{}/24", node.ip);
+            self.set(NODES, tunnel_node(node.name, &address, node.tunnel));
+            self.set(V1_BLOCKS, block(V1_BLOCKS, node.block, node.name, &[]));
+            self.set(V1_AFFINITIES, affinity(V1_AFFINITIES, node.block, node.name));
+        }
     }
 
     /// No longer serves a collection: 404.
